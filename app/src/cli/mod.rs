@@ -1,0 +1,61 @@
+//! The command line: one file per subcommand, all on the same engine as the window.
+//! Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 cancelled.
+
+mod compress;
+mod demo;
+mod inspect;
+mod output;
+mod window;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// See inside a neural network's checkpoint, decide layer by layer how to compress it, export what runtimes load.
+#[derive(Debug, Parser)]
+#[command(name = "lapidary", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// A Hugging Face folder, a .safetensors file or a project (.ron) to open in the window.
+    path: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List every tensor with its statistics.
+    Inspect(inspect::Inspect),
+    /// Run a project's plan, export, and prove the result.
+    Compress(compress::Compress),
+    /// Compress the built-in sample model and open the window on it.
+    Demo(demo::Demo),
+}
+
+/// Runs the program on the process's own arguments.
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            let code = if usage.use_stderr() { 2 } else { 0 };
+            // A closed pipe is the only way this fails, and then there is nobody to tell.
+            usage.print().ok();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match arguments.command {
+        Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Compress(command)) => command.run(),
+        Some(Command::Demo(command)) => command.run(),
+        None => window::open(arguments.path),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::fail(&error),
+    }
+}

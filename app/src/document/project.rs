@@ -1,0 +1,151 @@
+//! Project files (`.ron`): checkpoint, plan, target and view, versioned. Types of their own, so that the engine
+//! may change without breaking a file.
+
+use std::path::{Path, PathBuf};
+
+use lapidary_engine::plan::Rules;
+use lapidary_engine::{Error, Result, disk};
+use serde::{Deserialize, Serialize};
+
+/// The version this program writes and the newest it reads.
+pub const VERSION: u32 = 1;
+/// The largest project that is read.
+const MAX_PROJECT_BYTES: u64 = 64 << 20;
+
+/// A project as it is written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Project {
+    /// Version of the file.
+    pub version: u32,
+    /// The checkpoint, relative to the project's folder where possible.
+    pub checkpoint: String,
+    /// A target's id.
+    #[serde(default = "default_target")]
+    pub target: String,
+    /// Assignments by tensor name or pattern.
+    #[serde(default)]
+    pub plan: Rules,
+    /// What was on screen.
+    #[serde(default)]
+    pub view: View,
+}
+
+/// What was on screen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct View {
+    /// Names of the selected tensors.
+    pub selected: Vec<String>,
+    /// The metric that colours the map.
+    pub metric: String,
+    /// The text of the layer filter.
+    pub filter: String,
+}
+
+/// The part of a project that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+fn default_target() -> String {
+    "dense".to_owned()
+}
+
+impl Project {
+    /// Reads a project.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a newer version, [`Error::Malformed`] with line and column for anything else;
+    /// an unknown field is named.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = disk::read_text(path, MAX_PROJECT_BYTES)?;
+        let malformed =
+            |error: ron::error::SpannedError| Error::malformed("project", path, format!("{error}"));
+        let Versioned { version } = ron::from_str(&text).map_err(malformed)?;
+        if version > VERSION {
+            return Err(Error::plan(
+                format!(
+                    "{} was written by a newer Lapidary (project version {version}; this one reads up to {VERSION})",
+                    path.display()
+                ),
+                "update Lapidary, or save the project again with the older version",
+            ));
+        }
+        ron::from_str(&text).map_err(malformed)
+    }
+
+    /// Writes the project; the file is the old one or the new one, never a part.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let pretty = ron::ser::PrettyConfig::new().depth_limit(3);
+        let text =
+            ron::ser::to_string_pretty(self, pretty).map_err(|error| Error::Unsupported {
+                what: format!("writing the project ({error})"),
+            })?;
+        disk::write_file(path, (text + "\n").as_bytes())
+    }
+
+    /// Where the checkpoint lies, given where the project lies.
+    pub fn checkpoint_path(&self, project: &Path) -> PathBuf {
+        project
+            .parent()
+            .unwrap_or(Path::new("."))
+            .join(&self.checkpoint)
+    }
+}
+
+/// `checkpoint` as a project at `project` names it: relative where there is a way, with forward slashes.
+pub fn relative_checkpoint(checkpoint: &Path, project: &Path) -> String {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).unwrap_or_else(|_no_current_folder| path.to_path_buf())
+    };
+    let (checkpoint, project) = (absolute(checkpoint), absolute(project));
+    let folder = project.parent().unwrap_or(Path::new("."));
+    let path = pathdiff::diff_paths(&checkpoint, folder).unwrap_or(checkpoint);
+    path.to_string_lossy().replace('\\', "/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Project> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.ron");
+        disk::write_file(&path, text.as_bytes()).unwrap();
+        Project::read(&path)
+    }
+
+    #[test]
+    fn a_written_project_reads_back() {
+        let text = r#"(version: 1, checkpoint: "../m", target: "dense", plan: {
+            "*.down_proj.weight": (steps: [(method: "round-to-nearest", parameters: {"bits": 4, "clipping": "mse"})]),
+        })"#;
+        let project = read(text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("again.ron");
+        project.write(&path).unwrap();
+        assert_eq!(Project::read(&path).unwrap(), project);
+    }
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let error = read(r#"(version: 1, checkpoint: "m", tarjet: "dense")"#).unwrap_err();
+        assert!(error.to_string().contains("tarjet"), "{error}");
+    }
+
+    #[test]
+    fn a_newer_version_is_said_before_its_unknown_fields() {
+        let error = read(r#"(version: 2, checkpoint: "m", colours: "many")"#).unwrap_err();
+        assert!(error.to_string().contains("newer Lapidary"), "{error}");
+    }
+
+    #[test]
+    fn checkpoints_are_named_relative_to_the_project() {
+        assert_eq!(
+            relative_checkpoint(Path::new("/a/models/m"), Path::new("/a/projects/p.ron")),
+            "../models/m"
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! How things look: colours, spacing, numbers as text.
+
+pub mod text;

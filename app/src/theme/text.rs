@@ -1,0 +1,146 @@
+//! Every number a person sees is formatted here, the same way everywhere.
+
+/// A count with thousands separated: `5,770,496`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes in decimal units with three significant digits: `2.83 MB`.
+pub fn bytes(n: u64) -> String {
+    scaled(n, &["B", "kB", "MB", "GB", "TB", "PB"], " ")
+}
+
+/// Parameters with three significant digits: `5.77 M`.
+pub fn parameters(n: u64) -> String {
+    scaled(n, &["", "k", "M", "B", "T"], " ")
+        .trim_end()
+        .to_owned()
+}
+
+fn scaled(n: u64, units: &[&str], space: &str) -> String {
+    let mut value = n as f64;
+    let mut unit = 0;
+    // 999.5 would round to 1000 in three digits.
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{n}{space}{}", units[0]);
+    }
+    format!("{}{space}{}", three_digits(value), units[unit])
+}
+
+fn three_digits(value: f64) -> String {
+    let decimals = if value >= 99.95 {
+        0
+    } else if value >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.decimals$}")
+}
+
+/// A value of any size with four significant digits: `0.01234`, `1.234e-7`; `–` where undefined.
+pub fn value(x: f64) -> String {
+    if x.is_nan() {
+        return "–".to_owned();
+    }
+    if x == 0.0 {
+        return "0".to_owned();
+    }
+    let magnitude = x.abs().log10().floor();
+    if !(-4.0..6.0).contains(&magnitude) {
+        return format!("{x:.3e}");
+    }
+    let decimals = (3.0 - magnitude).max(0.0) as usize;
+    format!("{x:.decimals$}")
+}
+
+/// A share as percent: `0.83 %`, `12.3 %`; small shares keep two significant digits; `–` where undefined.
+pub fn percent(share: f64) -> String {
+    if share.is_nan() {
+        return "–".to_owned();
+    }
+    let x = share * 100.0;
+    let decimals = match x.abs() {
+        0.0 => 0,
+        x if x >= 100.0 => 0,
+        x if x >= 10.0 => 1,
+        x if x >= 0.1 => 2,
+        x if x >= 0.001 => 4,
+        _ => return format!("{x:.1e} %"),
+    };
+    format!("{x:.decimals$} %")
+}
+
+/// Effective bits per weight: `4.125`.
+pub fn bits(x: f64) -> String {
+    if x.is_nan() {
+        "–".to_owned()
+    } else {
+        format!("{x:.3}")
+    }
+}
+
+/// A duration to wait: `12 s`, `3 min`.
+pub fn secs(x: f64) -> String {
+    if x < 90.0 {
+        format!("{:.0} s", x.max(0.0))
+    } else {
+        format!("{:.0} min", x / 60.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_look_as_promised() {
+        assert_eq!(
+            (count(5_770_496), count(12), count(1000)),
+            ("5,770,496".into(), "12".into(), "1,000".into())
+        );
+        assert_eq!(
+            (bytes(11_540_992), bytes(999), bytes(999_999)),
+            ("11.5 MB".into(), "999 B".into(), "1.00 MB".into())
+        );
+        assert_eq!(
+            (parameters(5_770_496), parameters(12)),
+            ("5.77 M".into(), "12".into())
+        );
+        assert_eq!(
+            (
+                value(0.012_345),
+                value(-1.5),
+                value(1.234e-7),
+                value(f64::NAN)
+            ),
+            (
+                "0.01234".into(),
+                "-1.500".into(),
+                "1.234e-7".into(),
+                "–".into()
+            )
+        );
+        assert_eq!(
+            (percent(0.0083), percent(0.123), percent(1.0), percent(0.0)),
+            (
+                "0.83 %".into(),
+                "12.3 %".into(),
+                "100 %".into(),
+                "0 %".into()
+            )
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! config.json: kept as written, with the few fields that looking needs.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::checkpoint::SideFile;
+use crate::disk;
+use crate::error::{Error, Result};
+
+/// The largest config.json that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// A model's config.json.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    value: Value,
+    file: SideFile,
+}
+
+impl Config {
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = disk::read_text(path, MAX_CONFIG_BYTES)?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| Error::malformed("JSON", path, error.to_string()))?;
+        if !value.is_object() {
+            return Err(Error::malformed(
+                "config.json",
+                path,
+                "it is not a JSON object",
+            ));
+        }
+        Ok(Self {
+            value,
+            file: SideFile {
+                path: path.to_path_buf(),
+                bytes: text.len() as u64,
+            },
+        })
+    }
+
+    /// The whole document, its keys in the order of the file.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// The file it was read from.
+    pub fn file(&self) -> &SideFile {
+        &self.file
+    }
+
+    /// `model_type`, as `llama`.
+    pub fn model_type(&self) -> Option<&str> {
+        self.value.get("model_type")?.as_str()
+    }
+
+    /// `tie_word_embeddings`, also where a text model is nested; `None` where nothing is said.
+    pub fn ties_embeddings(&self) -> Option<bool> {
+        let nested = || self.value.get("text_config")?.get("tie_word_embeddings");
+        self.value
+            .get("tie_word_embeddings")
+            .or_else(nested)?
+            .as_bool()
+    }
+
+    /// Whether the first architecture generates text, and so has a head.
+    pub fn is_causal(&self) -> bool {
+        let first = self
+            .value
+            .get("architectures")
+            .and_then(|names| names.get(0))
+            .and_then(Value::as_str);
+        first.is_some_and(|name| name.contains("CausalLM") || name.contains("LMHead"))
+    }
+}

@@ -1,0 +1,221 @@
+//! An opened model: shards as one, names as places, fused groups, tied tensors, config.json, side files.
+//! In: a folder or file. Out: immutable meta-data and borrowed bytes. Never does mathematics.
+//!
+//! Opening reads headers only; tensors stay on disk until their bytes are asked for.
+
+mod config;
+mod groups;
+mod open;
+mod read;
+mod roles;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use config::Config;
+pub use groups::{FusedGroup, FusedKind, Tied};
+pub use roles::{Place, Role, place_of};
+
+use crate::disk::Source;
+use crate::tensor::{DType, MatrixShape, Shape};
+
+/// A tensor of an open checkpoint.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Its name on disk.
+    pub name: String,
+    /// Element type on disk.
+    pub dtype: DType,
+    /// Extents on disk.
+    pub shape: Shape,
+    /// Block, role and expert, read off the name.
+    pub place: Place,
+    /// The weight matrix it is, if it can be compressed.
+    pub matrix: Option<Matrix>,
+    /// Index of its file in [`Checkpoint::files`].
+    pub file: usize,
+    range: Range<u64>,
+}
+
+impl Tensor {
+    /// Number of elements.
+    pub fn parameters(&self) -> u64 {
+        self.shape.elements().unwrap_or(0)
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Why it cannot be compressed, for a message; only for tensors without a matrix.
+    pub fn why_no_matrix(&self) -> String {
+        if self.dtype.is_compressible() {
+            format!(
+                "its shape {} and role {} are not those of a weight matrix",
+                self.shape, self.place.role
+            )
+        } else {
+            format!("its values are {}, not weights", self.dtype)
+        }
+    }
+
+    /// The module the tensor belongs to: its name without `.weight`.
+    pub fn module(&self) -> &str {
+        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+    }
+}
+
+/// How a tensor is seen as a matrix `[out, in]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// `[rows, cols]` = `[out, in]`.
+    pub shape: MatrixShape,
+    /// What the matrix belongs to, as far as runtimes tell apart.
+    pub kind: MatrixKind,
+}
+
+/// The kind of module a matrix belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixKind {
+    /// A linear layer, stored `[out, in]`.
+    Linear,
+    /// A linear layer of the GPT-2 family, stored `[in, out]` and analysed transposed.
+    Conv1d,
+    /// A convolution kernel `[out, in, kh, kw]`, analysed as `[out, in·kh·kw]`.
+    Convolution,
+    /// A table looked up by row.
+    Embedding,
+    /// A tensor of an unknown name: a matrix, but of what is not known.
+    Unknown,
+}
+
+/// A file of the checkpoint.
+#[derive(Debug)]
+pub struct File {
+    /// Its name in the folder.
+    pub name: String,
+    /// The header's free-form metadata.
+    pub metadata: BTreeMap<String, String>,
+    source: Source,
+}
+
+impl File {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// Bytes of the file when it was opened.
+    pub fn bytes(&self) -> u64 {
+        self.source.len_bytes()
+    }
+}
+
+/// A file beside the weights, as it was when the checkpoint was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// An open model: immutable, mapped, perhaps larger than memory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<File>,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+    config: Option<Config>,
+    fused: Vec<FusedGroup>,
+    fused_of: HashMap<usize, usize>,
+    tied: Option<Tied>,
+    side_files: Vec<SideFile>,
+    has_index: bool,
+}
+
+/// A shared open checkpoint, as jobs hold it.
+pub type SharedCheckpoint = Arc<Checkpoint>;
+
+impl Checkpoint {
+    /// The folder or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name to show: that of the folder, or of a lone file.
+    pub fn title(&self) -> String {
+        self.path.file_name().map_or_else(
+            || "model".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
+    /// Its weight files, in the order of their names.
+    pub fn files(&self) -> &[File] {
+        &self.files
+    }
+
+    /// Every tensor: embeddings, then blocks in order, then the rest.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// Index of the tensor called `name`.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// config.json, where there is one.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// Sets of layers that runtimes store as one: q/k/v, gate/up.
+    pub fn fused_groups(&self) -> &[FusedGroup] {
+        &self.fused
+    }
+
+    /// The fused group a tensor belongs to.
+    pub fn fused_group_of(&self, tensor: usize) -> Option<&FusedGroup> {
+        self.fused_of.get(&tensor).map(|&group| &self.fused[group])
+    }
+
+    /// The embedding that is also the head, where the model ties them.
+    pub fn tied(&self) -> Option<&Tied> {
+        self.tied.as_ref()
+    }
+
+    /// Tokenizer, generation config, chat template, licence: files to go along with an export.
+    pub fn side_files(&self) -> &[SideFile] {
+        &self.side_files
+    }
+
+    /// Whether the folder has an index that maps tensors to shards.
+    pub fn has_index(&self) -> bool {
+        self.has_index
+    }
+
+    /// Elements of all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(Tensor::parameters).sum()
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(Tensor::bytes).sum()
+    }
+
+    /// Number of blocks: one more than the highest block index.
+    pub fn blocks(&self) -> u32 {
+        self.tensors
+            .iter()
+            .filter_map(|tensor| tensor.place.block)
+            .max()
+            .map_or(0, |last| last + 1)
+    }
+}

@@ -1,0 +1,77 @@
+//! Bytes and values of tensors, in pieces.
+
+use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
+
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
+use crate::error::{Error, Result};
+use crate::observer::Observer;
+use crate::tensor::{CHUNK_ELEMENTS, Decoder};
+
+impl Checkpoint {
+    /// The bytes of elements `first .. first + n` of a tensor, which must begin and end on a byte.
+    pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<&[u8]> {
+        let at = |element: u64| tensor.range.start + element * tensor.dtype.bits() / 8;
+        self.files[tensor.file]
+            .source
+            .bytes(at(first)..at(first + n))
+    }
+
+    /// Passes the raw bytes of a tensor to `visit`, in pieces of at most `CHUNK_ELEMENTS` elements.
+    pub fn for_each_chunk(
+        &self,
+        tensor: &Tensor,
+        mut visit: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let piece = CHUNK_ELEMENTS as u64;
+        let mut at = tensor.range.start;
+        while at < tensor.range.end {
+            let end = (at + piece).min(tensor.range.end);
+            visit(self.files[tensor.file].source.bytes(at..end)?)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// The weights of a tensor as a matrix `[out, in]` in f32, decoded in parallel.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tensor that is no matrix of weights, [`Error::Io`] if the file has become
+    /// shorter, [`Error::Cancelled`].
+    pub fn weights(&self, index: usize, observer: &dyn Observer) -> Result<Array2<f32>> {
+        let tensor = &self.tensors[index];
+        let not_weights = || Error::Unsupported {
+            what: format!(
+                "compressing tensor {} ({})",
+                tensor.name,
+                tensor.why_no_matrix()
+            ),
+        };
+        let matrix = tensor.matrix.ok_or_else(not_weights)?;
+        let decoder = Decoder::new(tensor.dtype).ok_or_else(not_weights)?;
+        let mut values = vec![0.0; matrix.shape.elements()];
+        values
+            .par_chunks_mut(CHUNK_ELEMENTS)
+            .enumerate()
+            .try_for_each(|(chunk, out)| {
+                observer.go_on()?;
+                let bytes =
+                    self.element_bytes(tensor, (chunk * CHUNK_ELEMENTS) as u64, out.len() as u64)?;
+                decoder.f32s(bytes, out);
+                Ok(())
+            })?;
+        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
+        let shaped = |rows, cols, values| {
+            Array2::from_shape_vec((rows, cols), values).map_err(|_cannot_happen| Error::Shape {
+                tensor: tensor.name.clone(),
+                expected: matrix.shape.to_string(),
+                found: tensor.shape.0.clone(),
+            })
+        };
+        if matrix.kind == MatrixKind::Conv1d {
+            let stored = shaped(cols, rows, values)?;
+            return Ok(stored.t().as_standard_layout().into_owned());
+        }
+        shaped(rows, cols, values)
+    }
+}

@@ -1,0 +1,422 @@
+//! The only module that touches the file system. In: paths. Out: mapped sources, bounded texts, and files
+//! or folders that appear whole or not at all (temporary name, fsync, rename). Never knows what a file means.
+
+use std::fs::File;
+use std::io::{BufWriter, Read as _, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile, TempDir};
+
+use crate::error::{Error, Result};
+
+/// A file mapped for reading. Opening touches no page.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    file: File,
+    /// `None` for an empty file, which cannot be mapped.
+    map: Option<memmap2::Mmap>,
+}
+
+impl Source {
+    /// Maps `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let info = file.metadata().map_err(Error::io("open", path))?;
+        if info.is_dir() {
+            return Err(Error::io("open", path)(
+                std::io::ErrorKind::IsADirectory.into(),
+            ));
+        }
+        let map = if info.len() == 0 {
+            None
+        } else {
+            Some(map(&file).map_err(Error::io("map", path))?)
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            map,
+        })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes in the file when it was opened.
+    pub fn len_bytes(&self) -> u64 {
+        self.map.as_ref().map_or(0, |map| map.len() as u64)
+    }
+
+    /// The bytes in `range`.
+    ///
+    /// Touching a mapped page beyond the end of a file that has become shorter kills the process, so the
+    /// length is asked first (some 0.3 µs): callers take pieces of a few MiB, and a file truncated under
+    /// us is an error. What is left is a truncation within the microseconds between question and use.
+    pub fn bytes(&self, range: Range<u64>) -> Result<&[u8]> {
+        if range.is_empty() {
+            return Ok(&[]);
+        }
+        let now_bytes = self
+            .file
+            .metadata()
+            .map_err(Error::io("read", &self.path))?
+            .len();
+        let whole: &[u8] = self.map.as_ref().map_or(&[], |map| map);
+        let end = range.end.min(whole.len() as u64);
+        if now_bytes < range.end || end < range.end {
+            return Err(Error::io("read", &self.path)(
+                std::io::ErrorKind::UnexpectedEof.into(),
+            ));
+        }
+        Ok(&whole[range.start as usize..end as usize])
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "mapping a file is unsafe in every operating system; the one place that does it"
+)]
+fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: The map is read-only and never handed out mutably. Another process may still change or
+    // truncate the file: bytes are only ever decoded as numbers, for which every pattern is valid, and
+    // `Source::bytes` asks the length before each access.
+    unsafe { memmap2::Mmap::map(file) }
+}
+
+/// The text of a small file, refusing more than `limit_bytes`.
+pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut text = String::new();
+    let read = file
+        .take(limit_bytes + 1)
+        .read_to_string(&mut text)
+        .map_err(Error::io("read", path))?;
+    if read as u64 > limit_bytes {
+        let what = format!("reading {}", path.display());
+        return Err(Error::Limit {
+            what,
+            needed_bytes: read as u64,
+            allowed_bytes: limit_bytes,
+        });
+    }
+    Ok(text)
+}
+
+/// The plain files directly in `folder` with their sizes, sorted by name; links are followed.
+pub fn list_files(folder: &Path) -> Result<Vec<(String, u64)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        let Ok(info) = path.metadata() else { continue };
+        if let (true, Some(name)) = (
+            info.is_file(),
+            path.file_name().and_then(|name| name.to_str()),
+        ) {
+            files.push((name.to_owned(), info.len()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Bytes of a file.
+pub fn file_bytes(path: &Path) -> Result<u64> {
+    Ok(path.metadata().map_err(Error::io("read", path))?.len())
+}
+
+/// Free bytes on the disk that holds `folder` (or its nearest existing parent).
+pub fn free_bytes(folder: &Path) -> Result<u64> {
+    let existing = folder
+        .ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or_else(|| Path::new("."));
+    fs4::available_space(existing).map_err(Error::io("ask the free space of", existing))
+}
+
+/// Writes a whole file atomically: a reader sees the old one or the new one, never a part.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = parent(path);
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let mut temporary = NamedTempFile::new_in(folder).map_err(Error::io("write in", folder))?;
+    temporary
+        .write_all(bytes)
+        .map_err(Error::io("write", path))?;
+    temporary
+        .as_file()
+        .sync_all()
+        .map_err(Error::io("write", path))?;
+    // Temporary files are private to the user; the result has the ordinary permissions.
+    open_to_others(temporary.path(), 0o644)?;
+    temporary
+        .persist(path)
+        .map_err(|error| Error::io("write", path)(error.error))?;
+    Ok(())
+}
+
+/// A folder under a temporary name that becomes `destination` only when [`NewFolder::finish`] is called;
+/// dropped before, it vanishes with all it holds.
+#[derive(Debug)]
+pub struct NewFolder {
+    temporary: TempDir,
+    destination: PathBuf,
+    replace: bool,
+}
+
+impl NewFolder {
+    /// Begins `destination`. What is there already is replaced only if `replace` is set, and only if it is
+    /// an empty folder or holds `marker`, a file that shows this program made it.
+    pub fn create(destination: &Path, replace: bool, marker: &str) -> Result<Self> {
+        if destination.exists() {
+            may_replace(destination, replace, marker)?;
+        }
+        let folder = parent(destination);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let temporary = Builder::new()
+            .prefix(".lapidary-partial-")
+            .tempdir_in(folder)
+            .map_err(Error::io("write in", folder))?;
+        Ok(Self {
+            temporary,
+            destination: destination.to_path_buf(),
+            replace,
+        })
+    }
+
+    /// Where the parts lie until the folder is finished.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Begins a file in the folder.
+    pub fn file(&self, name: &str) -> Result<NewFile> {
+        NewFile::create(&self.path().join(name))
+    }
+
+    /// Copies a file into the folder under its own name.
+    pub fn copy(&self, source: &Path) -> Result<()> {
+        let Some(name) = source.file_name() else {
+            return Ok(());
+        };
+        let mut original = File::open(source).map_err(Error::io("copy", source))?;
+        // Not `std::fs::copy`: a copy of a read-only original would be read-only too.
+        let mut copy = NewFile::create(&self.path().join(name))?;
+        std::io::copy(&mut original, &mut copy.writer).map_err(Error::io("copy", source))?;
+        copy.finish()
+    }
+
+    /// Gives the folder its name. A folder replaced is moved aside first and removed last.
+    pub fn finish(self) -> Result<()> {
+        let Self {
+            temporary,
+            destination,
+            replace,
+        } = self;
+        let folder = parent(&destination);
+        let aside = if destination.exists() {
+            if !replace {
+                return Err(Error::Exists { path: destination });
+            }
+            let aside = Builder::new()
+                .prefix(".lapidary-replaced-")
+                .tempdir_in(folder)
+                .map_err(Error::io("write in", folder))?;
+            std::fs::rename(&destination, aside.path().join("old"))
+                .map_err(Error::io("replace", &destination))?;
+            Some(aside)
+        } else {
+            None
+        };
+        open_to_others(temporary.path(), 0o755)?;
+        let path = temporary.keep();
+        if let Err(error) = std::fs::rename(&path, &destination) {
+            // Put the old one back before telling; a failure here leaves it in the folder named aside.
+            if let Some(aside) = &aside {
+                std::fs::rename(aside.path().join("old"), &destination)
+                    .map_err(Error::io("restore", &destination))?;
+            }
+            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            return Err(Error::io("write", &destination)(error));
+        }
+        Ok(())
+    }
+}
+
+fn may_replace(destination: &Path, replace: bool, marker: &str) -> Result<()> {
+    if !replace {
+        return Err(Error::Exists {
+            path: destination.to_path_buf(),
+        });
+    }
+    let is_empty = std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty || destination.join(marker).is_file() {
+        return Ok(());
+    }
+    Err(Error::plan(
+        format!(
+            "{} was not written by Lapidary (it holds no {marker}), so it is not replaced",
+            destination.display()
+        ),
+        "choose another output folder, or remove this one yourself",
+    ))
+}
+
+#[cfg(unix)]
+fn open_to_others(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(Error::io("write", path))
+}
+
+#[cfg(not(unix))]
+fn open_to_others(_path: &Path, _mode: u32) -> Result<()> {
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A file being written in a [`NewFolder`] or a store.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    writer: BufWriter<File>,
+    written_bytes: u64,
+}
+
+impl NewFile {
+    /// Begins a file; an existing one is an error.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create_new(path).map_err(Error::io("write", path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            writer: BufWriter::with_capacity(1 << 20, file),
+            written_bytes: 0,
+        })
+    }
+
+    /// Appends `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.writer
+            .write_all(bytes)
+            .map_err(Error::io("write", &self.path))?;
+        self.written_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes written so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Flushes everything to the disk.
+    pub fn finish(mut self) -> Result<()> {
+        self.writer
+            .flush()
+            .map_err(Error::io("write", &self.path))?;
+        self.writer
+            .get_ref()
+            .sync_all()
+            .map_err(Error::io("write", &self.path))
+    }
+}
+
+/// A temporary folder in `parent` (the system's own place if `None`), removed when dropped.
+pub fn temporary_folder(parent: Option<&Path>) -> Result<TempDir> {
+    let builder = || {
+        let mut builder = Builder::new();
+        builder.prefix(".lapidary-store-");
+        builder
+    };
+    match parent {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+            builder()
+                .tempdir_in(folder)
+                .map_err(Error::io("write in", folder))
+        }
+        None => builder()
+            .tempdir()
+            .map_err(Error::io("write in", Path::new("the temporary folder"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_truncated_while_open_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        write_file(&path, &[7; 100_000]).unwrap();
+        let source = Source::open(&path).unwrap();
+        assert_eq!(source.bytes(99_000..100_000).unwrap().len(), 1000);
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(10)
+            .unwrap();
+        let error = source.bytes(0..100_000).unwrap_err();
+        assert!(error.sentence().contains("shorter"), "{}", error.sentence());
+    }
+
+    #[test]
+    fn a_folder_not_finished_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let new = NewFolder::create(&out, false, "report").unwrap();
+        let mut file = new.file("a").unwrap();
+        file.write(b"half").unwrap();
+        drop(file);
+        drop(new);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "the partial folder must vanish"
+        );
+    }
+
+    #[test]
+    fn only_our_own_or_empty_folders_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        write_file(&out.join("thesis.tex"), b"years of work").unwrap();
+        assert!(matches!(
+            NewFolder::create(&out, false, "report"),
+            Err(Error::Exists { .. })
+        ));
+        assert!(matches!(
+            NewFolder::create(&out, true, "report"),
+            Err(Error::Plan { .. })
+        ));
+        write_file(&out.join("report"), b"{}").unwrap();
+        let new = NewFolder::create(&out, true, "report").unwrap();
+        new.file("b").unwrap().finish().unwrap();
+        new.finish().unwrap();
+        assert!(out.join("b").exists());
+        assert!(!out.join("thesis.tex").exists());
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing is left aside"
+        );
+    }
+
+    #[test]
+    fn texts_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        write_file(&path, &[b' '; 100]).unwrap();
+        assert!(matches!(read_text(&path, 99), Err(Error::Limit { .. })));
+        assert_eq!(read_text(&path, 100).unwrap().len(), 100);
+    }
+}

@@ -1,0 +1,217 @@
+//! The narrow waist: every way this program holds a weight matrix. In: codes and scales from a method.
+//! Out: f32 weights, exact bytes, named parts for storage. Never knows which method made it or what stores it.
+//!
+//! A [`Layout`] describes an encoding without its data, so that sizes are exact before anything is computed.
+
+mod affine;
+mod dense;
+mod sparse;
+
+use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
+use serde::{Deserialize, Serialize};
+
+pub use affine::{Affine, AffineData, AffineLayout};
+pub use dense::Dense;
+pub use sparse::{Mask, Sparse, SparseLayout};
+
+use crate::tensor::{DType, MatrixShape};
+
+/// An encoding without its data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// Every weight as it is.
+    Dense(DType),
+    /// Grouped scale and zero point.
+    Affine(AffineLayout),
+    /// A mask over another layout.
+    Sparse(SparseLayout),
+}
+
+impl Layout {
+    /// Exact bytes of an encoding of this layout: codes, scales, zero points, masks.
+    pub fn bytes(&self, shape: MatrixShape) -> u64 {
+        self.bytes_of(shape, shape.elements())
+    }
+
+    /// Exact bytes when only `kept` of the weights are stored.
+    fn bytes_of(&self, shape: MatrixShape, kept: usize) -> u64 {
+        match self {
+            Self::Dense(dtype) => kept as u64 * dtype.bits() / 8,
+            Self::Affine(layout) => layout.bytes_of(shape, kept),
+            Self::Sparse(layout) => layout.bytes(shape),
+        }
+    }
+
+    /// Bits of one stored code, scales and masks apart; shown only beside the effective bits.
+    pub fn nominal_bits(&self) -> u32 {
+        match self {
+            Self::Dense(dtype) => dtype.bits() as u32,
+            Self::Affine(layout) => layout.bits,
+            Self::Sparse(layout) => layout.inner.nominal_bits(),
+        }
+    }
+
+    /// Share of the weights that are stored: 1 without a mask.
+    pub fn density(&self, shape: MatrixShape) -> f64 {
+        match self {
+            Self::Sparse(layout) if shape.elements() > 0 => {
+                layout.kept as f64 / shape.elements() as f64
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// The grouped integers under any mask, if that is what this is.
+    pub fn affine(&self) -> Option<&AffineLayout> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Affine(layout) => Some(layout),
+            Self::Sparse(layout) => layout.inner.affine(),
+        }
+    }
+}
+
+/// A piece of an encoding as it is stored: a small tensor of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it holds: `codes`, `scales`, `zeros`, `mask`, `values`.
+    pub name: &'static str,
+    /// Element type of the bytes.
+    pub dtype: DType,
+    /// Little-endian bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A weight matrix in fewer bits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Encoding {
+    /// Every weight as it is.
+    Dense(Dense),
+    /// Grouped scale and zero point.
+    Affine(Affine),
+    /// A mask over another encoding.
+    Sparse(Sparse),
+}
+
+impl Encoding {
+    /// `[rows, cols]` = `[out, in]`.
+    pub fn shape(&self) -> MatrixShape {
+        match self {
+            Self::Dense(dense) => dense.shape(),
+            Self::Affine(affine) => affine.shape(),
+            Self::Sparse(sparse) => sparse.inner().shape(),
+        }
+    }
+
+    /// What it is, without its data.
+    pub fn layout(&self) -> Layout {
+        match self {
+            Self::Dense(dense) => Layout::Dense(dense.dtype()),
+            Self::Affine(affine) => Layout::Affine(affine.layout().clone()),
+            Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
+        }
+    }
+
+    /// The weights `[rows, cols]` in f32. Rows are decoded in parallel; the result does not depend on how many.
+    pub fn decode(&self) -> Array2<f32> {
+        let shape = self.shape();
+        let mut out = Array2::zeros((shape.rows, shape.cols));
+        if shape.elements() == 0 {
+            return out;
+        }
+        if let Some(values) = out.as_slice_mut() {
+            values
+                .par_chunks_mut(shape.cols)
+                .enumerate()
+                .for_each(|(row, out)| self.decode_row(row, out));
+        }
+        out
+    }
+
+    /// One row of the weights into `out` of `cols` values.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Dense(dense) => dense.decode_row(row, out),
+            Self::Affine(affine) => affine.decode_row(row, out),
+            Self::Sparse(sparse) => sparse.decode_row(row, out),
+        }
+    }
+
+    /// Exact bytes: the sum over [`Encoding::parts`].
+    pub fn bytes(&self) -> u64 {
+        self.parts()
+            .iter()
+            .map(|part| part.bytes.len() as u64)
+            .sum()
+    }
+
+    /// The pieces to store. With the layout and the shape they restore the encoding.
+    pub fn parts(&self) -> Vec<Part> {
+        self.parts_under(None)
+    }
+
+    fn parts_under(&self, mask: Option<&Mask>) -> Vec<Part> {
+        match self {
+            Self::Dense(dense) => dense.parts(mask),
+            Self::Affine(affine) => affine.parts(mask),
+            Self::Sparse(sparse) => sparse.parts(),
+        }
+    }
+
+    /// Restores an encoding from `part(name)`; `None` if a part is missing or has another size.
+    pub fn from_parts<'a>(
+        layout: &Layout,
+        shape: MatrixShape,
+        part: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        Self::from_parts_under(layout, shape, None, part)
+    }
+
+    fn from_parts_under<'a>(
+        layout: &Layout,
+        shape: MatrixShape,
+        mask: Option<&Mask>,
+        part: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        Some(match layout {
+            Layout::Dense(dtype) => Self::Dense(Dense::from_parts(*dtype, shape, mask, part)?),
+            Layout::Affine(layout) => Self::Affine(Affine::from_parts(layout, shape, mask, part)?),
+            Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),
+        })
+    }
+}
+
+/// The elements of `all` that `mask` keeps; all of them without a mask.
+fn gather<T: Copy>(all: &[T], mask: Option<&Mask>) -> Vec<T> {
+    match mask {
+        None => all.to_vec(),
+        Some(mask) => all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| mask.keeps(*i))
+            .map(|(_, value)| *value)
+            .collect(),
+    }
+}
+
+/// The inverse of [`gather`]: `fill(i)` where the mask keeps nothing.
+fn scatter<T: Copy>(
+    kept: &[T],
+    n: usize,
+    mask: Option<&Mask>,
+    fill: impl Fn(usize) -> T,
+) -> Option<Vec<T>> {
+    let mut next = kept.iter();
+    let all: Option<Vec<T>> = (0..n)
+        .map(|i| {
+            if mask.is_none_or(|mask| mask.keeps(i)) {
+                next.next().copied()
+            } else {
+                Some(fill(i))
+            }
+        })
+        .collect();
+    if next.next().is_some() { None } else { all }
+}

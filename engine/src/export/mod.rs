@@ -1,0 +1,124 @@
+//! From store to files: written streamed and whole or not at all, read back by an independent path, reported.
+//! In: checkpoint, store, manifest. Out: a folder that loads, and a [`Report`]. Never knows methods.
+
+mod proof;
+mod report;
+mod write;
+
+use std::path::Path;
+
+pub use report::{FileReport, Report, TensorReport, Totals};
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::{self, NewFolder};
+use crate::error::{Error, Result};
+use crate::job::{self, Limits};
+use crate::observer::Observer;
+use crate::plan::Plan;
+use crate::target::{Manifest, Target};
+
+/// Name of the report beside the result; it also marks a folder as ours to replace.
+pub const REPORT: &str = "lapidary-report.json";
+
+/// Where an export goes and what it may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// The folder to make.
+    pub folder: &'a Path,
+    /// Whether an earlier output of this program there is replaced.
+    pub replace: bool,
+    /// Memory for the tensors in flight.
+    pub limits: Limits,
+}
+
+/// Runs the plan, writes the target's files, reads them back and proves them, and adds the report.
+///
+/// The folder appears only when all of that has succeeded. Cost: reading the source twice, writing once,
+/// reading the result once; memory of the job's limit.
+///
+/// # Errors
+/// Whatever keeps the plan from being carried out or the output from loading is said before anything is
+/// computed; [`Error::Proof`] if what was written does not decode to what was computed.
+pub fn export(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    target: &dyn Target,
+    destination: Destination<'_>,
+    observer: &dyn Observer,
+) -> Result<Report> {
+    let manifest = Manifest::new(checkpoint, plan, target)?;
+    manifest.refuse_problems()?;
+    refuse_own_source(checkpoint, destination.folder)?;
+    let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
+    refuse_full_disk(&manifest, destination.folder)?;
+    let store = job::run(
+        checkpoint,
+        plan,
+        destination.limits,
+        Some(folder.path()),
+        observer,
+    )?;
+    write::write(checkpoint, &store, &manifest, target, &folder, observer)?;
+    let proofs = proof::prove(
+        checkpoint,
+        &store,
+        &manifest,
+        target,
+        folder.path(),
+        observer,
+    )?;
+    drop(store);
+    let report = Report::new(checkpoint, plan, target, &manifest, &proofs);
+    let mut json = serde_json::to_vec_pretty(&report).map_err(|error| Error::Unsupported {
+        what: format!("writing the report ({error})"),
+    })?;
+    json.push(b'\n');
+    let mut file = folder.file(REPORT)?;
+    file.write(&json)?;
+    file.finish()?;
+    observer.go_on()?;
+    folder.finish()?;
+    Ok(report)
+}
+
+/// An export over its own source would destroy it while it is mapped.
+fn refuse_own_source(checkpoint: &Checkpoint, destination: &Path) -> Result<()> {
+    let absolute = |path: &Path| path.canonicalize().ok();
+    let source = absolute(checkpoint.path());
+    if source.is_some()
+        && checkpoint
+            .path()
+            .ancestors()
+            .any(|path| absolute(path).is_some_and(|p| Some(p) == absolute(destination)))
+    {
+        return Err(Error::plan(
+            format!(
+                "{} holds the source checkpoint itself",
+                destination.display()
+            ),
+            "choose another output folder",
+        ));
+    }
+    Ok(())
+}
+
+/// The store holds the compressed layers while the output is written, so both are counted.
+fn refuse_full_disk(manifest: &Manifest, destination: &Path) -> Result<()> {
+    let store_bytes: u64 = manifest
+        .entries
+        .iter()
+        .filter(|entry| entry.layout.is_some())
+        .map(|entry| entry.bytes)
+        .sum();
+    let needed_bytes = manifest.total_bytes() + store_bytes;
+    let allowed_bytes = disk::free_bytes(destination)?;
+    if needed_bytes > allowed_bytes {
+        let what = format!("writing {}", destination.display());
+        return Err(Error::Limit {
+            what,
+            needed_bytes,
+            allowed_bytes,
+        });
+    }
+    Ok(())
+}

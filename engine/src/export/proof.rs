@@ -1,0 +1,226 @@
+//! The proof: every file is opened again by the `safetensors` crate, every tensor decoded by code that shares
+//! nothing with the writer, and compared bit for bit with what was computed, or byte for byte with the source.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ndarray::Array2;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
+use crate::disk::Source;
+use crate::error::{Error, Result};
+use crate::job::Store;
+use crate::observer::{Observer, Progress};
+use crate::target::{Entry, Manifest, Storage, Target};
+use crate::tensor::Decoder;
+
+/// What the file holds of one tensor of the source.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Proved {
+    /// ‖W − Ŵ‖ / ‖W‖ of the decoded file against the source; 0 where copied.
+    pub(super) relative_error: f64,
+}
+
+pub(super) fn prove(
+    checkpoint: &Checkpoint,
+    store: &Store,
+    manifest: &Manifest,
+    target: &dyn Target,
+    folder: &Path,
+    observer: &dyn Observer,
+) -> Result<Vec<Proved>> {
+    let sources: Vec<Source> = manifest
+        .files
+        .iter()
+        .map(|file| Source::open(&folder.join(&file.name)))
+        .collect::<Result<_>>()?;
+    let mut read = Vec::new();
+    for source in &sources {
+        let bytes = source.bytes(0..source.len_bytes())?;
+        read.push(
+            SafeTensors::deserialize(bytes)
+                .map_err(|error| failed(source.path(), error.to_string()))?,
+        );
+    }
+    let views: HashMap<&str, TensorView<'_>> = read.iter().flat_map(SafeTensors::iter).collect();
+    let count: usize = manifest.entries.iter().map(|entry| entry.specs.len()).sum();
+    if views.len() != count {
+        return Err(failed(
+            folder,
+            format!(
+                "{} tensors were written, {count} were promised",
+                views.len()
+            ),
+        ));
+    }
+    let prover = Prover {
+        checkpoint,
+        store,
+        target,
+        folder,
+        observer,
+        views: &views,
+    };
+    let (mut done_bytes, total_bytes) = (0, manifest.tensor_bytes());
+    let mut proofs = Vec::with_capacity(manifest.entries.len());
+    for entry in &manifest.entries {
+        observer.go_on()?;
+        let item = checkpoint.tensors()[entry.tensor].name.clone();
+        observer.progress(Progress {
+            stage: "Proving",
+            item,
+            done_bytes,
+            total_bytes,
+        });
+        proofs.push(prover.prove(entry)?);
+        done_bytes += entry.bytes;
+    }
+    observer.progress(Progress {
+        stage: "Proving",
+        item: String::new(),
+        done_bytes,
+        total_bytes,
+    });
+    Ok(proofs)
+}
+
+fn failed(path: &Path, what: impl Into<String>) -> Error {
+    Error::Proof {
+        path: path.to_path_buf(),
+        what: what.into(),
+    }
+}
+
+struct Prover<'a> {
+    checkpoint: &'a Checkpoint,
+    store: &'a Store,
+    target: &'a dyn Target,
+    folder: &'a Path,
+    observer: &'a dyn Observer,
+    views: &'a HashMap<&'a str, TensorView<'a>>,
+}
+
+impl Prover<'_> {
+    fn prove(&self, entry: &Entry) -> Result<Proved> {
+        let tensor = &self.checkpoint.tensors()[entry.tensor];
+        self.check_specs(entry)?;
+        let decoded = match (&entry.storage, &entry.layout) {
+            (Storage::Native, Some(layout)) => {
+                self.target.unpack(tensor, layout, &|name| self.bytes(name))
+            }
+            (Storage::Dense { .. }, _) => self.read_dense(tensor),
+            _ => return self.prove_copy(tensor),
+        };
+        let decoded = decoded.ok_or_else(|| {
+            failed(
+                self.folder,
+                format!("tensor {} cannot be decoded", tensor.name),
+            )
+        })?;
+        let expected = self.store.get(entry.tensor)?.decode();
+        let is_dense = matches!(entry.storage, Storage::Dense { .. });
+        let same = |(&found, &wanted): (&f32, &f32)| {
+            let wanted = if is_dense {
+                rounded(tensor, wanted)
+            } else {
+                wanted
+            };
+            found.to_bits() == wanted.to_bits()
+        };
+        let different = decoded
+            .iter()
+            .zip(&expected)
+            .filter(|pair| !same(*pair))
+            .count();
+        if decoded.dim() != expected.dim() || different > 0 {
+            return Err(failed(
+                self.folder,
+                format!("{different} weights of tensor {} differ", tensor.name),
+            ));
+        }
+        let weights = self.checkpoint.weights(entry.tensor, self.observer)?;
+        Ok(Proved {
+            relative_error: relative_error(&weights, &decoded),
+        })
+    }
+
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.views.get(name).map(|view| view.data())
+    }
+
+    fn check_specs(&self, entry: &Entry) -> Result<()> {
+        for spec in &entry.specs {
+            let view = self.views.get(spec.name.as_str());
+            let view = view
+                .ok_or_else(|| failed(self.folder, format!("tensor {} is missing", spec.name)))?;
+            if view.shape() != spec.shape.0 || view.dtype().to_string() != spec.dtype.name() {
+                return Err(failed(
+                    self.folder,
+                    format!("tensor {} has another shape or type", spec.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_dense(&self, tensor: &Tensor) -> Option<Array2<f32>> {
+        let bytes = self.bytes(&tensor.name)?;
+        let matrix = tensor.matrix?;
+        let mut values = vec![0.0; matrix.shape.elements()];
+        Decoder::new(tensor.dtype)?.f32s(bytes, &mut values);
+        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
+        if matrix.kind == MatrixKind::Conv1d {
+            let stored = Array2::from_shape_vec((cols, rows), values).ok()?;
+            return Some(stored.reversed_axes());
+        }
+        Array2::from_shape_vec((rows, cols), values).ok()
+    }
+
+    fn prove_copy(&self, tensor: &Tensor) -> Result<Proved> {
+        let copy = self.bytes(&tensor.name).unwrap_or_default();
+        let mut at = 0;
+        self.checkpoint.for_each_chunk(tensor, |bytes| {
+            self.observer.go_on()?;
+            let same = copy.get(at..at + bytes.len()) == Some(bytes);
+            at += bytes.len();
+            if same {
+                Ok(())
+            } else {
+                Err(failed(
+                    self.folder,
+                    format!("tensor {} is not a faithful copy", tensor.name),
+                ))
+            }
+        })?;
+        Ok(Proved {
+            relative_error: 0.0,
+        })
+    }
+}
+
+/// `value` as the source's element type holds it, by the writer's rounding and the reader's decoding.
+fn rounded(tensor: &Tensor, value: f32) -> f32 {
+    let mut bytes = Vec::with_capacity(8);
+    crate::tensor::write_f32(tensor.dtype, &[value], &mut bytes);
+    let mut out = [value];
+    if let Some(decoder) = Decoder::new(tensor.dtype) {
+        decoder.f32s(&bytes, &mut out);
+    }
+    out[0]
+}
+
+/// ‖W − Ŵ‖_F / ‖W‖_F, summed in f64 in row-major order; 0 for a zero matrix reproduced exactly.
+pub(super) fn relative_error(weights: &Array2<f32>, decoded: &Array2<f32>) -> f64 {
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (&w, &d) in weights.iter().zip(decoded) {
+        error += f64::from(w - d).powi(2);
+        norm += f64::from(w).powi(2);
+    }
+    if error == 0.0 {
+        0.0
+    } else {
+        (error / norm).sqrt()
+    }
+}

@@ -1,0 +1,191 @@
+//! What was done, tensor by tensor and byte by byte: `lapidary-report.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::export::proof::Proved;
+use crate::plan::{Plan, Rules};
+use crate::target::{Entry, Manifest, Storage, Target};
+
+/// The report of an export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this program.
+    pub lapidary: String,
+    /// The source checkpoint's name.
+    pub source: String,
+    /// The target's id.
+    pub target: String,
+    /// Sums over everything.
+    pub totals: Totals,
+    /// Files of the output, the report apart.
+    pub files: Vec<FileReport>,
+    /// One entry for each tensor of the source.
+    pub tensors: Vec<TensorReport>,
+    /// The plan that was carried out.
+    pub plan: Rules,
+}
+
+/// Sums of a report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Weights of the model.
+    pub parameters: u64,
+    /// Tensor bytes of the source.
+    pub source_bytes: u64,
+    /// Tensor bytes of the output.
+    pub tensor_bytes: u64,
+    /// Bytes of the headers of the weight files.
+    pub header_bytes: u64,
+    /// Bytes of the folder: tensors, headers, texts, copies; the report apart.
+    pub total_bytes: u64,
+    /// Effective bits per weight of all tensors.
+    pub bits_per_weight: f64,
+    /// Layers stored compressed.
+    pub compressed: usize,
+    /// Layers compressed but stored in full.
+    pub dense: usize,
+    /// Tensors copied as they are.
+    pub copied: usize,
+}
+
+/// A file of the output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// What became of one tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorReport {
+    /// Its name in the source.
+    pub name: String,
+    /// Index of its block.
+    pub block: Option<u32>,
+    /// Its role.
+    pub role: String,
+    /// Extents in the source.
+    pub shape: Vec<usize>,
+    /// What was done, as `4-bit g128`.
+    pub method: String,
+    /// `copied`, `native` or `dense`.
+    pub stored: String,
+    /// Why it is stored in full although it was compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// Bits of a stored code.
+    pub nominal_bits: u32,
+    /// Bits per weight in the output, everything counted.
+    pub effective_bits: f64,
+    /// Bytes in the output.
+    pub bytes: u64,
+    /// Bytes in the source.
+    pub source_bytes: u64,
+    /// ‖W − Ŵ‖/‖W‖ of the output read back, against the source.
+    pub relative_error: f64,
+}
+
+impl Report {
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        plan: &Plan,
+        target: &dyn Target,
+        manifest: &Manifest,
+        proofs: &[Proved],
+    ) -> Self {
+        let tensors = manifest
+            .entries
+            .iter()
+            .zip(proofs)
+            .map(|(entry, proved)| tensor(checkpoint, plan, entry, proved));
+        let count = |kind: fn(&Storage) -> bool| {
+            manifest
+                .entries
+                .iter()
+                .filter(|entry| kind(&entry.storage))
+                .count()
+        };
+        let mut files: BTreeMap<String, u64> = BTreeMap::new();
+        files.extend(
+            manifest
+                .files
+                .iter()
+                .map(|file| (file.name.clone(), file.plan.file_bytes())),
+        );
+        files.extend(
+            manifest
+                .texts
+                .iter()
+                .map(|text| (text.name.clone(), text.bytes.len() as u64)),
+        );
+        for side in &manifest.copies {
+            let name = side
+                .path
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            files.insert(name, side.bytes);
+        }
+        Self {
+            lapidary: env!("CARGO_PKG_VERSION").to_owned(),
+            source: checkpoint.title(),
+            target: target.about().id.to_owned(),
+            totals: Totals {
+                parameters: checkpoint.parameters(),
+                source_bytes: checkpoint.tensor_bytes(),
+                tensor_bytes: manifest.tensor_bytes(),
+                header_bytes: manifest
+                    .files
+                    .iter()
+                    .map(|file| file.plan.header_bytes())
+                    .sum(),
+                total_bytes: manifest.total_bytes(),
+                bits_per_weight: manifest.bits_per_weight(checkpoint),
+                compressed: count(|storage| *storage == Storage::Native),
+                dense: count(|storage| matches!(storage, Storage::Dense { .. })),
+                copied: count(|storage| *storage == Storage::Copied),
+            },
+            files: files
+                .into_iter()
+                .map(|(name, bytes)| FileReport { name, bytes })
+                .collect(),
+            tensors: tensors.collect(),
+            plan: Rules::of(plan),
+        }
+    }
+}
+
+fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) -> TensorReport {
+    let tensor = &checkpoint.tensors()[entry.tensor];
+    let (stored, because) = match &entry.storage {
+        Storage::Copied => ("copied", None),
+        Storage::Native => ("native", None),
+        Storage::Dense { because } => ("dense", Some(because.clone())),
+    };
+    let parameters = tensor.parameters();
+    TensorReport {
+        name: tensor.name.clone(),
+        block: tensor.place.block,
+        role: tensor.place.role.name().to_owned(),
+        shape: tensor.shape.0.clone(),
+        method: plan.assignment(&tensor.name).label(),
+        stored: stored.to_owned(),
+        because,
+        nominal_bits: entry.layout.as_ref().map_or(
+            tensor.dtype.bits() as u32,
+            crate::encoding::Layout::nominal_bits,
+        ),
+        effective_bits: if parameters == 0 {
+            0.0
+        } else {
+            entry.bytes as f64 * 8.0 / parameters as f64
+        },
+        bytes: entry.bytes,
+        source_bytes: tensor.bytes(),
+        relative_error: proved.relative_error,
+    }
+}

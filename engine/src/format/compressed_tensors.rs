@@ -1,0 +1,269 @@
+//! The compressed-tensors layout of quantised linear layers, and its `quantization_config`.
+//!
+//! *pack-quantized*: `weight_packed` i32 `[out, ⌈in·b/32⌉]`, each row its own little-endian stream of codes
+//! q + 2^(b−1); `weight_scale` `[out, groups]`; `weight_shape` i64 `[2]`; where asymmetric `weight_zero_point`
+//! i32 `[⌈out·b/32⌉, groups]`, packed along the outputs. *int-quantized*: `weight` i8 `[out, in]`, the same
+//! scales, `weight_zero_point` i8 `[out, groups]`. In both w = s·(q − z). Source: vllm-project/compressed-tensors,
+//! as of 2026-06.
+//!
+//! [`pack`] writes; [`unpack`] reads with other code, value by value, so that it can prove what was written.
+
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use crate::encoding::{Affine, AffineLayout};
+use crate::numeric::grouping::Grouping;
+use crate::numeric::packing::pack_dense_words;
+use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
+
+/// Which of the two integer layouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Codes packed into 32-bit words.
+    Packed,
+    /// One byte a code.
+    Int,
+}
+
+impl Packing {
+    /// The name in `format`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Packed => "pack-quantized",
+            Self::Int => "int-quantized",
+        }
+    }
+}
+
+/// How a layer is quantised, as a `config_groups` entry says it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scheme {
+    /// Bits of a code.
+    pub bits: u32,
+    /// Whether zero points are left out.
+    pub symmetric: bool,
+    /// Inputs that share a scale; `None` for one scale an output row.
+    pub group_size: Option<usize>,
+}
+
+impl Scheme {
+    /// The scheme that holds `layout`. A scale of the whole tensor is held as equal scales of all its rows,
+    /// which every loader takes.
+    pub fn of(layout: &AffineLayout) -> Self {
+        let group_size = match layout.grouping {
+            Grouping::Group(size) => Some(size),
+            Grouping::Channel | Grouping::Tensor => None,
+        };
+        Self {
+            bits: layout.bits,
+            symmetric: layout.symmetric,
+            group_size,
+        }
+    }
+
+    fn groups(&self, cols: usize) -> usize {
+        self.group_size.map_or(1, |size| cols.div_ceil(size))
+    }
+
+    /// The `config_groups` entry for the modules in `targets`.
+    pub fn config(&self, packing: Packing, targets: &[String]) -> Value {
+        json!({
+            "targets": targets,
+            "weights": {
+                "num_bits": self.bits,
+                "type": "int",
+                "symmetric": self.symmetric,
+                "strategy": if self.group_size.is_some() { "group" } else { "channel" },
+                "group_size": self.group_size,
+                "dynamic": false,
+                "observer": "minmax",
+            },
+            "input_activations": null,
+            "output_activations": null,
+            "format": packing.name(),
+        })
+    }
+}
+
+/// The `quantization_config` of a checkpoint whose groups are `groups` and whose linear layers `ignore` stay.
+pub fn quantization_config(packing: Packing, groups: Vec<Value>, ignore: &[String]) -> Value {
+    let groups: serde_json::Map<String, Value> = groups
+        .into_iter()
+        .enumerate()
+        .map(|(i, group)| (format!("group_{i}"), group))
+        .collect();
+    json!({
+        "quant_method": "compressed-tensors",
+        "format": packing.name(),
+        "quantization_status": "compressed",
+        "global_compression_ratio": null,
+        "kv_cache_scheme": null,
+        "config_groups": groups,
+        "ignore": ignore,
+    })
+}
+
+/// A stored tensor: suffix on the module's name, element type, extents.
+pub type Stored = (&'static str, DType, Shape);
+
+/// The tensors that hold a layer, without their data.
+pub fn stored(packing: Packing, layout: &AffineLayout, shape: MatrixShape) -> Vec<Stored> {
+    let MatrixShape { rows, cols } = shape;
+    let scheme = Scheme::of(layout);
+    let groups = scheme.groups(cols);
+    let words = |n: usize| (n * layout.bits as usize).div_ceil(32);
+    let mut tensors = match packing {
+        Packing::Packed => vec![
+            ("weight_packed", DType::I32, Shape(vec![rows, words(cols)])),
+            (
+                "weight_scale",
+                layout.scale_dtype,
+                Shape(vec![rows, groups]),
+            ),
+            ("weight_shape", DType::I64, Shape(vec![2])),
+        ],
+        Packing::Int => vec![
+            ("weight", DType::I8, Shape(vec![rows, cols])),
+            (
+                "weight_scale",
+                layout.scale_dtype,
+                Shape(vec![rows, groups]),
+            ),
+        ],
+    };
+    if !layout.symmetric {
+        tensors.push(match packing {
+            Packing::Packed => (
+                "weight_zero_point",
+                DType::I32,
+                Shape(vec![words(rows), groups]),
+            ),
+            Packing::Int => ("weight_zero_point", DType::I8, Shape(vec![rows, groups])),
+        });
+    }
+    tensors
+}
+
+/// The bytes of the stored tensor called `suffix`; `None` for a suffix that [`stored`] does not list.
+pub fn pack(packing: Packing, affine: &Affine, suffix: &str) -> Option<Vec<u8>> {
+    let MatrixShape { rows, cols } = affine.shape();
+    let layout = affine.layout();
+    let signed = |code: u8| code.wrapping_sub(layout.middle());
+    Some(match (suffix, packing) {
+        ("weight_packed", Packing::Packed) => affine
+            .codes()
+            .chunks(cols.max(1))
+            .flat_map(|row| pack_dense_words(row, layout.bits))
+            .collect(),
+        ("weight", Packing::Int) => affine.codes().iter().map(|&code| signed(code)).collect(),
+        ("weight_scale", _) => {
+            let mut bytes = Vec::new();
+            write_f32(
+                layout.scale_dtype,
+                &by_row(affine, affine.scales()),
+                &mut bytes,
+            );
+            bytes
+        }
+        ("weight_shape", Packing::Packed) => [rows as i64, cols as i64]
+            .iter()
+            .flat_map(|n| n.to_le_bytes())
+            .collect(),
+        ("weight_zero_point", Packing::Int) => by_row(affine, affine.zeros())
+            .into_iter()
+            .map(signed)
+            .collect(),
+        ("weight_zero_point", Packing::Packed) => {
+            pack_zeros(&by_row(affine, affine.zeros()), rows, layout.bits)
+        }
+        _ => return None,
+    })
+}
+
+/// One value a row and group: what a scale of the whole tensor is repeated to.
+fn by_row<T: Copy>(affine: &Affine, values: &[T]) -> Vec<T> {
+    match (affine.layout().grouping, values) {
+        (Grouping::Tensor, [value]) => vec![*value; affine.shape().rows],
+        _ => values.to_vec(),
+    }
+}
+
+/// Packs `[rows, groups]` zero points along the rows: word `w` of group `g` lies at `[w, g]`.
+fn pack_zeros(zeros: &[u8], rows: usize, bits: u32) -> Vec<u8> {
+    let groups = if rows == 0 { 0 } else { zeros.len() / rows };
+    let columns: Vec<Vec<u8>> = (0..groups)
+        .map(|group| {
+            let column: Vec<u8> = zeros.iter().skip(group).step_by(groups).copied().collect();
+            pack_dense_words(&column, bits)
+        })
+        .collect();
+    let words = columns.first().map_or(0, |column| column.len() / 4);
+    let word = |w: usize, column: &Vec<u8>| column[4 * w..4 * w + 4].to_vec();
+    (0..words)
+        .flat_map(|w| columns.iter().flat_map(move |column| word(w, column)))
+        .collect()
+}
+
+/// Decodes a stored layer from `get(suffix)`, value by value; `None` if a tensor is missing or too short.
+pub fn unpack<'a>(
+    packing: Packing,
+    layout: &AffineLayout,
+    shape: MatrixShape,
+    get: &dyn Fn(&str) -> Option<&'a [u8]>,
+) -> Option<Array2<f32>> {
+    let scheme = Scheme::of(layout);
+    let (bits, groups) = (layout.bits as usize, scheme.groups(shape.cols));
+    let width = scheme.group_size.unwrap_or(shape.cols).max(1);
+    let mut scales = vec![0.0; shape.rows * groups];
+    let scale_bytes = get("weight_scale").filter(|bytes| {
+        bytes.len() as u64 * 8 == scales.len() as u64 * layout.scale_dtype.bits()
+    })?;
+    Decoder::new(layout.scale_dtype)?.f32s(scale_bytes, &mut scales);
+    let zero_bytes = if layout.symmetric {
+        None
+    } else {
+        Some(get("weight_zero_point")?)
+    };
+    let offset = 1 << (bits - 1);
+    let mut out = Array2::zeros((shape.rows, shape.cols));
+    let words = (shape.cols * bits).div_ceil(32);
+    let codes = get(if packing == Packing::Packed {
+        "weight_packed"
+    } else {
+        "weight"
+    })?;
+    for ((row, col), value) in out.indexed_iter_mut() {
+        let group = col / width;
+        let (code, zero) = match packing {
+            Packing::Packed => {
+                let zero = zero_bytes.map_or(Some(0), |bytes| {
+                    // Element `row` of the stream whose words lie `groups` apart.
+                    let bit = |k: usize| {
+                        let at = row * bits + k;
+                        read_bit(bytes, ((at / 32) * groups + group) * 32 + at % 32)
+                    };
+                    Some(read_code(bits, &bit)? - offset)
+                })?;
+                let bit = |k: usize| read_bit(codes, row * words * 32 + col * bits + k);
+                (read_code(bits, &bit)? - offset, zero)
+            }
+            Packing::Int => {
+                let at = |bytes: &[u8], i: usize| bytes.get(i).map(|&b| i32::from(b as i8));
+                let zero = zero_bytes.map_or(Some(0), |bytes| at(bytes, row * groups + group))?;
+                (at(codes, row * shape.cols + col)?, zero)
+            }
+        };
+        *value = scales[row * groups + group] * (code - zero) as f32;
+    }
+    Some(out)
+}
+
+fn read_bit(bytes: &[u8], at: usize) -> Option<i32> {
+    bytes
+        .get(at / 8)
+        .map(|&byte| i32::from(byte >> (at % 8) & 1))
+}
+
+fn read_code(bits: usize, bit: &dyn Fn(usize) -> Option<i32>) -> Option<i32> {
+    (0..bits).try_fold(0, |code, k| Some(code | bit(k)? << k))
+}

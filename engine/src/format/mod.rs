@@ -1,0 +1,5 @@
+//! One file per file format, reading and writing together. In: mapped bytes or encodings. Out: headers,
+//! tensors as they lie in files. Never knows methods or plans.
+
+pub mod compressed_tensors;
+pub mod safetensors;

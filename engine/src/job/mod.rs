@@ -1,0 +1,142 @@
+//! A plan applied to a checkpoint: tensor by tensor under a memory limit, into a store. In: checkpoint, plan.
+//! Out: a [`Store`] of finished encodings. Never knows what file they will be written to.
+
+mod store;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
+
+pub use store::Store;
+
+use crate::checkpoint::Checkpoint;
+use crate::encoding::Encoding;
+use crate::error::{Error, Result};
+use crate::method::{self, Task};
+use crate::observer::{Observer, Progress};
+use crate::plan::Plan;
+
+/// Bytes of working memory a weight takes while its layer is compressed: the matrix and one copy in f32, the
+/// decoded values under a mask, an order of 32-bit indices, codes and packed codes.
+const WORKING_BYTES_PER_WEIGHT: u64 = 20;
+
+/// How a job may use the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Working memory for the tensors in flight, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 4 GiB: a layer of 200 million weights.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 4 << 30,
+        }
+    }
+}
+
+/// Compresses every layer the plan does not keep, and stores the results in a temporary folder in `scratch`.
+///
+/// Layers are taken in the checkpoint's order, as many at once as fit the memory limit; what is stored does not
+/// depend on how many.
+///
+/// # Errors
+/// [`Error::Limit`] for a layer that does not fit the memory limit, before anything is computed;
+/// [`Error::Numeric`] for weights that are not finite; [`Error::Cancelled`]; whatever reading and writing say.
+pub fn run(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    limits: Limits,
+    scratch: Option<&Path>,
+    observer: &dyn Observer,
+) -> Result<Store> {
+    plan.check(checkpoint)?;
+    let store = Store::create(scratch)?;
+    let layers = layers_to_compress(checkpoint, plan);
+    let batches = batches(checkpoint, &layers, limits)?;
+    let total_bytes = layers
+        .iter()
+        .map(|&layer| checkpoint.tensors()[layer].bytes())
+        .sum();
+    let done_bytes = AtomicU64::new(0);
+    for batch in batches {
+        batch.par_iter().try_for_each(|&layer| {
+            observer.go_on()?;
+            let tensor = &checkpoint.tensors()[layer];
+            let report = |done_bytes| {
+                observer.progress(Progress {
+                    stage: "Compressing",
+                    item: tensor.name.clone(),
+                    done_bytes,
+                    total_bytes,
+                });
+            };
+            report(done_bytes.load(Ordering::Relaxed));
+            let encoding = compress_layer(checkpoint, plan, layer, observer)?;
+            observer.go_on()?;
+            store.put(layer, &encoding)?;
+            report(done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes());
+            Ok::<(), Error>(())
+        })?;
+    }
+    Ok(store)
+}
+
+/// Compresses one layer as the plan says.
+pub fn compress_layer(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    layer: usize,
+    observer: &dyn Observer,
+) -> Result<Encoding> {
+    let tensor = &checkpoint.tensors()[layer];
+    let weights = checkpoint.weights(layer, observer)?;
+    let assignment = plan.assignment(&tensor.name);
+    let task = Task {
+        tensor: &tensor.name,
+        weights: weights.view(),
+        dtype: tensor.dtype,
+        previous: None,
+        observer,
+    };
+    method::run_chain(&assignment.steps, &task)
+}
+
+fn layers_to_compress(checkpoint: &Checkpoint, plan: &Plan) -> Vec<usize> {
+    let is_changed = |index: &usize| {
+        plan.get(&checkpoint.tensors()[*index].name)
+            .is_some_and(|a| !a.is_keep())
+    };
+    (0..checkpoint.tensors().len()).filter(is_changed).collect()
+}
+
+/// Runs of layers whose working memory together stays under the limit.
+fn batches(checkpoint: &Checkpoint, layers: &[usize], limits: Limits) -> Result<Vec<Vec<usize>>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut held_bytes = u64::MAX;
+    for &layer in layers {
+        let tensor = &checkpoint.tensors()[layer];
+        let needed_bytes = tensor.parameters().saturating_mul(WORKING_BYTES_PER_WEIGHT);
+        if needed_bytes > limits.memory_bytes {
+            let what = format!("compressing tensor {}", tensor.name);
+            return Err(Error::Limit {
+                what,
+                needed_bytes,
+                allowed_bytes: limits.memory_bytes,
+            });
+        }
+        match batches.last_mut() {
+            Some(batch) if held_bytes.saturating_add(needed_bytes) <= limits.memory_bytes => {
+                batch.push(layer);
+                held_bytes += needed_bytes;
+            }
+            _ => {
+                batches.push(vec![layer]);
+                held_bytes = needed_bytes;
+            }
+        }
+    }
+    Ok(batches)
+}

@@ -1,0 +1,42 @@
+//! The engine of Lapidary, a workbench for compressing neural networks.
+//!
+//! Data flows in one direction:
+//!
+//! ```text
+//! checkpoint ──► statistics
+//!      │
+//!      └──► plan ──► target ──► job ──► store ──► export ──► proof
+//! ```
+//!
+//! Conventions: matrices are row-major `[rows, cols]` = `[out, in]`; names carry their unit (`_bytes`, `_bits`);
+//! bits per weight are effective, counting everything on disk; weights are f32 in memory, sums are f64.
+//! Everything is deterministic: same input, same bytes, at any number of threads. The engine never prints.
+//!
+//! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
+//! model, [`statistics`] looks at it, [`method`] compresses one matrix, [`plan`] says what a person wants,
+//! [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
+
+pub mod error;
+pub mod observer;
+
+pub mod disk;
+pub mod numeric;
+pub mod tensor;
+
+pub mod encoding;
+pub mod format;
+
+pub mod checkpoint;
+
+pub mod statistics;
+
+pub mod method;
+pub mod plan;
+pub mod target;
+
+pub mod job;
+
+pub mod export;
+
+pub use error::{Error, Result};
+pub use observer::{Observer, Progress, Silent};

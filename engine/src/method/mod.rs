@@ -1,0 +1,259 @@
+//! One file per way to compress one matrix. In: weights, parameters, what an earlier step made. Out: an encoding.
+//! Never knows checkpoints, formats, or other methods.
+//!
+//! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
+//! it. Each step receives the encoding of the step before.
+
+mod keep;
+mod magnitude;
+mod parameters;
+mod round_to_nearest;
+
+use ndarray::ArrayView2;
+use serde::{Deserialize, Serialize};
+
+pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
+
+use crate::encoding::{Encoding, Layout};
+use crate::error::{Error, Result};
+use crate::observer::Observer;
+use crate::tensor::{DType, MatrixShape};
+
+/// Every method, in the order menus show them.
+pub static METHODS: &[&dyn Method] = &[&keep::ENTRY, &round_to_nearest::ENTRY, &magnitude::ENTRY];
+
+/// Where in a chain a method stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Stands alone and changes nothing.
+    Keep,
+    /// Chooses the weights that stay.
+    Prune,
+    /// Chooses the precision of those that stay.
+    Quantise,
+}
+
+/// What a method must be given beside the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Weights,
+}
+
+/// What menus, forms, help and validation know of a method.
+#[derive(Debug)]
+pub struct About {
+    /// Name in project files, as `round-to-nearest`.
+    pub id: &'static str,
+    /// Name on screen.
+    pub title: &'static str,
+    /// The idea in one sentence.
+    pub summary: &'static str,
+    /// Where it comes from.
+    pub citation: &'static str,
+    /// Where in a chain it stands.
+    pub stage: Stage,
+    /// What it must be given.
+    pub needs: Needs,
+    /// Its parameters, in the order forms show them.
+    pub parameters: &'static [Parameter],
+}
+
+impl About {
+    /// Checks `parameters` against the schema and fills in defaults.
+    pub fn resolve(&self, parameters: &Parameters) -> Result<Resolved> {
+        parameters::resolve(self.id, self.parameters, parameters)
+    }
+}
+
+/// What a layout depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct LayoutInput<'a> {
+    /// `[rows, cols]` of the weights.
+    pub shape: MatrixShape,
+    /// Element type on disk.
+    pub dtype: DType,
+    /// Layout of the step before.
+    pub previous: Option<&'a Layout>,
+}
+
+/// One matrix to compress.
+pub struct Task<'a> {
+    /// Name of the tensor, for messages.
+    pub tensor: &'a str,
+    /// The weights `[rows, cols]`, finite.
+    pub weights: ArrayView2<'a, f32>,
+    /// Element type on disk.
+    pub dtype: DType,
+    /// What the step before made.
+    pub previous: Option<Encoding>,
+    /// Asked whether to go on.
+    pub observer: &'a dyn Observer,
+}
+
+impl Task<'_> {
+    /// `[rows, cols]`.
+    pub fn shape(&self) -> MatrixShape {
+        MatrixShape {
+            rows: self.weights.nrows(),
+            cols: self.weights.ncols(),
+        }
+    }
+}
+
+/// A way to compress one matrix.
+pub trait Method: Sync {
+    /// Title, schema, citation.
+    fn about(&self) -> &'static About;
+
+    /// What the parameters amount to, in a few characters, as `4-bit g128`.
+    fn label(&self, parameters: &Resolved) -> String;
+
+    /// The exact layout [`Method::compress`] will produce, without computing it.
+    fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout>;
+
+    /// Compresses one matrix.
+    fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding>;
+}
+
+/// The method called `id`.
+pub fn find(id: &str) -> Result<&'static dyn Method> {
+    METHODS
+        .iter()
+        .copied()
+        .find(|method| method.about().id == id)
+        .ok_or_else(|| {
+            let known: Vec<&str> = METHODS.iter().map(|method| method.about().id).collect();
+            Error::plan(
+                format!("there is no method {id:?}"),
+                format!("choose one of {}", known.join(", ")),
+            )
+        })
+}
+
+/// A method with its parameters; those left out have their defaults.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// A method's id.
+    pub method: String,
+    /// Its parameters.
+    #[serde(default)]
+    pub parameters: Parameters,
+}
+
+impl Step {
+    /// A step of `method` with default parameters.
+    pub fn new(method: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            parameters: Parameters::default(),
+        }
+    }
+
+    /// The same step with one more parameter set.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.parameters.0.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// What a chain amounts to, in a few characters, as `2:4 sparse, 4-bit g128`; steps that are not valid by name.
+pub fn chain_label(steps: &[Step]) -> String {
+    let label = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        Some(method.label(&method.about().resolve(&step.parameters).ok()?))
+    };
+    let labels: Vec<String> = steps
+        .iter()
+        .map(|step| label(step).unwrap_or_else(|| step.method.clone()))
+        .collect();
+    labels.join(", ")
+}
+
+/// Checks that `steps` name known methods with valid parameters, each stage at most once and in order.
+pub fn check_chain(steps: &[Step]) -> Result<()> {
+    let mut last: Option<&About> = None;
+    for step in steps {
+        let about = find(&step.method)?.about();
+        about.resolve(&step.parameters)?;
+        if let Some(last) = last
+            && (about.stage <= last.stage || last.stage == Stage::Keep)
+        {
+            return Err(Error::plan(
+                format!("{} cannot follow {}", about.id, last.id),
+                "put sparsity before the quantiser, each at most once, and keep alone",
+            ));
+        }
+        last = Some(about);
+    }
+    if last.is_none() {
+        return Err(Error::plan(
+            "an assignment without steps says nothing",
+            "write keep to leave a layer as it is",
+        ));
+    }
+    Ok(())
+}
+
+/// The layout a chain of steps produces.
+pub fn chain_layout(steps: &[Step], shape: MatrixShape, dtype: DType) -> Result<Layout> {
+    check_chain(steps)?;
+    let mut layout = Layout::Dense(dtype);
+    let mut previous = None;
+    for step in steps {
+        let method = find(&step.method)?;
+        let parameters = method.about().resolve(&step.parameters)?;
+        layout = method.layout(
+            &parameters,
+            LayoutInput {
+                shape,
+                dtype,
+                previous: previous.as_ref(),
+            },
+        )?;
+        previous = Some(layout.clone());
+    }
+    Ok(layout)
+}
+
+/// Runs a chain of steps; refuses weights that are not finite, naming the tensor.
+pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
+    check_chain(steps)?;
+    refuse_non_finite(task)?;
+    let mut encoding = None;
+    for step in steps {
+        let method = find(&step.method)?;
+        let parameters = method.about().resolve(&step.parameters)?;
+        let task = Task {
+            previous: encoding.take(),
+            ..*task
+        };
+        encoding = Some(method.compress(&parameters, task)?);
+    }
+    encoding.ok_or_else(|| {
+        Error::plan(
+            "an assignment without steps says nothing",
+            "write keep to leave a layer as it is",
+        )
+    })
+}
+
+fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
+    let bad = task
+        .weights
+        .iter()
+        .filter(|weight| !weight.is_finite())
+        .count();
+    if bad == 0 {
+        return Ok(());
+    }
+    let why = format!(
+        "{bad} of its {} weights are NaN or infinite in f32, so it cannot be compressed",
+        task.weights.len()
+    );
+    Err(Error::Numeric {
+        tensor: task.tensor.to_owned(),
+        why,
+    })
+}

@@ -1,0 +1,375 @@
+//! Round to nearest: every weight goes to the closest level of its group's grid.
+
+use rayon::prelude::{
+    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
+    ParallelSlice as _,
+};
+
+use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Sparse, SparseLayout};
+use crate::error::Result;
+use crate::method::{
+    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
+};
+use crate::numeric::grouping::Grouping;
+use crate::tensor::{DType, round_f32};
+
+/// Uniform quantisation of a `[rows, cols]` matrix, w ≈ s·(q − z), q ∈ [0, 2^b − 1].
+///
+/// Grids of a group with extremes min ≤ 0 ≤ max and a = max|w|:
+/// *symmetric* s = 2a/(2^b − 1), z = 2^(b−1) (levels −2^(b−1) … 2^(b−1) − 1, as compressed-tensors);
+/// *symmetric, restricted* s = a/(2^(b−1) − 1), the lowest level unused, so that ±a are both exact;
+/// *asymmetric* s = (max − min)/(2^b − 1), z = round(−min/s).
+/// q = clamp(round(w/s) + z), ties to even; s is rounded to its storage type first.
+///
+/// Clipping *mse* multiplies the range by 0.97^k, k = 0, 1, …, keeps the k of least Σ(w − ŵ)² and stops
+/// when the error has grown to twice the best: never worse than min-max. Cost: one pass, times some 40 with the search.
+pub(super) struct RoundToNearest;
+
+/// The registry's entry.
+pub(super) static ENTRY: RoundToNearest = RoundToNearest;
+
+static ABOUT: About = About {
+    id: "round-to-nearest",
+    title: "Round to nearest",
+    summary: "Every weight goes to the nearest of 2^bits equally spaced levels; each group of weights has its own spacing.",
+    citation: "Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference, CVPR 2018, eqs. 1 and 12",
+    stage: Stage::Quantise,
+    needs: Needs::Weights,
+    parameters: &[
+        Parameter {
+            name: "bits",
+            title: "Bits",
+            help: "Bits of a code. 8 is nearly lossless, 4 is the usual choice with groups of 128 or fewer, 3 and 2 want better methods.",
+            kind: Kind::Integer {
+                min: 2,
+                max: 8,
+                default: 4,
+                usual: &[2, 3, 4, 5, 6, 7, 8],
+            },
+            only_when: None,
+        },
+        Parameter {
+            name: "granularity",
+            title: "Scale for each",
+            help: "Which weights share a scale: the finer, the smaller the error and the more bytes go to scales.",
+            kind: Kind::Choice(&[
+                Option_ {
+                    id: "group",
+                    title: "Group",
+                    help: "A run of inputs in a row.",
+                },
+                Option_ {
+                    id: "channel",
+                    title: "Channel",
+                    help: "A whole output row.",
+                },
+                Option_ {
+                    id: "tensor",
+                    title: "Tensor",
+                    help: "The whole matrix.",
+                },
+            ]),
+            only_when: None,
+        },
+        Parameter {
+            name: "group_size",
+            title: "Group size",
+            help: "Inputs that share a scale. 128 costs 0.125 bits a weight for 16-bit scales, 32 costs 0.5. The last group of a row may be shorter; some targets want sizes that divide the row.",
+            kind: Kind::Integer {
+                min: 16,
+                max: 256,
+                default: 128,
+                usual: &[16, 32, 64, 128, 256],
+            },
+            only_when: Some(("granularity", "group")),
+        },
+        Parameter {
+            name: "symmetry",
+            title: "Grid",
+            help: "Symmetric grids store no zero point and run fastest; asymmetric ones fit groups whose values lean to one side.",
+            kind: Kind::Choice(&[
+                Option_ {
+                    id: "symmetric",
+                    title: "Symmetric",
+                    help: "2^bits levels around zero; the highest positive value is clipped by half a step.",
+                },
+                Option_ {
+                    id: "symmetric-restricted",
+                    title: "Symmetric, restricted",
+                    help: "2^bits − 1 levels; both extremes are exact.",
+                },
+                Option_ {
+                    id: "asymmetric",
+                    title: "Asymmetric",
+                    help: "2^bits levels from the lowest to the highest weight, with a stored zero point.",
+                },
+            ]),
+            only_when: None,
+        },
+        Parameter {
+            name: "clipping",
+            title: "Clipping",
+            help: "Min-max covers every weight; mean-square error searches a narrower range, clipping a few large weights so that all others get finer steps.",
+            kind: Kind::Choice(&[
+                Option_ {
+                    id: "min-max",
+                    title: "Min-max",
+                    help: "The grid spans all weights of the group.",
+                },
+                Option_ {
+                    id: "mse",
+                    title: "Mean-square error",
+                    help: "The grid of least squared error on the group.",
+                },
+            ]),
+            only_when: None,
+        },
+    ],
+};
+
+/// Ratio between successive ranges of the clipping search.
+const SHRINK: f64 = 0.97;
+/// The narrowest range tried is SHRINK^MAX_SHRINKS = 1 % of the widest.
+const MAX_SHRINKS: i32 = 151;
+/// Elements summed by one thread when a single group is as large as the matrix.
+const SUM_CHUNK: usize = 1 << 16;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Grid {
+    Symmetric,
+    Restricted,
+    Asymmetric,
+}
+
+/// The checked parameters.
+struct Quantiser {
+    layout: AffineLayout,
+    grid: Grid,
+    search: bool,
+}
+
+/// Scale and zero point of a group.
+#[derive(Clone, Copy)]
+struct Step {
+    scale: f32,
+    zero: u8,
+}
+
+impl Quantiser {
+    fn new(parameters: &Resolved, dtype: DType) -> Self {
+        let grouping = match parameters.choice("granularity") {
+            "tensor" => Grouping::Tensor,
+            "channel" => Grouping::Channel,
+            _ => Grouping::Group(parameters.integer("group_size") as usize),
+        };
+        let grid = match parameters.choice("symmetry") {
+            "asymmetric" => Grid::Asymmetric,
+            "symmetric-restricted" => Grid::Restricted,
+            _ => Grid::Symmetric,
+        };
+        let layout = AffineLayout {
+            bits: parameters.integer("bits") as u32,
+            grouping,
+            symmetric: grid != Grid::Asymmetric,
+            scale_dtype: dtype.scale_dtype(),
+        };
+        Self {
+            layout,
+            grid,
+            search: parameters.choice("clipping") == "mse",
+        }
+    }
+
+    /// The grid of a group, searched if asked.
+    fn fit(&self, values: &[f32]) -> Step {
+        let (mut min, mut max) = (0.0_f32, 0.0_f32);
+        for &value in values {
+            min = min.min(value);
+            max = max.max(value);
+        }
+        let mut best = self.step(f64::from(min), f64::from(max));
+        if !self.search {
+            return best;
+        }
+        let mut least = self.error(values, best);
+        for k in 1..MAX_SHRINKS {
+            let shrink = SHRINK.powi(k);
+            let step = self.step(f64::from(min) * shrink, f64::from(max) * shrink);
+            let error = self.error(values, step);
+            if error < least {
+                (best, least) = (step, error);
+            } else if error > 2.0 * least {
+                break;
+            }
+        }
+        best
+    }
+
+    /// Scale, rounded as it is stored, and zero point of the grid that spans `[min, max]`.
+    fn step(&self, min: f64, max: f64) -> Step {
+        let levels = f64::from(self.layout.largest());
+        let absmax = max.max(-min);
+        let exact = match self.grid {
+            Grid::Symmetric => absmax / (levels / 2.0),
+            Grid::Restricted => absmax / f64::from(self.layout.middle() - 1),
+            Grid::Asymmetric => (max - min) / levels,
+        };
+        let scale = stored_scale(exact as f32, self.layout.scale_dtype);
+        let zero = match self.grid {
+            Grid::Asymmetric => (-min / f64::from(scale))
+                .round_ties_even()
+                .clamp(0.0, levels) as u8,
+            _ => self.layout.middle(),
+        };
+        Step { scale, zero }
+    }
+
+    #[inline]
+    fn code(&self, value: f32, step: Step) -> u8 {
+        let lowest = if self.grid == Grid::Restricted {
+            1.0
+        } else {
+            0.0
+        };
+        let code = (value / step.scale).round_ties_even() + f32::from(step.zero);
+        code.clamp(lowest, f32::from(self.layout.largest())) as u8
+    }
+
+    /// Σ(w − ŵ)², summed in pieces of fixed length, so that it does not depend on the threads.
+    fn error(&self, values: &[f32], step: Step) -> f64 {
+        let sum = |values: &[f32]| -> f64 {
+            let zero = f32::from(step.zero);
+            let square = |&value: &f32| {
+                let decoded = step.scale * (f32::from(self.code(value, step)) - zero);
+                let error = f64::from(value - decoded);
+                error * error
+            };
+            values.iter().map(square).sum()
+        };
+        if values.len() <= SUM_CHUNK {
+            return sum(values);
+        }
+        values
+            .par_chunks(SUM_CHUNK)
+            .map(sum)
+            .collect::<Vec<f64>>()
+            .iter()
+            .sum()
+    }
+
+    /// Quantises row-major `values`; groups are independent of each other.
+    fn quantise(&self, values: &[f32], cols: usize, task: &Task<'_>) -> Result<AffineData> {
+        let grouping = self.layout.grouping;
+        let runs: Vec<&[f32]> = match grouping {
+            Grouping::Tensor if values.is_empty() => Vec::new(),
+            Grouping::Tensor => vec![values],
+            Grouping::Channel | Grouping::Group(_) => values
+                .chunks(cols.max(1))
+                .flat_map(|row| row.chunks(grouping.width(cols)))
+                .collect(),
+        };
+        let steps: Vec<Step> = runs
+            .par_iter()
+            .with_min_len(16)
+            .map(|run| {
+                task.observer.go_on()?;
+                Ok(self.fit(run))
+            })
+            .collect::<Result<_>>()?;
+        let mut codes = vec![0; values.len()];
+        let mut rest = codes.as_mut_slice();
+        let mut targets = Vec::with_capacity(runs.len());
+        for run in &runs {
+            let (target, tail) = rest.split_at_mut(run.len());
+            targets.push(target);
+            rest = tail;
+        }
+        runs.par_iter()
+            .zip(targets)
+            .zip(&steps)
+            .for_each(|((run, target), &step)| {
+                for (code, &value) in target.iter_mut().zip(*run) {
+                    *code = self.code(value, step);
+                }
+            });
+        let scales = steps.iter().map(|step| step.scale).collect();
+        let zeros = steps.iter().map(|step| step.zero).collect();
+        Ok(AffineData {
+            codes,
+            scales,
+            zeros,
+        })
+    }
+}
+
+/// `scale` rounded to its storage type; a scale that vanishes there becomes the type's epsilon.
+fn stored_scale(scale: f32, dtype: DType) -> f32 {
+    let stored = round_f32(dtype, scale);
+    let epsilon = match dtype {
+        DType::BF16 => half::bf16::EPSILON.to_f32(),
+        DType::F16 => half::f16::EPSILON.to_f32(),
+        _ => f32::EPSILON,
+    };
+    if stored == 0.0 { epsilon } else { stored }
+}
+
+impl Method for RoundToNearest {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn label(&self, parameters: &Resolved) -> String {
+        let mut label = format!("{}-bit", parameters.integer("bits"));
+        match parameters.choice("granularity") {
+            "group" => label += &format!(" g{}", parameters.integer("group_size")),
+            other => label += &format!(" {other}"),
+        }
+        match parameters.choice("symmetry") {
+            "asymmetric" => label += " asym",
+            "symmetric-restricted" => label += " restr",
+            _ => {}
+        }
+        if parameters.choice("clipping") == "mse" {
+            label += " mse";
+        }
+        label
+    }
+
+    fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
+        let affine = Layout::Affine(Quantiser::new(parameters, input.dtype).layout);
+        Ok(match input.previous {
+            Some(Layout::Sparse(sparse)) => Layout::Sparse(SparseLayout {
+                kept: sparse.kept,
+                inner: Box::new(affine),
+            }),
+            _ => affine,
+        })
+    }
+
+    fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
+        let quantiser = Quantiser::new(parameters, task.dtype);
+        let shape = task.shape();
+        let under = |values: &[f32]| -> Result<Encoding> {
+            let data = quantiser.quantise(values, shape.cols, &task)?;
+            Ok(Encoding::Affine(Affine::new(
+                shape,
+                quantiser.layout.clone(),
+                data,
+            )))
+        };
+        // Under a mask the dropped weights are zeros, and zero is a level of every grid: their code is the
+        // zero point, they add nothing to the search, and min-max ranges include zero anyway.
+        let encoding = match &task.previous {
+            Some(Encoding::Sparse(sparse)) => {
+                let masked = sparse.inner().decode();
+                let values: Vec<f32> = masked.iter().copied().collect();
+                Encoding::Sparse(Sparse::new(sparse.mask().clone(), under(&values)?))
+            }
+            _ => match task.weights.as_slice() {
+                Some(values) => under(values)?,
+                None => under(&task.weights.iter().copied().collect::<Vec<_>>())?,
+            },
+        };
+        Ok(encoding)
+    }
+}

@@ -1,0 +1,60 @@
+//! Singular values of a weight matrix and the ranks read off them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::numeric::spectrum::{effective_rank, rank_for_energy, singular_values, stable_rank};
+use crate::observer::Observer;
+
+/// The spectrum of a weight matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spectrum {
+    /// All singular values, largest first: `min(rows, cols)` of them.
+    pub singular_values: Vec<f64>,
+    /// ‖W‖_F²/σ₁².
+    pub stable_rank: f64,
+    /// exp(entropy of σ/Σσ) (Roy & Vetterli 2007).
+    pub effective_rank: f64,
+}
+
+impl Spectrum {
+    /// Reads the ranks off `singular_values`.
+    pub fn new(singular_values: Vec<f64>) -> Self {
+        let (stable_rank, effective_rank) = (
+            stable_rank(&singular_values),
+            effective_rank(&singular_values),
+        );
+        Self {
+            singular_values,
+            stable_rank,
+            effective_rank,
+        }
+    }
+
+    /// Smallest rank whose singular values hold at least `share` of Σσ².
+    pub fn rank_for_energy(&self, share: f64) -> usize {
+        rank_for_energy(&self.singular_values, share)
+    }
+}
+
+/// All singular values of a layer, computed in f64: one copy of the matrix in f32 and two in f64.
+///
+/// # Errors
+/// [`Error::Numeric`] for weights that are not finite, [`Error::Unsupported`] for a tensor that is no matrix.
+/// A decomposition that has begun runs to its end; cancelling takes effect before it.
+pub fn measure_spectrum(
+    checkpoint: &Checkpoint,
+    index: usize,
+    observer: &dyn Observer,
+) -> Result<Spectrum> {
+    let weights = checkpoint.weights(index, observer)?;
+    observer.go_on()?;
+    let values = singular_values(weights.view()).ok_or_else(|| Error::Numeric {
+        tensor: checkpoint.tensors()[index].name.clone(),
+        why: "its singular values cannot be computed, as some weights are NaN or infinite"
+            .to_owned(),
+    })?;
+    observer.go_on()?;
+    Ok(Spectrum::new(values))
+}

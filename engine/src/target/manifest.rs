@@ -1,0 +1,199 @@
+//! The output before it is written: every tensor, file and byte of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::checkpoint::{Checkpoint, SideFile};
+use crate::encoding::Layout;
+use crate::error::{Error, Result};
+use crate::format::safetensors::{FilePlan, Spec};
+use crate::plan::Plan;
+use crate::target::{Problem, Storage, Target};
+
+/// What becomes of one tensor of the source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Index of the tensor.
+    pub tensor: usize,
+    /// The layout its assignment gives it; `None` where it is kept.
+    pub layout: Option<Layout>,
+    /// How the target stores it.
+    pub storage: Storage,
+    /// The tensors that hold it in the output.
+    pub specs: Vec<Spec>,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A weight file of the output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputFile {
+    /// Its name.
+    pub name: String,
+    /// Its tensors and header.
+    pub plan: FilePlan,
+}
+
+/// A text of the output that is not copied: config.json, the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// The output to the byte, before it is written. The report, which says what happened, is not counted.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// One entry for each tensor of the source, in its order.
+    pub entries: Vec<Entry>,
+    /// Weight files.
+    pub files: Vec<OutputFile>,
+    /// Texts that are written.
+    pub texts: Vec<Text>,
+    /// Files that are copied, with their bytes.
+    pub copies: Vec<SideFile>,
+    /// What would keep the output from loading.
+    pub problems: Vec<Problem>,
+}
+
+impl Manifest {
+    /// Lays out the export of `plan` for `target`. Opens no weights.
+    pub fn new(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Result<Self> {
+        plan.check(checkpoint)?;
+        let entries: Vec<Entry> = (0..checkpoint.tensors().len())
+            .map(|tensor| entry(checkpoint, plan, target, tensor))
+            .collect::<Result<_>>()?;
+        let files = files(checkpoint, &entries)?;
+        let mut texts = Vec::new();
+        let mut copies = Vec::new();
+        match target.config(checkpoint, &entries) {
+            Some(config) => texts.push(text("config.json", &config)?),
+            None => copies.extend(checkpoint.config().map(|config| config.file().clone())),
+        }
+        if checkpoint.has_index() {
+            texts.push(index(&files)?);
+        }
+        copies.extend_from_slice(checkpoint.side_files());
+        let problems = target.problems(checkpoint, &entries);
+        Ok(Self {
+            entries,
+            files,
+            texts,
+            copies,
+            problems,
+        })
+    }
+
+    /// Bytes of all tensors of the output.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.bytes).sum()
+    }
+
+    /// Bytes of the weight files: tensors and headers.
+    pub fn weight_file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.plan.file_bytes()).sum()
+    }
+
+    /// Bytes of the folder, the report apart.
+    pub fn total_bytes(&self) -> u64 {
+        let texts: u64 = self.texts.iter().map(|text| text.bytes.len() as u64).sum();
+        let copies: u64 = self.copies.iter().map(|file| file.bytes).sum();
+        self.weight_file_bytes() + texts + copies
+    }
+
+    /// Effective bits per weight: all tensor bytes over the parameters of the source.
+    pub fn bits_per_weight(&self, checkpoint: &Checkpoint) -> f64 {
+        self.tensor_bytes() as f64 * 8.0 / checkpoint.parameters() as f64
+    }
+
+    /// [`Error::Plan`] if the output would not load.
+    pub fn refuse_problems(&self) -> Result<()> {
+        match self.problems.first() {
+            None => Ok(()),
+            Some(Problem { what, mend, .. }) => Err(Error::plan(what.clone(), mend.clone())),
+        }
+    }
+}
+
+fn entry(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target, index: usize) -> Result<Entry> {
+    let tensor = &checkpoint.tensors()[index];
+    let assignment = plan
+        .get(&tensor.name)
+        .filter(|assignment| !assignment.is_keep());
+    let (layout, storage) = match (assignment, tensor.matrix) {
+        (Some(assignment), Some(matrix)) => {
+            let layout = assignment.layout(matrix.shape, tensor.dtype)?;
+            let storage = target.storage(tensor, &layout);
+            (Some(layout), storage)
+        }
+        _ => (None, Storage::Copied),
+    };
+    let specs = match (&layout, &storage) {
+        (Some(layout), Storage::Native) => target.specs(tensor, layout),
+        _ => vec![Spec {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        }],
+    };
+    let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;
+    Ok(Entry {
+        tensor: index,
+        layout,
+        storage,
+        specs,
+        bytes,
+    })
+}
+
+/// The files of the source with the tensors that replace theirs.
+fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> {
+    let mut specs: Vec<Vec<Spec>> = vec![Vec::new(); checkpoint.files().len()];
+    for entry in entries {
+        specs[checkpoint.tensors()[entry.tensor].file].extend(entry.specs.iter().cloned());
+    }
+    let with_format = |metadata: &BTreeMap<String, String>| {
+        let mut metadata = metadata.clone();
+        // transformers refuses files that do not name a framework.
+        metadata
+            .entry("format".to_owned())
+            .or_insert_with(|| "pt".to_owned());
+        metadata
+    };
+    let file = |(file, specs): (&crate::checkpoint::File, Vec<Spec>)| {
+        Ok(OutputFile {
+            name: file.name.clone(),
+            plan: FilePlan::new(specs, &with_format(&file.metadata))?,
+        })
+    };
+    checkpoint.files().iter().zip(specs).map(file).collect()
+}
+
+fn index(files: &[OutputFile]) -> Result<Text> {
+    let total: u64 = files.iter().map(|file| file.plan.data_bytes()).sum();
+    let places = files.iter().flat_map(|file| {
+        file.plan
+            .specs
+            .iter()
+            .map(|spec| (spec.name.clone(), file.name.clone()))
+    });
+    let weight_map: BTreeMap<String, String> = places.collect();
+    text(
+        "model.safetensors.index.json",
+        &json!({ "metadata": { "total_size": total }, "weight_map": weight_map }),
+    )
+}
+
+fn text(name: &str, value: &serde_json::Value) -> Result<Text> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::Unsupported {
+        what: format!("writing {name} ({error})"),
+    })?;
+    bytes.push(b'\n');
+    Ok(Text {
+        name: name.to_owned(),
+        bytes,
+    })
+}

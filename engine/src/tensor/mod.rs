@@ -1,0 +1,10 @@
+//! Values as they lie on disk: element types, shapes, borrowed bytes, decoding to and from f32.
+//! In: little-endian bytes. Out: numbers. Never knows names or files.
+
+mod decode;
+mod dtype;
+mod shape;
+
+pub use decode::{CHUNK_ELEMENTS, Decoder, for_each_f64, round_f32, write_f32};
+pub use dtype::DType;
+pub use shape::{MatrixShape, Shape};
