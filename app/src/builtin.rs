@@ -60,9 +60,9 @@ pub fn home() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(".lapidary"))
 }
 
-/// Unpacks what is missing or damaged; a file that is already there and right is not touched.
-pub fn unpack() -> anyhow::Result<Builtin> {
-    let root = home();
+/// Unpacks into `home` what is missing or damaged; a file that is already there and right is not touched.
+pub fn unpack(home: &Path) -> anyhow::Result<Builtin> {
+    let root = home.to_path_buf();
     for (path, bytes) in FILES {
         let target = root.join(Path::new(path));
         let is_there = disk::Source::open(&target).and_then(|source| {

@@ -1,7 +1,11 @@
 //! Lapidary: a workbench for compressing neural networks. This crate is the window and the command line;
 //! everything they compute is a function of `lapidary_engine`.
 
+pub mod app;
 pub mod builtin;
 pub mod cli;
+pub mod commands;
 pub mod document;
+pub mod jobs;
 pub mod theme;
+pub mod views;

@@ -19,7 +19,7 @@ pub(super) struct Demo {
 
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let builtin = builtin::unpack()?;
+        let builtin = builtin::unpack(&builtin::home())?;
         let project = builtin.demo_project();
         output::print(&format!(
             "compressing the built-in sample as {} says\n\n",

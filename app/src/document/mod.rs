@@ -1,3 +1,159 @@
 //! What is open and what the person wants of it. Knows the engine, never egui.
 
+pub mod columns;
+pub mod history;
+pub mod map;
+pub mod metrics;
+pub mod model;
 pub mod project;
+pub mod selection;
+pub mod settings;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lapidary_engine::Progress;
+use lapidary_engine::export::Report;
+
+use crate::commands::Command;
+use crate::document::model::Model;
+use crate::document::settings::Settings;
+
+/// Background work that the person can see and cancel.
+#[derive(Debug, Default)]
+pub enum Slot<T> {
+    /// Nothing was asked for.
+    #[default]
+    Idle,
+    /// At work, perhaps with how far.
+    Running {
+        /// What is at work, for a person.
+        what: String,
+        /// How far, once known.
+        progress: Option<Progress>,
+    },
+    /// Done.
+    Ready(T),
+    /// Not done: a sentence.
+    Failed(String),
+}
+
+impl<T> Slot<T> {
+    /// Whether it is at work.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+}
+
+/// Something said in the status bar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The sentence.
+    pub text: String,
+    /// Whether something went wrong.
+    pub is_error: bool,
+}
+
+/// A question before something is lost.
+#[derive(Debug)]
+pub struct Question {
+    /// The question.
+    pub text: String,
+    /// The button that does it.
+    pub yes: &'static str,
+    /// What it does.
+    pub command: Command,
+}
+
+/// A finished export.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// What was written.
+    pub report: Arc<Report>,
+}
+
+/// Which small window is open over the workbench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sheet {
+    /// The export form.
+    Export,
+    /// The list of keys.
+    Keys,
+    /// About this program.
+    About,
+}
+
+/// Everything the window shows.
+#[derive(Debug, Default)]
+pub struct Document {
+    /// The open model.
+    pub model: Option<Box<Model>>,
+    /// A model being opened; the open one stays until it has.
+    pub opening: Slot<()>,
+    /// The last export.
+    pub export: Slot<Exported>,
+    /// The folder in the export form.
+    pub export_folder: String,
+    /// The path in the welcome form.
+    pub open_path: String,
+    /// What the status bar says.
+    pub notice: Option<Notice>,
+    /// A question that waits for its answer.
+    pub question: Option<Question>,
+    /// The small window that is open.
+    pub sheet: Option<Sheet>,
+    /// Whether measuring was stopped by the person.
+    pub measuring_stopped: bool,
+    /// Whether the window should close.
+    pub quit: bool,
+    /// Remembered between sessions.
+    pub settings: Settings,
+    /// The folder for the program's own data.
+    pub home: PathBuf,
+}
+
+impl Document {
+    /// Remembers the settings for the next session.
+    pub fn save_settings(&self) {
+        self.settings.save(&self.home);
+    }
+
+    /// Says something in the status bar.
+    pub fn say(&mut self, text: impl Into<String>) {
+        self.notice = Some(Notice {
+            text: text.into(),
+            is_error: false,
+        });
+    }
+
+    /// Says in the status bar that something went wrong.
+    pub fn complain(&mut self, text: impl Into<String>) {
+        self.notice = Some(Notice {
+            text: text.into(),
+            is_error: true,
+        });
+    }
+
+    /// The window's title.
+    pub fn title(&self) -> String {
+        let Some(model) = &self.model else {
+            return "Lapidary".to_owned();
+        };
+        let name = model.project.as_deref().and_then(Path::file_name);
+        let name = name.map_or_else(
+            || model.checkpoint.title(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        format!(
+            "{name}{} – Lapidary",
+            if model.is_changed() { " •" } else { "" }
+        )
+    }
+
+    /// Whether closing or opening another model would lose edits.
+    pub fn has_unsaved_changes(&self) -> bool {
+        self.model.as_ref().is_some_and(|model| model.is_changed())
+    }
+}

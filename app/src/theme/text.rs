@@ -121,7 +121,7 @@ mod tests {
         );
         assert_eq!(
             (
-                value(0.012_345),
+                value(0.012_34),
                 value(-1.5),
                 value(1.234e-7),
                 value(f64::NAN)

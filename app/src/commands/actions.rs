@@ -1,0 +1,296 @@
+//! One table of actions: title, tooltip, keys, when enabled. Menus, keys and the list of keys walk it.
+
+use egui::{Key, KeyboardShortcut, Modifiers};
+
+use crate::commands::Command;
+use crate::document::{Document, Sheet};
+use crate::jobs::Purpose;
+
+/// The menu an action stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Menu {
+    /// Files.
+    File,
+    /// The plan.
+    Edit,
+    /// What is shown.
+    View,
+    /// Help.
+    Help,
+}
+
+impl Menu {
+    /// Every menu, from left to right.
+    pub const ALL: [Self; 4] = [Self::File, Self::Edit, Self::View, Self::Help];
+
+    /// Its title.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::File => "File",
+            Self::Edit => "Edit",
+            Self::View => "View",
+            Self::Help => "Help",
+        }
+    }
+}
+
+/// Something the person can do from menu or keyboard.
+#[derive(Debug)]
+pub struct Action {
+    /// Its title.
+    pub title: &'static str,
+    /// What it does.
+    pub tooltip: &'static str,
+    /// Where it stands.
+    pub menu: Menu,
+    /// Its keys.
+    pub keys: Option<KeyboardShortcut>,
+    /// Whether it can be done now.
+    pub enabled: fn(&Document) -> bool,
+    /// What it does.
+    pub command: fn() -> Command,
+}
+
+const fn keys(modifiers: Modifiers, key: Key) -> Option<KeyboardShortcut> {
+    Some(KeyboardShortcut::new(modifiers, key))
+}
+
+fn always(_document: &Document) -> bool {
+    true
+}
+
+fn has_model(document: &Document) -> bool {
+    document.model.is_some()
+}
+
+fn has_selection(document: &Document) -> bool {
+    document
+        .model
+        .as_ref()
+        .is_some_and(|model| !model.selection.is_empty())
+}
+
+fn can_undo(document: &Document) -> bool {
+    document
+        .model
+        .as_ref()
+        .is_some_and(|model| model.history.undo_label().is_some())
+}
+
+fn can_redo(document: &Document) -> bool {
+    document
+        .model
+        .as_ref()
+        .is_some_and(|model| model.history.redo_label().is_some())
+}
+
+macro_rules! bits_action {
+    ($bits:literal, $key:ident) => {
+        Action {
+            title: concat!("Set ", $bits, " bits"),
+            tooltip: "Quantise the selected layers to this many bits, leaving their other parameters.",
+            menu: Menu::Edit,
+            keys: keys(Modifiers::NONE, Key::$key),
+            enabled: has_selection,
+            command: || Command::SetBits($bits),
+        }
+    };
+}
+
+/// Every action, in the order of menus.
+pub static ACTIONS: &[Action] = &[
+    Action {
+        title: "Open folder…",
+        tooltip: "Open a Hugging Face folder: config.json and safetensors files.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::O),
+        enabled: always,
+        command: || Command::Pick(Purpose::OpenFolder),
+    },
+    Action {
+        title: "Open file…",
+        tooltip: "Open a lone .safetensors file or a project (.ron).",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::O),
+        enabled: always,
+        command: || Command::Pick(Purpose::OpenFile),
+    },
+    Action {
+        title: "Open the sample",
+        tooltip: "Open the small language model that comes with the program.",
+        menu: Menu::File,
+        keys: None,
+        enabled: always,
+        command: || Command::OpenSample,
+    },
+    Action {
+        title: "Save project",
+        tooltip: "Save checkpoint path, plan, target and view as a project file.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::S),
+        enabled: has_model,
+        command: || Command::Save,
+    },
+    Action {
+        title: "Save project as…",
+        tooltip: "Save the project under another name.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::S),
+        enabled: has_model,
+        command: || Command::Pick(Purpose::SaveProject),
+    },
+    Action {
+        title: "Export…",
+        tooltip: "Compress, write the files of the target, read them back and prove them.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::E),
+        enabled: has_model,
+        command: || Command::ToggleSheet(Sheet::Export),
+    },
+    Action {
+        title: "Quit",
+        tooltip: "Close the window.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::Q),
+        enabled: always,
+        command: || Command::Quit,
+    },
+    Action {
+        title: "Undo",
+        tooltip: "Take back the last change of the plan.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::COMMAND, Key::Z),
+        enabled: can_undo,
+        command: || Command::Undo,
+    },
+    Action {
+        title: "Redo",
+        tooltip: "Repeat the change that was taken back.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::COMMAND, Key::Y),
+        enabled: can_redo,
+        command: || Command::Redo,
+    },
+    Action {
+        title: "Select all shown",
+        tooltip: "Select every layer the list shows with its present filter.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::COMMAND, Key::A),
+        enabled: has_model,
+        command: || Command::SelectAll,
+    },
+    bits_action!(2, Num2),
+    bits_action!(3, Num3),
+    bits_action!(4, Num4),
+    bits_action!(5, Num5),
+    bits_action!(6, Num6),
+    bits_action!(7, Num7),
+    bits_action!(8, Num8),
+    Action {
+        title: "Keep",
+        tooltip: "Leave the selected layers as they are on disk.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::Num0),
+        enabled: has_selection,
+        command: || Command::Keep,
+    },
+    Action {
+        title: "Lock or unlock",
+        tooltip: "A locked layer keeps its assignment whatever is done to several layers at once.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::L),
+        enabled: has_selection,
+        command: || Command::ToggleLock,
+    },
+    Action {
+        title: "Next layer",
+        tooltip: "Select the next layer of the list.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::ArrowDown),
+        enabled: has_model,
+        command: || Command::Walk(1),
+    },
+    Action {
+        title: "Previous layer",
+        tooltip: "Select the previous layer of the list.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::ArrowUp),
+        enabled: has_model,
+        command: || Command::Walk(-1),
+    },
+    Action {
+        title: "Stop or go on measuring",
+        tooltip: "Statistics and spectra are computed in the background; stop them to leave the machine alone.",
+        menu: Menu::View,
+        keys: None,
+        enabled: has_model,
+        command: || Command::ToggleMeasuring,
+    },
+    Action {
+        title: "Keys",
+        tooltip: "Show every key.",
+        menu: Menu::Help,
+        keys: keys(Modifiers::NONE, Key::F1),
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::Keys),
+    },
+    Action {
+        title: "About Lapidary",
+        tooltip: "Version and licence.",
+        menu: Menu::Help,
+        keys: None,
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::About),
+    },
+];
+
+/// The action whose keys were pressed. Chords with more modifiers are matched first; single keys belong to a text
+/// field while one has the focus.
+pub fn pressed(context: &egui::Context) -> Vec<&'static Action> {
+    let typing = context.egui_wants_keyboard_input();
+    let mut actions: Vec<(&'static Action, KeyboardShortcut)> = ACTIONS
+        .iter()
+        .filter_map(|action| Some((action, action.keys?)))
+        .collect();
+    let weight = |modifiers: Modifiers| u8::from(modifiers.shift) + u8::from(modifiers.alt);
+    actions.sort_by_key(|(_, keys)| std::cmp::Reverse(weight(keys.modifiers)));
+    context.input_mut(|input| {
+        let mut is_pressed = |keys: &KeyboardShortcut| {
+            let is_plain = keys.modifiers == Modifiers::NONE;
+            let is_function = matches!(keys.logical_key, Key::F1);
+            (!typing || !is_plain || is_function) && input.consume_shortcut(keys)
+        };
+        actions
+            .into_iter()
+            .filter(|(_, keys)| is_pressed(keys))
+            .map(|(action, _)| action)
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_actions_share_their_keys() {
+        for (i, a) in ACTIONS.iter().enumerate() {
+            for b in &ACTIONS[i + 1..] {
+                assert!(
+                    a.keys.is_none() || a.keys != b.keys,
+                    "{} and {} have the same keys",
+                    a.title,
+                    b.title
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_action_explains_itself() {
+        for action in ACTIONS {
+            assert!(action.tooltip.ends_with('.'), "{}", action.title);
+            assert!(!action.title.ends_with('.'), "{}", action.title);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What background work answers, taken into the document.
+
+use std::path::PathBuf;
+
+use crate::commands::{Command, apply, request_preview};
+use crate::document::model::{Model, Opened};
+use crate::document::{Document, Exported, Slot};
+use crate::jobs::{Event, Jobs, Purpose};
+use crate::theme::text;
+
+/// Takes an answer into the document.
+pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
+    match event {
+        Event::Opened { path, result } => opened(document, jobs, path, *result),
+        Event::Statistics(layer, result) => {
+            if let Some(model) = document.model.as_deref_mut() {
+                model.set_statistics(layer, result);
+            }
+        }
+        Event::Spectrum(layer, result) => {
+            if let Some(model) = document.model.as_deref_mut() {
+                model.set_spectrum(layer, result);
+            }
+        }
+        Event::Preview(layer, assignment, result) => {
+            if let Some(model) = document.model.as_deref_mut() {
+                model.preview = Some((layer, assignment, result));
+            }
+        }
+        Event::ExportProgress(now) => {
+            if let Slot::Running { progress, .. } = &mut document.export {
+                *progress = Some(now);
+            }
+        }
+        Event::Exported(result) => exported(document, result),
+        Event::Picked(purpose, Some(path)) => picked(document, jobs, purpose, path),
+        Event::Picked(_, None) => {}
+    }
+}
+
+fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Result<Opened, String>) {
+    match result {
+        Err(sentence) => {
+            document.opening = Slot::Failed(sentence.clone());
+            // The model that was open stays open.
+            document.complain(sentence);
+        }
+        Ok(opened) => {
+            document.opening = Slot::Idle;
+            document.export = Slot::Idle;
+            document.export_folder.clear();
+            document.measuring_stopped = false;
+            document.settings.opened(&path);
+            document.save_settings();
+            let mut model = Box::new(Model::new(opened));
+            jobs.measure(&model);
+            request_preview(&mut model, jobs);
+            document.model = Some(model);
+        }
+    }
+}
+
+fn exported(document: &mut Document, result: Option<Result<Exported, String>>) {
+    match result {
+        None => {
+            document.export = Slot::Idle;
+            document.say("Export cancelled; nothing was left behind");
+        }
+        Some(Err(sentence)) => {
+            document.complain(sentence.clone());
+            document.export = Slot::Failed(sentence);
+        }
+        Some(Ok(exported)) => {
+            let bytes = text::bytes(exported.report.totals.total_bytes);
+            document.say(format!(
+                "Exported and proved: {bytes} in {}",
+                exported.folder.display()
+            ));
+            document.export = Slot::Ready(exported);
+        }
+    }
+}
+
+fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose, path: PathBuf) {
+    match purpose {
+        Purpose::OpenFolder | Purpose::OpenFile => apply(document, jobs, Command::Open(path)),
+        Purpose::SaveProject => apply(document, jobs, Command::SaveAs(path)),
+        Purpose::ExportFolder => {
+            // The dialog names a folder that exists; the output becomes a new one inside it.
+            let name = document.model.as_ref().map_or_else(
+                || "export".to_owned(),
+                |model| format!("{}-{}", model.checkpoint.title(), model.target.about().id),
+            );
+            document.export_folder = path.join(name).display().to_string();
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Background work: named threads, one bounded channel, answers that carry a revision so that stale ones are dropped.
+//! Numerics run in one pool of low priority, so that the window keeps drawing while every core is busy.
+
+mod export;
+mod measure;
+mod open;
+mod pick;
+mod preview;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use lapidary_engine::job::Preview;
+use lapidary_engine::plan::Assignment;
+use lapidary_engine::statistics::{Spectrum, Statistics};
+use lapidary_engine::{Observer, Progress};
+use thread_priority::ThreadPriority;
+
+use crate::document::Exported;
+use crate::document::model::Opened;
+pub use pick::Purpose;
+
+/// Answers that may wait to be read; a worker that is further ahead waits.
+const CHANNEL: usize = 256;
+
+/// An answer of background work.
+pub enum Event {
+    /// A checkpoint or project was opened, or not.
+    Opened {
+        /// What was asked for.
+        path: PathBuf,
+        /// The model, or a sentence.
+        result: Box<Result<Opened, String>>,
+    },
+    /// A tensor was measured.
+    Statistics(usize, Result<Arc<Statistics>, String>),
+    /// A spectrum was computed.
+    Spectrum(usize, Result<Arc<Spectrum>, String>),
+    /// An assignment was tried on a layer.
+    Preview(usize, Arc<Assignment>, Result<Arc<Preview>, String>),
+    /// An export has come this far.
+    ExportProgress(Progress),
+    /// An export ended: its result, or a sentence; `None` if it was cancelled.
+    Exported(Option<Result<Exported, String>>),
+    /// A file or folder was chosen; `None` if the dialog was closed.
+    Picked(Purpose, Option<PathBuf>),
+}
+
+/// An event with the revision it answers, by kind of work.
+struct Stamped {
+    kind: Kind,
+    revision: u64,
+    event: Event,
+}
+
+/// Kinds of work: of each, the latest wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Open,
+    Measure,
+    Preview,
+    Export,
+    Pick,
+}
+
+const KINDS: usize = 5;
+
+/// A running piece of work.
+#[derive(Clone)]
+struct Ticket {
+    kind: Kind,
+    revision: u64,
+    sender: SyncSender<Stamped>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    /// Sends an answer, waiting for room. An error means that the window is gone, and the answer with it.
+    fn send(&self, event: Event) {
+        let stamped = Stamped {
+            kind: self.kind,
+            revision: self.revision,
+            event,
+        };
+        self.sender.send(stamped).ok();
+        (self.wake)();
+    }
+
+    /// Sends progress if there is room; the next one will do as well.
+    fn try_send(&self, event: Event) {
+        let stamped = Stamped {
+            kind: self.kind,
+            revision: self.revision,
+            event,
+        };
+        self.sender.try_send(stamped).ok();
+        (self.wake)();
+    }
+}
+
+impl Observer for Ticket {
+    fn progress(&self, progress: Progress) {
+        if self.kind == Kind::Export {
+            self.try_send(Event::ExportProgress(progress));
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// Starts background work and hands out its answers.
+pub struct Jobs {
+    sender: SyncSender<Stamped>,
+    receiver: Receiver<Stamped>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    pool: Arc<rayon::ThreadPool>,
+    revisions: [u64; KINDS],
+    flags: [Arc<AtomicBool>; KINDS],
+    urgent: Arc<measure::Urgent>,
+}
+
+impl Jobs {
+    /// `wake` is called from workers whenever there is something to read.
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> anyhow::Result<Self> {
+        let (sender, receiver) = sync_channel(CHANNEL);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .thread_name(|i| format!("numerics-{i}"))
+            .start_handler(|_| yield_to_the_window())
+            .build()?;
+        Ok(Self {
+            sender,
+            receiver,
+            wake: Arc::new(wake),
+            pool: Arc::new(pool),
+            revisions: [0; KINDS],
+            flags: std::array::from_fn(|_| Arc::default()),
+            urgent: Arc::default(),
+        })
+    }
+
+    /// The next answer that is not stale.
+    pub fn poll(&mut self) -> Option<Event> {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(Stamped {
+                    kind,
+                    revision,
+                    event,
+                }) if self.revisions[kind as usize] == revision => return Some(event),
+                Ok(_stale) => {}
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Cancels what runs of this kind and drops its answers.
+    fn stop(&mut self, kind: Kind) {
+        self.flags[kind as usize].store(true, Ordering::Relaxed);
+        self.revisions[kind as usize] += 1;
+    }
+
+    /// Cancels what runs of this kind and gives a ticket for what comes next.
+    fn begin(&mut self, kind: Kind) -> Ticket {
+        self.stop(kind);
+        self.flags[kind as usize] = Arc::default();
+        Ticket {
+            kind,
+            revision: self.revisions[kind as usize],
+            sender: self.sender.clone(),
+            wake: self.wake.clone(),
+            cancelled: self.flags[kind as usize].clone(),
+        }
+    }
+
+    /// Runs `work` on a thread of that name, its numerics in the pool.
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+        let pool = self.pool.clone();
+        let run = move || {
+            yield_to_the_window();
+            pool.install(work);
+        };
+        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+            tracing::error!("cannot start the thread {name}: {error}");
+        }
+    }
+
+    /// Stops measuring.
+    pub fn stop_measuring(&mut self) {
+        self.stop(Kind::Measure);
+    }
+
+    /// Asks the export to stop; its last answer still comes.
+    pub fn cancel_export(&self) {
+        self.flags[Kind::Export as usize].store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        for flag in &self.flags {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Lowers the priority of this thread; where the system refuses, everything still works, less smoothly.
+fn yield_to_the_window() {
+    if let Err(error) = thread_priority::set_current_thread_priority(ThreadPriority::Min) {
+        tracing::debug!("cannot lower the priority of a worker: {error:?}");
+    }
+}

@@ -1,0 +1,28 @@
+//! Trying an assignment on the layer in the inspector.
+
+use std::sync::Arc;
+
+use lapidary_engine::checkpoint::SharedCheckpoint;
+use lapidary_engine::job;
+use lapidary_engine::plan::{Assignment, Plan};
+
+use crate::jobs::measure::sentence;
+use crate::jobs::{Event, Jobs, Kind};
+
+impl Jobs {
+    /// Compresses one layer in the background and measures its error. The latest request wins.
+    pub fn preview(
+        &mut self,
+        checkpoint: SharedCheckpoint,
+        plan: Arc<Plan>,
+        layer: usize,
+        assignment: Arc<Assignment>,
+    ) {
+        let ticket = self.begin(Kind::Preview);
+        self.spawn("preview", move || {
+            if let Some(result) = sentence(job::preview(&checkpoint, &plan, layer, &ticket)) {
+                ticket.send(Event::Preview(layer, assignment, result));
+            }
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! The status bar: what was said, what is at work, how much is left, and a way to stop it.
+
+use egui::{Align, Layout, ProgressBar, RichText, Ui};
+
+use crate::commands::Command;
+use crate::document::{Document, Slot};
+use crate::theme::text;
+use crate::views::ViewContext;
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
+    ui.horizontal(|ui| {
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            measuring(context, ui);
+            exporting(context, ui);
+            if let Slot::Running { what, .. } = &context.document.opening {
+                ui.label(what);
+                ui.spinner();
+            }
+            ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
+                notice(context, ui)
+            });
+        });
+    });
+}
+
+fn notice(context: &ViewContext<'_>, ui: &mut Ui) {
+    let Some(notice) = &context.document.notice else {
+        ui.weak(hint(context.document));
+        return;
+    };
+    if ui
+        .small_button("×")
+        .on_hover_text("Clear this line.")
+        .clicked()
+    {
+        context.send(Command::Dismiss);
+    }
+    let mut line = RichText::new(&notice.text);
+    if notice.is_error {
+        line = line.color(context.tokens.error);
+    }
+    ui.add(egui::Label::new(line).truncate())
+        .on_hover_text(&notice.text);
+}
+
+fn hint(document: &Document) -> &'static str {
+    if document.model.is_some() {
+        "Select layers and press 2 to 8 for bits, 0 to keep, L to lock. F1 shows all keys."
+    } else {
+        "Open a model to begin. F1 shows all keys."
+    }
+}
+
+fn measuring(context: &ViewContext<'_>, ui: &mut Ui) {
+    let Some(model) = &context.document.model else {
+        return;
+    };
+    let (done, all) = model.measured();
+    if done == all {
+        return;
+    }
+    let stopped = context.document.measuring_stopped;
+    let (symbol, tip) = if stopped {
+        ("▶", "Go on measuring.")
+    } else {
+        ("×", "Stop measuring; what is known stays.")
+    };
+    if ui.small_button(symbol).on_hover_text(tip).clicked() {
+        context.send(Command::ToggleMeasuring);
+    }
+    ui.add(ProgressBar::new(done as f32 / all as f32).desired_width(90.0));
+    let verb = if stopped { "measured" } else { "measuring" };
+    ui.label(format!("{verb} {done}/{all}")).on_hover_text("Statistics of every tensor, then singular values of every matrix; the selected layer first.");
+}
+
+fn exporting(context: &ViewContext<'_>, ui: &mut Ui) {
+    let Slot::Running { progress, .. } = &context.document.export else {
+        return;
+    };
+    if ui.small_button("× Cancel export").clicked() {
+        context.send(Command::CancelExport);
+    }
+    let Some(progress) = progress else {
+        ui.spinner();
+        return;
+    };
+    let share = progress.done_bytes as f32 / progress.total_bytes.max(1) as f32;
+    ui.add(ProgressBar::new(share).desired_width(90.0));
+    let left = progress.total_bytes.saturating_sub(progress.done_bytes);
+    ui.label(format!("{}, {} left", progress.stage, text::bytes(left)))
+        .on_hover_text(&progress.item);
+}

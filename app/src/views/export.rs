@@ -1,0 +1,174 @@
+//! The export form: what will be written, where, what stands in the way, how it went.
+
+use egui::{Align2, Key, RichText, ScrollArea, TextEdit, Ui, Window};
+use lapidary_engine::export::REPORT;
+use lapidary_engine::target::{Manifest, Storage};
+
+use crate::commands::Command;
+use crate::document::model::Model;
+use crate::document::{Exported, Sheet, Slot};
+use crate::jobs::Purpose;
+use crate::theme::text;
+use crate::views::ViewContext;
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
+    let (Some(Sheet::Export), Some(model)) = (context.document.sheet, &context.document.model)
+    else {
+        return;
+    };
+    let mut open = true;
+    let centre = ui.ctx().content_rect().center();
+    let window = Window::new("Export")
+        .open(&mut open)
+        .collapsible(false)
+        .resizable(true);
+    window
+        .pivot(Align2::CENTER_CENTER)
+        .default_pos(centre)
+        .default_width(560.0)
+        .show(ui.ctx(), |ui| {
+            let about = model.target.about();
+            ui.strong(about.title).on_hover_text(about.source);
+            ui.label(about.summary);
+            ui.add_space(6.0);
+            match &model.manifest {
+                Ok(manifest) => form(context, ui, model, manifest),
+                Err(sentence) => {
+                    ui.colored_label(context.tokens.error, sentence);
+                }
+            }
+        });
+    let escaped =
+        context.document.question.is_none() && ui.input(|input| input.key_pressed(Key::Escape));
+    if !open || escaped {
+        context.send(Command::ToggleSheet(Sheet::Export));
+    }
+}
+
+fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
+    coverage(context, ui, model, manifest);
+    for problem in &manifest.problems {
+        ui.colored_label(
+            context.tokens.error,
+            format!("⚠ {}; {}", problem.what, problem.mend),
+        );
+    }
+    ui.add_space(6.0);
+    ui.horizontal(|ui| {
+        let label = ui.label("Folder");
+        let mut folder = context.document.export_folder.clone();
+        let field = ui
+            .add(TextEdit::singleline(&mut folder).desired_width(360.0))
+            .labelled_by(label.id);
+        if field.changed() {
+            context.send(Command::SetExportFolder(folder));
+        }
+        if ui.button("Browse…").clicked() {
+            context.send(Command::Pick(Purpose::ExportFolder));
+        }
+    });
+    let running = context.document.export.is_running();
+    ui.horizontal_wrapped(|ui| {
+        let enabled = manifest.problems.is_empty() && !running;
+        let button = egui::Button::new(
+            RichText::new(format!("Export {}", text::bytes(manifest.total_bytes()))).strong(),
+        );
+        if ui
+            .add_enabled(enabled, button)
+            .on_disabled_hover_text(
+                "An export is running, or a problem above must be mended first.",
+            )
+            .clicked()
+        {
+            context.send(Command::Export(false));
+        }
+        ui.weak("written under a temporary name, read back and compared before it appears");
+    });
+    match &context.document.export {
+        Slot::Idle => {}
+        Slot::Running { what, progress } => {
+            ui.separator();
+            ui.label(what);
+            if let Some(progress) = progress {
+                let share = progress.done_bytes as f32 / progress.total_bytes.max(1) as f32;
+                ui.add(
+                    egui::ProgressBar::new(share)
+                        .text(format!("{} {}", progress.stage, progress.item)),
+                );
+            }
+            if ui.button("Cancel").clicked() {
+                context.send(Command::CancelExport);
+            }
+        }
+        Slot::Failed(sentence) => {
+            ui.separator();
+            ui.colored_label(context.tokens.error, sentence);
+        }
+        Slot::Ready(exported) => result(context, ui, exported),
+    }
+}
+
+fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
+    let count = |kind: fn(&Storage) -> bool| {
+        manifest
+            .entries
+            .iter()
+            .filter(|entry| kind(&entry.storage))
+            .count()
+    };
+    let native = count(|storage| *storage == Storage::Native);
+    let copied = count(|storage| *storage == Storage::Copied);
+    ui.label(format!(
+        "{native} layers compressed, {copied} tensors copied as they are"
+    ));
+    let dense: Vec<_> = manifest
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.storage, Storage::Dense { .. }))
+        .collect();
+    if dense.is_empty() {
+        return;
+    }
+    ui.colored_label(
+        context.tokens.warning,
+        format!("{} layers compressed but stored in full:", dense.len()),
+    );
+    ScrollArea::vertical().max_height(110.0).show(ui, |ui| {
+        for entry in dense.iter().take(200) {
+            if let Storage::Dense { because } = &entry.storage {
+                ui.weak(format!("{}: {because}", model.short_name(entry.tensor)));
+            }
+        }
+    });
+}
+
+fn result(context: &ViewContext<'_>, ui: &mut Ui, exported: &Exported) {
+    let totals = &exported.report.totals;
+    ui.separator();
+    ui.colored_label(
+        context.tokens.good,
+        "✔ Exported, read back and proved: every tensor decodes to what was computed.",
+    );
+    ui.label(format!(
+        "{} bytes in {} files, {} bits per weight",
+        text::count(totals.total_bytes),
+        exported.report.files.len(),
+        text::bits(totals.bits_per_weight)
+    ));
+    let worst = exported
+        .report
+        .tensors
+        .iter()
+        .max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
+    if let Some(worst) = worst {
+        ui.label(format!(
+            "largest relative error (measured): {} at {}",
+            text::percent(worst.relative_error),
+            worst.name
+        ));
+    }
+    ui.weak(format!(
+        "report in {}",
+        exported.folder.join(REPORT).display()
+    ));
+}

@@ -1,0 +1,252 @@
+//! The assignment of the selected layers: a form made from the methods' own schemas, and what it does.
+
+use egui::{Align, ComboBox, DragValue, Layout, Response, RichText, Slider, Ui, vec2};
+use lapidary_engine::method::{About, Kind, METHODS, Parameter, Resolved, Stage, Step, Value};
+use lapidary_engine::plan::Assignment;
+
+use crate::commands::Command;
+use crate::document::model::Model;
+use crate::theme::text;
+use crate::views::ViewContext;
+use crate::views::inspector::weights::current_preview;
+
+/// The stages a form offers, with their titles.
+const STAGES: [(Stage, &str, &str); 2] = [
+    (
+        Stage::Quantise,
+        "Quantiser",
+        "How the weights that stay are rounded; none leaves them as they are.",
+    ),
+    (
+        Stage::Prune,
+        "Sparsity",
+        "Which weights become zero before the quantiser; no current loader saves bytes for it.",
+    ),
+];
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    let tensor = &model.checkpoint.tensors()[layer];
+    if tensor.matrix.is_none() {
+        ui.weak(format!("Kept as it is: {}.", tensor.why_no_matrix()));
+        return;
+    }
+    let assignment = model.assignment(layer);
+    ui.horizontal(|ui| {
+        ui.strong("Assignment");
+        let mut locked = assignment.locked;
+        if ui
+            .checkbox(&mut locked, "locked")
+            .on_hover_text("Edits of several layers and solvers leave a locked layer alone.")
+            .changed()
+        {
+            context.send(Command::ToggleLock);
+        }
+        if !assignment.is_keep()
+            && ui
+                .small_button("Keep")
+                .on_hover_text("Leave the layer as it is on disk.")
+                .clicked()
+        {
+            context.send(Command::Keep);
+        }
+    });
+    if assignment.locked {
+        ui.weak("Locked: unlock to change it.");
+    }
+    ui.add_enabled_ui(!assignment.locked, |ui| {
+        for (stage, title, help) in STAGES {
+            stage_form(context, ui, &assignment, (stage, title, help));
+        }
+    });
+    effect(context, ui, model, layer, &assignment);
+}
+
+fn stage_form(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    assignment: &Assignment,
+    (stage, title, help): (Stage, &str, &str),
+) {
+    let step = assignment.step_at(stage);
+    let chosen = step.and_then(|step| about(&step.method));
+    ui.horizontal(|ui| {
+        let label = form_label(ui, title, help);
+        let choice = ComboBox::from_id_salt(title)
+            .width(180.0)
+            .selected_text(chosen.map_or("None", |about| about.title))
+            .show_ui(ui, |ui| {
+                if ui.selectable_label(chosen.is_none(), "None").clicked() {
+                    context.send(Command::Assign(assignment.with_step_at(stage, None)));
+                }
+                for about in METHODS
+                    .iter()
+                    .map(|method| method.about())
+                    .filter(|about| about.stage == stage)
+                {
+                    let is_chosen = chosen.is_some_and(|chosen| chosen.id == about.id);
+                    let tip = format!("{}\n{}", about.summary, about.citation);
+                    if ui
+                        .selectable_label(is_chosen, about.title)
+                        .on_hover_text(tip)
+                        .clicked()
+                        && !is_chosen
+                    {
+                        context.send(Command::Assign(
+                            assignment.with_step_at(stage, Some(Step::new(about.id))),
+                        ));
+                    }
+                }
+            });
+        choice.response.labelled_by(label.id);
+    });
+    let (Some(step), Some(about)) = (step, chosen) else {
+        return;
+    };
+    let Ok(resolved) = about.resolve(&step.parameters) else {
+        return;
+    };
+    for parameter in about
+        .parameters
+        .iter()
+        .filter(|parameter| resolved.uses(parameter))
+    {
+        if let Some(value) = field(ui, parameter, &resolved) {
+            let step = step.clone().with(parameter.name, value);
+            context.send(Command::Assign(assignment.with_step_at(stage, Some(step))));
+        }
+    }
+}
+
+/// A label of the form's first column.
+fn form_label(ui: &mut Ui, title: &str, help: &str) -> Response {
+    ui.allocate_ui_with_layout(
+        vec2(112.0, 18.0),
+        Layout::left_to_right(Align::Center),
+        |ui| {
+            ui.set_min_width(112.0);
+            ui.label(title).on_hover_text(help)
+        },
+    )
+    .inner
+}
+
+fn about(id: &str) -> Option<&'static About> {
+    METHODS
+        .iter()
+        .map(|method| method.about())
+        .find(|about| about.id == id)
+}
+
+/// One parameter; gives the value it was changed to.
+fn field(ui: &mut Ui, parameter: &Parameter, resolved: &Resolved) -> Option<Value> {
+    ui.horizontal_wrapped(|ui| {
+        ui.spacing_mut().item_spacing.x = 4.0;
+        form_label(ui, &format!("    {}", parameter.title), parameter.help);
+        match (&parameter.kind, resolved.get(parameter.name)?) {
+            (
+                Kind::Integer {
+                    min, max, usual, ..
+                },
+                Value::Integer(value),
+            ) => integer(ui, parameter, (*min, *max), usual, *value),
+            (Kind::Fraction { min, max, .. }, Value::Fraction(value)) => {
+                let mut share = *value;
+                let slider = Slider::new(&mut share, *min..=*max).fixed_decimals(2);
+                ui.add(slider)
+                    .on_hover_text(parameter.help)
+                    .changed()
+                    .then(|| Value::Fraction((share * 1000.0).round() / 1000.0))
+            }
+            (Kind::Choice(options), Value::Text(value)) => {
+                let clicked = options.iter().filter(|option| {
+                    ui.selectable_label(option.id == value, option.title)
+                        .on_hover_text(option.help)
+                        .clicked()
+                });
+                clicked
+                    .last()
+                    .filter(|option| option.id != value)
+                    .map(|option| Value::from(option.id))
+            }
+            _ => None,
+        }
+    })
+    .inner
+}
+
+fn integer(
+    ui: &mut Ui,
+    parameter: &Parameter,
+    (min, max): (i64, i64),
+    usual: &[i64],
+    value: i64,
+) -> Option<Value> {
+    let mut chosen = value;
+    for &offered in usual {
+        if ui
+            .selectable_label(offered == value, offered.to_string())
+            .on_hover_text(parameter.help)
+            .clicked()
+        {
+            chosen = offered;
+        }
+    }
+    // Where every value is offered there is nothing else to type.
+    if (usual.len() as i64) <= max - min {
+        ui.add(DragValue::new(&mut chosen).range(min..=max))
+            .on_hover_text("Drag, or click to type.");
+    }
+    (chosen != value).then_some(Value::Integer(chosen))
+}
+
+/// What the assignment costs and does: bytes exact, error measured.
+fn effect(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    model: &Model,
+    layer: usize,
+    assignment: &Assignment,
+) {
+    ui.add_space(4.0);
+    let tensor = &model.checkpoint.tensors()[layer];
+    let bits = model
+        .effective_bits(layer)
+        .map_or_else(|| "–".to_owned(), text::bits);
+    ui.horizontal_wrapped(|ui| {
+        ui.monospace(format!(
+            "{} → {} bytes",
+            text::count(tensor.bytes()),
+            text::count(model.bytes(layer))
+        ))
+        .on_hover_text("Bytes of this layer in the source and in the exported file, exact.");
+        ui.monospace(format!("{bits} bits/weight"))
+            .on_hover_text("Effective: codes, scales, zero points and everything else on disk.");
+    });
+    if assignment.is_keep() {
+        return;
+    }
+    if let Some(preview) = current_preview(model, layer) {
+        ui.monospace(format!(
+            "relative error {} (measured)",
+            text::percent(preview.relative_error)
+        ))
+        .on_hover_text(
+            "‖W−Ŵ‖/‖W‖ of this layer, exact. Rounding to 4 bits in groups of 128 gives some 10 %.",
+        );
+    } else if let Some((tried, _, Err(sentence))) =
+        model.preview.as_ref().filter(|(tried, ..)| *tried == layer)
+    {
+        debug_assert_eq!(*tried, layer, "filtered above");
+        ui.colored_label(context.tokens.error, sentence);
+    } else {
+        ui.horizontal(|ui| {
+            ui.spinner();
+            ui.weak("measuring the error…");
+        });
+    }
+    if let Some(because) = model.why_dense(layer) {
+        ui.label(
+            RichText::new(format!("⚠ stored in full: {because}")).color(context.tokens.warning),
+        );
+    }
+}

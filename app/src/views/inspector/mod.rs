@@ -1,0 +1,106 @@
+//! The inspector: one layer's weights and spectrum, and the assignment of everything selected.
+
+mod assignment;
+mod spectrum;
+mod weights;
+
+use egui::{Id, RichText, ScrollArea, Ui};
+
+use crate::commands::Command;
+use crate::document::model::Model;
+use crate::theme::text;
+use crate::views::ViewContext;
+
+/// What the inspector shows above the form.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Tab {
+    #[default]
+    Weights,
+    Spectrum,
+}
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
+    let Some(model) = &context.document.model else {
+        return;
+    };
+    let Some(layer) = model.selection.cursor() else {
+        ui.add_space(12.0);
+        ui.weak("Select a layer in the list or on the map to see what it is made of.");
+        return;
+    };
+    ScrollArea::vertical()
+        .id_salt("inspector")
+        .auto_shrink(false)
+        .show(ui, |ui| {
+            head(context, ui, model, layer);
+            match tabs(ui) {
+                Tab::Weights => weights::ui(context, ui, model, layer),
+                Tab::Spectrum => spectrum::ui(context, ui, model, layer),
+            }
+            ui.separator();
+            assignment::ui(context, ui, model, layer);
+        });
+}
+
+fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    let tensor = &model.checkpoint.tensors()[layer];
+    ui.add_space(4.0);
+    ui.horizontal(|ui| {
+        ui.label(RichText::new(model.short_name(layer)).heading());
+        let others = model.selection.len().saturating_sub(1);
+        if others > 0 {
+            ui.weak(format!("and {others} more selected"));
+        }
+    });
+    ui.add(
+        egui::Label::new(
+            RichText::new(&tensor.name)
+                .color(context.tokens.weak)
+                .small(),
+        )
+        .truncate(),
+    )
+    .on_hover_text(&tensor.name);
+    let facts = format!(
+        "{} · {} · {} · {} weights",
+        tensor.shape,
+        tensor.dtype,
+        text::bytes(tensor.bytes()),
+        text::count(tensor.parameters())
+    );
+    ui.label(facts);
+    fused(context, ui, model, layer);
+}
+
+/// What the layer is fused or tied with.
+fn fused(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    if let Some(group) = model.checkpoint.fused_group_of(layer) {
+        ui.horizontal(|ui| {
+            ui.weak(format!("fused group: {}", group.kind.name()))
+                .on_hover_text("Runtimes such as vLLM store and run these layers as one matrix, so they must be compressed alike there.");
+            if ui.small_button("Select all of it").clicked() {
+                context.send(Command::Select(group.members.clone()));
+            }
+        });
+    }
+    if model
+        .checkpoint
+        .tied()
+        .is_some_and(|tied| tied.embedding == layer || tied.head == Some(layer))
+    {
+        ui.weak("tied: this embedding is also the head, so its damage counts twice");
+    }
+}
+
+fn tabs(ui: &mut Ui) -> Tab {
+    let id = Id::unique("inspector tab");
+    let mut tab = ui.data(|data| data.get_temp::<Tab>(id)).unwrap_or_default();
+    ui.horizontal(|ui| {
+        ui.selectable_value(&mut tab, Tab::Weights, "Weights")
+            .on_hover_text("Histogram of the weights, with the grid they would be rounded to.");
+        ui.selectable_value(&mut tab, Tab::Spectrum, "Spectrum")
+            .on_hover_text("Singular values: how much of the layer few directions carry.");
+    });
+    ui.data_mut(|data| data.insert_temp(id, tab));
+    tab
+}

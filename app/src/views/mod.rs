@@ -1,0 +1,110 @@
+//! What is on screen. A view reads the document and sends commands; it changes nothing, and it names no other view.
+
+mod activity;
+mod export;
+mod inspector;
+mod layer_list;
+mod menu_bar;
+mod model_map;
+mod sheets;
+mod size_meter;
+mod welcome;
+
+use std::cell::RefCell;
+
+use egui::{CentralPanel, Panel, Ui};
+
+use crate::commands::Command;
+use crate::document::Document;
+use crate::theme::Tokens;
+
+/// What a view may see and do.
+pub struct ViewContext<'a> {
+    /// Everything there is to show.
+    pub document: &'a Document,
+    /// Where commands are sent.
+    pub commands: &'a RefCell<Vec<Command>>,
+    /// The colours.
+    pub tokens: &'a Tokens,
+}
+
+impl ViewContext<'_> {
+    /// Asks for something to be done.
+    pub fn send(&self, command: Command) {
+        self.commands.borrow_mut().push(command);
+    }
+}
+
+/// A part of the window.
+pub struct View {
+    /// Its name in tests.
+    pub id: &'static str,
+    /// Draws it.
+    pub ui: fn(&ViewContext<'_>, &mut Ui),
+}
+
+/// Every view, in reading order. Tests walk this list.
+pub static VIEWS: &[View] = &[
+    View {
+        id: "menu bar",
+        ui: menu_bar::ui,
+    },
+    View {
+        id: "layer list",
+        ui: layer_list::ui,
+    },
+    View {
+        id: "model map",
+        ui: model_map::ui,
+    },
+    View {
+        id: "size meter",
+        ui: size_meter::ui,
+    },
+    View {
+        id: "inspector",
+        ui: inspector::ui,
+    },
+    View {
+        id: "activity",
+        ui: activity::ui,
+    },
+    View {
+        id: "welcome",
+        ui: welcome::ui,
+    },
+    View {
+        id: "export",
+        ui: export::ui,
+    },
+    View {
+        id: "sheets",
+        ui: sheets::ui,
+    },
+];
+
+/// Places the views in the window: list, map and inspector side by side, or the welcome without a model.
+pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
+    Panel::top("menu bar").show(ui, |ui| menu_bar::ui(context, ui));
+    Panel::bottom("activity").show(ui, |ui| activity::ui(context, ui));
+    if context.document.model.is_some() {
+        // Side by side from 1280 pixels up: the map gets what list and inspector leave.
+        let width = ui.available_width();
+        let list = (0.33 * width).clamp(380.0, 480.0);
+        let inspector = (0.3 * width).clamp(360.0, 480.0);
+        Panel::left("layers")
+            .default_size(list)
+            .size_range(240.0..=900.0)
+            .show(ui, |ui| layer_list::ui(context, ui));
+        Panel::right("inspector")
+            .default_size(inspector)
+            .size_range(320.0..=900.0)
+            .show(ui, |ui| inspector::ui(context, ui));
+        Panel::bottom("size meter").show(ui, |ui| size_meter::ui(context, ui));
+        CentralPanel::default().show(ui, |ui| model_map::ui(context, ui));
+    } else {
+        CentralPanel::default().show(ui, |ui| welcome::ui(context, ui));
+    }
+    export::ui(context, ui);
+    sheets::ui(context, ui);
+}

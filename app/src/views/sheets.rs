@@ -1,0 +1,104 @@
+//! Small windows over the workbench: keys, about, and questions before something is lost.
+
+use egui::{Grid, Key, Ui, Window};
+
+use crate::commands::Command;
+use crate::commands::actions::ACTIONS;
+use crate::document::Sheet;
+use crate::views::ViewContext;
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
+    match context.document.sheet {
+        Some(Sheet::Keys) => sheet(context, ui, Sheet::Keys, "Keys", keys),
+        Some(Sheet::About) => sheet(context, ui, Sheet::About, "About Lapidary", about),
+        Some(Sheet::Export) | None => {}
+    }
+    question(context, ui);
+}
+
+fn sheet(context: &ViewContext<'_>, ui: &Ui, sheet: Sheet, title: &str, contents: fn(&mut Ui)) {
+    let mut open = true;
+    let centre = ui.ctx().content_rect().center();
+    let window = Window::new(title)
+        .open(&mut open)
+        .collapsible(false)
+        .resizable(false);
+    window
+        .pivot(egui::Align2::CENTER_CENTER)
+        .default_pos(centre)
+        .show(ui.ctx(), contents);
+    if !open || ui.input(|input| input.key_pressed(Key::Escape)) {
+        context.send(Command::ToggleSheet(sheet));
+    }
+}
+
+fn keys(ui: &mut Ui) {
+    Grid::new("keys")
+        .num_columns(3)
+        .striped(true)
+        .show(ui, |ui| {
+            for (action, keys) in ACTIONS
+                .iter()
+                .filter_map(|action| Some((action, action.keys.as_ref()?)))
+            {
+                ui.monospace(ui.ctx().format_shortcut(keys));
+                ui.label(action.title);
+                ui.weak(action.tooltip);
+                ui.end_row();
+            }
+            for (keys, title, help) in [
+                (
+                    "Click",
+                    "Select",
+                    "In list and map; the inspector shows the layer clicked last.",
+                ),
+                (
+                    "Shift+Click",
+                    "Select a range",
+                    "From the last layer clicked.",
+                ),
+                (
+                    "Ctrl+Click",
+                    "Add or take out",
+                    "One layer to or from the selection; Command on macOS.",
+                ),
+            ] {
+                ui.monospace(keys);
+                ui.label(title);
+                ui.weak(help);
+                ui.end_row();
+            }
+        });
+}
+
+fn about(ui: &mut Ui) {
+    ui.label(format!("Lapidary {}", env!("CARGO_PKG_VERSION")));
+    ui.label("A workbench for compressing neural networks.");
+    ui.weak("MIT or Apache-2.0. Nothing leaves this machine.");
+}
+
+fn question(context: &ViewContext<'_>, ui: &Ui) {
+    let Some(question) = &context.document.question else {
+        return;
+    };
+    Window::new("Are you sure?")
+        .collapsible(false)
+        .resizable(false)
+        .anchor(egui::Align2::CENTER_CENTER, [0.0, 0.0])
+        .show(ui.ctx(), |ui| {
+            ui.set_max_width(420.0);
+            ui.label(&question.text);
+            ui.add_space(8.0);
+            ui.horizontal(|ui| {
+                if ui.button("Cancel").clicked() {
+                    context.send(Command::Answer(false));
+                }
+                if ui.button(question.yes).clicked() {
+                    context.send(Command::Answer(true));
+                }
+            });
+        });
+    if ui.input(|input| input.key_pressed(Key::Escape)) {
+        context.send(Command::Answer(false));
+    }
+}
