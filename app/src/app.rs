@@ -35,11 +35,8 @@ impl App {
         let jobs = Jobs::new(move || waker.request_repaint())?;
         let remembered = Settings::load(&home);
         let is_first_start = remembered.is_none();
-        let document = Document {
-            settings: remembered.unwrap_or_default(),
-            home,
-            ..Document::default()
-        };
+        let document =
+            Document { settings: remembered.unwrap_or_default(), home, ..Document::default() };
         let app = Self {
             document,
             jobs,
@@ -94,13 +91,8 @@ impl App {
     }
 
     fn take_dropped_files(&self, context: &Context) {
-        let dropped = context.input(|input| {
-            input
-                .raw
-                .dropped_files
-                .first()
-                .map(|file| file.path().to_path_buf())
-        });
+        let dropped = context
+            .input(|input| input.raw.dropped_files.first().map(|file| file.path().to_path_buf()));
         if let Some(path) = dropped {
             self.send(Command::Open(path));
         }
@@ -135,11 +127,8 @@ impl App {
     /// Lays out the panels.
     pub fn ui(&mut self, ui: &mut Ui) {
         let tokens = Tokens::of(ui.ctx().theme());
-        let context = ViewContext {
-            document: &self.document,
-            commands: &self.commands,
-            tokens: &tokens,
-        };
+        let context =
+            ViewContext { document: &self.document, commands: &self.commands, tokens: &tokens };
         views::layout(&context, ui);
         if !self.commands.borrow().is_empty() {
             ui.ctx().request_repaint();

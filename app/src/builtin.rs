@@ -55,9 +55,7 @@ pub fn home() -> PathBuf {
         directories::ProjectDirs::from("", "", "lapidary")
             .map(|dirs| dirs.data_local_dir().to_path_buf())
     };
-    from_environment
-        .or_else(from_system)
-        .unwrap_or_else(|| PathBuf::from(".lapidary"))
+    from_environment.or_else(from_system).unwrap_or_else(|| PathBuf::from(".lapidary"))
 }
 
 /// Unpacks into `home` what is missing or damaged; a file that is already there and right is not touched.
@@ -65,11 +63,8 @@ pub fn unpack(home: &Path) -> anyhow::Result<Builtin> {
     let root = home.to_path_buf();
     for (path, bytes) in FILES {
         let target = root.join(Path::new(path));
-        let is_there = disk::Source::open(&target).and_then(|source| {
-            source
-                .bytes(0..source.len_bytes())
-                .map(|found| found == *bytes)
-        });
+        let is_there = disk::Source::open(&target)
+            .and_then(|source| source.bytes(0..source.len_bytes()).map(|found| found == *bytes));
         if !is_there.unwrap_or(false) {
             disk::write_file(&target, bytes).with_context(|| "cannot unpack the built-in sample; set LAPIDARY_HOME to a folder you may write to")?;
         }

@@ -2,7 +2,7 @@
 //! or folders that appear whole or not at all (temporary name, fsync, rename). Never knows what a file means.
 
 use std::fs::File;
-use std::io::{BufWriter, Read as _, Write};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -25,20 +25,11 @@ impl Source {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let info = file.metadata().map_err(Error::io("open", path))?;
         if info.is_dir() {
-            return Err(Error::io("open", path)(
-                std::io::ErrorKind::IsADirectory.into(),
-            ));
+            return Err(Error::io("open", path)(std::io::ErrorKind::IsADirectory.into()));
         }
-        let map = if info.len() == 0 {
-            None
-        } else {
-            Some(map(&file).map_err(Error::io("map", path))?)
-        };
-        Ok(Self {
-            path: path.to_path_buf(),
-            file,
-            map,
-        })
+        let map =
+            if info.len() == 0 { None } else { Some(map(&file).map_err(Error::io("map", path))?) };
+        Ok(Self { path: path.to_path_buf(), file, map })
     }
 
     /// Where it lies.
@@ -60,17 +51,11 @@ impl Source {
         if range.is_empty() {
             return Ok(&[]);
         }
-        let now_bytes = self
-            .file
-            .metadata()
-            .map_err(Error::io("read", &self.path))?
-            .len();
+        let now_bytes = self.file.metadata().map_err(Error::io("read", &self.path))?.len();
         let whole: &[u8] = self.map.as_ref().map_or(&[], |map| map);
         let end = range.end.min(whole.len() as u64);
         if now_bytes < range.end || end < range.end {
-            return Err(Error::io("read", &self.path)(
-                std::io::ErrorKind::UnexpectedEof.into(),
-            ));
+            return Err(Error::io("read", &self.path)(std::io::ErrorKind::UnexpectedEof.into()));
         }
         Ok(&whole[range.start as usize..end as usize])
     }
@@ -91,17 +76,11 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
 pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut text = String::new();
-    let read = file
-        .take(limit_bytes + 1)
-        .read_to_string(&mut text)
-        .map_err(Error::io("read", path))?;
+    let read =
+        file.take(limit_bytes + 1).read_to_string(&mut text).map_err(Error::io("read", path))?;
     if read as u64 > limit_bytes {
         let what = format!("reading {}", path.display());
-        return Err(Error::Limit {
-            what,
-            needed_bytes: read as u64,
-            allowed_bytes: limit_bytes,
-        });
+        return Err(Error::Limit { what, needed_bytes: read as u64, allowed_bytes: limit_bytes });
     }
     Ok(text)
 }
@@ -112,10 +91,9 @@ pub fn list_files(folder: &Path) -> Result<Vec<(String, u64)>> {
     for entry in std::fs::read_dir(folder).map_err(Error::io("list", folder))? {
         let path = entry.map_err(Error::io("list", folder))?.path();
         let Ok(info) = path.metadata() else { continue };
-        if let (true, Some(name)) = (
-            info.is_file(),
-            path.file_name().and_then(|name| name.to_str()),
-        ) {
+        if let (true, Some(name)) =
+            (info.is_file(), path.file_name().and_then(|name| name.to_str()))
+        {
             files.push((name.to_owned(), info.len()));
         }
     }
@@ -130,10 +108,7 @@ pub fn file_bytes(path: &Path) -> Result<u64> {
 
 /// Free bytes on the disk that holds `folder` (or its nearest existing parent).
 pub fn free_bytes(folder: &Path) -> Result<u64> {
-    let existing = folder
-        .ancestors()
-        .find(|path| path.is_dir())
-        .unwrap_or_else(|| Path::new("."));
+    let existing = folder.ancestors().find(|path| path.is_dir()).unwrap_or_else(|| Path::new("."));
     fs4::available_space(existing).map_err(Error::io("ask the free space of", existing))
 }
 
@@ -142,18 +117,11 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = parent(path);
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let mut temporary = NamedTempFile::new_in(folder).map_err(Error::io("write in", folder))?;
-    temporary
-        .write_all(bytes)
-        .map_err(Error::io("write", path))?;
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(Error::io("write", path))?;
+    temporary.write_all(bytes).map_err(Error::io("write", path))?;
+    temporary.as_file().sync_all().map_err(Error::io("write", path))?;
     // Temporary files are private to the user; the result has the ordinary permissions.
     open_to_others(temporary.path(), 0o644)?;
-    temporary
-        .persist(path)
-        .map_err(|error| Error::io("write", path)(error.error))?;
+    temporary.persist(path).map_err(|error| Error::io("write", path)(error.error))?;
     Ok(())
 }
 
@@ -179,11 +147,7 @@ impl NewFolder {
             .prefix(".lapidary-partial-")
             .tempdir_in(folder)
             .map_err(Error::io("write in", folder))?;
-        Ok(Self {
-            temporary,
-            destination: destination.to_path_buf(),
-            replace,
-        })
+        Ok(Self { temporary, destination: destination.to_path_buf(), replace })
     }
 
     /// Where the parts lie until the folder is finished.
@@ -210,11 +174,7 @@ impl NewFolder {
 
     /// Gives the folder its name. A folder replaced is moved aside first and removed last.
     pub fn finish(self) -> Result<()> {
-        let Self {
-            temporary,
-            destination,
-            replace,
-        } = self;
+        let Self { temporary, destination, replace } = self;
         let folder = parent(&destination);
         let aside = if destination.exists() {
             if !replace {
@@ -247,9 +207,7 @@ impl NewFolder {
 
 fn may_replace(destination: &Path, replace: bool, marker: &str) -> Result<()> {
     if !replace {
-        return Err(Error::Exists {
-            path: destination.to_path_buf(),
-        });
+        return Err(Error::Exists { path: destination.to_path_buf() });
     }
     let is_empty = std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
     if is_empty || destination.join(marker).is_file() {
@@ -304,9 +262,7 @@ impl NewFile {
 
     /// Appends `bytes`.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer
-            .write_all(bytes)
-            .map_err(Error::io("write", &self.path))?;
+        self.writer.write_all(bytes).map_err(Error::io("write", &self.path))?;
         self.written_bytes += bytes.len() as u64;
         Ok(())
     }
@@ -318,13 +274,8 @@ impl NewFile {
 
     /// Flushes everything to the disk.
     pub fn finish(mut self) -> Result<()> {
-        self.writer
-            .flush()
-            .map_err(Error::io("write", &self.path))?;
-        self.writer
-            .get_ref()
-            .sync_all()
-            .map_err(Error::io("write", &self.path))
+        self.writer.flush().map_err(Error::io("write", &self.path))?;
+        self.writer.get_ref().sync_all().map_err(Error::io("write", &self.path))
     }
 }
 
@@ -338,13 +289,11 @@ pub fn temporary_folder(parent: Option<&Path>) -> Result<TempDir> {
     match parent {
         Some(folder) => {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-            builder()
-                .tempdir_in(folder)
-                .map_err(Error::io("write in", folder))
+            builder().tempdir_in(folder).map_err(Error::io("write in", folder))
         }
-        None => builder()
-            .tempdir()
-            .map_err(Error::io("write in", Path::new("the temporary folder"))),
+        None => {
+            builder().tempdir().map_err(Error::io("write in", Path::new("the temporary folder")))
+        }
     }
 }
 
@@ -359,12 +308,7 @@ mod tests {
         write_file(&path, &[7; 100_000]).unwrap();
         let source = Source::open(&path).unwrap();
         assert_eq!(source.bytes(99_000..100_000).unwrap().len(), 1000);
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(10)
-            .unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
         let error = source.bytes(0..100_000).unwrap_err();
         assert!(error.sentence().contains("shorter"), "{}", error.sentence());
     }
@@ -390,25 +334,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
         write_file(&out.join("thesis.tex"), b"years of work").unwrap();
-        assert!(matches!(
-            NewFolder::create(&out, false, "report"),
-            Err(Error::Exists { .. })
-        ));
-        assert!(matches!(
-            NewFolder::create(&out, true, "report"),
-            Err(Error::Plan { .. })
-        ));
+        assert!(matches!(NewFolder::create(&out, false, "report"), Err(Error::Exists { .. })));
+        assert!(matches!(NewFolder::create(&out, true, "report"), Err(Error::Plan { .. })));
         write_file(&out.join("report"), b"{}").unwrap();
         let new = NewFolder::create(&out, true, "report").unwrap();
         new.file("b").unwrap().finish().unwrap();
         new.finish().unwrap();
         assert!(out.join("b").exists());
         assert!(!out.join("thesis.tex").exists());
-        assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "nothing is left aside"
-        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
     }
 
     #[test]

@@ -94,28 +94,17 @@ impl Error {
     /// An [`Error::Io`] builder for `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 
     /// An [`Error::Malformed`].
     pub fn malformed(format: &'static str, path: &Path, what: impl Into<String>) -> Self {
-        Self::Malformed {
-            format,
-            path: path.to_path_buf(),
-            what: what.into(),
-        }
+        Self::Malformed { format, path: path.to_path_buf(), what: what.into() }
     }
 
     /// An [`Error::Plan`].
     pub fn plan(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::Plan {
-            what: what.into(),
-            mend: mend.into(),
-        }
+        Self::Plan { what: what.into(), mend: mend.into() }
     }
 
     /// What the user can do about it, if anything can be said.
@@ -190,32 +179,17 @@ mod tests {
                 source: std::io::ErrorKind::NotFound.into(),
             },
             Error::malformed("safetensors", &path, "tensor a ends beyond the file"),
-            Error::Unsupported {
-                what: "dtype F4 of tensor a".to_owned(),
-            },
+            Error::Unsupported { what: "dtype F4 of tensor a".to_owned() },
             Error::Shape {
                 tensor: "a".to_owned(),
                 expected: "[2, 3]".to_owned(),
                 found: vec![3, 2],
             },
-            Error::Limit {
-                what: "tensor a".to_owned(),
-                needed_bytes: 2,
-                allowed_bytes: 1,
-            },
-            Error::Numeric {
-                tensor: "a".to_owned(),
-                why: "3 values are NaN".to_owned(),
-            },
-            Error::plan(
-                "the plan names layer b, which the checkpoint does not have",
-                "remove it",
-            ),
+            Error::Limit { what: "tensor a".to_owned(), needed_bytes: 2, allowed_bytes: 1 },
+            Error::Numeric { tensor: "a".to_owned(), why: "3 values are NaN".to_owned() },
+            Error::plan("the plan names layer b, which the checkpoint does not have", "remove it"),
             Error::Exists { path: path.clone() },
-            Error::Proof {
-                path,
-                what: "tensor a differs".to_owned(),
-            },
+            Error::Proof { path, what: "tensor a differs".to_owned() },
             Error::Cancelled,
         ]
     }

@@ -31,11 +31,7 @@ pub trait Observer: Send + Sync {
 
     /// [`Error::Cancelled`] once the job should stop.
     fn go_on(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 

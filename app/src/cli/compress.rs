@@ -31,15 +31,9 @@ pub(super) struct Compress {
 impl Compress {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let memory_bytes = (self.memory * f64::from(1 << 30)) as u64;
-        let out = self
-            .out
-            .clone()
-            .map_or_else(|| default_folder(&self.project), Ok)?;
-        let destination = Destination {
-            folder: &out,
-            replace: self.force,
-            limits: Limits { memory_bytes },
-        };
+        let out = self.out.clone().map_or_else(|| default_folder(&self.project), Ok)?;
+        let destination =
+            Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
         let report = run(&self.project, destination)?;
         output::print(&describe(&report, &out))
     }
@@ -58,32 +52,17 @@ pub(super) fn run(project: &Path, destination: Destination<'_>) -> anyhow::Resul
 }
 
 fn default_folder(project: &Path) -> anyhow::Result<PathBuf> {
-    let stem = project.file_stem().map_or_else(
-        || "project".to_owned(),
-        |stem| stem.to_string_lossy().into_owned(),
-    );
-    Ok(PathBuf::from(format!(
-        "{stem}-{}",
-        Project::read(project)?.target
-    )))
+    let stem = project
+        .file_stem()
+        .map_or_else(|| "project".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    Ok(PathBuf::from(format!("{stem}-{}", Project::read(project)?.target)))
 }
 
 /// The per-layer table and the totals.
 pub(super) fn describe(report: &Report, out: &Path) -> String {
-    let mut table = Table::new(&[
-        "layer",
-        "<assignment",
-        "bits",
-        "bytes",
-        "of",
-        "error",
-        "<stored",
-    ]);
-    for tensor in report
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.stored != "copied")
-    {
+    let mut table =
+        Table::new(&["layer", "<assignment", "bits", "bytes", "of", "error", "<stored"]);
+    for tensor in report.tensors.iter().filter(|tensor| tensor.stored != "copied") {
         let stored = match &tensor.because {
             Some(because) if report.totals.compressed > 0 => format!("in full: {because}"),
             _ => tensor.stored.clone(),

@@ -27,11 +27,7 @@ impl Demo {
         ))?;
         let out = self.out.unwrap_or_else(|| builtin.demo_output());
         // The program's own folder, or what an earlier demo left in the one named, is replaced without asking.
-        let destination = Destination {
-            folder: &out,
-            replace: true,
-            limits: Limits::default(),
-        };
+        let destination = Destination { folder: &out, replace: true, limits: Limits::default() };
         let report = compress::run(&project, destination)?;
         output::print(&compress::describe(&report, &out))?;
         if window::has_display() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::{Checkpoint, Tensor};
-use lapidary_engine::observer::{Observer, Progress};
+use lapidary_engine::observer::{Observer as _, Progress};
 use lapidary_engine::statistics::{self, Spectrum, Statistics};
 use serde::Serialize;
 
@@ -90,11 +90,7 @@ impl Values {
 impl SpectrumRow {
     fn new(spectrum: Option<Spectrum>) -> Self {
         let Some(spectrum) = spectrum else {
-            return Self {
-                singular_values: None,
-                stable_rank: None,
-                effective_rank: None,
-            };
+            return Self { singular_values: None, stable_rank: None, effective_rank: None };
         };
         Self {
             stable_rank: Some(spectrum.stable_rank),
@@ -124,7 +120,7 @@ impl Inspect {
         if self.json {
             return output::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         }
-        output::print(&table(&rows, self.headers, self.spectrum))?;
+        output::print(&self.table(&rows))?;
         output::print(&summary(&checkpoint))
     }
 
@@ -136,14 +132,12 @@ impl Inspect {
         terminal: &Terminal,
     ) -> anyhow::Result<Row<'a>> {
         let is_measured = !self.headers && tensor.dtype.is_readable();
-        let values = is_measured
-            .then(|| statistics::measure(checkpoint, index, terminal))
-            .transpose()?;
-        let spectrum = match self.spectrum {
-            false => None,
-            true => Some(SpectrumRow::new(spectrum(
-                checkpoint, index, tensor, terminal,
-            )?)),
+        let values =
+            is_measured.then(|| statistics::measure(checkpoint, index, terminal)).transpose()?;
+        let spectrum = if self.spectrum {
+            Some(SpectrumRow::new(spectrum(checkpoint, index, tensor, terminal)?))
+        } else {
+            None
         };
         Ok(Row {
             name: &tensor.name,
@@ -158,6 +152,56 @@ impl Inspect {
             spectrum,
         })
     }
+
+    fn table(&self, rows: &[Row<'_>]) -> String {
+        let mut heads = vec!["tensor", "<shape", "<dtype", "block", "<role", "parameters", "bytes"];
+        if !self.headers {
+            heads.extend(["std", "abs max", "kurtosis", "outliers", "zeros", "nan, inf"]);
+        }
+        if self.spectrum {
+            heads.extend(["σ₁", "stable rank", "effective rank"]);
+        }
+        let mut table = Table::new(&heads);
+        for row in rows {
+            let shape: Vec<String> = row.shape.iter().map(ToString::to_string).collect();
+            let mut cells = vec![
+                row.name.to_owned(),
+                shape.join(" × "),
+                row.dtype.to_owned(),
+                row.block.map_or_else(|| "–".to_owned(), |block| block.to_string()),
+                row.role.to_owned(),
+                text::count(row.parameters),
+                text::count(row.bytes),
+            ];
+            if !self.headers {
+                cells.extend(value_cells(row.values.as_ref()));
+            }
+            if let Some(spectrum) = &row.spectrum {
+                cells.extend(spectrum_cells(spectrum));
+            }
+            table.row(cells);
+        }
+        table.render()
+    }
+}
+
+fn value_cells(values: Option<&Values>) -> [String; 6] {
+    let Some(values) = values else { return std::array::from_fn(|_| "–".to_owned()) };
+    let non_finite = values.nan + values.positive_infinity + values.negative_infinity;
+    [
+        text::value(values.std),
+        text::value(values.abs_max),
+        text::value(values.kurtosis),
+        text::percent(values.outlier_fraction),
+        text::percent(values.zeros),
+        text::count(non_finite),
+    ]
+}
+
+fn spectrum_cells(spectrum: &SpectrumRow) -> [String; 3] {
+    let largest = spectrum.singular_values.as_ref().and_then(|values| values.first().copied());
+    [largest, spectrum.stable_rank, spectrum.effective_rank]
+        .map(|value| value.map_or_else(|| "–".to_owned(), text::value))
 }
 
 /// The spectrum of a matrix; `None` with a warning where its weights are not finite, so that one bad layer does
@@ -181,76 +225,9 @@ fn spectrum(
     }
 }
 
-fn table(rows: &[Row<'_>], headers: bool, spectrum: bool) -> String {
-    let mut heads = vec![
-        "tensor",
-        "<shape",
-        "<dtype",
-        "block",
-        "<role",
-        "parameters",
-        "bytes",
-    ];
-    if !headers {
-        heads.extend([
-            "std", "abs max", "kurtosis", "outliers", "zeros", "nan, inf",
-        ]);
-    }
-    if spectrum {
-        heads.extend(["σ₁", "stable rank", "effective rank"]);
-    }
-    let mut table = Table::new(&heads);
-    for row in rows {
-        let shape: Vec<String> = row.shape.iter().map(ToString::to_string).collect();
-        let mut cells = vec![
-            row.name.to_owned(),
-            shape.join(" × "),
-            row.dtype.to_owned(),
-            row.block
-                .map_or_else(|| "–".to_owned(), |block| block.to_string()),
-            row.role.to_owned(),
-            text::count(row.parameters),
-            text::count(row.bytes),
-        ];
-        if let Some(values) = &row.values {
-            let bad = values.nan + values.positive_infinity + values.negative_infinity;
-            cells.extend([
-                text::value(values.std),
-                text::value(values.abs_max),
-                text::value(values.kurtosis),
-            ]);
-            cells.extend([
-                text::percent(values.outlier_fraction),
-                text::percent(values.zeros),
-                text::count(bad),
-            ]);
-        } else if !headers {
-            cells.extend(std::iter::repeat_n("–".to_owned(), 6));
-        }
-        if let Some(spectrum) = &row.spectrum {
-            let largest = spectrum
-                .singular_values
-                .as_ref()
-                .and_then(|values| values.first().copied());
-            let show = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), text::value);
-            cells.extend([
-                show(largest),
-                show(spectrum.stable_rank),
-                show(spectrum.effective_rank),
-            ]);
-        }
-        table.row(cells);
-    }
-    table.render()
-}
-
 fn summary(checkpoint: &Checkpoint) -> String {
     let (n, files) = (checkpoint.tensors().len(), checkpoint.files().len());
-    let of = if files == 1 {
-        String::new()
-    } else {
-        format!(" in {files} files")
-    };
+    let of = if files == 1 { String::new() } else { format!(" in {files} files") };
     let parameters = text::parameters(checkpoint.parameters());
     format!(
         "{n} tensors{of}, {parameters} parameters, {}\n",

@@ -21,11 +21,7 @@ pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
         Some(engine) => complain(&engine.sentence()),
         None => complain(&format!("{error:#}")),
     }
-    ExitCode::from(if engine.is_some_and(Error::is_bad_input) {
-        2
-    } else {
-        1
-    })
+    ExitCode::from(if engine.is_some_and(Error::is_bad_input) { 2 } else { 1 })
 }
 
 fn complain(text: &str) {
@@ -103,10 +99,7 @@ pub(super) struct Table {
 impl Table {
     /// A table with these heads.
     pub(super) fn new(heads: &[&'static str]) -> Self {
-        Self {
-            heads: heads.to_vec(),
-            rows: Vec::new(),
-        }
+        Self { heads: heads.to_vec(), rows: Vec::new() }
     }
 
     /// Adds a row.
@@ -117,17 +110,10 @@ impl Table {
     /// The table as lines.
     pub(super) fn render(&self) -> String {
         let is_left = |column: usize| column == 0 || self.heads[column].starts_with('<');
-        let heads: Vec<String> = self
-            .heads
-            .iter()
-            .map(|head| head.trim_start_matches('<').to_owned())
-            .collect();
+        let heads: Vec<String> =
+            self.heads.iter().map(|head| head.trim_start_matches('<').to_owned()).collect();
         let width = |column: usize| {
-            let cells = self
-                .rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .chain([&heads[column]]);
+            let cells = self.rows.iter().filter_map(|row| row.get(column)).chain([&heads[column]]);
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..heads.len()).map(width).collect();
@@ -143,10 +129,7 @@ impl Table {
             let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
             cells.join("  ").trim_end().to_owned() + "\n"
         };
-        std::iter::once(&heads)
-            .chain(&self.rows)
-            .map(line)
-            .collect()
+        std::iter::once(&heads).chain(&self.rows).map(line).collect()
     }
 }
 
@@ -158,11 +141,7 @@ mod tests {
     fn tables_align_names_left_and_numbers_right() {
         let mut table = Table::new(&["layer", "bytes", "<why"]);
         table.row(vec!["a".to_owned(), "1".to_owned(), "so".to_owned()]);
-        table.row(vec![
-            "long name".to_owned(),
-            "1,000".to_owned(),
-            "because".to_owned(),
-        ]);
+        table.row(vec!["long name".to_owned(), "1,000".to_owned(), "because".to_owned()]);
         assert_eq!(
             table.render(),
             "layer      bytes  why\na              1  so\nlong name  1,000  because\n"

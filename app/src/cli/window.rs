@@ -16,10 +16,7 @@ const HEADLESS: &str =
 /// Whether a display seems to be there.
 pub(super) fn has_display() -> bool {
     let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !cfg!(target_os = "linux")
-        || ["DISPLAY", "WAYLAND_DISPLAY"]
-            .iter()
-            .any(|name| is_set(&name))
+    !cfg!(target_os = "linux") || ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(is_set)
 }
 
 /// Opens the window on a checkpoint or project; without one on what a first start shows.
@@ -34,17 +31,10 @@ pub(super) fn open(path: Option<PathBuf>) -> anyhow::Result<()> {
         .with_inner_size([1440.0, 860.0])
         .with_min_inner_size([960.0, 600.0])
         .with_drag_and_drop(true);
-    let options = NativeOptions {
-        viewport,
-        ..NativeOptions::default()
-    };
+    let options = NativeOptions { viewport, ..NativeOptions::default() };
     let start = Box::new(
         move |creation: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, _> {
-            Ok(Box::new(App::new(
-                &creation.egui_ctx,
-                builtin::home(),
-                path,
-            )?))
+            Ok(Box::new(App::new(&creation.egui_ctx, builtin::home(), path)?))
         },
     );
     eframe::run_native("lapidary", options, start)
@@ -54,9 +44,5 @@ pub(super) fn open(path: Option<PathBuf>) -> anyhow::Result<()> {
 fn icon() -> anyhow::Result<IconData> {
     let image = image::load_from_memory(ICON)?.into_rgba8();
     let (width, height) = image.dimensions();
-    Ok(IconData {
-        rgba: image.into_raw(),
-        width,
-        height,
-    })
+    Ok(IconData { rgba: image.into_raw(), width, height })
 }

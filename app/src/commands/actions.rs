@@ -51,6 +51,7 @@ pub struct Action {
     pub command: fn() -> Command,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "actions without keys stand beside those with them")]
 const fn keys(modifiers: Modifiers, key: Key) -> Option<KeyboardShortcut> {
     Some(KeyboardShortcut::new(modifiers, key))
 }
@@ -64,24 +65,15 @@ fn has_model(document: &Document) -> bool {
 }
 
 fn has_selection(document: &Document) -> bool {
-    document
-        .model
-        .as_ref()
-        .is_some_and(|model| !model.selection.is_empty())
+    document.model.as_ref().is_some_and(|model| !model.selection.is_empty())
 }
 
 fn can_undo(document: &Document) -> bool {
-    document
-        .model
-        .as_ref()
-        .is_some_and(|model| model.history.undo_label().is_some())
+    document.model.as_ref().is_some_and(|model| model.history.undo_label().is_some())
 }
 
 fn can_redo(document: &Document) -> bool {
-    document
-        .model
-        .as_ref()
-        .is_some_and(|model| model.history.redo_label().is_some())
+    document.model.as_ref().is_some_and(|model| model.history.redo_label().is_some())
 }
 
 macro_rules! bits_action {
@@ -248,10 +240,8 @@ pub static ACTIONS: &[Action] = &[
 /// field while one has the focus.
 pub fn pressed(context: &egui::Context) -> Vec<&'static Action> {
     let typing = context.egui_wants_keyboard_input();
-    let mut actions: Vec<(&'static Action, KeyboardShortcut)> = ACTIONS
-        .iter()
-        .filter_map(|action| Some((action, action.keys?)))
-        .collect();
+    let mut actions: Vec<(&'static Action, KeyboardShortcut)> =
+        ACTIONS.iter().filter_map(|action| Some((action, action.keys?))).collect();
     let weight = |modifiers: Modifiers| u8::from(modifiers.shift) + u8::from(modifiers.alt);
     actions.sort_by_key(|(_, keys)| std::cmp::Reverse(weight(keys.modifiers)));
     context.input_mut(|input| {
@@ -260,11 +250,7 @@ pub fn pressed(context: &egui::Context) -> Vec<&'static Action> {
             let is_function = matches!(keys.logical_key, Key::F1);
             (!typing || !is_plain || is_function) && input.consume_shortcut(keys)
         };
-        actions
-            .into_iter()
-            .filter(|(_, keys)| is_pressed(keys))
-            .map(|(action, _)| action)
-            .collect()
+        actions.into_iter().filter(|(_, keys)| is_pressed(keys)).map(|(action, _)| action).collect()
     })
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::commands::{Command, apply, request_preview};
 use crate::document::model::{Model, Opened};
-use crate::document::{Document, Exported, Slot};
-use crate::jobs::{Event, Jobs, Purpose};
+use crate::document::{Document, Exported, Sheet, Slot};
+use crate::jobs::{Event, Jobs, Picked, Purpose};
 use crate::theme::text;
 
 /// Takes an answer into the document.
@@ -33,8 +33,12 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
             }
         }
         Event::Exported(result) => exported(document, result),
-        Event::Picked(purpose, Some(path)) => picked(document, jobs, purpose, path),
-        Event::Picked(_, None) => {}
+        Event::Picked(purpose, Picked::Path(path)) => picked(document, jobs, purpose, path),
+        Event::Picked(_, Picked::Closed) => {}
+        Event::Picked(purpose, Picked::NoDialog) => {
+            document.typed_path.clear();
+            document.sheet = Some(Sheet::Path(purpose));
+        }
     }
 }
 
@@ -72,16 +76,13 @@ fn exported(document: &mut Document, result: Option<Result<Exported, String>>) {
         }
         Some(Ok(exported)) => {
             let bytes = text::bytes(exported.report.totals.total_bytes);
-            document.say(format!(
-                "Exported and proved: {bytes} in {}",
-                exported.folder.display()
-            ));
+            document.say(format!("Exported and proved: {bytes} in {}", exported.folder.display()));
             document.export = Slot::Ready(exported);
         }
     }
 }
 
-fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose, path: PathBuf) {
+pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose, path: PathBuf) {
     match purpose {
         Purpose::OpenFolder | Purpose::OpenFile => apply(document, jobs, Command::Open(path)),
         Purpose::SaveProject => apply(document, jobs, Command::SaveAs(path)),

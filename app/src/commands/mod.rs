@@ -30,8 +30,10 @@ pub enum Command {
     OpenSample,
     /// Show a file dialog.
     Pick(Purpose),
-    /// Change the path in the welcome form.
-    SetOpenPath(String),
+    /// Change the path being typed.
+    TypePath(String),
+    /// Take a path for a purpose, as a file dialog would give it.
+    TakePath(Purpose, PathBuf),
     /// Save the project under its name, or ask for one.
     Save,
     /// Save the project there.
@@ -98,7 +100,8 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         Command::Open(path) | Command::OpenAnyway(path) => open(document, jobs, path),
         Command::OpenSample => open_sample(document, jobs),
         Command::Pick(purpose) => pick(document, jobs, purpose),
-        Command::SetOpenPath(path) => document.open_path = path,
+        Command::TypePath(path) => document.typed_path = path,
+        Command::TakePath(purpose, path) => answers::picked(document, jobs, purpose, path),
         Command::Save => save(document, jobs),
         Command::SaveAs(path) => save_as(document, path),
         Command::ToggleSheet(sheet) => toggle_sheet(document, sheet),
@@ -186,29 +189,17 @@ fn request_preview(model: &mut Model, jobs: &mut Jobs) {
         .as_ref()
         .is_some_and(|(known, tried, _)| *known == layer && *tried == assignment);
     if is_matrix && !assignment.is_keep() && !is_known {
-        jobs.preview(
-            model.checkpoint.clone(),
-            model.plan().clone(),
-            layer,
-            assignment,
-        );
+        jobs.preview(model.checkpoint.clone(), model.plan().clone(), layer, assignment);
     }
 }
 
 fn ask(document: &mut Document, text: &str, yes: &'static str, command: Command) {
-    document.question = Some(Question {
-        text: text.to_owned(),
-        yes,
-        command,
-    });
+    document.question = Some(Question { text: text.to_owned(), yes, command });
 }
 
 fn open(document: &mut Document, jobs: &mut Jobs, path: PathBuf) {
     let what = format!("Opening {}", path.display());
-    document.opening = Slot::Running {
-        what,
-        progress: None,
-    };
+    document.opening = Slot::Running { what, progress: None };
     document.notice = None;
     jobs.open(path);
 }
@@ -221,10 +212,8 @@ fn open_sample(document: &mut Document, jobs: &mut Jobs) {
 }
 
 fn pick(document: &Document, jobs: &mut Jobs, purpose: Purpose) {
-    let title = document
-        .model
-        .as_ref()
-        .map_or_else(|| "plan".to_owned(), |model| model.checkpoint.title());
+    let title =
+        document.model.as_ref().map_or_else(|| "plan".to_owned(), |model| model.checkpoint.title());
     jobs.pick(purpose, &format!("{title}.ron"));
 }
 
@@ -240,11 +229,7 @@ fn save_as(document: &mut Document, path: PathBuf) {
     let Some(model) = document.model.as_deref_mut() else {
         return;
     };
-    let path = if path.extension().is_none() {
-        path.with_extension("ron")
-    } else {
-        path
-    };
+    let path = if path.extension().is_none() { path.with_extension("ron") } else { path };
     let tensors = model.checkpoint.tensors();
     let project = Project {
         version: VERSION,
@@ -252,11 +237,7 @@ fn save_as(document: &mut Document, path: PathBuf) {
         target: model.target.about().id.to_owned(),
         plan: lapidary_engine::plan::Rules::of(model.plan()),
         view: View {
-            selected: model
-                .selection
-                .layers()
-                .map(|layer| tensors[layer].name.clone())
-                .collect(),
+            selected: model.selection.layers().map(|layer| tensors[layer].name.clone()).collect(),
             metric: model.metric.id.to_owned(),
             filter: model.filter.clone(),
         },
@@ -276,12 +257,9 @@ fn save_as(document: &mut Document, path: PathBuf) {
 fn toggle_sheet(document: &mut Document, sheet: Sheet) {
     let is_open = document.sheet == Some(sheet);
     document.sheet = (!is_open).then_some(sheet);
-    if let (Sheet::Export, false, true, Some(model)) = (
-        sheet,
-        is_open,
-        document.export_folder.is_empty(),
-        &document.model,
-    ) {
+    if let (Sheet::Export, false, true, Some(model)) =
+        (sheet, is_open, document.export_folder.is_empty(), &document.model)
+    {
         let folder = std::env::current_dir().unwrap_or_default();
         let name = format!("{}-{}", model.checkpoint.title(), model.target.about().id);
         document.export_folder = folder.join(name).display().to_string();
@@ -303,10 +281,8 @@ fn export(document: &mut Document, jobs: &mut Jobs, replace: bool) {
         return;
     }
     jobs.export(model, folder.clone(), replace);
-    document.export = Slot::Running {
-        what: format!("Exporting to {}", folder.display()),
-        progress: None,
-    };
+    document.export =
+        Slot::Running { what: format!("Exporting to {}", folder.display()), progress: None };
 }
 
 fn toggle_measuring(document: &mut Document, jobs: &mut Jobs) {

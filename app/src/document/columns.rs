@@ -25,14 +25,8 @@ pub enum Column {
 
 impl Column {
     /// Every column, from left to right.
-    pub const ALL: [Self; 6] = [
-        Self::Layer,
-        Self::Assignment,
-        Self::Bits,
-        Self::Bytes,
-        Self::Kurtosis,
-        Self::Rank,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Layer, Self::Assignment, Self::Bits, Self::Bytes, Self::Kurtosis, Self::Rank];
 
     /// Its head.
     pub fn title(self) -> &'static str {
@@ -40,7 +34,7 @@ impl Column {
             Self::Layer => "Layer",
             Self::Assignment => "Assignment",
             Self::Bits => "Bits",
-            Self::Bytes => "Bytes",
+            Self::Bytes => "Size",
             Self::Kurtosis => "Kurtosis",
             Self::Rank => "Eff. rank",
         }
@@ -56,7 +50,9 @@ impl Column {
                 "What the plan does to the layer. Select rows and use the form on the right, or press 2 to 8 and 0."
             }
             Self::Bits => metric("bits").help,
-            Self::Bytes => "Bytes of the layer in the exported file, exact.",
+            Self::Bytes => {
+                "Bytes of the layer in the exported file; the inspector has the exact number."
+            }
             Self::Kurtosis => metric("kurtosis").help,
             Self::Rank => metric("rank").help,
         }
@@ -77,7 +73,7 @@ impl Column {
             Self::Layer => model.short_name(layer),
             Self::Assignment => model.assignment(layer).label(),
             Self::Bits => of("bits"),
-            Self::Bytes => text::count(model.bytes(layer)),
+            Self::Bytes => text::bytes(model.bytes(layer)),
             Self::Kurtosis => of("kurtosis"),
             Self::Rank => of("rank"),
         }
@@ -87,10 +83,7 @@ impl Column {
         let of = |id: &str, layer: usize| (metric(id).value)(model, layer);
         match self {
             Self::Layer => a.cmp(&b),
-            Self::Assignment => model
-                .assignment(a)
-                .label()
-                .cmp(&model.assignment(b).label()),
+            Self::Assignment => model.assignment(a).label().cmp(&model.assignment(b).label()),
             Self::Bytes => model.bytes(a).cmp(&model.bytes(b)),
             Self::Bits => numbers(of("bits", a), of("bits", b)),
             Self::Kurtosis => numbers(of("kurtosis", a), of("kurtosis", b)),
@@ -116,10 +109,7 @@ pub struct Sort {
 
 impl Default for Sort {
     fn default() -> Self {
-        Self {
-            column: Column::Layer,
-            descending: false,
-        }
+        Self { column: Column::Layer, descending: false }
     }
 }
 
@@ -127,15 +117,9 @@ impl Sort {
     /// A click on the head of `column`: numbers begin with the largest, a second click turns the order round.
     pub fn clicked(self, column: Column) -> Self {
         if self.column == column {
-            Self {
-                descending: !self.descending,
-                ..self
-            }
+            Self { descending: !self.descending, ..self }
         } else {
-            Self {
-                column,
-                descending: column.is_number(),
-            }
+            Self { column, descending: column.is_number() }
         }
     }
 
@@ -143,11 +127,7 @@ impl Sort {
     pub fn apply(self, model: &Model, rows: &mut [usize]) {
         rows.sort_by(|&a, &b| {
             let order = self.column.compare(model, a, b);
-            let order = if self.descending {
-                order.reverse()
-            } else {
-                order
-            };
+            let order = if self.descending { order.reverse() } else { order };
             order.then(a.cmp(&b))
         });
     }

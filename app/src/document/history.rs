@@ -18,12 +18,7 @@ pub struct History<T> {
 impl<T: Clone + PartialEq> History<T> {
     /// A history that begins with `current`.
     pub fn new(current: T) -> Self {
-        Self {
-            past: Vec::new(),
-            current: Arc::new(current),
-            future: Vec::new(),
-            open: false,
-        }
+        Self { past: Vec::new(), current: Arc::new(current), future: Vec::new(), open: false }
     }
 
     /// The present value.
@@ -63,8 +58,7 @@ impl<T: Clone + PartialEq> History<T> {
     /// Steps back; returns the label undone.
     pub fn undo(&mut self) -> Option<String> {
         let (label, before) = self.past.pop()?;
-        self.future
-            .push((label.clone(), std::mem::replace(&mut self.current, before)));
+        self.future.push((label.clone(), std::mem::replace(&mut self.current, before)));
         self.open = false;
         Some(label)
     }
@@ -72,8 +66,7 @@ impl<T: Clone + PartialEq> History<T> {
     /// Steps forward again; returns the label redone.
     pub fn redo(&mut self) -> Option<String> {
         let (label, after) = self.future.pop()?;
-        self.past
-            .push((label.clone(), std::mem::replace(&mut self.current, after)));
+        self.past.push((label.clone(), std::mem::replace(&mut self.current, after)));
         self.open = false;
         Some(label)
     }
@@ -103,11 +96,7 @@ mod tests {
         assert_eq!(history.undo().as_deref(), Some("Paint"));
         assert_eq!(**history.current(), 2);
         history.undo();
-        assert_eq!(
-            **history.current(),
-            0,
-            "both edits of the first gesture are one step"
-        );
+        assert_eq!(**history.current(), 0, "both edits of the first gesture are one step");
         assert_eq!(history.undo(), None);
         history.redo();
         history.redo();
@@ -123,11 +112,7 @@ mod tests {
         history.edit("There", |n| *n = 1);
         history.edit("There", |n| *n = 0);
         history.seal();
-        assert_eq!(
-            history.undo_label(),
-            None,
-            "a gesture that returns leaves none either"
-        );
+        assert_eq!(history.undo_label(), None, "a gesture that returns leaves none either");
     }
 
     #[test]

@@ -19,19 +19,11 @@ impl MapLayout {
     /// Lays out the weight matrices of a checkpoint.
     pub fn new(checkpoint: &Checkpoint) -> Self {
         let layers = || {
-            checkpoint
-                .tensors()
-                .iter()
-                .enumerate()
-                .filter(|(_, tensor)| tensor.matrix.is_some())
+            checkpoint.tensors().iter().enumerate().filter(|(_, tensor)| tensor.matrix.is_some())
         };
-        let mut roles: Vec<Role> = layers()
-            .filter(|(_, t)| t.place.block.is_some())
-            .map(|(_, t)| t.place.role)
-            .collect();
-        let mut blocks: Vec<u32> = layers()
-            .filter_map(|(_, tensor)| tensor.place.block)
-            .collect();
+        let mut roles: Vec<Role> =
+            layers().filter(|(_, t)| t.place.block.is_some()).map(|(_, t)| t.place.role).collect();
+        let mut blocks: Vec<u32> = layers().filter_map(|(_, tensor)| tensor.place.block).collect();
         roles.sort_unstable();
         roles.dedup();
         blocks.sort_unstable();
@@ -43,10 +35,7 @@ impl MapLayout {
             tray: Vec::new(),
         };
         for (layer, tensor) in layers() {
-            let row = tensor
-                .place
-                .block
-                .and_then(|block| map.blocks.binary_search(&block).ok());
+            let row = tensor.place.block.and_then(|block| map.blocks.binary_search(&block).ok());
             match (row, map.roles.binary_search(&tensor.place.role)) {
                 (Some(row), Ok(column)) => {
                     let columns = map.roles.len();
@@ -65,10 +54,6 @@ impl MapLayout {
 
     /// Every layer, row by row, the tray first: the order of ranges.
     pub fn order(&self) -> Vec<usize> {
-        self.tray
-            .iter()
-            .chain(self.cells.iter().flatten())
-            .copied()
-            .collect()
+        self.tray.iter().chain(self.cells.iter().flatten()).copied().collect()
     }
 }

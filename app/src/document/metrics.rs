@@ -71,8 +71,5 @@ pub static METRICS: &[Metric] = &[
 
 /// The metric of that id, or the first.
 pub fn metric(id: &str) -> &'static Metric {
-    METRICS
-        .iter()
-        .find(|metric| metric.id == id)
-        .unwrap_or(&METRICS[0])
+    METRICS.iter().find(|metric| metric.id == id).unwrap_or(&METRICS[0])
 }

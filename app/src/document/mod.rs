@@ -18,6 +18,7 @@ use lapidary_engine::export::Report;
 use crate::commands::Command;
 use crate::document::model::Model;
 use crate::document::settings::Settings;
+use crate::jobs::Purpose;
 
 /// Background work that the person can see and cancel.
 #[derive(Debug, Default)]
@@ -83,6 +84,8 @@ pub enum Sheet {
     Keys,
     /// About this program.
     About,
+    /// A path to type, where the system shows no file dialog.
+    Path(Purpose),
 }
 
 /// Everything the window shows.
@@ -96,8 +99,8 @@ pub struct Document {
     pub export: Slot<Exported>,
     /// The folder in the export form.
     pub export_folder: String,
-    /// The path in the welcome form.
-    pub open_path: String,
+    /// The path in the welcome form, or in the sheet that stands in for a file dialog.
+    pub typed_path: String,
     /// What the status bar says.
     pub notice: Option<Notice>,
     /// A question that waits for its answer.
@@ -122,18 +125,12 @@ impl Document {
 
     /// Says something in the status bar.
     pub fn say(&mut self, text: impl Into<String>) {
-        self.notice = Some(Notice {
-            text: text.into(),
-            is_error: false,
-        });
+        self.notice = Some(Notice { text: text.into(), is_error: false });
     }
 
     /// Says in the status bar that something went wrong.
     pub fn complain(&mut self, text: impl Into<String>) {
-        self.notice = Some(Notice {
-            text: text.into(),
-            is_error: true,
-        });
+        self.notice = Some(Notice { text: text.into(), is_error: true });
     }
 
     /// The window's title.
@@ -142,14 +139,9 @@ impl Document {
             return "Lapidary".to_owned();
         };
         let name = model.project.as_deref().and_then(Path::file_name);
-        let name = name.map_or_else(
-            || model.checkpoint.title(),
-            |name| name.to_string_lossy().into_owned(),
-        );
-        format!(
-            "{name}{} – Lapidary",
-            if model.is_changed() { " •" } else { "" }
-        )
+        let name = name
+            .map_or_else(|| model.checkpoint.title(), |name| name.to_string_lossy().into_owned());
+        format!("{name}{} – Lapidary", if model.is_changed() { " •" } else { "" })
     }
 
     /// Whether closing or opening another model would lose edits.

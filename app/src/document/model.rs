@@ -19,6 +19,9 @@ use crate::document::selection::Selection;
 /// Something that is measured in the background: the value, or a sentence why there is none.
 pub type Measured<T> = Option<Result<Arc<T>, String>>;
 
+/// An assignment tried on a layer: which layer, which assignment, what it does or why it cannot.
+pub type Tried = (usize, Arc<Assignment>, Result<Arc<Preview>, String>);
+
 /// An open model.
 pub struct Model {
     /// The checkpoint.
@@ -40,7 +43,7 @@ pub struct Model {
     /// The project's file, once it has one.
     pub project: Option<PathBuf>,
     /// What the assignment of the layer in the inspector does, with the assignment it was measured for.
-    pub preview: Option<(usize, Arc<Assignment>, Result<Arc<Preview>, String>)>,
+    pub preview: Option<Tried>,
     /// The export to the byte, or why there is none.
     pub manifest: Result<Arc<Manifest>, String>,
     statistics: Vec<Measured<Statistics>>,
@@ -51,9 +54,7 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model")
-            .field("checkpoint", &self.checkpoint.path())
-            .finish_non_exhaustive()
+        f.debug_struct("Model").field("checkpoint", &self.checkpoint.path()).finish_non_exhaustive()
     }
 }
 
@@ -75,12 +76,8 @@ impl Model {
     /// A model just opened: nothing measured yet.
     pub fn new(opened: Opened) -> Self {
         let n = opened.checkpoint.tensors().len();
-        let selected: Vec<usize> = opened
-            .view
-            .selected
-            .iter()
-            .filter_map(|name| opened.checkpoint.find(name))
-            .collect();
+        let selected: Vec<usize> =
+            opened.view.selected.iter().filter_map(|name| opened.checkpoint.find(name)).collect();
         let selection = if selected.is_empty() {
             first_layer(&opened.checkpoint)
         } else {
@@ -116,8 +113,7 @@ impl Model {
 
     /// The assignment of a layer.
     pub fn assignment(&self, layer: usize) -> Arc<Assignment> {
-        self.plan()
-            .assignment(&self.checkpoint.tensors()[layer].name)
+        self.plan().assignment(&self.checkpoint.tensors()[layer].name)
     }
 
     /// What was measured of a tensor, if it could be.
@@ -152,15 +148,8 @@ impl Model {
 
     /// Bytes of a layer in the export, or in the source where no export is possible.
     pub fn bytes(&self, layer: usize) -> u64 {
-        let entry = self
-            .manifest
-            .as_ref()
-            .ok()
-            .and_then(|manifest| manifest.entries.get(layer));
-        entry.map_or_else(
-            || self.checkpoint.tensors()[layer].bytes(),
-            |entry| entry.bytes,
-        )
+        let entry = self.manifest.as_ref().ok().and_then(|manifest| manifest.entries.get(layer));
+        entry.map_or_else(|| self.checkpoint.tensors()[layer].bytes(), |entry| entry.bytes)
     }
 
     /// Effective bits per weight of a layer in the export.
@@ -172,11 +161,9 @@ impl Model {
     /// The bits to write on a layer: those of its codes, or of its element type where it is kept.
     pub fn nominal_bits(&self, layer: usize) -> u32 {
         let tensor = &self.checkpoint.tensors()[layer];
-        let layout = tensor.matrix.and_then(|matrix| {
-            self.assignment(layer)
-                .layout(matrix.shape, tensor.dtype)
-                .ok()
-        });
+        let layout = tensor
+            .matrix
+            .and_then(|matrix| self.assignment(layer).layout(matrix.shape, tensor.dtype).ok());
         layout.map_or(tensor.dtype.bits() as u32, |layout| layout.nominal_bits())
     }
 
@@ -221,9 +208,7 @@ impl Model {
             let name = format!("{} {}", tensor.name.to_lowercase(), self.short_name(*layer));
             words.iter().all(|word| name.contains(word))
         };
-        let mut rows: Vec<usize> = (0..self.checkpoint.tensors().len())
-            .filter(is_shown)
-            .collect();
+        let mut rows: Vec<usize> = (0..self.checkpoint.tensors().len()).filter(is_shown).collect();
         self.sort.apply(self, &mut rows);
         self.rows = rows;
     }
@@ -233,11 +218,7 @@ impl Model {
         let tensor = &self.checkpoint.tensors()[layer];
         let says_little = matches!(tensor.place.role, Role::Other | Role::Norm | Role::Bias);
         match (tensor.place.block, tensor.place.expert) {
-            (None, _) => tensor
-                .name
-                .strip_suffix(".weight")
-                .unwrap_or(&tensor.name)
-                .to_owned(),
+            (None, _) => tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned(),
             (Some(block), _) if says_little => {
                 let tail = tensor.module().rsplit('.').next().unwrap_or_default();
                 format!("{block} · {tail}")
@@ -249,17 +230,9 @@ impl Model {
 
     /// Tensors measured so far and in all: statistics and spectra.
     pub fn measured(&self) -> (usize, usize) {
-        let matrices = self
-            .checkpoint
-            .tensors()
-            .iter()
-            .filter(|tensor| tensor.matrix.is_some())
-            .count();
-        let statistics = self
-            .statistics
-            .iter()
-            .filter(|state| state.is_some())
-            .count();
+        let matrices =
+            self.checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()).count();
+        let statistics = self.statistics.iter().filter(|state| state.is_some()).count();
         let spectra = self.spectra.iter().filter(|state| state.is_some()).count();
         (statistics + spectra, self.statistics.len() + matrices)
     }

@@ -79,19 +79,15 @@ impl Project {
     /// Writes the project; the file is the old one or the new one, never a part.
     pub fn write(&self, path: &Path) -> Result<()> {
         let pretty = ron::ser::PrettyConfig::new().depth_limit(3);
-        let text =
-            ron::ser::to_string_pretty(self, pretty).map_err(|error| Error::Unsupported {
-                what: format!("writing the project ({error})"),
-            })?;
+        let text = ron::ser::to_string_pretty(self, pretty).map_err(|error| {
+            Error::Unsupported { what: format!("writing the project ({error})") }
+        })?;
         disk::write_file(path, (text + "\n").as_bytes())
     }
 
     /// Where the checkpoint lies, given where the project lies.
     pub fn checkpoint_path(&self, project: &Path) -> PathBuf {
-        project
-            .parent()
-            .unwrap_or(Path::new("."))
-            .join(&self.checkpoint)
+        project.parent().unwrap_or(Path::new(".")).join(&self.checkpoint)
     }
 }
 

@@ -29,10 +29,7 @@ impl Selection {
     /// Selects several layers; the first is the cursor.
     pub fn of(layers: impl IntoIterator<Item = usize>) -> Self {
         let layers: Vec<usize> = layers.into_iter().collect();
-        Self {
-            cursor: layers.first().copied(),
-            layers: layers.into_iter().collect(),
-        }
+        Self { cursor: layers.first().copied(), layers: layers.into_iter().collect() }
     }
 
     /// The selected tensors, by index.
@@ -85,14 +82,10 @@ impl Selection {
 
     /// Moves the cursor by `step` places in `order`.
     pub fn walk(&mut self, step: isize, order: &[usize]) {
-        let at = self
-            .cursor
-            .and_then(|cursor| order.iter().position(|&layer| layer == cursor));
+        let at = self.cursor.and_then(|cursor| order.iter().position(|&layer| layer == cursor));
         let next = match at {
             None => 0,
-            Some(at) => at
-                .saturating_add_signed(step)
-                .min(order.len().saturating_sub(1)),
+            Some(at) => at.saturating_add_signed(step).min(order.len().saturating_sub(1)),
         };
         if let Some(&layer) = order.get(next) {
             *self = Self::one(layer);

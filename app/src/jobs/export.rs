@@ -18,16 +18,9 @@ impl Jobs {
         let (checkpoint, plan, target) =
             (model.checkpoint.clone(), model.plan().clone(), model.target);
         self.spawn("export", move || {
-            let destination = Destination {
-                folder: &folder,
-                replace,
-                limits: Limits::default(),
-            };
+            let destination = Destination { folder: &folder, replace, limits: Limits::default() };
             let result = match export::export(&checkpoint, &plan, target, destination, &ticket) {
-                Ok(report) => Some(Ok(Exported {
-                    folder,
-                    report: Arc::new(report),
-                })),
+                Ok(report) => Some(Ok(Exported { folder, report: Arc::new(report) })),
                 Err(Error::Cancelled) => None,
                 Err(error) => Some(Err(error.sentence())),
             };

@@ -15,8 +15,7 @@ pub(super) struct Urgent(AtomicUsize);
 
 impl Urgent {
     fn set(&self, layer: Option<usize>) {
-        self.0
-            .store(layer.map_or(0, |layer| layer + 1), Ordering::Relaxed);
+        self.0.store(layer.map_or(0, |layer| layer + 1), Ordering::Relaxed);
     }
 
     fn get(&self) -> Option<usize> {
@@ -42,10 +41,8 @@ impl Agenda {
     fn new(model: &Model) -> Self {
         let tensors = model.checkpoint.tensors();
         let layers = 0..tensors.len();
-        let mut spectra_order: Vec<usize> = layers
-            .clone()
-            .filter(|&layer| tensors[layer].matrix.is_some())
-            .collect();
+        let mut spectra_order: Vec<usize> =
+            layers.clone().filter(|&layer| tensors[layer].matrix.is_some()).collect();
         spectra_order.sort_by_key(|&layer| tensors[layer].parameters());
         let is_due =
             |layer: usize| tensors[layer].matrix.is_some() && model.spectrum_state(layer).is_none();
@@ -72,11 +69,7 @@ impl Agenda {
             self.statistics[layer] = false;
             return Some(Task::Statistics(layer));
         }
-        let layer = self
-            .spectra_order
-            .iter()
-            .copied()
-            .find(|&layer| self.spectra[layer])?;
+        let layer = self.spectra_order.iter().copied().find(|&layer| self.spectra[layer])?;
         self.spectra[layer] = false;
         Some(Task::Spectrum(layer))
     }
@@ -92,11 +85,9 @@ impl Jobs {
         let urgent = self.urgent.clone();
         self.spawn("measure", move || {
             while !ticket.is_cancelled() {
-                let Some(task) = agenda.next(
-                    urgent
-                        .get()
-                        .filter(|&layer| layer < checkpoint.tensors().len()),
-                ) else {
+                let Some(task) =
+                    agenda.next(urgent.get().filter(|&layer| layer < checkpoint.tensors().len()))
+                else {
                     return;
                 };
                 measure(&checkpoint, &task, &ticket);

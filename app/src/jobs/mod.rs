@@ -20,7 +20,7 @@ use thread_priority::ThreadPriority;
 
 use crate::document::Exported;
 use crate::document::model::Opened;
-pub use pick::Purpose;
+pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
 const CHANNEL: usize = 256;
@@ -44,8 +44,8 @@ pub enum Event {
     ExportProgress(Progress),
     /// An export ended: its result, or a sentence; `None` if it was cancelled.
     Exported(Option<Result<Exported, String>>),
-    /// A file or folder was chosen; `None` if the dialog was closed.
-    Picked(Purpose, Option<PathBuf>),
+    /// A file dialog ended.
+    Picked(Purpose, Picked),
 }
 
 /// An event with the revision it answers, by kind of work.
@@ -80,22 +80,14 @@ struct Ticket {
 impl Ticket {
     /// Sends an answer, waiting for room. An error means that the window is gone, and the answer with it.
     fn send(&self, event: Event) {
-        let stamped = Stamped {
-            kind: self.kind,
-            revision: self.revision,
-            event,
-        };
+        let stamped = Stamped { kind: self.kind, revision: self.revision, event };
         self.sender.send(stamped).ok();
         (self.wake)();
     }
 
     /// Sends progress if there is room; the next one will do as well.
     fn try_send(&self, event: Event) {
-        let stamped = Stamped {
-            kind: self.kind,
-            revision: self.revision,
-            event,
-        };
+        let stamped = Stamped { kind: self.kind, revision: self.revision, event };
         self.sender.try_send(stamped).ok();
         (self.wake)();
     }
@@ -150,11 +142,11 @@ impl Jobs {
     pub fn poll(&mut self) -> Option<Event> {
         loop {
             match self.receiver.try_recv() {
-                Ok(Stamped {
-                    kind,
-                    revision,
-                    event,
-                }) if self.revisions[kind as usize] == revision => return Some(event),
+                Ok(Stamped { kind, revision, event })
+                    if self.revisions[kind as usize] == revision =>
+                {
+                    return Some(event);
+                }
                 Ok(_stale) => {}
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
             }

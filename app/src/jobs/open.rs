@@ -18,20 +18,14 @@ impl Jobs {
         let ticket = self.begin(Kind::Open);
         self.spawn("open", move || {
             let result = open(&path).map_err(|error| error.sentence());
-            ticket.send(Event::Opened {
-                path,
-                result: Box::new(result),
-            });
+            ticket.send(Event::Opened { path, result: Box::new(result) });
         });
     }
 }
 
 /// Opens a project (`.ron`) with its checkpoint, or a checkpoint with an empty plan.
 fn open(path: &Path) -> Result<Opened> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("ron"))
-    {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ron")) {
         let project = Project::read(path)?;
         let checkpoint = Arc::new(Checkpoint::open(&project.checkpoint_path(path))?);
         let plan = project.plan.resolve(&checkpoint)?;
@@ -46,17 +40,8 @@ fn open(path: &Path) -> Result<Opened> {
     }
     let checkpoint = Arc::new(Checkpoint::open(path)?);
     // A model with a config.json is most likely meant for the packed target; a lone file can only be written in full.
-    let id = if checkpoint.config().is_some() { 1 } else { 0 };
+    let id = usize::from(checkpoint.config().is_some());
     let target = target::TARGETS[id];
-    let view = View {
-        metric: "kurtosis".to_owned(),
-        ..View::default()
-    };
-    Ok(Opened {
-        checkpoint,
-        plan: Plan::default(),
-        target,
-        view,
-        project: None,
-    })
+    let view = View { metric: "kurtosis".to_owned(), ..View::default() };
+    Ok(Opened { checkpoint, plan: Plan::default(), target, view, project: None })
 }

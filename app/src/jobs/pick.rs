@@ -1,5 +1,8 @@
 //! File dialogs, off the frame.
 
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 use rfd::AsyncFileDialog;
 
 use crate::jobs::{Event, Jobs, Kind};
@@ -17,6 +20,32 @@ pub enum Purpose {
     ExportFolder,
 }
 
+impl Purpose {
+    /// What is asked for.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::OpenFolder => "Open a model's folder",
+            Self::OpenFile => "Open a .safetensors file or a project",
+            Self::SaveProject => "Save the project",
+            Self::ExportFolder => "Export into this folder",
+        }
+    }
+}
+
+/// How a file dialog ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Picked {
+    /// A path was chosen.
+    Path(PathBuf),
+    /// The person closed it.
+    Closed,
+    /// The system showed none.
+    NoDialog,
+}
+
+/// A dialog that is gone sooner was never there: nobody closes one so fast.
+const LEAST_DIALOG: Duration = Duration::from_millis(300);
+
 impl Jobs {
     /// Shows a dialog; the answer comes as [`Event::Picked`].
     pub fn pick(&mut self, purpose: Purpose, suggestion: &str) {
@@ -25,29 +54,32 @@ impl Jobs {
         // The dialog is made on this thread, as macOS demands, and awaited on another.
         let future: std::pin::Pin<Box<dyn Future<Output = Option<rfd::FileHandle>> + Send>> =
             match purpose {
-                Purpose::OpenFolder => {
-                    Box::pin(dialog.set_title("Open a model's folder").pick_folder())
+                Purpose::OpenFolder | Purpose::ExportFolder => {
+                    Box::pin(dialog.set_title(purpose.title()).pick_folder())
                 }
                 Purpose::OpenFile => Box::pin(
                     dialog
-                        .set_title("Open a .safetensors file or a project")
+                        .set_title(purpose.title())
                         .add_filter("Checkpoints and projects", &["safetensors", "ron"])
                         .pick_file(),
                 ),
                 Purpose::SaveProject => Box::pin(
                     dialog
-                        .set_title("Save the project")
+                        .set_title(purpose.title())
                         .add_filter("Projects", &["ron"])
                         .set_file_name(suggestion)
                         .save_file(),
                 ),
-                Purpose::ExportFolder => {
-                    Box::pin(dialog.set_title("Export into this folder").pick_folder())
-                }
             };
         self.spawn("dialog", move || {
+            let begin = Instant::now();
             let chosen = pollster::block_on(future).map(|file| file.path().to_path_buf());
-            ticket.send(Event::Picked(purpose, chosen));
+            let picked = match chosen {
+                Some(path) => Picked::Path(path),
+                None if begin.elapsed() < LEAST_DIALOG => Picked::NoDialog,
+                None => Picked::Closed,
+            };
+            ticket.send(Event::Picked(purpose, picked));
         });
     }
 }

@@ -1,8 +1,6 @@
 //! Colour tokens of the light and the dark theme, and the scales of maps.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "this is the file where colours are declared"
-)]
+#![expect(clippy::disallowed_methods, reason = "this is the file where colours are declared")]
+#![expect(clippy::unreadable_literal, reason = "six hexadecimal digits are how colours are read")]
 
 use egui::{Color32, Stroke, Theme, Visuals};
 
@@ -82,8 +80,7 @@ impl Tokens {
         visuals.warn_fg_color = self.warning;
         visuals.hyperlink_color = self.accent;
         visuals.selection.bg_fill =
-            self.accent
-                .gamma_multiply(if theme == Theme::Dark { 0.55 } else { 0.35 });
+            self.accent.gamma_multiply(if theme == Theme::Dark { 0.55 } else { 0.35 });
         visuals.selection.stroke = Stroke::new(1.0, self.text);
         visuals.striped = true;
         visuals
@@ -95,9 +92,8 @@ const fn rgb(hex: u32) -> Color32 {
 }
 
 /// Viridis at nine points: perceptually even, readable for colour-blind people.
-const VIRIDIS: [u32; 9] = [
-    0x440154, 0x472d7b, 0x3b528b, 0x2c728e, 0x21918c, 0x28ae80, 0x5ec962, 0xaddc30, 0xfde725,
-];
+const VIRIDIS: [u32; 9] =
+    [0x440154, 0x472d7b, 0x3b528b, 0x2c728e, 0x21918c, 0x28ae80, 0x5ec962, 0xaddc30, 0xfde725];
 
 /// The colour of `x` in [0, 1] on the sequential scale.
 pub fn sequential(x: f32) -> Color32 {
@@ -120,17 +116,10 @@ pub fn bits_colour(bits: f64) -> Color32 {
     if bits > 9.5 {
         return rgb(0x8d949e);
     }
-    let above = WIDTHS
-        .iter()
-        .position(|(width, _)| *width >= bits)
-        .unwrap_or(WIDTHS.len() - 1);
+    let above = WIDTHS.iter().position(|(width, _)| *width >= bits).unwrap_or(WIDTHS.len() - 1);
     let (high, high_colour) = WIDTHS[above];
     let (low, low_colour) = WIDTHS[above.saturating_sub(1)];
-    let share = if high > low {
-        (bits - low) / (high - low)
-    } else {
-        1.0
-    };
+    let share = if high > low { (bits - low) / (high - low) } else { 1.0 };
     rgb(low_colour).lerp_to_gamma(rgb(high_colour), share.clamp(0.0, 1.0) as f32)
 }
 
@@ -138,19 +127,11 @@ pub fn bits_colour(bits: f64) -> Color32 {
 pub fn text_on(background: Color32) -> Color32 {
     let linear = |channel: u8| {
         let c = f32::from(channel) / 255.0;
-        if c <= 0.04045 {
-            c / 12.92
-        } else {
-            ((c + 0.055) / 1.055).powf(2.4)
-        }
+        if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) }
     };
     let luminance = 0.2126 * linear(background.r())
         + 0.7152 * linear(background.g())
         + 0.0722 * linear(background.b());
     // Contrast with black is (L + 0.05) / 0.05, with white 1.05 / (L + 0.05); they are equal at L = 0.179.
-    if luminance > 0.179 {
-        Color32::BLACK
-    } else {
-        Color32::WHITE
-    }
+    if luminance > 0.179 { Color32::BLACK } else { Color32::WHITE }
 }

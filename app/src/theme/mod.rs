@@ -17,11 +17,7 @@ pub const PLOT_HEIGHT: f32 = 210.0;
 /// egui's own fonts; signs the proportional one lacks, as → and σ, come from the monospaced one.
 fn fonts() -> FontDefinitions {
     let mut fonts = FontDefinitions::default();
-    let monospaced = fonts
-        .families
-        .get(&FontFamily::Monospace)
-        .cloned()
-        .unwrap_or_default();
+    let monospaced = fonts.families.get(&FontFamily::Monospace).cloned().unwrap_or_default();
     if let Some(proportional) = fonts.families.get_mut(&FontFamily::Proportional) {
         for font in monospaced {
             if !proportional.contains(&font) {
@@ -47,13 +43,9 @@ pub fn apply(context: &egui::Context) {
             (TextStyle::Small, 11.5),
             (TextStyle::Heading, 18.0),
         ] {
-            style
-                .text_styles
-                .insert(text_style, FontId::proportional(size));
+            style.text_styles.insert(text_style, FontId::proportional(size));
         }
-        style
-            .text_styles
-            .insert(TextStyle::Monospace, FontId::monospace(12.5));
+        style.text_styles.insert(TextStyle::Monospace, FontId::monospace(12.5));
     });
     for theme in [egui::Theme::Light, egui::Theme::Dark] {
         context.set_visuals_of(theme, Tokens::of(theme).visuals(theme));

@@ -5,7 +5,7 @@ pub fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -20,9 +20,7 @@ pub fn bytes(n: u64) -> String {
 
 /// Parameters with three significant digits: `5.77 M`.
 pub fn parameters(n: u64) -> String {
-    scaled(n, &["", "k", "M", "B", "T"], " ")
-        .trim_end()
-        .to_owned()
+    scaled(n, &["", "k", "M", "B", "T"], " ").trim_end().to_owned()
 }
 
 fn scaled(n: u64, units: &[&str], space: &str) -> String {
@@ -85,20 +83,12 @@ pub fn percent(share: f64) -> String {
 
 /// Effective bits per weight: `4.125`.
 pub fn bits(x: f64) -> String {
-    if x.is_nan() {
-        "–".to_owned()
-    } else {
-        format!("{x:.3}")
-    }
+    if x.is_nan() { "–".to_owned() } else { format!("{x:.3}") }
 }
 
 /// A duration to wait: `12 s`, `3 min`.
 pub fn secs(x: f64) -> String {
-    if x < 90.0 {
-        format!("{:.0} s", x.max(0.0))
-    } else {
-        format!("{:.0} min", x / 60.0)
-    }
+    if x < 90.0 { format!("{:.0} s", x.max(0.0)) } else { format!("{:.0} min", x / 60.0) }
 }
 
 #[cfg(test)]
@@ -115,32 +105,14 @@ mod tests {
             (bytes(11_540_992), bytes(999), bytes(999_999)),
             ("11.5 MB".into(), "999 B".into(), "1.00 MB".into())
         );
+        assert_eq!((parameters(5_770_496), parameters(12)), ("5.77 M".into(), "12".into()));
         assert_eq!(
-            (parameters(5_770_496), parameters(12)),
-            ("5.77 M".into(), "12".into())
-        );
-        assert_eq!(
-            (
-                value(0.012_34),
-                value(-1.5),
-                value(1.234e-7),
-                value(f64::NAN)
-            ),
-            (
-                "0.01234".into(),
-                "-1.500".into(),
-                "1.234e-7".into(),
-                "–".into()
-            )
+            (value(0.012_34), value(-1.5), value(1.234e-7), value(f64::NAN)),
+            ("0.01234".into(), "-1.500".into(), "1.234e-7".into(), "–".into())
         );
         assert_eq!(
             (percent(0.0083), percent(0.123), percent(1.0), percent(0.0)),
-            (
-                "0.83 %".into(),
-                "12.3 %".into(),
-                "100 %".into(),
-                "0 %".into()
-            )
+            ("0.83 %".into(), "12.3 %".into(), "100 %".into(), "0 %".into())
         );
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
                 ui.spinner();
             }
             ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
-                notice(context, ui)
+                notice(context, ui);
             });
         });
     });
@@ -28,19 +28,14 @@ fn notice(context: &ViewContext<'_>, ui: &mut Ui) {
         ui.weak(hint(context.document));
         return;
     };
-    if ui
-        .small_button("×")
-        .on_hover_text("Clear this line.")
-        .clicked()
-    {
+    if ui.small_button("×").on_hover_text("Clear this line.").clicked() {
         context.send(Command::Dismiss);
     }
     let mut line = RichText::new(&notice.text);
     if notice.is_error {
         line = line.color(context.tokens.error);
     }
-    ui.add(egui::Label::new(line).truncate())
-        .on_hover_text(&notice.text);
+    ui.add(egui::Label::new(line).truncate()).on_hover_text(&notice.text);
 }
 
 fn hint(document: &Document) -> &'static str {

@@ -18,15 +18,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     };
     let mut open = true;
     let centre = ui.ctx().content_rect().center();
-    let window = Window::new("Export")
-        .open(&mut open)
-        .collapsible(false)
-        .resizable(true);
-    window
-        .pivot(Align2::CENTER_CENTER)
-        .default_pos(centre)
-        .default_width(560.0)
-        .show(ui.ctx(), |ui| {
+    let window = Window::new("Export").open(&mut open).collapsible(false).resizable(true);
+    window.pivot(Align2::CENTER_CENTER).default_pos(centre).default_width(560.0).show(
+        ui.ctx(),
+        |ui| {
             let about = model.target.about();
             ui.strong(about.title).on_hover_text(about.source);
             ui.label(about.summary);
@@ -37,7 +32,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
                     ui.colored_label(context.tokens.error, sentence);
                 }
             }
-        });
+        },
+    );
     let escaped =
         context.document.question.is_none() && ui.input(|input| input.key_pressed(Key::Escape));
     if !open || escaped {
@@ -48,18 +44,14 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
 fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     coverage(context, ui, model, manifest);
     for problem in &manifest.problems {
-        ui.colored_label(
-            context.tokens.error,
-            format!("⚠ {}; {}", problem.what, problem.mend),
-        );
+        ui.colored_label(context.tokens.error, format!("⚠ {}; {}", problem.what, problem.mend));
     }
     ui.add_space(6.0);
     ui.horizontal(|ui| {
         let label = ui.label("Folder");
         let mut folder = context.document.export_folder.clone();
-        let field = ui
-            .add(TextEdit::singleline(&mut folder).desired_width(360.0))
-            .labelled_by(label.id);
+        let field =
+            ui.add(TextEdit::singleline(&mut folder).desired_width(360.0)).labelled_by(label.id);
         if field.changed() {
             context.send(Command::SetExportFolder(folder));
         }
@@ -110,17 +102,11 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
 
 fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     let count = |kind: fn(&Storage) -> bool| {
-        manifest
-            .entries
-            .iter()
-            .filter(|entry| kind(&entry.storage))
-            .count()
+        manifest.entries.iter().filter(|entry| kind(&entry.storage)).count()
     };
     let native = count(|storage| *storage == Storage::Native);
     let copied = count(|storage| *storage == Storage::Copied);
-    ui.label(format!(
-        "{native} layers compressed, {copied} tensors copied as they are"
-    ));
+    ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
     let dense: Vec<_> = manifest
         .entries
         .iter()
@@ -155,11 +141,8 @@ fn result(context: &ViewContext<'_>, ui: &mut Ui, exported: &Exported) {
         exported.report.files.len(),
         text::bits(totals.bits_per_weight)
     ));
-    let worst = exported
-        .report
-        .tensors
-        .iter()
-        .max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
+    let worst =
+        exported.report.tensors.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
     if let Some(worst) = worst {
         ui.label(format!(
             "largest relative error (measured): {} at {}",
@@ -167,8 +150,5 @@ fn result(context: &ViewContext<'_>, ui: &mut Ui, exported: &Exported) {
             worst.name
         ));
     }
-    ui.weak(format!(
-        "report in {}",
-        exported.folder.join(REPORT).display()
-    ));
+    ui.weak(format!("report in {}", exported.folder.join(REPORT).display()));
 }

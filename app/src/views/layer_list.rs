@@ -33,10 +33,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         .sense(egui::Sense::click())
         .cell_layout(Layout::left_to_right(Align::Center))
         .column(Width::initial(96.0).at_least(60.0).clip(true))
-        .column(Width::initial(100.0).at_least(40.0).clip(true))
+        .column(Width::initial(96.0).at_least(40.0).clip(true))
         .column(Width::initial(46.0).at_least(36.0).clip(true))
         .column(Width::initial(68.0).at_least(36.0).clip(true))
-        .column(Width::initial(58.0).at_least(36.0).clip(true))
+        .column(Width::initial(66.0).at_least(36.0).clip(true))
         .column(Width::initial(58.0).at_least(44.0).clip(true))
         .column(Width::remainder())
         .auto_shrink(false);
@@ -65,7 +65,7 @@ fn cursor_moved(ui: &Ui, model: &Model) -> bool {
     let now = model.selection.cursor();
     let last = ui.data_mut(|data| data.get_temp::<Option<usize>>(id));
     ui.data_mut(|data| data.insert_temp(id, now));
-    last.is_some_and(|last| last != now)
+    last != Some(now)
 }
 
 fn filter(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
@@ -82,9 +82,8 @@ fn filter(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             let edit = TextEdit::singleline(&mut filter)
                 .hint_text("Filter, as down or layers.3")
                 .desired_width(f32::INFINITY);
-            let response = ui
-                .add(edit)
-                .on_hover_text("Shows tensors whose name contains every word.");
+            let response =
+                ui.add(edit).on_hover_text("Shows tensors whose name contains every word.");
             if response.changed() {
                 context.send(Command::SetFilter(filter));
             }
@@ -104,16 +103,11 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, column: Column) {
         Layout::left_to_right(Align::Center)
     };
     ui.with_layout(layout, |ui| {
-        let title = RichText::new(format!("{}{arrow}", column.title()))
-            .strong()
-            .small();
+        let title = RichText::new(format!("{}{arrow}", column.title())).strong().small();
         let response = ui
             .add(Label::new(title).truncate().sense(egui::Sense::click()))
             .on_hover_text(column.help());
-        if response
-            .on_hover_cursor(egui::CursorIcon::PointingHand)
-            .clicked()
-        {
+        if response.on_hover_cursor(egui::CursorIcon::PointingHand).clicked() {
             context.send(Command::SortBy(column));
         }
     });
@@ -127,7 +121,7 @@ fn list_row(context: &ViewContext<'_>, model: &Model, layer: usize, row: &mut Ta
         row.col(|ui| {
             let mut cell = column.cell(model, layer);
             if column == Column::Assignment && !is_matrix {
-                cell = "–".to_owned();
+                "–".clone_into(&mut cell);
             }
             if column == Column::Assignment && model.plan().is_locked(&tensor.name) {
                 cell = format!("🔒 {cell}");

@@ -33,10 +33,7 @@ fn menu_items(context: &ViewContext<'_>, ui: &mut Ui, menu: Menu) {
             recent(context, ui);
             ui.separator();
         }
-        if matches!(
-            action.title,
-            "Export…" | "Redo" | "Select all shown" | "Set 8 bits"
-        ) {
+        if matches!(action.title, "Export…" | "Redo" | "Select all shown" | "Set 8 bits") {
             ui.separator();
         }
     }
@@ -54,11 +51,7 @@ fn item(context: &ViewContext<'_>, ui: &mut Ui, action: &Action) {
         button = button.shortcut_text(ui.ctx().format_shortcut(keys));
     }
     let enabled = (action.enabled)(context.document);
-    if ui
-        .add_enabled(enabled, button)
-        .on_hover_text(action.tooltip)
-        .clicked()
-    {
+    if ui.add_enabled(enabled, button).on_hover_text(action.tooltip).clicked() {
         context.send((action.command)());
     }
 }
@@ -71,10 +64,7 @@ fn title(document: &Document, action: &Action) -> String {
         "Redo" => history.and_then(|history| history.redo_label()),
         _ => None,
     };
-    step.map_or_else(
-        || action.title.to_owned(),
-        |step| format!("{}: {step}", action.title),
-    )
+    step.map_or_else(|| action.title.to_owned(), |step| format!("{}: {step}", action.title))
 }
 
 fn recent(context: &ViewContext<'_>, ui: &mut Ui) {
@@ -86,11 +76,7 @@ fn recent(context: &ViewContext<'_>, ui: &mut Ui) {
                     || path.display().to_string(),
                     |name| name.to_string_lossy().into_owned(),
                 );
-                if ui
-                    .button(name)
-                    .on_hover_text(path.display().to_string())
-                    .clicked()
-                {
+                if ui.button(name).on_hover_text(path.display().to_string()).clicked() {
                     context.send(Command::Open(path.clone()));
                 }
             }
@@ -117,15 +103,10 @@ fn metrics(context: &ViewContext<'_>, ui: &mut Ui) {
 
 fn colours(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.menu_button("Colours", |ui| {
-        for (colours, title) in [
-            (Colours::System, "As the system"),
-            (Colours::Light, "Light"),
-            (Colours::Dark, "Dark"),
-        ] {
-            if ui
-                .radio(context.document.settings.colours == colours, title)
-                .clicked()
-            {
+        for (colours, title) in
+            [(Colours::System, "As the system"), (Colours::Light, "Light"), (Colours::Dark, "Dark")]
+        {
+            if ui.radio(context.document.settings.colours == colours, title).clicked() {
                 context.send(Command::SetColours(colours));
             }
         }
@@ -137,10 +118,8 @@ fn summary(context: &ViewContext<'_>, ui: &mut Ui) {
         return;
     };
     let checkpoint = &model.checkpoint;
-    let kind = checkpoint
-        .config()
-        .and_then(|config| config.model_type())
-        .unwrap_or("no config.json");
+    let kind =
+        checkpoint.config().and_then(|config| config.model_type()).unwrap_or("no config.json");
     let facts = format!(
         "{kind} · {} parameters · {}",
         text::parameters(checkpoint.parameters()),

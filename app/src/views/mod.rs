@@ -45,42 +45,15 @@ pub struct View {
 
 /// Every view, in reading order. Tests walk this list.
 pub static VIEWS: &[View] = &[
-    View {
-        id: "menu bar",
-        ui: menu_bar::ui,
-    },
-    View {
-        id: "layer list",
-        ui: layer_list::ui,
-    },
-    View {
-        id: "model map",
-        ui: model_map::ui,
-    },
-    View {
-        id: "size meter",
-        ui: size_meter::ui,
-    },
-    View {
-        id: "inspector",
-        ui: inspector::ui,
-    },
-    View {
-        id: "activity",
-        ui: activity::ui,
-    },
-    View {
-        id: "welcome",
-        ui: welcome::ui,
-    },
-    View {
-        id: "export",
-        ui: export::ui,
-    },
-    View {
-        id: "sheets",
-        ui: sheets::ui,
-    },
+    View { id: "menu bar", ui: menu_bar::ui },
+    View { id: "layer list", ui: layer_list::ui },
+    View { id: "model map", ui: model_map::ui },
+    View { id: "size meter", ui: size_meter::ui },
+    View { id: "inspector", ui: inspector::ui },
+    View { id: "activity", ui: activity::ui },
+    View { id: "welcome", ui: welcome::ui },
+    View { id: "export", ui: export::ui },
+    View { id: "sheets", ui: sheets::ui },
 ];
 
 /// Places the views in the window: list, map and inspector side by side, or the welcome without a model.

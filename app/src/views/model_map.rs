@@ -39,15 +39,16 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let spacing = ui.spacing().item_spacing.y;
     let cell_height =
         (height / model.map.blocks.len() as f32 - spacing).clamp(CELL_HEIGHT, MAX_CELL_HEIGHT);
-    ScrollArea::both()
-        .id_salt("map")
-        .auto_shrink([false, true])
-        .max_height(height)
-        .show_rows(ui, cell_height, model.map.blocks.len(), |ui, rows| {
+    ScrollArea::both().id_salt("map").auto_shrink([false, true]).max_height(height).show_rows(
+        ui,
+        cell_height,
+        model.map.blocks.len(),
+        |ui, rows| {
             for row in rows {
                 block_row(context, ui, model, &scale, (row, vec2(width, cell_height)));
             }
-        });
+        },
+    );
     legend(context, ui, model, &scale);
 }
 
@@ -60,21 +61,12 @@ struct Scale {
 
 impl Scale {
     fn new(model: &Model) -> Self {
-        let layers = model
-            .map
-            .tray
-            .iter()
-            .chain(model.map.cells.iter().flatten());
-        let values: Vec<f64> = layers
-            .filter_map(|&layer| (model.metric.value)(model, layer))
-            .collect();
+        let layers = model.map.tray.iter().chain(model.map.cells.iter().flatten());
+        let values: Vec<f64> =
+            layers.filter_map(|&layer| (model.metric.value)(model, layer)).collect();
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Self {
-            low,
-            high,
-            known: values.len(),
-        }
+        Self { low, high, known: values.len() }
     }
 
     /// The place of a value between the extremes; logarithmic metrics by the distance from the lowest.
@@ -85,11 +77,7 @@ impl Scale {
         }
         let x = (value - self.low) / extent;
         // Evens out long tails and is defined at zero, where a plain logarithm is not.
-        let x = if logarithmic {
-            (1.0 + 99.0 * x).ln() / 100_f64.ln()
-        } else {
-            x
-        };
+        let x = if logarithmic { (1.0 + 99.0 * x).ln() / 100_f64.ln() } else { x };
         x as f32
     }
 
@@ -106,23 +94,21 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     ui.horizontal(|ui| {
         ui.strong("Model map");
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            let choice = ComboBox::from_id_salt("metric")
-                .selected_text(model.metric.title)
-                .show_ui(ui, |ui| {
-                    for metric in METRICS {
-                        if ui
-                            .selectable_label(metric.id == model.metric.id, metric.title)
-                            .on_hover_text(metric.help)
-                            .clicked()
-                        {
-                            context.send(Command::SetMetric(metric.id));
-                        }
-                    }
-                });
+            let choice = ComboBox::from_id_salt("metric").selected_text(model.metric.title);
+            let choice = choice.show_ui(ui, |ui| metrics(context, ui, model));
             let label = ui.label("Colour").on_hover_text(model.metric.help);
             choice.response.labelled_by(label.id);
         });
     });
+}
+
+fn metrics(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    for metric in METRICS {
+        let choice = ui.selectable_label(metric.id == model.metric.id, metric.title);
+        if choice.on_hover_text(metric.help).clicked() {
+            context.send(Command::SetMetric(metric.id));
+        }
+    }
 }
 
 /// Matrices outside the blocks.
@@ -130,31 +116,24 @@ fn tray(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, scale: &Scale) {
     if model.map.tray.is_empty() {
         return;
     }
-    ScrollArea::vertical()
-        .id_salt("tray")
-        .max_height(TRAY_ROWS * CELL_HEIGHT)
-        .show(ui, |ui| {
-            ui.horizontal_wrapped(|ui| {
-                ui.spacing_mut().item_spacing = vec2(2.0, 2.0);
-                for &layer in &model.map.tray {
-                    let (rect, _) =
-                        ui.allocate_exact_size(vec2(TRAY_WIDTH, CELL_HEIGHT - 2.0), Sense::hover());
-                    let name = model.short_name(layer);
-                    let name = name.rsplit('.').next().unwrap_or(&name).to_owned();
-                    cell(
-                        context,
-                        ui,
-                        model,
-                        scale,
-                        Cell {
-                            rect,
-                            layers: &[layer],
-                            caption: Some(&name),
-                        },
-                    );
-                }
-            });
+    ScrollArea::vertical().id_salt("tray").max_height(TRAY_ROWS * CELL_HEIGHT).show(ui, |ui| {
+        ui.horizontal_wrapped(|ui| {
+            ui.spacing_mut().item_spacing = vec2(2.0, 2.0);
+            for &layer in &model.map.tray {
+                let (rect, _) =
+                    ui.allocate_exact_size(vec2(TRAY_WIDTH, CELL_HEIGHT - 2.0), Sense::hover());
+                let name = model.short_name(layer);
+                let name = name.rsplit('.').next().unwrap_or(&name).to_owned();
+                cell(
+                    context,
+                    ui,
+                    model,
+                    scale,
+                    Cell { rect, layers: &[layer], caption: Some(&name) },
+                );
+            }
         });
+    });
     ui.add_space(UNIT);
 }
 
@@ -165,10 +144,8 @@ fn role_heads(ui: &mut Ui, model: &Model, width: f32) {
     );
     let colour = ui.visuals().text_color();
     for (column, role) in model.map.roles.iter().enumerate() {
-        let centre = pos2(
-            rect.left() + LABEL_WIDTH + (column as f32 + 0.5) * width,
-            rect.center().y,
-        );
+        let centre =
+            pos2(rect.left() + LABEL_WIDTH + (column as f32 + 0.5) * width, rect.center().y);
         ui.painter().text(
             centre,
             Align2::CENTER_CENTER,
@@ -187,10 +164,8 @@ fn block_row(
     (row, size): (usize, egui::Vec2),
 ) {
     let columns = model.map.roles.len();
-    let (rect, _) = ui.allocate_exact_size(
-        vec2(LABEL_WIDTH + size.x * columns as f32, size.y),
-        Sense::hover(),
-    );
+    let (rect, _) =
+        ui.allocate_exact_size(vec2(LABEL_WIDTH + size.x * columns as f32, size.y), Sense::hover());
     let label = pos2(rect.left() + LABEL_WIDTH - 8.0, rect.center().y);
     let colour = context.tokens.weak;
     ui.painter().text(
@@ -207,17 +182,7 @@ fn block_row(
         }
         let left = rect.left() + LABEL_WIDTH + column as f32 * size.x;
         let rect = Rect::from_min_size(pos2(left, rect.top()), vec2(size.x - 2.0, rect.height()));
-        cell(
-            context,
-            ui,
-            model,
-            scale,
-            Cell {
-                rect,
-                layers,
-                caption: None,
-            },
-        );
+        cell(context, ui, model, scale, Cell { rect, layers, caption: None });
     }
 }
 
@@ -229,92 +194,53 @@ struct Cell<'a> {
 }
 
 fn cell(context: &ViewContext<'_>, ui: &Ui, model: &Model, scale: &Scale, cell: Cell<'_>) {
-    let Cell {
-        rect,
-        layers,
-        caption,
-    } = cell;
+    let Cell { rect, layers, caption } = cell;
     let first = layers[0];
     let response = ui.interact(rect, ui.scope_id().with(("cell", first)), Sense::click());
     let name = model.short_name(first);
     response.widget_info(|| WidgetInfo::labeled(egui::Role::Button, true, format!("map {name}")));
-    let values: Vec<f64> = layers
-        .iter()
-        .filter_map(|&layer| (model.metric.value)(model, layer))
-        .collect();
+    let values = layers.iter().filter_map(|&layer| (model.metric.value)(model, layer));
     // A cell of several experts takes the colour of the one that stands out most.
-    let value = values.iter().copied().reduce(f64::max);
+    let value = values.reduce(f64::max);
     let fill = value.map_or(context.tokens.unknown, |value| scale.colour(model, value));
     let painter = ui.painter();
     painter.rect_filled(rect, 3.0, fill);
-    let bits = model.nominal_bits(first);
-    let is_kept = model.assignment(first).is_keep();
-    let lock = if model
-        .plan()
-        .is_locked(&model.checkpoint.tensors()[first].name)
-    {
-        "🔒"
-    } else {
-        ""
-    };
-    let several = if layers.len() > 1 {
-        format!(" ×{}", layers.len())
-    } else {
-        String::new()
-    };
-    let bits = if is_kept {
-        format!("{bits}{several}{lock}")
-    } else {
-        format!("[{bits}]{several}{lock}")
-    };
-    let label = caption.map_or_else(|| bits.clone(), |caption| format!("{caption} {bits}"));
-    let colour = if value.is_some() {
-        text_on(fill)
-    } else {
-        ui.visuals().text_color()
-    };
-    painter.with_clip_rect(rect).text(
-        rect.center(),
-        Align2::CENTER_CENTER,
-        label,
-        FontId::proportional(12.0),
-        colour,
-    );
-    if layers.iter().any(|&layer| model.selection.has(layer)) {
-        painter.rect_stroke(
-            rect.expand(1.0),
-            3.0,
-            Stroke::new(2.0, context.tokens.selected),
-            StrokeKind::Middle,
-        );
-    } else if response.hovered() {
-        painter.rect_stroke(
-            rect,
-            3.0,
-            Stroke::new(1.0, context.tokens.selected),
-            StrokeKind::Middle,
-        );
+    let bits = cell_text(model, layers);
+    let text = caption.map_or_else(|| bits.clone(), |caption| format!("{caption} {bits}"));
+    let colour = if value.is_some() { text_on(fill) } else { ui.visuals().text_color() };
+    let inside = painter.with_clip_rect(rect);
+    inside.text(rect.center(), Align2::CENTER_CENTER, text, FontId::proportional(12.0), colour);
+    let width = if layers.iter().any(|&layer| model.selection.has(layer)) { 2.5 } else { 1.0 };
+    if width > 1.0 || response.hovered() {
+        let frame = Stroke::new(width, context.tokens.selected);
+        painter.rect_stroke(rect.expand(width / 2.0), 3.0, frame, StrokeKind::Middle);
     }
-    let shown = value.map_or_else(|| "not measured yet".to_owned(), model.metric.format);
-    let tensor = &model.checkpoint.tensors()[first];
-    let tip = || {
-        format!(
-            "{}\n{} · {}\n{}: {shown}\n{}",
-            tensor.name,
-            tensor.shape,
-            tensor.dtype,
-            model.metric.title,
-            model.assignment(first).label()
-        )
-    };
-    if response
-        .on_hover_ui(|ui| {
-            ui.label(tip());
-        })
-        .clicked()
-    {
+    let response = response.on_hover_ui(|ui| {
+        ui.label(hover_text(model, first, value));
+    });
+    if response.clicked() {
         click(context, ui, model, layers);
     }
+}
+
+/// Bits, in brackets where compressed; how many layers share the cell; a lock.
+fn cell_text(model: &Model, layers: &[usize]) -> String {
+    let first = layers[0];
+    let bits = model.nominal_bits(first).to_string();
+    let bits = if model.assignment(first).is_keep() { bits } else { format!("[{bits}]") };
+    let several = if layers.len() > 1 { format!(" ×{}", layers.len()) } else { String::new() };
+    let is_locked = model.plan().is_locked(&model.checkpoint.tensors()[first].name);
+    format!("{bits}{several}{}", if is_locked { "🔒" } else { "" })
+}
+
+fn hover_text(model: &Model, layer: usize, value: Option<f64>) -> String {
+    let tensor = &model.checkpoint.tensors()[layer];
+    let shown = value.map_or_else(|| "not measured yet".to_owned(), model.metric.format);
+    let label = model.assignment(layer).label();
+    format!(
+        "{}\n{} · {}\n{}: {shown}\n{label}",
+        tensor.name, tensor.shape, tensor.dtype, model.metric.title
+    )
 }
 
 fn click(context: &ViewContext<'_>, ui: &Ui, model: &Model, layers: &[usize]) {
@@ -337,11 +263,7 @@ fn legend(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, scale: &Scale) 
             return;
         }
         let is_bits = model.metric.id == "bits";
-        let (low, high) = if is_bits {
-            (2.0, 16.0)
-        } else {
-            (scale.low, scale.high)
-        };
+        let (low, high) = if is_bits { (2.0, 16.0) } else { (scale.low, scale.high) };
         ui.monospace((model.metric.format)(low));
         let (rect, response) = ui.allocate_exact_size(vec2(160.0, 12.0), Sense::hover());
         let steps = 32;
@@ -361,11 +283,7 @@ fn legend(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, scale: &Scale) 
         }
         response.on_hover_text(model.metric.help);
         ui.monospace((model.metric.format)(high));
-        let kind = if model.metric.logarithmic {
-            "logarithmic scale"
-        } else {
-            "linear scale"
-        };
+        let kind = if model.metric.logarithmic { "logarithmic scale" } else { "linear scale" };
         ui.label(
             egui::RichText::new(format!("{kind} · number: bits, [ ] compressed"))
                 .color(context.tokens.weak)

@@ -1,16 +1,18 @@
 //! Small windows over the workbench: keys, about, and questions before something is lost.
 
-use egui::{Grid, Key, Ui, Window};
+use egui::{Grid, Key, TextEdit, Ui, Window};
 
 use crate::commands::Command;
 use crate::commands::actions::ACTIONS;
 use crate::document::Sheet;
+use crate::jobs::Purpose;
 use crate::views::ViewContext;
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     match context.document.sheet {
         Some(Sheet::Keys) => sheet(context, ui, Sheet::Keys, "Keys", keys),
         Some(Sheet::About) => sheet(context, ui, Sheet::About, "About Lapidary", about),
+        Some(Sheet::Path(purpose)) => path(context, ui, purpose),
         Some(Sheet::Export) | None => {}
     }
     question(context, ui);
@@ -19,62 +21,78 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
 fn sheet(context: &ViewContext<'_>, ui: &Ui, sheet: Sheet, title: &str, contents: fn(&mut Ui)) {
     let mut open = true;
     let centre = ui.ctx().content_rect().center();
-    let window = Window::new(title)
-        .open(&mut open)
-        .collapsible(false)
-        .resizable(false);
-    window
-        .pivot(egui::Align2::CENTER_CENTER)
-        .default_pos(centre)
-        .show(ui.ctx(), contents);
+    let window = Window::new(title).open(&mut open).collapsible(false).resizable(false);
+    window.pivot(egui::Align2::CENTER_CENTER).default_pos(centre).show(ui.ctx(), contents);
     if !open || ui.input(|input| input.key_pressed(Key::Escape)) {
         context.send(Command::ToggleSheet(sheet));
     }
 }
 
 fn keys(ui: &mut Ui) {
-    Grid::new("keys")
-        .num_columns(3)
-        .striped(true)
-        .show(ui, |ui| {
-            for (action, keys) in ACTIONS
-                .iter()
-                .filter_map(|action| Some((action, action.keys.as_ref()?)))
-            {
-                ui.monospace(ui.ctx().format_shortcut(keys));
-                ui.label(action.title);
-                ui.weak(action.tooltip);
-                ui.end_row();
-            }
-            for (keys, title, help) in [
-                (
-                    "Click",
-                    "Select",
-                    "In list and map; the inspector shows the layer clicked last.",
-                ),
-                (
-                    "Shift+Click",
-                    "Select a range",
-                    "From the last layer clicked.",
-                ),
-                (
-                    "Ctrl+Click",
-                    "Add or take out",
-                    "One layer to or from the selection; Command on macOS.",
-                ),
-            ] {
-                ui.monospace(keys);
-                ui.label(title);
-                ui.weak(help);
-                ui.end_row();
-            }
-        });
+    Grid::new("keys").num_columns(3).striped(true).show(ui, |ui| {
+        for (action, keys) in
+            ACTIONS.iter().filter_map(|action| Some((action, action.keys.as_ref()?)))
+        {
+            ui.monospace(ui.ctx().format_shortcut(keys));
+            ui.label(action.title);
+            ui.weak(action.tooltip);
+            ui.end_row();
+        }
+        for (keys, title, help) in [
+            ("Click", "Select", "In list and map; the inspector shows the layer clicked last."),
+            ("Shift+Click", "Select a range", "From the last layer clicked."),
+            (
+                "Ctrl+Click",
+                "Add or take out",
+                "One layer to or from the selection; Command on macOS.",
+            ),
+        ] {
+            ui.monospace(keys);
+            ui.label(title);
+            ui.weak(help);
+            ui.end_row();
+        }
+    });
 }
 
 fn about(ui: &mut Ui) {
     ui.label(format!("Lapidary {}", env!("CARGO_PKG_VERSION")));
     ui.label("A workbench for compressing neural networks.");
     ui.weak("MIT or Apache-2.0. Nothing leaves this machine.");
+}
+
+/// Stands in for a file dialog where the system shows none.
+fn path(context: &ViewContext<'_>, ui: &Ui, purpose: Purpose) {
+    let centre = ui.ctx().content_rect().center();
+    let window = Window::new(purpose.title()).collapsible(false).resizable(false);
+    window.pivot(egui::Align2::CENTER_CENTER).default_pos(centre).show(ui.ctx(), |ui| {
+        ui.weak("The system shows no file dialog here; type the path.");
+        let mut path = context.document.typed_path.clone();
+        let label = ui.label("Path");
+        let field =
+            ui.add(TextEdit::singleline(&mut path).desired_width(440.0)).labelled_by(label.id);
+        if ui.memory(|memory| memory.focused().is_none()) {
+            field.request_focus();
+        }
+        if field.changed() {
+            context.send(Command::TypePath(path.clone()));
+        }
+        let entered = field.lost_focus() && ui.input(|input| input.key_pressed(Key::Enter));
+        ui.horizontal(|ui| {
+            if ui.button("Cancel").clicked() {
+                context.send(Command::ToggleSheet(Sheet::Path(purpose)));
+            }
+            let is_given = !path.trim().is_empty();
+            if ui.add_enabled(is_given, egui::Button::new("OK")).clicked() || (entered && is_given)
+            {
+                context.send(Command::ToggleSheet(Sheet::Path(purpose)));
+                context.send(Command::TakePath(purpose, path.trim().into()));
+            }
+        });
+    });
+    if ui.input(|input| input.key_pressed(Key::Escape)) {
+        context.send(Command::ToggleSheet(Sheet::Path(purpose)));
+    }
 }
 
 fn question(context: &ViewContext<'_>, ui: &Ui) {

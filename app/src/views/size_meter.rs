@@ -20,11 +20,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         }
     };
     let (before, after) = (model.checkpoint.tensor_bytes(), manifest.tensor_bytes());
-    let share = if before == 0 {
-        1.0
-    } else {
-        after as f64 / before as f64
-    };
+    let share = if before == 0 { 1.0 } else { after as f64 / before as f64 };
     ui.horizontal_wrapped(|ui| {
         ui.label(RichText::new(format!("{} → {}", text::bytes(before), text::bytes(after))).strong().size(16.0))
             .on_hover_text(format!(
@@ -43,25 +39,16 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     });
     for problem in manifest.problems.iter().take(3) {
         ui.horizontal_wrapped(|ui| {
-            ui.colored_label(
-                context.tokens.error,
-                format!("⚠ {}; {}", problem.what, problem.mend),
-            );
+            ui.colored_label(context.tokens.error, format!("⚠ {}; {}", problem.what, problem.mend));
             if !problem.tensors.is_empty()
-                && ui
-                    .small_button("Show")
-                    .on_hover_text("Select these layers.")
-                    .clicked()
+                && ui.small_button("Show").on_hover_text("Select these layers.").clicked()
             {
                 context.send(Command::Select(problem.tensors.clone()));
             }
         });
     }
     if manifest.problems.len() > 3 {
-        ui.colored_label(
-            context.tokens.error,
-            format!("and {} more", manifest.problems.len() - 3),
-        );
+        ui.colored_label(context.tokens.error, format!("and {} more", manifest.problems.len() - 3));
     }
     ui.add_space(2.0);
 }

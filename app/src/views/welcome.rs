@@ -1,35 +1,57 @@
 //! Where nothing is open yet: ways to open something, and what went wrong.
 
-use egui::{Align, Layout, RichText, TextEdit, Ui};
+use egui::{RichText, TextEdit, Ui};
 
 use crate::commands::Command;
 use crate::document::Slot;
 use crate::jobs::Purpose;
 use crate::views::ViewContext;
 
+/// Width of the column in the middle of the window.
+const WIDTH: f32 = 540.0;
+
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
-    ui.add_space(ui.available_height() * 0.12);
-    ui.with_layout(Layout::top_down(Align::Center), |ui| {
-        ui.label(RichText::new("Lapidary").size(34.0).strong());
-        ui.label("See what a model is made of, decide how to compress each layer, export what runtimes load.");
-        ui.add_space(20.0);
-        state(context, ui);
-        ui.set_max_width(520.0);
-        ui.horizontal(|ui| {
-            if ui.button("Open folder…").on_hover_text("A Hugging Face folder: config.json and safetensors files.").clicked() {
-                context.send(Command::Pick(Purpose::OpenFolder));
-            }
-            if ui.button("Open file…").on_hover_text("A lone .safetensors file, or a project (.ron).").clicked() {
-                context.send(Command::Pick(Purpose::OpenFile));
-            }
-            if ui.button("Open the sample").on_hover_text("A small language model that comes with the program.").clicked() {
-                context.send(Command::OpenSample);
-            }
+    ui.add_space(ui.available_height() * 0.16);
+    ui.horizontal_top(|ui| {
+        ui.add_space(((ui.available_width() - WIDTH) / 2.0).max(0.0));
+        ui.vertical(|ui| {
+            ui.set_max_width(WIDTH);
+            ui.label(RichText::new("Lapidary").size(34.0).strong());
+            ui.label("See what a model is made of, decide how to compress each layer, export what runtimes load.");
+            ui.add_space(16.0);
+            state(context, ui);
+            buttons(context, ui);
+            path_field(context, ui);
+            ui.weak("or drop a folder or file on this window");
+            ui.add_space(16.0);
+            recent(context, ui);
         });
-        path_field(context, ui);
-        ui.weak("or drop a folder or file on this window");
-        ui.add_space(20.0);
-        recent(context, ui);
+    });
+}
+
+fn buttons(context: &ViewContext<'_>, ui: &mut Ui) {
+    ui.horizontal(|ui| {
+        for (title, help, command) in [
+            (
+                "Open folder…",
+                "A Hugging Face folder: config.json and safetensors files.",
+                Command::Pick(Purpose::OpenFolder),
+            ),
+            (
+                "Open file…",
+                "A lone .safetensors file, or a project (.ron).",
+                Command::Pick(Purpose::OpenFile),
+            ),
+            (
+                "Open the sample",
+                "A small language model that comes with the program.",
+                Command::OpenSample,
+            ),
+        ] {
+            if ui.button(title).on_hover_text(help).clicked() {
+                context.send(command);
+            }
+        }
     });
 }
 
@@ -49,22 +71,15 @@ fn state(context: &ViewContext<'_>, ui: &mut Ui) {
 
 fn path_field(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.horizontal(|ui| {
-        let mut path = context.document.open_path.clone();
-        let field = ui.add(
-            TextEdit::singleline(&mut path)
-                .hint_text("or type a path")
-                .desired_width(440.0),
-        );
+        let mut path = context.document.typed_path.clone();
+        let field = ui
+            .add(TextEdit::singleline(&mut path).hint_text("or type a path").desired_width(440.0));
         if field.changed() {
-            context.send(Command::SetOpenPath(path.clone()));
+            context.send(Command::TypePath(path.clone()));
         }
         let entered = field.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
         let is_given = !path.trim().is_empty();
-        if ui
-            .add_enabled(is_given, egui::Button::new("Open"))
-            .clicked()
-            || (entered && is_given)
-        {
+        if ui.add_enabled(is_given, egui::Button::new("Open")).clicked() || (entered && is_given) {
             context.send(Command::Open(path.trim().into()));
         }
     });

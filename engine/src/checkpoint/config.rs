@@ -24,19 +24,9 @@ impl Config {
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| Error::malformed("JSON", path, error.to_string()))?;
         if !value.is_object() {
-            return Err(Error::malformed(
-                "config.json",
-                path,
-                "it is not a JSON object",
-            ));
+            return Err(Error::malformed("config.json", path, "it is not a JSON object"));
         }
-        Ok(Self {
-            value,
-            file: SideFile {
-                path: path.to_path_buf(),
-                bytes: text.len() as u64,
-            },
-        })
+        Ok(Self { value, file: SideFile { path: path.to_path_buf(), bytes: text.len() as u64 } })
     }
 
     /// The whole document, its keys in the order of the file.
@@ -57,19 +47,13 @@ impl Config {
     /// `tie_word_embeddings`, also where a text model is nested; `None` where nothing is said.
     pub fn ties_embeddings(&self) -> Option<bool> {
         let nested = || self.value.get("text_config")?.get("tie_word_embeddings");
-        self.value
-            .get("tie_word_embeddings")
-            .or_else(nested)?
-            .as_bool()
+        self.value.get("tie_word_embeddings").or_else(nested)?.as_bool()
     }
 
     /// Whether the first architecture generates text, and so has a head.
     pub fn is_causal(&self) -> bool {
-        let first = self
-            .value
-            .get("architectures")
-            .and_then(|names| names.get(0))
-            .and_then(Value::as_str);
+        let first =
+            self.value.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
         first.is_some_and(|name| name.contains("CausalLM") || name.contains("LMHead"))
     }
 }

@@ -57,10 +57,7 @@ pub(super) fn fused_groups(tensors: &[Tensor]) -> Vec<FusedGroup> {
         let (Some(kind), Some(_)) = (FusedKind::of(tensor.place.role), tensor.matrix) else {
             continue;
         };
-        let parent = tensor
-            .module()
-            .rsplit_once('.')
-            .map_or("", |(parent, _)| parent);
+        let parent = tensor.module().rsplit_once('.').map_or("", |(parent, _)| parent);
         let at = *first.entry((parent, kind)).or_insert(index);
         groups.entry((at, kind, parent)).or_default().push(index);
     }
@@ -70,26 +67,17 @@ pub(super) fn fused_groups(tensors: &[Tensor]) -> Vec<FusedGroup> {
         .map(|((_, kind, _), members)| FusedGroup { kind, members })
         .filter(|group| {
             group.members.len() > 1
-                && group
-                    .members
-                    .iter()
-                    .all(|i| inputs(i) == inputs(&group.members[0]))
+                && group.members.iter().all(|i| inputs(i) == inputs(&group.members[0]))
         })
         .collect()
 }
 
 /// The tied embedding: where config.json says so, or where a text generator has an embedding and no head.
 pub(super) fn tied(tensors: &[Tensor], config: Option<&Config>) -> Option<Tied> {
-    let find = |role: Role| {
-        tensors
-            .iter()
-            .position(|t| t.place.role == role && t.matrix.is_some())
-    };
+    let find = |role: Role| tensors.iter().position(|t| t.place.role == role && t.matrix.is_some());
     let embedding = find(Role::Embedding)?;
     let head = find(Role::Head);
     let config = config?;
-    let is_tied = config
-        .ties_embeddings()
-        .unwrap_or(head.is_none() && config.is_causal());
+    let is_tied = config.ties_embeddings().unwrap_or(head.is_none() && config.is_causal());
     is_tied.then_some(Tied { embedding, head })
 }

@@ -52,7 +52,9 @@ impl Tensor {
 
     /// Why it cannot be compressed, for a message; only for tensors without a matrix.
     pub fn why_no_matrix(&self) -> String {
-        if self.dtype.is_compressible() {
+        if self.parameters() == 0 {
+            format!("its shape {} holds no values", self.shape)
+        } else if self.dtype.is_compressible() {
             format!(
                 "its shape {} and role {} are not those of a weight matrix",
                 self.shape, self.place.role
@@ -149,10 +151,9 @@ impl Checkpoint {
 
     /// The name to show: that of the folder, or of a lone file.
     pub fn title(&self) -> String {
-        self.path.file_name().map_or_else(
-            || "model".to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        )
+        self.path
+            .file_name()
+            .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
     /// Its weight files, in the order of their names.
@@ -212,10 +213,6 @@ impl Checkpoint {
 
     /// Number of blocks: one more than the highest block index.
     pub fn blocks(&self) -> u32 {
-        self.tensors
-            .iter()
-            .filter_map(|tensor| tensor.place.block)
-            .max()
-            .map_or(0, |last| last + 1)
+        self.tensors.iter().filter_map(|tensor| tensor.place.block).max().map_or(0, |last| last + 1)
     }
 }

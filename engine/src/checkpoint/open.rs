@@ -29,24 +29,14 @@ impl Checkpoint {
     /// mapped, [`Error::Plan`] for a folder without safetensors files.
     pub fn open(path: &Path) -> Result<Self> {
         let is_index = path.file_name().is_some_and(|name| name == INDEX);
-        let path = if is_index {
-            path.parent().unwrap_or(path)
-        } else {
-            path
-        };
-        if path.is_dir() {
-            open_folder(path)
-        } else {
-            open_file(path)
-        }
+        let path = if is_index { path.parent().unwrap_or(path) } else { path };
+        if path.is_dir() { open_folder(path) } else { open_file(path) }
     }
 }
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
     let source = Source::open(path)?;
-    let folder = path
-        .parent()
-        .filter(|folder| folder.join("config.json").is_file());
+    let folder = path.parent().filter(|folder| folder.join("config.json").is_file());
     build(path, vec![source], folder, false)
 }
 
@@ -63,16 +53,10 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
         check_index(&checkpoint, &index, &weight_map)?;
         return Ok(checkpoint);
     }
-    let names: Vec<String> = disk::list_files(folder)?
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
+    let names: Vec<String> = disk::list_files(folder)?.into_iter().map(|(name, _)| name).collect();
     let mut weights: Vec<&String> = names.iter().filter(|name| is_safetensors(name)).collect();
     // Some folders carry a second copy of the weights under another name; loaders read this one.
-    if let Some(&model) = weights
-        .iter()
-        .find(|name| name.as_str() == "model.safetensors")
-    {
+    if let Some(&model) = weights.iter().find(|name| name.as_str() == "model.safetensors") {
         weights = vec![model];
     }
     if weights.is_empty() {
@@ -81,10 +65,8 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
             "open a Hugging Face folder or a .safetensors file; convert .bin and .pt files first, as they can run code",
         ));
     }
-    let sources = weights
-        .into_iter()
-        .map(|name| Source::open(&folder.join(name)))
-        .collect::<Result<_>>()?;
+    let sources =
+        weights.into_iter().map(|name| Source::open(&folder.join(name))).collect::<Result<_>>()?;
     build(folder, sources, Some(folder), false)
 }
 
@@ -103,10 +85,8 @@ fn read_index(path: &Path) -> Result<Index> {
 /// A shard named by an index: its name must be a plain file name, so that no index leads out of the folder.
 fn open_shard(folder: &Path, index: &Path, shard: &str) -> Result<Source> {
     let mut components = Path::new(shard).components();
-    let is_plain = matches!(
-        (components.next(), components.next()),
-        (Some(Component::Normal(_)), None)
-    );
+    let is_plain =
+        matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
     if !is_plain || shard.contains('\\') {
         return Err(Error::malformed(
             "safetensors index",
@@ -131,9 +111,8 @@ fn check_index(
     weight_map: &BTreeMap<String, String>,
 ) -> Result<()> {
     for (name, shard) in weight_map {
-        let found = checkpoint
-            .find(name)
-            .map(|i| &checkpoint.files[checkpoint.tensors[i].file].name);
+        let found =
+            checkpoint.find(name).map(|i| &checkpoint.files[checkpoint.tensors[i].file].name);
         if found != Some(shard) {
             let what = match found {
                 None => format!("tensor {name} is not in the shard {shard} it names"),
@@ -151,56 +130,16 @@ fn build(
     folder: Option<&Path>,
     has_index: bool,
 ) -> Result<Checkpoint> {
-    let config_path = folder
-        .map(|folder| folder.join("config.json"))
-        .filter(|path| path.is_file());
+    let config_path = folder.map(|folder| folder.join("config.json")).filter(|path| path.is_file());
     let config = config_path.as_deref().map(Config::read).transpose()?;
-    let mut files = Vec::new();
-    let mut tensors = Vec::new();
-    for source in sources {
-        let header = safetensors::read_header(&source)?;
-        for entry in header.entries {
-            let place = roles::place_of(&entry.name);
-            tensors.push(Tensor {
-                place,
-                matrix: None,
-                file: files.len(),
-                name: entry.name,
-                dtype: entry.dtype,
-                shape: entry.shape,
-                range: entry.range,
-            });
-        }
-        let name = source
-            .path()
-            .file_name()
-            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        files.push(File {
-            name,
-            metadata: header.metadata,
-            source,
-        });
-    }
+    let (files, mut tensors) = read_headers(sources)?;
     number_residual_blocks(&mut tensors);
     let conv1d = has_conv1d(&tensors);
     for tensor in &mut tensors {
         tensor.matrix = matrix_of(tensor, conv1d);
     }
     tensors.sort_by_cached_key(order);
-    let mut by_name = HashMap::with_capacity(tensors.len());
-    for (index, tensor) in tensors.iter().enumerate() {
-        if by_name.insert(tensor.name.clone(), index).is_some() {
-            let what = format!(
-                "tensor {} is also in another file of the folder",
-                tensor.name
-            );
-            return Err(Error::malformed(
-                "safetensors",
-                files[tensor.file].path(),
-                what,
-            ));
-        }
-    }
+    let by_name = by_name(&files, &tensors)?;
     let fused = groups::fused_groups(&tensors);
     let fused_of = fused
         .iter()
@@ -224,12 +163,49 @@ fn build(
     })
 }
 
+/// The files and all their tensors, whose matrices are not yet known.
+fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
+    let mut files = Vec::new();
+    let mut tensors = Vec::new();
+    for source in sources {
+        let header = safetensors::read_header(&source)?;
+        for entry in header.entries {
+            let place = roles::place_of(&entry.name);
+            tensors.push(Tensor {
+                place,
+                matrix: None,
+                file: files.len(),
+                name: entry.name,
+                dtype: entry.dtype,
+                shape: entry.shape,
+                range: entry.range,
+            });
+        }
+        let name = source
+            .path()
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        files.push(File { name, metadata: header.metadata, source });
+    }
+    Ok((files, tensors))
+}
+
+/// Index of each tensor; a name that two files have is a defect.
+fn by_name(files: &[File], tensors: &[Tensor]) -> Result<HashMap<String, usize>> {
+    let mut by_name = HashMap::with_capacity(tensors.len());
+    for (index, tensor) in tensors.iter().enumerate() {
+        if by_name.insert(tensor.name.clone(), index).is_some() {
+            let what = format!("tensor {} is also in another file of the folder", tensor.name);
+            return Err(Error::malformed("safetensors", files[tensor.file].path(), what));
+        }
+    }
+    Ok(by_name)
+}
+
 /// Numbers residual blocks (stage, index) across stages, in order.
 fn number_residual_blocks(tensors: &mut [Tensor]) {
-    let blocks: BTreeSet<(u32, u32)> = tensors
-        .iter()
-        .filter_map(|t| roles::residual_block(&t.name))
-        .collect();
+    let blocks: BTreeSet<(u32, u32)> =
+        tensors.iter().filter_map(|t| roles::residual_block(&t.name)).collect();
     let numbers: BTreeMap<(u32, u32), u32> = blocks.into_iter().zip(0..).collect();
     for tensor in tensors {
         if let Some(block) =
@@ -257,31 +233,24 @@ fn matrix_of(tensor: &Tensor, conv1d: bool) -> Option<Matrix> {
         return None;
     }
     let Shape(extents) = &tensor.shape;
+    // Nothing to compress, and the product of the other extents may overflow.
+    if extents.contains(&0) {
+        return None;
+    }
     if extents.len() >= 4 {
         let cols = extents[1..].iter().product();
         return Some(Matrix {
-            shape: MatrixShape {
-                rows: extents[0],
-                cols,
-            },
+            shape: MatrixShape { rows: extents[0], cols },
             kind: MatrixKind::Convolution,
         });
     }
     let &[rows, cols] = extents.as_slice() else {
         return None;
     };
-    let names = [
-        "c_attn.weight",
-        "c_proj.weight",
-        "c_fc.weight",
-        "q_attn.weight",
-    ];
+    let names = ["c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weight"];
     if conv1d && names.iter().any(|name| tensor.name.ends_with(name)) {
         return Some(Matrix {
-            shape: MatrixShape {
-                rows: cols,
-                cols: rows,
-            },
+            shape: MatrixShape { rows: cols, cols: rows },
             kind: MatrixKind::Conv1d,
         });
     }
@@ -290,10 +259,7 @@ fn matrix_of(tensor: &Tensor, conv1d: bool) -> Option<Matrix> {
         Role::Other => MatrixKind::Unknown,
         _ => MatrixKind::Linear,
     };
-    Some(Matrix {
-        shape: MatrixShape { rows, cols },
-        kind,
-    })
+    Some(Matrix { shape: MatrixShape { rows, cols }, kind })
 }
 
 /// Embeddings, blocks by index, the rest; inside a block by expert and role; then by name.
@@ -304,50 +270,25 @@ fn order(tensor: &Tensor) -> (u8, u32, Option<u32>, Role, String) {
         (None, Role::Embedding | Role::Position | Role::Conv1) => 0,
         (None, _) => 2,
     };
-    (
-        section,
-        place.block.unwrap_or(0),
-        place.expert,
-        place.role,
-        tensor.name.clone(),
-    )
+    (section, place.block.unwrap_or(0), place.expert, place.role, tensor.name.clone())
 }
 
 fn side_files(folder: &Path) -> Result<Vec<SideFile>> {
-    let files = disk::list_files(folder)?
-        .into_iter()
-        .filter(|(name, _)| is_side_file(name));
-    Ok(files
-        .map(|(name, bytes)| SideFile {
-            path: folder.join(name),
-            bytes,
-        })
-        .collect())
+    let files = disk::list_files(folder)?.into_iter().filter(|(name, _)| is_side_file(name));
+    Ok(files.map(|(name, bytes)| SideFile { path: folder.join(name), bytes }).collect())
 }
 
 /// Tokenizer, configuration other than config.json, chat template, code of the model, licence, model card.
 fn is_side_file(name: &str) -> bool {
     const EXTENSIONS: [&str; 7] = ["json", "jinja", "model", "py", "md", "tiktoken", "spm"];
-    const BEGINNINGS: [&str; 8] = [
-        "vocab",
-        "merges",
-        "LICENSE",
-        "LICENCE",
-        "NOTICE",
-        "COPYING",
-        "USE_POLICY",
-        "tokenizer",
-    ];
+    const BEGINNINGS: [&str; 8] =
+        ["vocab", "merges", "LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "tokenizer"];
     let never = name == "config.json"
         || name.ends_with(".index.json")
         || name.starts_with("lapidary-")
         || name.starts_with('.');
-    let extension = Path::new(name)
-        .extension()
-        .and_then(|extension| extension.to_str());
+    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
     !never
         && (extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
-            || BEGINNINGS
-                .iter()
-                .any(|beginning| name.starts_with(beginning)))
+            || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)))
 }

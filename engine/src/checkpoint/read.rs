@@ -12,9 +12,7 @@ impl Checkpoint {
     /// The bytes of elements `first .. first + n` of a tensor, which must begin and end on a byte.
     pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<&[u8]> {
         let at = |element: u64| tensor.range.start + element * tensor.dtype.bits() / 8;
-        self.files[tensor.file]
-            .source
-            .bytes(at(first)..at(first + n))
+        self.files[tensor.file].source.bytes(at(first)..at(first + n))
     }
 
     /// Passes the raw bytes of a tensor to `visit`, in pieces of at most `CHUNK_ELEMENTS` elements.
@@ -41,25 +39,18 @@ impl Checkpoint {
     pub fn weights(&self, index: usize, observer: &dyn Observer) -> Result<Array2<f32>> {
         let tensor = &self.tensors[index];
         let not_weights = || Error::Unsupported {
-            what: format!(
-                "compressing tensor {} ({})",
-                tensor.name,
-                tensor.why_no_matrix()
-            ),
+            what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
         };
         let matrix = tensor.matrix.ok_or_else(not_weights)?;
         let decoder = Decoder::new(tensor.dtype).ok_or_else(not_weights)?;
         let mut values = vec![0.0; matrix.shape.elements()];
-        values
-            .par_chunks_mut(CHUNK_ELEMENTS)
-            .enumerate()
-            .try_for_each(|(chunk, out)| {
-                observer.go_on()?;
-                let bytes =
-                    self.element_bytes(tensor, (chunk * CHUNK_ELEMENTS) as u64, out.len() as u64)?;
-                decoder.f32s(bytes, out);
-                Ok(())
-            })?;
+        values.par_chunks_mut(CHUNK_ELEMENTS).enumerate().try_for_each(|(chunk, out)| {
+            observer.go_on()?;
+            let bytes =
+                self.element_bytes(tensor, (chunk * CHUNK_ELEMENTS) as u64, out.len() as u64)?;
+            decoder.f32s(bytes, out);
+            Ok(())
+        })?;
         let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
         let shaped = |rows, cols, values| {
             Array2::from_shape_vec((rows, cols), values).map_err(|_cannot_happen| Error::Shape {

@@ -1,7 +1,7 @@
 //! Tensor names to places in the network: block, role, expert.
 //!
 //! Covers the names of the llama/mistral, qwen2/3, gemma, phi, gpt2, gpt-neox, opt, bert and vit families, of
-//! mixtures of experts, and of convolutional nets in the style of ResNet. Anything else has the role `other`.
+//! mixtures of experts, and of convolutional nets in the style of `ResNet`. Anything else has the role `other`.
 
 use serde::{Deserialize, Serialize};
 
@@ -121,15 +121,7 @@ pub struct Place {
 }
 
 /// Components after which a number is the index of a block.
-const BLOCK_WORDS: [&str; 7] = [
-    "layers",
-    "layer",
-    "h",
-    "blocks",
-    "block",
-    "blk",
-    "resblocks",
-];
+const BLOCK_WORDS: [&str; 7] = ["layers", "layer", "h", "blocks", "block", "blk", "resblocks"];
 
 /// Module names by their last components, as `(ending, role)`: the first ending that matches counts.
 const MODULES: &[(&str, Role)] = &[
@@ -218,15 +210,9 @@ const WEIGHTS: [&str; 2] = ["weight", "kernel"];
 pub fn place_of(name: &str) -> Place {
     let parts: Vec<&str> = name.split('.').collect();
     let block = block_of(&parts);
-    let expert = parts
-        .iter()
-        .position(|&part| part == "experts")
-        .and_then(|at| number(parts.get(at + 1)));
-    Place {
-        block,
-        role: role_of(&parts),
-        expert,
-    }
+    let expert =
+        parts.iter().position(|&part| part == "experts").and_then(|at| number(parts.get(at + 1)));
+    Place { block, role: role_of(&parts), expert }
 }
 
 fn number(part: Option<&&str>) -> Option<u32> {
@@ -234,12 +220,8 @@ fn number(part: Option<&&str>) -> Option<u32> {
 }
 
 fn block_of(parts: &[&str]) -> Option<u32> {
-    let after_word = |at: usize| {
-        BLOCK_WORDS
-            .contains(&parts[at])
-            .then(|| number(parts.get(at + 1)))
-            .flatten()
-    };
+    let after_word =
+        |at: usize| BLOCK_WORDS.contains(&parts[at]).then(|| number(parts.get(at + 1))).flatten();
     (0..parts.len()).find_map(after_word)
 }
 
@@ -261,11 +243,7 @@ fn role_of(parts: &[&str]) -> Role {
     let path = module.join(".");
     let last = module.last().copied().unwrap_or("");
     if parameter == "bias" {
-        return if is_norm(module) {
-            Role::Norm
-        } else {
-            Role::Bias
-        };
+        return if is_norm(module) { Role::Norm } else { Role::Bias };
     }
     if let ["running_mean" | "running_var" | "num_batches_tracked"] =
         module.get(module.len().saturating_sub(1)..).unwrap_or(&[])
@@ -312,294 +290,144 @@ fn is_norm(module: &[&str]) -> bool {
                 | "ln_x"
         )
         || (matches!(lower.as_str(), "1")
-            && module
-                .iter()
-                .any(|part| matches!(*part, "downsample" | "shortcut")))
+            && module.iter().any(|part| matches!(*part, "downsample" | "shortcut")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Each line of `cases` is a name, its block, its role and its expert; `-` for none.
     #[track_caller]
-    fn check(name: &str, block: Option<u32>, role: Role, expert: Option<u32>) {
-        assert_eq!(
-            place_of(name),
-            Place {
-                block,
-                role,
-                expert
-            },
-            "{name}"
-        );
+    fn check(cases: &str) {
+        for case in cases.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let words: Vec<&str> = case.split_whitespace().collect();
+            let [name @ .., block, role, expert] = words.as_slice() else {
+                panic!("{case}: a name, a block, a role and an expert are needed");
+            };
+            let name = name.first().copied().unwrap_or("");
+            let found = place_of(name);
+            let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+            assert_eq!(
+                (number(found.block), found.role.name(), number(found.expert)),
+                ((*block).to_owned(), *role, (*expert).to_owned()),
+                "{name}"
+            );
+        }
     }
 
     #[test]
     fn llama_mistral_qwen_gemma_phi() {
-        check("model.embed_tokens.weight", None, Role::Embedding, None);
         check(
-            "model.layers.3.self_attn.q_proj.weight",
-            Some(3),
-            Role::Q,
-            None,
+            "
+            model.embed_tokens.weight - embedding -
+            model.layers.3.self_attn.q_proj.weight 3 q -
+            model.layers.3.self_attn.k_proj.bias 3 bias -
+            model.layers.11.self_attn.v_proj.weight 11 v -
+            model.layers.0.self_attn.o_proj.weight 0 o -
+            model.layers.0.self_attn.q_norm.weight 0 norm -
+            model.layers.0.mlp.gate_proj.weight 0 gate -
+            model.layers.0.mlp.up_proj.weight 0 up -
+            model.layers.0.mlp.down_proj.weight 0 down -
+            model.layers.0.pre_feedforward_layernorm.weight 0 norm -
+            language_model.model.layers.7.mlp.down_proj.weight 7 down -
+            model.layers.5.self_attn.qkv_proj.weight 5 qkv -
+            model.layers.5.mlp.gate_up_proj.weight 5 gate_up -
+            model.layers.5.self_attn.dense.weight 5 o -
+            model.layers.5.mlp.fc1.weight 5 up -
+            model.final_layernorm.weight - norm -
+            model.norm.weight - norm -
+            lm_head.weight - head -
+            ",
         );
-        check(
-            "model.layers.3.self_attn.k_proj.bias",
-            Some(3),
-            Role::Bias,
-            None,
-        );
-        check(
-            "model.layers.11.self_attn.v_proj.weight",
-            Some(11),
-            Role::V,
-            None,
-        );
-        check(
-            "model.layers.0.self_attn.o_proj.weight",
-            Some(0),
-            Role::O,
-            None,
-        );
-        check(
-            "model.layers.0.self_attn.q_norm.weight",
-            Some(0),
-            Role::Norm,
-            None,
-        );
-        check(
-            "model.layers.0.mlp.gate_proj.weight",
-            Some(0),
-            Role::Gate,
-            None,
-        );
-        check("model.layers.0.mlp.up_proj.weight", Some(0), Role::Up, None);
-        check(
-            "model.layers.0.mlp.down_proj.weight",
-            Some(0),
-            Role::Down,
-            None,
-        );
-        check(
-            "model.layers.0.pre_feedforward_layernorm.weight",
-            Some(0),
-            Role::Norm,
-            None,
-        );
-        check(
-            "language_model.model.layers.7.mlp.down_proj.weight",
-            Some(7),
-            Role::Down,
-            None,
-        );
-        check(
-            "model.layers.5.self_attn.qkv_proj.weight",
-            Some(5),
-            Role::Qkv,
-            None,
-        );
-        check(
-            "model.layers.5.mlp.gate_up_proj.weight",
-            Some(5),
-            Role::GateUp,
-            None,
-        );
-        check(
-            "model.layers.5.self_attn.dense.weight",
-            Some(5),
-            Role::O,
-            None,
-        );
-        check("model.layers.5.mlp.fc1.weight", Some(5), Role::Up, None);
-        check("model.final_layernorm.weight", None, Role::Norm, None);
-        check("model.norm.weight", None, Role::Norm, None);
-        check("lm_head.weight", None, Role::Head, None);
     }
 
     #[test]
     fn gpt2_neox_opt() {
-        check("h.11.attn.c_attn.weight", Some(11), Role::Qkv, None);
         check(
-            "transformer.h.11.attn.c_proj.weight",
-            Some(11),
-            Role::O,
-            None,
-        );
-        check("transformer.h.2.mlp.c_fc.weight", Some(2), Role::Up, None);
-        check(
-            "transformer.h.2.mlp.c_proj.weight",
-            Some(2),
-            Role::Down,
-            None,
-        );
-        check("wpe.weight", None, Role::Position, None);
-        check("transformer.wte.weight", None, Role::Embedding, None);
-        check("ln_f.bias", None, Role::Norm, None);
-        check("h.0.ln_1.weight", Some(0), Role::Norm, None);
-        check(
-            "gpt_neox.layers.4.attention.query_key_value.weight",
-            Some(4),
-            Role::Qkv,
-            None,
-        );
-        check(
-            "gpt_neox.layers.4.attention.dense.weight",
-            Some(4),
-            Role::O,
-            None,
-        );
-        check(
-            "gpt_neox.layers.4.mlp.dense_4h_to_h.weight",
-            Some(4),
-            Role::Down,
-            None,
-        );
-        check("gpt_neox.embed_in.weight", None, Role::Embedding, None);
-        check("embed_out.weight", None, Role::Head, None);
-        check(
-            "model.decoder.layers.1.self_attn.out_proj.weight",
-            Some(1),
-            Role::O,
-            None,
-        );
-        check(
-            "model.decoder.layers.1.fc2.weight",
-            Some(1),
-            Role::Down,
-            None,
-        );
-        check(
-            "model.decoder.embed_positions.weight",
-            None,
-            Role::Position,
-            None,
+            "
+            h.11.attn.c_attn.weight 11 qkv -
+            transformer.h.11.attn.c_proj.weight 11 o -
+            transformer.h.2.mlp.c_fc.weight 2 up -
+            transformer.h.2.mlp.c_proj.weight 2 down -
+            wpe.weight - position -
+            transformer.wte.weight - embedding -
+            ln_f.bias - norm -
+            h.0.ln_1.weight 0 norm -
+            gpt_neox.layers.4.attention.query_key_value.weight 4 qkv -
+            gpt_neox.layers.4.attention.dense.weight 4 o -
+            gpt_neox.layers.4.mlp.dense_4h_to_h.weight 4 down -
+            gpt_neox.embed_in.weight - embedding -
+            embed_out.weight - head -
+            model.decoder.layers.1.self_attn.out_proj.weight 1 o -
+            model.decoder.layers.1.fc2.weight 1 down -
+            model.decoder.embed_positions.weight - position -
+            ",
         );
     }
 
     #[test]
     fn bert_and_vit() {
         check(
-            "bert.embeddings.word_embeddings.weight",
-            None,
-            Role::Embedding,
-            None,
+            "
+            bert.embeddings.word_embeddings.weight - embedding -
+            bert.embeddings.position_embeddings.weight - position -
+            bert.embeddings.LayerNorm.weight - norm -
+            bert.encoder.layer.9.attention.self.query.weight 9 q -
+            bert.encoder.layer.9.attention.output.dense.weight 9 o -
+            bert.encoder.layer.9.intermediate.dense.weight 9 up -
+            bert.encoder.layer.9.output.dense.weight 9 down -
+            vit.encoder.layer.2.attention.attention.value.weight 2 v -
+            vit.embeddings.patch_embeddings.projection.weight - embedding -
+            vit.embeddings.position_embeddings - position -
+            classifier.weight - head -
+            blocks.3.attn.qkv.weight 3 qkv -
+            blocks.3.attn.proj.weight 3 o -
+            ",
         );
-        check(
-            "bert.embeddings.position_embeddings.weight",
-            None,
-            Role::Position,
-            None,
-        );
-        check("bert.embeddings.LayerNorm.weight", None, Role::Norm, None);
-        check(
-            "bert.encoder.layer.9.attention.self.query.weight",
-            Some(9),
-            Role::Q,
-            None,
-        );
-        check(
-            "bert.encoder.layer.9.attention.output.dense.weight",
-            Some(9),
-            Role::O,
-            None,
-        );
-        check(
-            "bert.encoder.layer.9.intermediate.dense.weight",
-            Some(9),
-            Role::Up,
-            None,
-        );
-        check(
-            "bert.encoder.layer.9.output.dense.weight",
-            Some(9),
-            Role::Down,
-            None,
-        );
-        check(
-            "vit.encoder.layer.2.attention.attention.value.weight",
-            Some(2),
-            Role::V,
-            None,
-        );
-        check(
-            "vit.embeddings.patch_embeddings.projection.weight",
-            None,
-            Role::Embedding,
-            None,
-        );
-        check(
-            "vit.embeddings.position_embeddings",
-            None,
-            Role::Position,
-            None,
-        );
-        check("classifier.weight", None, Role::Head, None);
-        check("blocks.3.attn.qkv.weight", Some(3), Role::Qkv, None);
-        check("blocks.3.attn.proj.weight", Some(3), Role::O, None);
     }
 
     #[test]
     fn experts() {
         check(
-            "model.layers.2.block_sparse_moe.experts.7.w2.weight",
-            Some(2),
-            Role::Down,
-            Some(7),
-        );
-        check(
-            "model.layers.2.block_sparse_moe.gate.weight",
-            Some(2),
-            Role::Router,
-            None,
-        );
-        check(
-            "model.layers.2.mlp.experts.127.up_proj.weight",
-            Some(2),
-            Role::Up,
-            Some(127),
-        );
-        check(
-            "model.layers.2.mlp.gate.weight",
-            Some(2),
-            Role::Router,
-            None,
-        );
-        check(
-            "model.layers.2.mlp.shared_expert.gate_proj.weight",
-            Some(2),
-            Role::Gate,
-            None,
+            "
+            model.layers.2.block_sparse_moe.experts.7.w2.weight 2 down 7
+            model.layers.2.block_sparse_moe.gate.weight 2 router -
+            model.layers.2.mlp.experts.127.up_proj.weight 2 up 127
+            model.layers.2.mlp.gate.weight 2 router -
+            model.layers.2.mlp.shared_expert.gate_proj.weight 2 gate -
+            ",
         );
     }
 
     #[test]
     fn convolutional_nets() {
-        check("conv1.weight", None, Role::Conv1, None);
-        check("layer2.0.conv2.weight", None, Role::Conv2, None);
-        check("layer2.0.downsample.0.weight", None, Role::Shortcut, None);
-        check("layer2.0.downsample.1.weight", None, Role::Norm, None);
-        check("layer2.0.bn1.running_mean", None, Role::Norm, None);
-        check("layer2.0.bn1.num_batches_tracked", None, Role::Norm, None);
-        check("linear.weight", None, Role::Head, None);
-        assert_eq!(
-            residual_block("module.layer3.12.conv1.weight"),
-            Some((3, 12))
+        check(
+            "
+            conv1.weight - conv1 -
+            layer2.0.conv2.weight - conv2 -
+            layer2.0.downsample.0.weight - shortcut -
+            layer2.0.downsample.1.weight - norm -
+            layer2.0.bn1.running_mean - norm -
+            layer2.0.bn1.num_batches_tracked - norm -
+            linear.weight - head -
+            ",
         );
+        assert_eq!(residual_block("module.layer3.12.conv1.weight"), Some((3, 12)));
         assert_eq!(residual_block("layers.3.mlp.down_proj.weight"), None);
     }
 
     #[test]
     fn unknown_names_are_other() {
-        check("blocks.0.att.receptance.weight", Some(0), Role::Other, None);
-        check("blocks.0.att.w1", Some(0), Role::Other, None);
-        check("", None, Role::Other, None);
-        check("a..b", None, Role::Other, None);
-        check("x1.head.y", None, Role::Other, None);
         check(
-            "model.layers.99999999999999999999.mlp.up_proj.weight",
-            None,
-            Role::Up,
-            None,
+            "
+            blocks.0.att.receptance.weight 0 other -
+            blocks.0.att.w1 0 other -
+             - other -
+            a..b - other -
+            x1.head.y - other -
+            model.layers.99999999999999999999.mlp.up_proj.weight - up -
+            ",
         );
     }
 }

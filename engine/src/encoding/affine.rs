@@ -34,11 +34,7 @@ impl AffineLayout {
     /// ⌈kept·b/8⌉ for codes, the scales, ⌈groups·b/8⌉ for zero points unless symmetric.
     pub(super) fn bytes_of(&self, shape: MatrixShape, kept: usize) -> u64 {
         let scales = self.grouping.scales(shape.rows, shape.cols);
-        let zeros = if self.symmetric {
-            0
-        } else {
-            dense_bytes(scales, self.bits)
-        };
+        let zeros = if self.symmetric { 0 } else { dense_bytes(scales, self.bits) };
         (dense_bytes(kept, self.bits) + zeros) as u64 + scales as u64 * self.scale_dtype.bits() / 8
     }
 }
@@ -70,11 +66,7 @@ impl Affine {
     /// # Panics
     /// If the numbers of codes, scales or zero points do not fit shape and grouping.
     pub fn new(shape: MatrixShape, layout: AffineLayout, data: AffineData) -> Self {
-        let AffineData {
-            codes,
-            scales,
-            zeros,
-        } = data;
+        let AffineData { codes, scales, zeros } = data;
         let groups = layout.grouping.scales(shape.rows, shape.cols);
         assert_eq!(codes.len(), shape.elements(), "one code a weight");
         assert_eq!(
@@ -82,13 +74,7 @@ impl Affine {
             (groups, groups),
             "one scale and zero point a group"
         );
-        Self {
-            shape,
-            layout,
-            codes,
-            scales,
-            zeros,
-        }
+        Self { shape, layout, codes, scales, zeros }
     }
 
     /// `[rows, cols]`.
@@ -122,10 +108,7 @@ impl Affine {
         let width = self.layout.grouping.width(cols);
         let first = self.layout.grouping.first_scale(row, cols);
         for (group, (values, codes)) in out.chunks_mut(width).zip(codes.chunks(width)).enumerate() {
-            let (scale, zero) = (
-                self.scales[first + group],
-                i16::from(self.zeros[first + group]),
-            );
+            let (scale, zero) = (self.scales[first + group], i16::from(self.zeros[first + group]));
             for (value, &code) in values.iter_mut().zip(codes) {
                 *value = scale * f32::from(i16::from(code) - zero);
             }
@@ -137,24 +120,12 @@ impl Affine {
         let mut scales = Vec::new();
         write_f32(self.layout.scale_dtype, &self.scales, &mut scales);
         let mut parts = vec![
-            Part {
-                name: "codes",
-                dtype: DType::U8,
-                bytes: codes,
-            },
-            Part {
-                name: "scales",
-                dtype: self.layout.scale_dtype,
-                bytes: scales,
-            },
+            Part { name: "codes", dtype: DType::U8, bytes: codes },
+            Part { name: "scales", dtype: self.layout.scale_dtype, bytes: scales },
         ];
         if !self.layout.symmetric {
             let bytes = pack_dense(&self.zeros, self.layout.bits);
-            parts.push(Part {
-                name: "zeros",
-                dtype: DType::U8,
-                bytes,
-            });
+            parts.push(Part { name: "zeros", dtype: DType::U8, bytes });
         }
         parts
     }
@@ -175,7 +146,9 @@ impl Affine {
         let zeros = if layout.symmetric {
             vec![layout.middle(); groups]
         } else {
-            unpack_dense(part("zeros")?, layout.bits, groups)
+            let bytes =
+                part("zeros").filter(|bytes| bytes.len() == dense_bytes(groups, layout.bits))?;
+            unpack_dense(bytes, layout.bits, groups)
         };
         let kept = mask.map_or(shape.elements(), Mask::kept);
         let bytes = part("codes")?;
@@ -183,16 +156,9 @@ impl Affine {
             return None;
         }
         let codes = unpack_dense(bytes, layout.bits, kept);
-        let codes = scatter(&codes, shape.elements(), mask, |i| {
-            zero_code(layout, shape, &zeros, i)
-        })?;
-        Some(Self {
-            shape,
-            layout: layout.clone(),
-            codes,
-            scales,
-            zeros,
-        })
+        let codes =
+            scatter(&codes, shape.elements(), mask, |i| zero_code(layout, shape, &zeros, i))?;
+        Some(Self { shape, layout: layout.clone(), codes, scales, zeros })
     }
 }
 

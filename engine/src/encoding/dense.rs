@@ -17,22 +17,14 @@ impl Dense {
     /// # Panics
     /// If `values` does not have `shape.elements()` elements or `dtype` holds no weights.
     pub fn new(shape: MatrixShape, dtype: DType, values: &[f32]) -> Self {
-        assert_eq!(
-            values.len(),
-            shape.elements(),
-            "values and shape must agree"
-        );
+        assert_eq!(values.len(), shape.elements(), "values and shape must agree");
         let mut bytes = Vec::new();
         write_f32(dtype, values, &mut bytes);
         let mut rounded = vec![0.0; values.len()];
         if let Some(decoder) = Decoder::new(dtype) {
             decoder.f32s(&bytes, &mut rounded);
         }
-        Self {
-            shape,
-            dtype,
-            values: rounded,
-        }
+        Self { shape, dtype, values: rounded }
     }
 
     /// `[rows, cols]`.
@@ -52,11 +44,7 @@ impl Dense {
     pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
         let mut bytes = Vec::new();
         write_f32(self.dtype, &gather(&self.values, mask), &mut bytes);
-        vec![Part {
-            name: "values",
-            dtype: self.dtype,
-            bytes,
-        }]
+        vec![Part { name: "values", dtype: self.dtype, bytes }]
     }
 
     pub(super) fn from_parts<'a>(
@@ -70,10 +58,6 @@ impl Dense {
         let mut values = vec![0.0; kept];
         Decoder::new(dtype)?.f32s(bytes, &mut values);
         let values = scatter(&values, shape.elements(), mask, |_| 0.0)?;
-        Some(Self {
-            shape,
-            dtype,
-            values,
-        })
+        Some(Self { shape, dtype, values })
     }
 }

@@ -141,10 +141,7 @@ impl Encoding {
 
     /// Exact bytes: the sum over [`Encoding::parts`].
     pub fn bytes(&self) -> u64 {
-        self.parts()
-            .iter()
-            .map(|part| part.bytes.len() as u64)
-            .sum()
+        self.parts().iter().map(|part| part.bytes.len() as u64).sum()
     }
 
     /// The pieces to store. With the layout and the shape they restore the encoding.
@@ -206,11 +203,7 @@ fn scatter<T: Copy>(
     let mut next = kept.iter();
     let all: Option<Vec<T>> = (0..n)
         .map(|i| {
-            if mask.is_none_or(|mask| mask.keeps(i)) {
-                next.next().copied()
-            } else {
-                Some(fill(i))
-            }
+            if mask.is_none_or(|mask| mask.keeps(i)) { next.next().copied() } else { Some(fill(i)) }
         })
         .collect();
     if next.next().is_some() { None } else { all }

@@ -18,29 +18,16 @@ impl Mask {
     pub fn new(keep: &[bool]) -> Self {
         let bits = keep
             .chunks(8)
-            .map(|chunk| {
-                chunk
-                    .iter()
-                    .enumerate()
-                    .fold(0, |byte, (i, &k)| byte | u8::from(k) << i)
-            })
+            .map(|chunk| chunk.iter().enumerate().fold(0, |byte, (i, &k)| byte | u8::from(k) << i))
             .collect();
-        Self {
-            bits,
-            n: keep.len(),
-            kept: keep.iter().filter(|&&k| k).count(),
-        }
+        Self { bits, n: keep.len(), kept: keep.iter().filter(|&&k| k).count() }
     }
 
     fn from_bytes(bytes: &[u8], n: usize) -> Option<Self> {
         if bytes.len() != n.div_ceil(8) {
             return None;
         }
-        let mask = Self {
-            bits: bytes.to_vec(),
-            n,
-            kept: 0,
-        };
+        let mask = Self { bits: bytes.to_vec(), n, kept: 0 };
         let kept = (0..n).filter(|&i| mask.keeps(i)).count();
         Some(Self { kept, ..mask })
     }
@@ -97,10 +84,7 @@ impl Sparse {
     /// If mask and encoding have different numbers of weights.
     pub fn new(mask: Mask, inner: Encoding) -> Self {
         assert_eq!(mask.len(), inner.shape().elements(), "one bit a weight");
-        Self {
-            mask,
-            inner: Box::new(inner),
-        }
+        Self { mask, inner: Box::new(inner) }
     }
 
     /// Which weights are kept.
@@ -114,10 +98,7 @@ impl Sparse {
     }
 
     pub(super) fn layout(&self) -> SparseLayout {
-        SparseLayout {
-            kept: self.mask.kept(),
-            inner: Box::new(self.inner.layout()),
-        }
+        SparseLayout { kept: self.mask.kept(), inner: Box::new(self.inner.layout()) }
     }
 
     pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
@@ -131,11 +112,8 @@ impl Sparse {
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
-        let mut parts = vec![Part {
-            name: "mask",
-            dtype: DType::U8,
-            bytes: self.mask.bits.clone(),
-        }];
+        let mut parts =
+            vec![Part { name: "mask", dtype: DType::U8, bytes: self.mask.bits.clone() }];
         parts.extend(self.inner.parts_under(Some(&self.mask)));
         parts
     }
@@ -150,10 +128,7 @@ impl Sparse {
             return None;
         }
         let inner = Encoding::from_parts_under(&layout.inner, shape, Some(&mask), part)?;
-        Some(Self {
-            mask,
-            inner: Box::new(inner),
-        })
+        Some(Self { mask, inner: Box::new(inner) })
     }
 }
 
@@ -167,11 +142,8 @@ mod tests {
         let shape = MatrixShape { rows: 2, cols: 8 };
         let values: Vec<f32> = (0..16_u8).map(f32::from).collect();
         let keep: Vec<bool> = (0..16).map(|i| i % 4 == 3).collect();
-        let masked: Vec<f32> = values
-            .iter()
-            .zip(&keep)
-            .map(|(&v, &k)| if k { v } else { 0.0 })
-            .collect();
+        let masked: Vec<f32> =
+            values.iter().zip(&keep).map(|(&v, &k)| if k { v } else { 0.0 }).collect();
         let inner = Encoding::Dense(Dense::new(shape, DType::BF16, &masked));
         let sparse = Encoding::Sparse(Sparse::new(Mask::new(&keep), inner));
         assert_eq!(sparse.decode().iter().copied().collect::<Vec<_>>(), masked);

@@ -12,7 +12,7 @@ pub use report::{FileReport, Report, TensorReport, Totals};
 use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
 use crate::error::{Error, Result};
-use crate::job::{self, Limits};
+use crate::job::{self, Limits, Store};
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::target::{Manifest, Target};
@@ -29,6 +29,15 @@ pub struct Destination<'a> {
     pub replace: bool,
     /// Memory for the tensors in flight.
     pub limits: Limits,
+}
+
+/// What writing and proving work on.
+struct Work<'a> {
+    checkpoint: &'a Checkpoint,
+    store: &'a Store,
+    manifest: &'a Manifest,
+    target: &'a dyn Target,
+    observer: &'a dyn Observer,
 }
 
 /// Runs the plan, writes the target's files, reads them back and proves them, and adds the report.
@@ -51,27 +60,14 @@ pub fn export(
     refuse_own_source(checkpoint, destination.folder)?;
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
     refuse_full_disk(&manifest, destination.folder)?;
-    let store = job::run(
-        checkpoint,
-        plan,
-        destination.limits,
-        Some(folder.path()),
-        observer,
-    )?;
-    write::write(checkpoint, &store, &manifest, target, &folder, observer)?;
-    let proofs = proof::prove(
-        checkpoint,
-        &store,
-        &manifest,
-        target,
-        folder.path(),
-        observer,
-    )?;
+    let store = job::run(checkpoint, plan, destination.limits, Some(folder.path()), observer)?;
+    let work = Work { checkpoint, store: &store, manifest: &manifest, target, observer };
+    write::write(&work, &folder)?;
+    let proofs = proof::prove(&work, folder.path())?;
     drop(store);
     let report = Report::new(checkpoint, plan, target, &manifest, &proofs);
-    let mut json = serde_json::to_vec_pretty(&report).map_err(|error| Error::Unsupported {
-        what: format!("writing the report ({error})"),
-    })?;
+    let mut json = serde_json::to_vec_pretty(&report)
+        .map_err(|error| Error::Unsupported { what: format!("writing the report ({error})") })?;
     json.push(b'\n');
     let mut file = folder.file(REPORT)?;
     file.write(&json)?;
@@ -92,10 +88,7 @@ fn refuse_own_source(checkpoint: &Checkpoint, destination: &Path) -> Result<()> 
             .any(|path| absolute(path).is_some_and(|p| Some(p) == absolute(destination)))
     {
         return Err(Error::plan(
-            format!(
-                "{} holds the source checkpoint itself",
-                destination.display()
-            ),
+            format!("{} holds the source checkpoint itself", destination.display()),
             "choose another output folder",
         ));
     }
@@ -114,11 +107,7 @@ fn refuse_full_disk(manifest: &Manifest, destination: &Path) -> Result<()> {
     let allowed_bytes = disk::free_bytes(destination)?;
     if needed_bytes > allowed_bytes {
         let what = format!("writing {}", destination.display());
-        return Err(Error::Limit {
-            what,
-            needed_bytes,
-            allowed_bytes,
-        });
+        return Err(Error::Limit { what, needed_bytes, allowed_bytes });
     }
     Ok(())
 }

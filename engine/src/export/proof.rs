@@ -8,12 +8,12 @@ use ndarray::Array2;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
+use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::Source;
 use crate::error::{Error, Result};
-use crate::job::Store;
-use crate::observer::{Observer, Progress};
-use crate::target::{Entry, Manifest, Storage, Target};
+use crate::export::Work;
+use crate::observer::Progress;
+use crate::target::{Entry, Storage};
 use crate::tensor::Decoder;
 
 /// What the file holds of one tensor of the source.
@@ -23,131 +23,92 @@ pub(super) struct Proved {
     pub(super) relative_error: f64,
 }
 
-pub(super) fn prove(
-    checkpoint: &Checkpoint,
-    store: &Store,
-    manifest: &Manifest,
-    target: &dyn Target,
-    folder: &Path,
-    observer: &dyn Observer,
-) -> Result<Vec<Proved>> {
-    let sources: Vec<Source> = manifest
-        .files
-        .iter()
-        .map(|file| Source::open(&folder.join(&file.name)))
-        .collect::<Result<_>>()?;
+pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
+    let files = work.manifest.files.iter();
+    let sources: Vec<Source> =
+        files.map(|file| Source::open(&folder.join(&file.name))).collect::<Result<_>>()?;
     let mut read = Vec::new();
     for source in &sources {
         let bytes = source.bytes(0..source.len_bytes())?;
-        read.push(
-            SafeTensors::deserialize(bytes)
-                .map_err(|error| failed(source.path(), error.to_string()))?,
-        );
+        let file = SafeTensors::deserialize(bytes);
+        read.push(file.map_err(|error| failed(source.path(), error.to_string()))?);
     }
     let views: HashMap<&str, TensorView<'_>> = read.iter().flat_map(SafeTensors::iter).collect();
-    let count: usize = manifest.entries.iter().map(|entry| entry.specs.len()).sum();
-    if views.len() != count {
-        return Err(failed(
-            folder,
-            format!(
-                "{} tensors were written, {count} were promised",
-                views.len()
-            ),
-        ));
-    }
-    let prover = Prover {
-        checkpoint,
-        store,
-        target,
-        folder,
-        observer,
-        views: &views,
-    };
-    let (mut done_bytes, total_bytes) = (0, manifest.tensor_bytes());
-    let mut proofs = Vec::with_capacity(manifest.entries.len());
-    for entry in &manifest.entries {
-        observer.go_on()?;
-        let item = checkpoint.tensors()[entry.tensor].name.clone();
-        observer.progress(Progress {
-            stage: "Proving",
-            item,
-            done_bytes,
-            total_bytes,
-        });
-        proofs.push(prover.prove(entry)?);
-        done_bytes += entry.bytes;
-    }
-    observer.progress(Progress {
-        stage: "Proving",
-        item: String::new(),
-        done_bytes,
-        total_bytes,
-    });
-    Ok(proofs)
+    Prover { work, folder, views: &views }.prove_all()
 }
 
 fn failed(path: &Path, what: impl Into<String>) -> Error {
-    Error::Proof {
-        path: path.to_path_buf(),
-        what: what.into(),
-    }
+    Error::Proof { path: path.to_path_buf(), what: what.into() }
 }
 
 struct Prover<'a> {
-    checkpoint: &'a Checkpoint,
-    store: &'a Store,
-    target: &'a dyn Target,
+    work: &'a Work<'a>,
     folder: &'a Path,
-    observer: &'a dyn Observer,
     views: &'a HashMap<&'a str, TensorView<'a>>,
 }
 
 impl Prover<'_> {
+    fn prove_all(&self) -> Result<Vec<Proved>> {
+        let manifest = self.work.manifest;
+        let count: usize = manifest.entries.iter().map(|entry| entry.specs.len()).sum();
+        let found = self.views.len();
+        if found != count {
+            let what = format!("{found} tensors were written, {count} were promised");
+            return Err(failed(self.folder, what));
+        }
+        let total_bytes = manifest.tensor_bytes();
+        let report = |item: &str, done_bytes| {
+            self.work.observer.progress(Progress {
+                stage: "Proving",
+                item: item.to_owned(),
+                done_bytes,
+                total_bytes,
+            });
+        };
+        let mut done_bytes = 0;
+        let mut proofs = Vec::with_capacity(manifest.entries.len());
+        for entry in &manifest.entries {
+            self.work.observer.go_on()?;
+            report(&self.work.checkpoint.tensors()[entry.tensor].name, done_bytes);
+            proofs.push(self.prove(entry)?);
+            done_bytes += entry.bytes;
+        }
+        report("", done_bytes);
+        Ok(proofs)
+    }
+
     fn prove(&self, entry: &Entry) -> Result<Proved> {
-        let tensor = &self.checkpoint.tensors()[entry.tensor];
+        let tensor = &self.work.checkpoint.tensors()[entry.tensor];
         self.check_specs(entry)?;
         let decoded = match (&entry.storage, &entry.layout) {
             (Storage::Native, Some(layout)) => {
-                self.target.unpack(tensor, layout, &|name| self.bytes(name))
+                self.work.target.unpack(tensor, layout, &|name| self.bytes(name))
             }
             (Storage::Dense { .. }, _) => self.read_dense(tensor),
             _ => return self.prove_copy(tensor),
         };
         let decoded = decoded.ok_or_else(|| {
-            failed(
-                self.folder,
-                format!("tensor {} cannot be decoded", tensor.name),
-            )
+            failed(self.folder, format!("tensor {} cannot be decoded", tensor.name))
         })?;
-        let expected = self.store.get(entry.tensor)?.decode();
+        let expected = self.work.store.get(entry.tensor)?.decode();
         let is_dense = matches!(entry.storage, Storage::Dense { .. });
         let same = |(&found, &wanted): (&f32, &f32)| {
-            let wanted = if is_dense {
-                rounded(tensor, wanted)
-            } else {
-                wanted
-            };
+            let wanted = if is_dense { rounded(tensor, wanted) } else { wanted };
             found.to_bits() == wanted.to_bits()
         };
-        let different = decoded
-            .iter()
-            .zip(&expected)
-            .filter(|pair| !same(*pair))
-            .count();
+        let different = decoded.iter().zip(&expected).filter(|pair| !same(*pair)).count();
         if decoded.dim() != expected.dim() || different > 0 {
             return Err(failed(
                 self.folder,
                 format!("{different} weights of tensor {} differ", tensor.name),
             ));
         }
-        let weights = self.checkpoint.weights(entry.tensor, self.observer)?;
-        Ok(Proved {
-            relative_error: relative_error(&weights, &decoded),
-        })
+        let weights = self.work.checkpoint.weights(entry.tensor, self.work.observer)?;
+        Ok(Proved { relative_error: relative_error(&weights, &decoded) })
     }
 
     fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.views.get(name).map(|view| view.data())
+        self.views.get(name).map(safetensors::tensor::TensorView::data)
     }
 
     fn check_specs(&self, entry: &Entry) -> Result<()> {
@@ -181,22 +142,17 @@ impl Prover<'_> {
     fn prove_copy(&self, tensor: &Tensor) -> Result<Proved> {
         let copy = self.bytes(&tensor.name).unwrap_or_default();
         let mut at = 0;
-        self.checkpoint.for_each_chunk(tensor, |bytes| {
-            self.observer.go_on()?;
+        self.work.checkpoint.for_each_chunk(tensor, |bytes| {
+            self.work.observer.go_on()?;
             let same = copy.get(at..at + bytes.len()) == Some(bytes);
             at += bytes.len();
             if same {
                 Ok(())
             } else {
-                Err(failed(
-                    self.folder,
-                    format!("tensor {} is not a faithful copy", tensor.name),
-                ))
+                Err(failed(self.folder, format!("tensor {} is not a faithful copy", tensor.name)))
             }
         })?;
-        Ok(Proved {
-            relative_error: 0.0,
-        })
+        Ok(Proved { relative_error: 0.0 })
     }
 }
 
@@ -218,9 +174,5 @@ pub(super) fn relative_error(weights: &Array2<f32>, decoded: &Array2<f32>) -> f6
         error += f64::from(w - d).powi(2);
         norm += f64::from(w).powi(2);
     }
-    if error == 0.0 {
-        0.0
-    } else {
-        (error / norm).sqrt()
-    }
+    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
 }

@@ -98,65 +98,54 @@ impl Report {
         manifest: &Manifest,
         proofs: &[Proved],
     ) -> Self {
-        let tensors = manifest
-            .entries
-            .iter()
-            .zip(proofs)
-            .map(|(entry, proved)| tensor(checkpoint, plan, entry, proved));
-        let count = |kind: fn(&Storage) -> bool| {
-            manifest
-                .entries
-                .iter()
-                .filter(|entry| kind(&entry.storage))
-                .count()
-        };
-        let mut files: BTreeMap<String, u64> = BTreeMap::new();
-        files.extend(
-            manifest
-                .files
-                .iter()
-                .map(|file| (file.name.clone(), file.plan.file_bytes())),
-        );
-        files.extend(
-            manifest
-                .texts
-                .iter()
-                .map(|text| (text.name.clone(), text.bytes.len() as u64)),
-        );
-        for side in &manifest.copies {
-            let name = side
-                .path
-                .file_name()
-                .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-            files.insert(name, side.bytes);
-        }
+        let tensors = manifest.entries.iter().zip(proofs);
         Self {
             lapidary: env!("CARGO_PKG_VERSION").to_owned(),
             source: checkpoint.title(),
             target: target.about().id.to_owned(),
-            totals: Totals {
-                parameters: checkpoint.parameters(),
-                source_bytes: checkpoint.tensor_bytes(),
-                tensor_bytes: manifest.tensor_bytes(),
-                header_bytes: manifest
-                    .files
-                    .iter()
-                    .map(|file| file.plan.header_bytes())
-                    .sum(),
-                total_bytes: manifest.total_bytes(),
-                bits_per_weight: manifest.bits_per_weight(checkpoint),
-                compressed: count(|storage| *storage == Storage::Native),
-                dense: count(|storage| matches!(storage, Storage::Dense { .. })),
-                copied: count(|storage| *storage == Storage::Copied),
-            },
-            files: files
-                .into_iter()
-                .map(|(name, bytes)| FileReport { name, bytes })
+            totals: Totals::new(checkpoint, manifest),
+            files: files(manifest),
+            tensors: tensors
+                .map(|(entry, proved)| tensor(checkpoint, plan, entry, proved))
                 .collect(),
-            tensors: tensors.collect(),
             plan: Rules::of(plan),
         }
     }
+}
+
+impl Totals {
+    fn new(checkpoint: &Checkpoint, manifest: &Manifest) -> Self {
+        let count = |kind: fn(&Storage) -> bool| {
+            manifest.entries.iter().filter(|entry| kind(&entry.storage)).count()
+        };
+        Self {
+            parameters: checkpoint.parameters(),
+            source_bytes: checkpoint.tensor_bytes(),
+            tensor_bytes: manifest.tensor_bytes(),
+            header_bytes: manifest.files.iter().map(|file| file.plan.header_bytes()).sum(),
+            total_bytes: manifest.total_bytes(),
+            bits_per_weight: manifest.bits_per_weight(checkpoint),
+            compressed: count(|storage| *storage == Storage::Native),
+            dense: count(|storage| matches!(storage, Storage::Dense { .. })),
+            copied: count(|storage| *storage == Storage::Copied),
+        }
+    }
+}
+
+/// Every file of the output with its bytes, by name.
+fn files(manifest: &Manifest) -> Vec<FileReport> {
+    let mut files: BTreeMap<String, u64> = BTreeMap::new();
+    for file in &manifest.files {
+        files.insert(file.name.clone(), file.plan.file_bytes());
+    }
+    for text in &manifest.texts {
+        files.insert(text.name.clone(), text.bytes.len() as u64);
+    }
+    for side in &manifest.copies {
+        let name = side.path.file_name().unwrap_or_default();
+        files.insert(name.to_string_lossy().into_owned(), side.bytes);
+    }
+    files.into_iter().map(|(name, bytes)| FileReport { name, bytes }).collect()
 }
 
 fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) -> TensorReport {
@@ -175,10 +164,10 @@ fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) 
         method: plan.assignment(&tensor.name).label(),
         stored: stored.to_owned(),
         because,
-        nominal_bits: entry.layout.as_ref().map_or(
-            tensor.dtype.bits() as u32,
-            crate::encoding::Layout::nominal_bits,
-        ),
+        nominal_bits: entry
+            .layout
+            .as_ref()
+            .map_or(tensor.dtype.bits() as u32, crate::encoding::Layout::nominal_bits),
         effective_bits: if parameters == 0 {
             0.0
         } else {

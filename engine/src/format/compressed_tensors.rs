@@ -9,6 +9,7 @@
 //! [`pack`] writes; [`unpack`] reads with other code, value by value, so that it can prove what was written.
 
 use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::{Value, json};
 
 use crate::encoding::{Affine, AffineLayout};
@@ -54,15 +55,13 @@ impl Scheme {
             Grouping::Group(size) => Some(size),
             Grouping::Channel | Grouping::Tensor => None,
         };
-        Self {
-            bits: layout.bits,
-            symmetric: layout.symmetric,
-            group_size,
-        }
+        Self { bits: layout.bits, symmetric: layout.symmetric, group_size }
     }
 
     fn groups(&self, cols: usize) -> usize {
-        self.group_size.map_or(1, |size| cols.div_ceil(size))
+        // A row without inputs has no scale either.
+        let per_row = usize::from(cols > 0);
+        self.group_size.map_or(per_row, |size| cols.div_ceil(size))
     }
 
     /// The `config_groups` entry for the modules in `targets`.
@@ -87,11 +86,8 @@ impl Scheme {
 
 /// The `quantization_config` of a checkpoint whose groups are `groups` and whose linear layers `ignore` stay.
 pub fn quantization_config(packing: Packing, groups: Vec<Value>, ignore: &[String]) -> Value {
-    let groups: serde_json::Map<String, Value> = groups
-        .into_iter()
-        .enumerate()
-        .map(|(i, group)| (format!("group_{i}"), group))
-        .collect();
+    let groups: serde_json::Map<String, Value> =
+        groups.into_iter().enumerate().map(|(i, group)| (format!("group_{i}"), group)).collect();
     json!({
         "quant_method": "compressed-tensors",
         "format": packing.name(),
@@ -115,29 +111,17 @@ pub fn stored(packing: Packing, layout: &AffineLayout, shape: MatrixShape) -> Ve
     let mut tensors = match packing {
         Packing::Packed => vec![
             ("weight_packed", DType::I32, Shape(vec![rows, words(cols)])),
-            (
-                "weight_scale",
-                layout.scale_dtype,
-                Shape(vec![rows, groups]),
-            ),
+            ("weight_scale", layout.scale_dtype, Shape(vec![rows, groups])),
             ("weight_shape", DType::I64, Shape(vec![2])),
         ],
         Packing::Int => vec![
             ("weight", DType::I8, Shape(vec![rows, cols])),
-            (
-                "weight_scale",
-                layout.scale_dtype,
-                Shape(vec![rows, groups]),
-            ),
+            ("weight_scale", layout.scale_dtype, Shape(vec![rows, groups])),
         ],
     };
     if !layout.symmetric {
         tensors.push(match packing {
-            Packing::Packed => (
-                "weight_zero_point",
-                DType::I32,
-                Shape(vec![words(rows), groups]),
-            ),
+            Packing::Packed => ("weight_zero_point", DType::I32, Shape(vec![words(rows), groups])),
             Packing::Int => ("weight_zero_point", DType::I8, Shape(vec![rows, groups])),
         });
     }
@@ -158,21 +142,15 @@ pub fn pack(packing: Packing, affine: &Affine, suffix: &str) -> Option<Vec<u8>> 
         ("weight", Packing::Int) => affine.codes().iter().map(|&code| signed(code)).collect(),
         ("weight_scale", _) => {
             let mut bytes = Vec::new();
-            write_f32(
-                layout.scale_dtype,
-                &by_row(affine, affine.scales()),
-                &mut bytes,
-            );
+            write_f32(layout.scale_dtype, &by_row(affine, affine.scales()), &mut bytes);
             bytes
         }
-        ("weight_shape", Packing::Packed) => [rows as i64, cols as i64]
-            .iter()
-            .flat_map(|n| n.to_le_bytes())
-            .collect(),
-        ("weight_zero_point", Packing::Int) => by_row(affine, affine.zeros())
-            .into_iter()
-            .map(signed)
-            .collect(),
+        ("weight_shape", Packing::Packed) => {
+            [rows as i64, cols as i64].iter().flat_map(|n| n.to_le_bytes()).collect()
+        }
+        ("weight_zero_point", Packing::Int) => {
+            by_row(affine, affine.zeros()).into_iter().map(signed).collect()
+        }
         ("weight_zero_point", Packing::Packed) => {
             pack_zeros(&by_row(affine, affine.zeros()), rows, layout.bits)
         }
@@ -190,7 +168,7 @@ fn by_row<T: Copy>(affine: &Affine, values: &[T]) -> Vec<T> {
 
 /// Packs `[rows, groups]` zero points along the rows: word `w` of group `g` lies at `[w, g]`.
 fn pack_zeros(zeros: &[u8], rows: usize, bits: u32) -> Vec<u8> {
-    let groups = if rows == 0 { 0 } else { zeros.len() / rows };
+    let groups = zeros.len().checked_div(rows).unwrap_or(0);
     let columns: Vec<Vec<u8>> = (0..groups)
         .map(|group| {
             let column: Vec<u8> = zeros.iter().skip(group).step_by(groups).copied().collect();
@@ -199,71 +177,110 @@ fn pack_zeros(zeros: &[u8], rows: usize, bits: u32) -> Vec<u8> {
         .collect();
     let words = columns.first().map_or(0, |column| column.len() / 4);
     let word = |w: usize, column: &Vec<u8>| column[4 * w..4 * w + 4].to_vec();
-    (0..words)
-        .flat_map(|w| columns.iter().flat_map(move |column| word(w, column)))
-        .collect()
+    (0..words).flat_map(|w| columns.iter().flat_map(move |column| word(w, column))).collect()
 }
 
-/// Decodes a stored layer from `get(suffix)`, value by value; `None` if a tensor is missing or too short.
+/// Decodes a stored layer from `get(suffix)`, value by value, rows in parallel; `None` if a tensor is missing or
+/// too short.
 pub fn unpack<'a>(
     packing: Packing,
     layout: &AffineLayout,
     shape: MatrixShape,
     get: &dyn Fn(&str) -> Option<&'a [u8]>,
 ) -> Option<Array2<f32>> {
-    let scheme = Scheme::of(layout);
-    let (bits, groups) = (layout.bits as usize, scheme.groups(shape.cols));
-    let width = scheme.group_size.unwrap_or(shape.cols).max(1);
-    let mut scales = vec![0.0; shape.rows * groups];
-    let scale_bytes = get("weight_scale").filter(|bytes| {
-        bytes.len() as u64 * 8 == scales.len() as u64 * layout.scale_dtype.bits()
-    })?;
-    Decoder::new(layout.scale_dtype)?.f32s(scale_bytes, &mut scales);
-    let zero_bytes = if layout.symmetric {
-        None
-    } else {
-        Some(get("weight_zero_point")?)
-    };
-    let offset = 1 << (bits - 1);
+    let reader = Reader::new(packing, layout, shape, get)?;
     let mut out = Array2::zeros((shape.rows, shape.cols));
-    let words = (shape.cols * bits).div_ceil(32);
-    let codes = get(if packing == Packing::Packed {
-        "weight_packed"
-    } else {
-        "weight"
-    })?;
-    for ((row, col), value) in out.indexed_iter_mut() {
-        let group = col / width;
-        let (code, zero) = match packing {
-            Packing::Packed => {
-                let zero = zero_bytes.map_or(Some(0), |bytes| {
-                    // Element `row` of the stream whose words lie `groups` apart.
-                    let bit = |k: usize| {
-                        let at = row * bits + k;
-                        read_bit(bytes, ((at / 32) * groups + group) * 32 + at % 32)
-                    };
-                    Some(read_code(bits, &bit)? - offset)
-                })?;
-                let bit = |k: usize| read_bit(codes, row * words * 32 + col * bits + k);
-                (read_code(bits, &bit)? - offset, zero)
-            }
-            Packing::Int => {
-                let at = |bytes: &[u8], i: usize| bytes.get(i).map(|&b| i32::from(b as i8));
-                let zero = zero_bytes.map_or(Some(0), |bytes| at(bytes, row * groups + group))?;
-                (at(codes, row * shape.cols + col)?, zero)
-            }
-        };
-        *value = scales[row * groups + group] * (code - zero) as f32;
+    if shape.cols > 0 {
+        let rows = out.as_slice_mut()?.par_chunks_mut(shape.cols).enumerate();
+        rows.try_for_each(|(row, values)| reader.read_row(row, values))?;
     }
     Some(out)
 }
 
-fn read_bit(bytes: &[u8], at: usize) -> Option<i32> {
-    bytes
-        .get(at / 8)
-        .map(|&byte| i32::from(byte >> (at % 8) & 1))
+/// The stored tensors of a layer.
+struct Reader<'a> {
+    packing: Packing,
+    bits: usize,
+    cols: usize,
+    groups: usize,
+    width: usize,
+    /// Words in a row of packed codes.
+    words: usize,
+    codes: &'a [u8],
+    zeros: Option<&'a [u8]>,
+    scales: Vec<f32>,
 }
 
-fn read_code(bits: usize, bit: &dyn Fn(usize) -> Option<i32>) -> Option<i32> {
-    (0..bits).try_fold(0, |code, k| Some(code | bit(k)? << k))
+impl<'a> Reader<'a> {
+    fn new(
+        packing: Packing,
+        layout: &AffineLayout,
+        shape: MatrixShape,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        let scheme = Scheme::of(layout);
+        let (bits, groups) = (layout.bits as usize, scheme.groups(shape.cols));
+        let mut scales = vec![0.0; shape.rows * groups];
+        let scale_bits = scales.len() as u64 * layout.scale_dtype.bits();
+        let stored = get("weight_scale").filter(|bytes| bytes.len() as u64 * 8 == scale_bits)?;
+        Decoder::new(layout.scale_dtype)?.f32s(stored, &mut scales);
+        Some(Self {
+            packing,
+            bits,
+            cols: shape.cols,
+            groups,
+            width: scheme.group_size.unwrap_or(shape.cols).max(1),
+            words: (shape.cols * bits).div_ceil(32),
+            codes: get(if packing == Packing::Packed { "weight_packed" } else { "weight" })?,
+            zeros: if layout.symmetric { None } else { Some(get("weight_zero_point")?) },
+            scales,
+        })
+    }
+
+    fn read_row(&self, row: usize, values: &mut [f32]) -> Option<()> {
+        for (group, values) in values.chunks_mut(self.width).enumerate() {
+            let (scale, zero) = (self.scales[row * self.groups + group], self.zero(row, group)?);
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = scale * (self.code(row, group * self.width + i)? - zero) as f32;
+            }
+        }
+        Some(())
+    }
+
+    fn zero(&self, row: usize, group: usize) -> Option<i32> {
+        let Some(zeros) = self.zeros else {
+            return Some(0);
+        };
+        match self.packing {
+            Packing::Int => signed_byte(zeros, row * self.groups + group),
+            // Element `row` of the stream whose words lie `groups` apart.
+            Packing::Packed => self.packed(|k| {
+                let at = row * self.bits + k;
+                read_bit(zeros, ((at / 32) * self.groups + group) * 32 + at % 32)
+            }),
+        }
+    }
+
+    fn code(&self, row: usize, col: usize) -> Option<i32> {
+        match self.packing {
+            Packing::Int => signed_byte(self.codes, row * self.cols + col),
+            Packing::Packed => {
+                self.packed(|k| read_bit(self.codes, row * self.words * 32 + col * self.bits + k))
+            }
+        }
+    }
+
+    /// A signed code from its bits, lowest first.
+    fn packed(&self, bit: impl Fn(usize) -> Option<i32>) -> Option<i32> {
+        let code = (0..self.bits).try_fold(0, |code, k| Some(code | bit(k)? << k))?;
+        Some(code - (1 << (self.bits - 1)))
+    }
+}
+
+fn signed_byte(bytes: &[u8], at: usize) -> Option<i32> {
+    bytes.get(at).map(|&byte| i32::from(byte as i8))
+}
+
+fn read_bit(bytes: &[u8], at: usize) -> Option<i32> {
+    bytes.get(at / 8).map(|&byte| i32::from(byte >> (at % 8) & 1))
 }

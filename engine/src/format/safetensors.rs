@@ -4,7 +4,7 @@
 //! and every defect is a sentence that names the tensor. The writer orders tensors by decreasing alignment,
 //! then name, and pads the header to 8 bytes, so that the same tensors always give the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -75,34 +75,25 @@ pub fn read_header(source: &Source) -> Result<Header> {
         .map_err(|error| bad(path, format!("its header cannot be read: {error}")))?;
     let mut entries = Vec::with_capacity(raw.entries.len());
     for (name, entry) in raw.entries {
-        entries.push(check_entry(path, name, entry, data_start..file_bytes)?);
+        entries.push(check_entry(path, name, &entry, data_start..file_bytes)?);
     }
     entries.sort_by(|a, b| {
         (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name))
     });
     check_tiling(path, &entries, data_start..file_bytes)?;
-    Ok(Header {
-        entries,
-        metadata: raw.metadata,
-    })
+    Ok(Header { entries, metadata: raw.metadata })
 }
 
 fn bad(path: &Path, what: impl Into<String>) -> Error {
     Error::malformed(FORMAT, path, what)
 }
 
-fn check_entry(path: &Path, name: String, raw: RawEntry, data: Range<u64>) -> Result<Entry> {
+fn check_entry(path: &Path, name: String, raw: &RawEntry, data: Range<u64>) -> Result<Entry> {
     let Some(dtype) = DType::from_name(&raw.dtype) else {
-        return Err(bad(
-            path,
-            format!("tensor {name} has the unknown dtype {}", raw.dtype),
-        ));
+        return Err(bad(path, format!("tensor {name} has the unknown dtype {}", raw.dtype)));
     };
-    let shape: Option<Vec<usize>> = raw
-        .shape
-        .iter()
-        .map(|&extent| usize::try_from(extent).ok())
-        .collect();
+    let shape: Option<Vec<usize>> =
+        raw.shape.iter().map(|&extent| usize::try_from(extent).ok()).collect();
     let shape =
         Shape(shape.ok_or_else(|| bad(path, format!("the shape of tensor {name} is too large")))?);
     let Some(bytes) = shape.elements().and_then(|n| dtype.bytes(n)) else {
@@ -131,12 +122,7 @@ fn check_entry(path: &Path, name: String, raw: RawEntry, data: Range<u64>) -> Re
             ),
         ));
     }
-    Ok(Entry {
-        name,
-        dtype,
-        shape,
-        range,
-    })
+    Ok(Entry { name, dtype, shape, range })
 }
 
 fn check_tiling(path: &Path, entries: &[Entry], data: Range<u64>) -> Result<()> {
@@ -144,29 +130,20 @@ fn check_tiling(path: &Path, entries: &[Entry], data: Range<u64>) -> Result<()> 
     let mut before = "the header";
     for entry in entries {
         if entry.range.start < at {
-            return Err(bad(
-                path,
-                format!("tensor {} overlaps {before}", entry.name),
-            ));
+            return Err(bad(path, format!("tensor {} overlaps {before}", entry.name)));
         }
         if entry.range.start > at {
             let hole = entry.range.start - at;
             return Err(bad(
                 path,
-                format!(
-                    "{hole} bytes before tensor {} belong to nothing",
-                    entry.name
-                ),
+                format!("{hole} bytes before tensor {} belong to nothing", entry.name),
             ));
         }
         at = entry.range.end;
         before = &entry.name;
     }
     if at != data.end {
-        return Err(bad(
-            path,
-            format!("{} bytes at its end belong to no tensor", data.end - at),
-        ));
+        return Err(bad(path, format!("{} bytes at its end belong to no tensor", data.end - at)));
     }
     Ok(())
 }
@@ -186,39 +163,35 @@ struct RawHeader {
 
 impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = RawHeader;
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = RawHeader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<RawHeader, A::Error> {
+        let mut seen = HashSet::new();
+        let mut header = RawHeader { entries: Vec::new(), metadata: BTreeMap::new() };
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(A::Error::custom(format!("tensor {name} appears twice")));
             }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<RawHeader, A::Error> {
-                let mut seen = std::collections::HashSet::new();
-                let mut header = RawHeader {
-                    entries: Vec::new(),
-                    metadata: BTreeMap::new(),
-                };
-                while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(A::Error::custom(format!("tensor {name} appears twice")));
-                    }
-                    let at = |error: A::Error| A::Error::custom(format!("tensor {name}: {error}"));
-                    if name == "__metadata__" {
-                        header.metadata = map.next_value().map_err(at)?;
-                    } else {
-                        let entry = map.next_value().map_err(at)?;
-                        header.entries.push((name, entry));
-                    }
-                }
-                Ok(header)
+            let at = |error: A::Error| A::Error::custom(format!("tensor {name}: {error}"));
+            if name == "__metadata__" {
+                header.metadata = map.next_value().map_err(at)?;
+            } else {
+                let entry = map.next_value().map_err(at)?;
+                header.entries.push((name, entry));
             }
         }
-        deserializer.deserialize_map(Entries)
+        Ok(header)
     }
 }
 
@@ -281,21 +254,14 @@ impl FilePlan {
                 shape: &spec.shape,
                 data_offsets: (at, end),
             };
-            json.insert(
-                spec.name.clone(),
-                serde_json::to_value(entry).map_err(unwritable)?,
-            );
+            json.insert(spec.name.clone(), serde_json::to_value(entry).map_err(unwritable)?);
             at = end;
         }
         let mut text = serde_json::to_vec(&json).map_err(unwritable)?;
         text.resize(text.len().next_multiple_of(8), b' ');
         let mut header = (text.len() as u64).to_le_bytes().to_vec();
         header.append(&mut text);
-        Ok(Self {
-            specs,
-            header,
-            data_bytes: at,
-        })
+        Ok(Self { specs, header, data_bytes: at })
     }
 
     /// Bytes of length prefix and header.

@@ -1,6 +1,7 @@
 //! A plan applied to a checkpoint: tensor by tensor under a memory limit, into a store. In: checkpoint, plan.
 //! Out: a [`Store`] of finished encodings. Never knows what file they will be written to.
 
+mod preview;
 mod store;
 
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
+pub use preview::{Grid, Preview, preview};
 pub use store::Store;
 
 use crate::checkpoint::Checkpoint;
@@ -31,9 +33,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 4 GiB: a layer of 200 million weights.
     fn default() -> Self {
-        Self {
-            memory_bytes: 4 << 30,
-        }
+        Self { memory_bytes: 4 << 30 }
     }
 }
 
@@ -56,10 +56,7 @@ pub fn run(
     let store = Store::create(scratch)?;
     let layers = layers_to_compress(checkpoint, plan);
     let batches = batches(checkpoint, &layers, limits)?;
-    let total_bytes = layers
-        .iter()
-        .map(|&layer| checkpoint.tensors()[layer].bytes())
-        .sum();
+    let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
     let done_bytes = AtomicU64::new(0);
     for batch in batches {
         batch.par_iter().try_for_each(|&layer| {
@@ -105,10 +102,8 @@ pub fn compress_layer(
 }
 
 fn layers_to_compress(checkpoint: &Checkpoint, plan: &Plan) -> Vec<usize> {
-    let is_changed = |index: &usize| {
-        plan.get(&checkpoint.tensors()[*index].name)
-            .is_some_and(|a| !a.is_keep())
-    };
+    let is_changed =
+        |index: &usize| plan.get(&checkpoint.tensors()[*index].name).is_some_and(|a| !a.is_keep());
     (0..checkpoint.tensors().len()).filter(is_changed).collect()
 }
 
@@ -121,11 +116,7 @@ fn batches(checkpoint: &Checkpoint, layers: &[usize], limits: Limits) -> Result<
         let needed_bytes = tensor.parameters().saturating_mul(WORKING_BYTES_PER_WEIGHT);
         if needed_bytes > limits.memory_bytes {
             let what = format!("compressing tensor {}", tensor.name);
-            return Err(Error::Limit {
-                what,
-                needed_bytes,
-                allowed_bytes: limits.memory_bytes,
-            });
+            return Err(Error::Limit { what, needed_bytes, allowed_bytes: limits.memory_bytes });
         }
         match batches.last_mut() {
             Some(batch) if held_bytes.saturating_add(needed_bytes) <= limits.memory_bytes => {

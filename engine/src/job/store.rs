@@ -28,10 +28,7 @@ pub struct Store {
 
 impl Store {
     pub(super) fn create(scratch: Option<&Path>) -> Result<Self> {
-        Ok(Self {
-            folder: disk::temporary_folder(scratch)?,
-            stored: Mutex::default(),
-        })
+        Ok(Self { folder: disk::temporary_folder(scratch)?, stored: Mutex::default() })
     }
 
     fn path(&self, tensor: usize) -> PathBuf {
@@ -54,34 +51,21 @@ impl Store {
                 None => Ok(()),
             }
         })?;
-        let stored = Stored {
-            layout: encoding.layout(),
-            shape: encoding.shape(),
-        };
-        self.stored
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(tensor, stored);
+        let stored = Stored { layout: encoding.layout(), shape: encoding.shape() };
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, stored);
         Ok(())
     }
 
     /// Whether a tensor is stored; the others are kept as they are.
     pub fn has(&self, tensor: usize) -> bool {
-        self.stored
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(&tensor)
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&tensor)
     }
 
     /// Reads the encoding of a tensor back.
     pub fn get(&self, tensor: usize) -> Result<Encoding> {
         let path = self.path(tensor);
-        let stored = self
-            .stored
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&tensor)
-            .cloned();
+        let stored =
+            self.stored.lock().unwrap_or_else(PoisonError::into_inner).get(&tensor).cloned();
         let stored =
             stored.ok_or_else(|| Error::io("find", &path)(std::io::ErrorKind::NotFound.into()))?;
         let source = Source::open(&path)?;

@@ -35,10 +35,6 @@ impl Method for Keep {
 
     fn compress(&self, _parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let values: Vec<f32> = task.weights.iter().copied().collect();
-        Ok(Encoding::Dense(Dense::new(
-            task.shape(),
-            task.dtype,
-            &values,
-        )))
+        Ok(Encoding::Dense(Dense::new(task.shape(), task.dtype, &values)))
     }
 }

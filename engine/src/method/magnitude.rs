@@ -32,11 +32,7 @@ static ABOUT: About = About {
             title: "Pattern",
             help: "Anywhere drops the smallest weights of the matrix wherever they lie; N of M keeps n of every m inputs, the form that sparse tensor cores compute with.",
             kind: Kind::Choice(&[
-                Option_ {
-                    id: "fraction",
-                    title: "Anywhere",
-                    help: "A share of the whole matrix.",
-                },
+                Option_ { id: "fraction", title: "Anywhere", help: "A share of the whole matrix." },
                 Option_ {
                     id: "n-of-m",
                     title: "N of M",
@@ -49,35 +45,21 @@ static ABOUT: About = About {
             name: "fraction",
             title: "Share dropped",
             help: "Share of the weights that become zero. Without retraining, language models rarely stand more than 0.5.",
-            kind: Kind::Fraction {
-                min: 0.0,
-                max: 0.99,
-                default: 0.5,
-            },
+            kind: Kind::Fraction { min: 0.0, max: 0.99, default: 0.5 },
             only_when: Some(("pattern", "fraction")),
         },
         Parameter {
             name: "n",
             title: "Keep n",
             help: "Weights that stay in every run of m inputs; 2 of 4 is what NVIDIA's sparse tensor cores take.",
-            kind: Kind::Integer {
-                min: 1,
-                max: 64,
-                default: 2,
-                usual: &[1, 2, 4],
-            },
+            kind: Kind::Integer { min: 1, max: 64, default: 2, usual: &[1, 2, 4] },
             only_when: Some(("pattern", "n-of-m")),
         },
         Parameter {
             name: "m",
             title: "Of every m",
             help: "Length of the runs of inputs.",
-            kind: Kind::Integer {
-                min: 2,
-                max: 128,
-                default: 4,
-                usual: &[4, 8, 16],
-            },
+            kind: Kind::Integer { min: 2, max: 128, default: 4, usual: &[4, 8, 16] },
             only_when: Some(("pattern", "n-of-m")),
         },
     ],
@@ -96,10 +78,7 @@ impl Pattern {
                 (parameters.fraction("fraction") * shape.elements() as f64).round() as usize;
             return Ok(Self::Dropped(dropped));
         }
-        let (n, m) = (
-            parameters.integer("n") as usize,
-            parameters.integer("m") as usize,
-        );
+        let (n, m) = (parameters.integer("n") as usize, parameters.integer("m") as usize);
         if n > m {
             return Err(Error::plan(
                 format!("magnitude cannot keep {n} of every {m} weights"),
@@ -131,24 +110,16 @@ impl Method for Magnitude {
 
     fn label(&self, parameters: &Resolved) -> String {
         match parameters.choice("pattern") {
-            "fraction" => format!(
-                "{} % sparse",
-                (parameters.fraction("fraction") * 1000.0).round() / 10.0
-            ),
-            _ => format!(
-                "{}:{} sparse",
-                parameters.integer("n"),
-                parameters.integer("m")
-            ),
+            "fraction" => {
+                format!("{} % sparse", (parameters.fraction("fraction") * 1000.0).round() / 10.0)
+            }
+            _ => format!("{}:{} sparse", parameters.integer("n"), parameters.integer("m")),
         }
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let kept = Pattern::new(parameters, input.shape)?.kept(input.shape);
-        Ok(Layout::Sparse(SparseLayout {
-            kept,
-            inner: Box::new(Layout::Dense(input.dtype)),
-        }))
+        Ok(Layout::Sparse(SparseLayout { kept, inner: Box::new(Layout::Dense(input.dtype)) }))
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
@@ -159,15 +130,13 @@ impl Method for Magnitude {
             Pattern::Dropped(dropped) => drop_smallest(&values, dropped, &mut keep),
             Pattern::OfEvery { n, m } => {
                 let cols = shape.cols.max(1);
-                keep.par_chunks_mut(cols)
-                    .enumerate()
-                    .for_each(|(row, keep)| {
-                        for (run, keep) in keep.chunks_mut(m).enumerate() {
-                            let first = row * cols + run * m;
-                            let values = &values[first..first + keep.len()];
-                            drop_smallest(values, keep.len() - kept_of_run(n, m, keep.len()), keep);
-                        }
-                    });
+                keep.par_chunks_mut(cols).enumerate().for_each(|(row, keep)| {
+                    for (run, keep) in keep.chunks_mut(m).enumerate() {
+                        let first = row * cols + run * m;
+                        let values = &values[first..first + keep.len()];
+                        drop_smallest(values, keep.len() - kept_of_run(n, m, keep.len()), keep);
+                    }
+                });
             }
         }
         task.observer.go_on()?;

@@ -94,10 +94,7 @@ pub struct Task<'a> {
 impl Task<'_> {
     /// `[rows, cols]`.
     pub fn shape(&self) -> MatrixShape {
-        MatrixShape {
-            rows: self.weights.nrows(),
-            cols: self.weights.ncols(),
-        }
+        MatrixShape { rows: self.weights.nrows(), cols: self.weights.ncols() }
     }
 }
 
@@ -118,17 +115,13 @@ pub trait Method: Sync {
 
 /// The method called `id`.
 pub fn find(id: &str) -> Result<&'static dyn Method> {
-    METHODS
-        .iter()
-        .copied()
-        .find(|method| method.about().id == id)
-        .ok_or_else(|| {
-            let known: Vec<&str> = METHODS.iter().map(|method| method.about().id).collect();
-            Error::plan(
-                format!("there is no method {id:?}"),
-                format!("choose one of {}", known.join(", ")),
-            )
-        })
+    METHODS.iter().copied().find(|method| method.about().id == id).ok_or_else(|| {
+        let known: Vec<&str> = METHODS.iter().map(|method| method.about().id).collect();
+        Error::plan(
+            format!("there is no method {id:?}"),
+            format!("choose one of {}", known.join(", ")),
+        )
+    })
 }
 
 /// A method with its parameters; those left out have their defaults.
@@ -145,10 +138,7 @@ pub struct Step {
 impl Step {
     /// A step of `method` with default parameters.
     pub fn new(method: &str) -> Self {
-        Self {
-            method: method.to_owned(),
-            parameters: Parameters::default(),
-        }
+        Self { method: method.to_owned(), parameters: Parameters::default() }
     }
 
     /// The same step with one more parameter set.
@@ -164,10 +154,8 @@ pub fn chain_label(steps: &[Step]) -> String {
         let method = find(&step.method).ok()?;
         Some(method.label(&method.about().resolve(&step.parameters).ok()?))
     };
-    let labels: Vec<String> = steps
-        .iter()
-        .map(|step| label(step).unwrap_or_else(|| step.method.clone()))
-        .collect();
+    let labels: Vec<String> =
+        steps.iter().map(|step| label(step).unwrap_or_else(|| step.method.clone())).collect();
     labels.join(", ")
 }
 
@@ -204,14 +192,8 @@ pub fn chain_layout(steps: &[Step], shape: MatrixShape, dtype: DType) -> Result<
     for step in steps {
         let method = find(&step.method)?;
         let parameters = method.about().resolve(&step.parameters)?;
-        layout = method.layout(
-            &parameters,
-            LayoutInput {
-                shape,
-                dtype,
-                previous: previous.as_ref(),
-            },
-        )?;
+        layout = method
+            .layout(&parameters, LayoutInput { shape, dtype, previous: previous.as_ref() })?;
         previous = Some(layout.clone());
     }
     Ok(layout)
@@ -225,10 +207,7 @@ pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
     for step in steps {
         let method = find(&step.method)?;
         let parameters = method.about().resolve(&step.parameters)?;
-        let task = Task {
-            previous: encoding.take(),
-            ..*task
-        };
+        let task = Task { previous: encoding.take(), ..*task };
         encoding = Some(method.compress(&parameters, task)?);
     }
     encoding.ok_or_else(|| {
@@ -240,11 +219,7 @@ pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
 }
 
 fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
-    let bad = task
-        .weights
-        .iter()
-        .filter(|weight| !weight.is_finite())
-        .count();
+    let bad = task.weights.iter().filter(|weight| !weight.is_finite()).count();
     if bad == 0 {
         return Ok(());
     }
@@ -252,8 +227,5 @@ fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
         "{bad} of its {} weights are NaN or infinite in f32, so it cannot be compressed",
         task.weights.len()
     );
-    Err(Error::Numeric {
-        tensor: task.tensor.to_owned(),
-        why,
-    })
+    Err(Error::Numeric { tensor: task.tensor.to_owned(), why })
 }

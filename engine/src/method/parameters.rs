@@ -144,9 +144,7 @@ impl Resolved {
 
     /// Whether `parameter` has an effect, given the others.
     pub fn uses(&self, parameter: &Parameter) -> bool {
-        parameter
-            .only_when
-            .is_none_or(|(name, value)| self.choice(name) == value)
+        parameter.only_when.is_none_or(|(name, value)| self.choice(name) == value)
     }
 
     /// The value called `name`.
@@ -190,9 +188,7 @@ impl Kind {
             (Self::Choice(options), value) => {
                 let found = matches!(value, Value::Text(text) if options.iter().any(|option| option.id == text));
                 let ids: Vec<&str> = options.iter().map(|option| option.id).collect();
-                found
-                    .then(|| value.clone())
-                    .ok_or_else(|| format!("one of {}", ids.join(", ")))
+                found.then(|| value.clone()).ok_or_else(|| format!("one of {}", ids.join(", ")))
             }
         }
     }
@@ -211,10 +207,7 @@ pub(super) fn resolve(
             } else {
                 format!("use {}", known.join(", "))
             };
-            return Err(Error::plan(
-                format!("{method} has no parameter {name:?}"),
-                mend,
-            ));
+            return Err(Error::plan(format!("{method} has no parameter {name:?}"), mend));
         }
     }
     let mut resolved = BTreeMap::new();

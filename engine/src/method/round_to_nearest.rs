@@ -40,12 +40,7 @@ static ABOUT: About = About {
             name: "bits",
             title: "Bits",
             help: "Bits of a code. 8 is nearly lossless, 4 is the usual choice with groups of 128 or fewer, 3 and 2 want better methods.",
-            kind: Kind::Integer {
-                min: 2,
-                max: 8,
-                default: 4,
-                usual: &[2, 3, 4, 5, 6, 7, 8],
-            },
+            kind: Kind::Integer { min: 2, max: 8, default: 4, usual: &[2, 3, 4, 5, 6, 7, 8] },
             only_when: None,
         },
         Parameter {
@@ -53,21 +48,9 @@ static ABOUT: About = About {
             title: "Scale for each",
             help: "Which weights share a scale: the finer, the smaller the error and the more bytes go to scales.",
             kind: Kind::Choice(&[
-                Option_ {
-                    id: "group",
-                    title: "Group",
-                    help: "A run of inputs in a row.",
-                },
-                Option_ {
-                    id: "channel",
-                    title: "Channel",
-                    help: "A whole output row.",
-                },
-                Option_ {
-                    id: "tensor",
-                    title: "Tensor",
-                    help: "The whole matrix.",
-                },
+                Option_ { id: "group", title: "Group", help: "A run of inputs in a row." },
+                Option_ { id: "channel", title: "Channel", help: "A whole output row." },
+                Option_ { id: "tensor", title: "Tensor", help: "The whole matrix." },
             ]),
             only_when: None,
         },
@@ -75,12 +58,7 @@ static ABOUT: About = About {
             name: "group_size",
             title: "Group size",
             help: "Inputs that share a scale. 128 costs 0.125 bits a weight for 16-bit scales, 32 costs 0.5. The last group of a row may be shorter; some targets want sizes that divide the row.",
-            kind: Kind::Integer {
-                min: 16,
-                max: 256,
-                default: 128,
-                usual: &[16, 32, 64, 128, 256],
-            },
+            kind: Kind::Integer { min: 16, max: 256, default: 128, usual: &[16, 32, 64, 128, 256] },
             only_when: Some(("granularity", "group")),
         },
         Parameter {
@@ -95,7 +73,7 @@ static ABOUT: About = About {
                 },
                 Option_ {
                     id: "symmetric-restricted",
-                    title: "Symmetric, restricted",
+                    title: "Restricted",
                     help: "2^bits − 1 levels; both extremes are exact.",
                 },
                 Option_ {
@@ -109,7 +87,7 @@ static ABOUT: About = About {
         Parameter {
             name: "clipping",
             title: "Clipping",
-            help: "Min-max covers every weight; mean-square error searches a narrower range, clipping a few large weights so that all others get finer steps.",
+            help: "Min-max covers every weight; least squares searches a narrower range, clipping a few large weights so that all others get finer steps.",
             kind: Kind::Choice(&[
                 Option_ {
                     id: "min-max",
@@ -118,7 +96,7 @@ static ABOUT: About = About {
                 },
                 Option_ {
                     id: "mse",
-                    title: "Mean-square error",
+                    title: "Least squares",
                     help: "The grid of least squared error on the group.",
                 },
             ]),
@@ -129,7 +107,7 @@ static ABOUT: About = About {
 
 /// Ratio between successive ranges of the clipping search.
 const SHRINK: f64 = 0.97;
-/// The narrowest range tried is SHRINK^MAX_SHRINKS = 1 % of the widest.
+/// The narrowest range tried is `SHRINK^MAX_SHRINKS` = 1 % of the widest.
 const MAX_SHRINKS: i32 = 151;
 /// Elements summed by one thread when a single group is as large as the matrix.
 const SUM_CHUNK: usize = 1 << 16;
@@ -173,11 +151,7 @@ impl Quantiser {
             symmetric: grid != Grid::Asymmetric,
             scale_dtype: dtype.scale_dtype(),
         };
-        Self {
-            layout,
-            grid,
-            search: parameters.choice("clipping") == "mse",
-        }
+        Self { layout, grid, search: parameters.choice("clipping") == "mse" }
     }
 
     /// The grid of a group, searched if asked.
@@ -216,9 +190,9 @@ impl Quantiser {
         };
         let scale = stored_scale(exact as f32, self.layout.scale_dtype);
         let zero = match self.grid {
-            Grid::Asymmetric => (-min / f64::from(scale))
-                .round_ties_even()
-                .clamp(0.0, levels) as u8,
+            Grid::Asymmetric => {
+                (-min / f64::from(scale)).round_ties_even().clamp(0.0, levels) as u8
+            }
             _ => self.layout.middle(),
         };
         Step { scale, zero }
@@ -226,11 +200,7 @@ impl Quantiser {
 
     #[inline]
     fn code(&self, value: f32, step: Step) -> u8 {
-        let lowest = if self.grid == Grid::Restricted {
-            1.0
-        } else {
-            0.0
-        };
+        let lowest = if self.grid == Grid::Restricted { 1.0 } else { 0.0 };
         let code = (value / step.scale).round_ties_even() + f32::from(step.zero);
         code.clamp(lowest, f32::from(self.layout.largest())) as u8
     }
@@ -249,12 +219,7 @@ impl Quantiser {
         if values.len() <= SUM_CHUNK {
             return sum(values);
         }
-        values
-            .par_chunks(SUM_CHUNK)
-            .map(sum)
-            .collect::<Vec<f64>>()
-            .iter()
-            .sum()
+        values.par_chunks(SUM_CHUNK).map(sum).collect::<Vec<f64>>().iter().sum()
     }
 
     /// Quantises row-major `values`; groups are independent of each other.
@@ -284,21 +249,14 @@ impl Quantiser {
             targets.push(target);
             rest = tail;
         }
-        runs.par_iter()
-            .zip(targets)
-            .zip(&steps)
-            .for_each(|((run, target), &step)| {
-                for (code, &value) in target.iter_mut().zip(*run) {
-                    *code = self.code(value, step);
-                }
-            });
+        runs.par_iter().zip(targets).zip(&steps).for_each(|((run, target), &step)| {
+            for (code, &value) in target.iter_mut().zip(*run) {
+                *code = self.code(value, step);
+            }
+        });
         let scales = steps.iter().map(|step| step.scale).collect();
         let zeros = steps.iter().map(|step| step.zero).collect();
-        Ok(AffineData {
-            codes,
-            scales,
-            zeros,
-        })
+        Ok(AffineData { codes, scales, zeros })
     }
 }
 
@@ -319,29 +277,25 @@ impl Method for RoundToNearest {
     }
 
     fn label(&self, parameters: &Resolved) -> String {
-        let mut label = format!("{}-bit", parameters.integer("bits"));
-        match parameters.choice("granularity") {
-            "group" => label += &format!(" g{}", parameters.integer("group_size")),
-            other => label += &format!(" {other}"),
-        }
-        match parameters.choice("symmetry") {
-            "asymmetric" => label += " asym",
-            "symmetric-restricted" => label += " restr",
-            _ => {}
-        }
-        if parameters.choice("clipping") == "mse" {
-            label += " mse";
-        }
-        label
+        let grouping = match parameters.choice("granularity") {
+            "group" => format!("g{}", parameters.integer("group_size")),
+            other => other.to_owned(),
+        };
+        let symmetry = match parameters.choice("symmetry") {
+            "asymmetric" => " asym",
+            "symmetric-restricted" => " restr",
+            _ => "",
+        };
+        let clipping = if parameters.choice("clipping") == "mse" { " mse" } else { "" };
+        format!("{}-bit {grouping}{symmetry}{clipping}", parameters.integer("bits"))
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let affine = Layout::Affine(Quantiser::new(parameters, input.dtype).layout);
         Ok(match input.previous {
-            Some(Layout::Sparse(sparse)) => Layout::Sparse(SparseLayout {
-                kept: sparse.kept,
-                inner: Box::new(affine),
-            }),
+            Some(Layout::Sparse(sparse)) => {
+                Layout::Sparse(SparseLayout { kept: sparse.kept, inner: Box::new(affine) })
+            }
             _ => affine,
         })
     }
@@ -351,11 +305,7 @@ impl Method for RoundToNearest {
         let shape = task.shape();
         let under = |values: &[f32]| -> Result<Encoding> {
             let data = quantiser.quantise(values, shape.cols, &task)?;
-            Ok(Encoding::Affine(Affine::new(
-                shape,
-                quantiser.layout.clone(),
-                data,
-            )))
+            Ok(Encoding::Affine(Affine::new(shape, quantiser.layout.clone(), data)))
         };
         // Under a mask the dropped weights are zeros, and zero is a level of every grid: their code is the
         // zero point, they add nothing to the search, and min-max ranges include zero anyway.

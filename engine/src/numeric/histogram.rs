@@ -28,13 +28,7 @@ impl Histogram {
             let half = if low == 0.0 { 0.5 } else { low.abs() * 0.5 };
             (low - half, low + half)
         };
-        Self {
-            low,
-            high,
-            counts: vec![0; n_bins],
-            underflow: 0,
-            overflow: 0,
-        }
+        Self { low, high, counts: vec![0; n_bins], underflow: 0, overflow: 0 }
     }
 
     /// Adds a finite value, `count` times.
@@ -88,10 +82,7 @@ mod tests {
             histogram.add(value, 1);
         }
         assert_eq!(histogram.counts, [1, 1, 0, 2]);
-        assert_eq!(
-            (histogram.underflow, histogram.overflow, histogram.total()),
-            (1, 1, 6)
-        );
+        assert_eq!((histogram.underflow, histogram.overflow, histogram.total()), (1, 1, 6));
     }
 
     #[test]

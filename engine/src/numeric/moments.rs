@@ -98,10 +98,7 @@ impl Central {
 
     /// Both samples together.
     pub fn merge(self, other: Self) -> Self {
-        Self {
-            squares: self.squares + other.squares,
-            fourths: self.fourths + other.fourths,
-        }
+        Self { squares: self.squares + other.squares, fourths: self.fourths + other.fourths }
     }
 
     /// Standard deviation √(Σd²/n) of the population.
@@ -122,23 +119,11 @@ mod tests {
     #[test]
     fn counts_stand_for_repetition_and_non_finite_values_stand_apart() {
         let mut all = Extent::default();
-        for (value, count) in [
-            (1.0, 3),
-            (-2.0, 1),
-            (f64::NAN, 2),
-            (f64::INFINITY, 1),
-            (0.0, 4),
-        ] {
+        for (value, count) in [(1.0, 3), (-2.0, 1), (f64::NAN, 2), (f64::INFINITY, 1), (0.0, 4)] {
             all.add(value, count);
         }
         assert_eq!(
-            (
-                all.finite,
-                all.nan,
-                all.positive_infinity,
-                all.negative_infinity,
-                all.zeros
-            ),
+            (all.finite, all.nan, all.positive_infinity, all.negative_infinity, all.zeros),
             (8, 2, 1, 0, 4)
         );
         assert_eq!((all.min, all.max, all.mean()), (-2.0, 1.0, 0.125));

@@ -53,10 +53,7 @@ pub fn pack_padded_words(codes: &[u8], bits: u32) -> Vec<u8> {
     codes
         .chunks((32 / bits) as usize)
         .flat_map(|chunk| {
-            let word = chunk
-                .iter()
-                .rev()
-                .fold(0_u32, |word, &code| word << bits | u32::from(code));
+            let word = chunk.iter().rev().fold(0_u32, |word, &code| word << bits | u32::from(code));
             word.to_le_bytes()
         })
         .collect()
@@ -70,9 +67,7 @@ mod tests {
     fn packing_round_trips_at_every_width_and_length() {
         for bits in 1..=8 {
             for n in [0, 1, 7, 31, 32, 33, 100] {
-                let codes: Vec<u8> = (0..n)
-                    .map(|i| ((i * 37 + 11) % (1 << bits)) as u8)
-                    .collect();
+                let codes: Vec<u8> = (0..n).map(|i| ((i * 37 + 11) % (1 << bits)) as u8).collect();
                 let packed = pack_dense(&codes, bits);
                 assert_eq!(packed.len(), dense_bytes(codes.len(), bits));
                 assert_eq!(

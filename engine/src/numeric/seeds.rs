@@ -1,6 +1,6 @@
 //! Random numbers that are the same on every machine and with every number of threads.
 
-/// SplitMix64 (Steele, Lea & Flood 2014): one 64-bit state, a full period of 2⁶⁴.
+/// `SplitMix64` (Steele, Lea & Flood 2014): one 64-bit state, a full period of 2⁶⁴.
 #[derive(Clone, Debug)]
 pub struct Random {
     state: u64,

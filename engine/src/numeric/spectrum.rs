@@ -13,13 +13,8 @@ pub fn singular_values(matrix: ArrayView2<'_, f32>) -> Option<Vec<f64>> {
         return Some(Vec::new());
     }
     let wide: Vec<f64> = matrix.iter().map(|&w| f64::from(w)).collect();
-    let values = MatRef::from_row_major_slice(&wide, rows, cols)
-        .singular_values()
-        .ok()?;
-    values
-        .iter()
-        .all(|value| value.is_finite())
-        .then_some(values)
+    let values = MatRef::from_row_major_slice(&wide, rows, cols).singular_values().ok()?;
+    values.iter().all(|value| value.is_finite()).then_some(values)
 }
 
 /// Stable rank ‖W‖_F² / σ₁² = Σσ² / σ₁²; 0 for a zero matrix.
@@ -37,12 +32,8 @@ pub fn effective_rank(singular_values: &[f64]) -> f64 {
     if sum == 0.0 {
         return 0.0;
     }
-    let entropy: f64 = singular_values
-        .iter()
-        .map(|s| s / sum)
-        .filter(|&p| p > 0.0)
-        .map(|p| -p * p.ln())
-        .sum();
+    let entropy: f64 =
+        singular_values.iter().map(|s| s / sum).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum();
     entropy.exp()
 }
 
@@ -95,9 +86,6 @@ mod tests {
         assert_eq!(singular_values(Array2::zeros((0, 3)).view()), Some(vec![]));
         let values = singular_values(Array2::zeros((2, 3)).view()).unwrap();
         assert_eq!((stable_rank(&values), effective_rank(&values)), (0.0, 0.0));
-        assert_eq!(
-            singular_values(Array2::from_elem((2, 2), f32::NAN).view()),
-            None
-        );
+        assert_eq!(singular_values(Array2::from_elem((2, 2), f32::NAN).view()), None);
     }
 }

@@ -1,6 +1,7 @@
 //! What a person wants: an assignment for each layer, rules by pattern, locks. In: names and parameters.
 //! Out: plain, comparable data. Making a plan opens no file and computes no matrix; never knows jobs or statistics.
 
+mod edit;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -35,15 +36,12 @@ impl Assignment {
 
     /// An unlocked chain of steps.
     pub fn of(steps: Vec<Step>) -> Self {
-        Self {
-            steps,
-            locked: false,
-        }
+        Self { steps, locked: false }
     }
 
     /// Whether nothing is changed.
     pub fn is_keep(&self) -> bool {
-        self.steps.iter().all(|step| step.method == "keep")
+        matches!(self.steps.as_slice(), [step] if step.method == "keep" && step.parameters.0.is_empty())
     }
 
     /// The exact layout it gives a matrix.
@@ -71,10 +69,7 @@ impl Plan {
 
     /// The assignment of a layer, [`Assignment::keep`] where none is set.
     pub fn assignment(&self, name: &str) -> Arc<Assignment> {
-        self.assignments
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| Arc::new(Assignment::keep()))
+        self.assignments.get(name).cloned().unwrap_or_else(|| Arc::new(Assignment::keep()))
     }
 
     /// Sets the assignment of a layer; an unlocked keep removes the entry.
@@ -82,8 +77,7 @@ impl Plan {
         if assignment.is_keep() && !assignment.locked {
             self.assignments.remove(name);
         } else {
-            self.assignments
-                .insert(name.to_owned(), Arc::new(assignment));
+            self.assignments.insert(name.to_owned(), Arc::new(assignment));
         }
     }
 
@@ -94,9 +88,7 @@ impl Plan {
 
     /// Layers with an assignment, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Assignment)> {
-        self.assignments
-            .iter()
-            .map(|(name, assignment)| (name.as_str(), assignment.as_ref()))
+        self.assignments.iter().map(|(name, assignment)| (name.as_str(), assignment.as_ref()))
     }
 
     /// Number of layers with an assignment.
@@ -125,9 +117,7 @@ impl Plan {
                 Error::Plan { what, mend } => Error::plan(format!("layer {name}: {what}"), mend),
                 other => other,
             };
-            assignment
-                .layout(matrix.shape, tensor.dtype)
-                .map_err(in_layer)?;
+            assignment.layout(matrix.shape, tensor.dtype).map_err(in_layer)?;
         }
         Ok(())
     }
@@ -167,13 +157,7 @@ mod tests {
         assert_eq!(plan.len(), 1);
         plan.set("a", Assignment::keep());
         assert!(plan.is_empty());
-        plan.set(
-            "a",
-            Assignment {
-                locked: true,
-                ..Assignment::keep()
-            },
-        );
+        plan.set("a", Assignment { locked: true, ..Assignment::keep() });
         assert!(plan.is_locked("a"));
     }
 

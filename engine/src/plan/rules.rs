@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::plan::{Assignment, Plan, mend_for_name};
+use crate::plan::{Assignment, Plan, named_tensor};
 
 /// Assignments by tensor name or pattern; `*` stands for any characters.
 ///
@@ -18,11 +18,7 @@ pub struct Rules(pub BTreeMap<String, Assignment>);
 impl Rules {
     /// The rules that name each layer of `plan`.
     pub fn of(plan: &Plan) -> Self {
-        Self(
-            plan.iter()
-                .map(|(name, assignment)| (name.to_owned(), assignment.clone()))
-                .collect(),
-        )
+        Self(plan.iter().map(|(name, assignment)| (name.to_owned(), assignment.clone())).collect())
     }
 
     /// The plan these rules make for a checkpoint.
@@ -31,60 +27,56 @@ impl Rules {
     /// [`Error::Plan`] for a name or pattern that matches nothing, for patterns that disagree, and for every
     /// defect [`Plan::check`] finds.
     pub fn resolve(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        let (patterns, names): (Vec<_>, Vec<_>) =
+            self.0.iter().partition(|(pattern, _)| pattern.contains('*'));
         let mut plan = Plan::default();
-        let mut decided_by: BTreeMap<&str, &str> = BTreeMap::new();
-        let (patterns, names): (Vec<_>, Vec<_>) = self
-            .0
-            .iter()
-            .partition(|(pattern, _)| pattern.contains('*'));
+        let mut decided_by = BTreeMap::new();
         for (pattern, assignment) in patterns {
-            // A pattern speaks of weight matrices only: `*` must not trip over a norm.
-            let is_match = |name: &str| matches(pattern, name);
-            let layers = checkpoint
-                .tensors()
-                .iter()
-                .filter(|tensor| tensor.matrix.is_some() && is_match(&tensor.name));
-            let mut hits = 0;
-            for tensor in layers {
-                hits += 1;
-                let earlier = decided_by.insert(&tensor.name, pattern);
-                if let Some(earlier) =
-                    earlier.filter(|earlier| self.0.get(*earlier) != Some(assignment))
-                {
-                    return Err(Error::plan(
-                        format!(
-                            "the patterns {earlier} and {pattern} disagree about layer {}",
-                            tensor.name
-                        ),
-                        "narrow one of them, or name the layer exactly",
-                    ));
-                }
-                plan.set(&tensor.name, assignment.clone());
-            }
-            if hits == 0 {
-                return Err(Error::plan(
-                    format!(
-                        "the pattern {pattern} matches no layer of {}",
-                        checkpoint.path().display()
-                    ),
-                    "correct or remove it",
-                ));
-            }
+            self.resolve_pattern(checkpoint, pattern, &mut decided_by)?
+                .into_iter()
+                .for_each(|name| plan.set(name, assignment.clone()));
         }
         for (name, assignment) in names {
-            if checkpoint.find(name).is_none() {
-                return Err(Error::plan(
-                    format!(
-                        "the plan names layer {name}, which {} does not have",
-                        checkpoint.path().display()
-                    ),
-                    mend_for_name(checkpoint, name),
-                ));
-            }
+            named_tensor(checkpoint, name)?;
             plan.set(name, assignment.clone());
         }
         plan.check(checkpoint)?;
         Ok(plan)
+    }
+
+    /// The layers a pattern names, noted in `decided_by`; an error where an earlier pattern said otherwise.
+    fn resolve_pattern<'a>(
+        &self,
+        checkpoint: &'a Checkpoint,
+        pattern: &'a str,
+        decided_by: &mut BTreeMap<&'a str, &'a str>,
+    ) -> Result<Vec<&'a str>> {
+        // A pattern speaks of weight matrices only: `*` must not trip over a norm.
+        let layers: Vec<&str> = checkpoint
+            .tensors()
+            .iter()
+            .filter(|tensor| tensor.matrix.is_some() && matches(pattern, &tensor.name))
+            .map(|tensor| tensor.name.as_str())
+            .collect();
+        if layers.is_empty() {
+            let what = format!(
+                "the pattern {pattern} matches no layer of {}",
+                checkpoint.path().display()
+            );
+            return Err(Error::plan(what, "correct or remove it"));
+        }
+        for layer in &layers {
+            let earlier = decided_by.insert(layer, pattern);
+            if let Some(earlier) =
+                earlier.filter(|earlier| self.0.get(*earlier) != self.0.get(pattern))
+            {
+                return Err(Error::plan(
+                    format!("the patterns {earlier} and {pattern} disagree about layer {layer}"),
+                    "narrow one of them, or name the layer exactly",
+                ));
+            }
+        }
+        Ok(layers)
     }
 }
 
@@ -116,22 +108,10 @@ mod tests {
     fn stars_match_any_characters() {
         for (pattern, name, expected) in [
             ("*", "anything", true),
-            (
-                "*.down_proj.weight",
-                "model.layers.0.mlp.down_proj.weight",
-                true,
-            ),
+            ("*.down_proj.weight", "model.layers.0.mlp.down_proj.weight", true),
             ("*.down_proj", "model.layers.0.mlp.down_proj.weight", false),
-            (
-                "model.layers.*.mlp.*.weight",
-                "model.layers.12.mlp.up_proj.weight",
-                true,
-            ),
-            (
-                "model.layers.1.*",
-                "model.layers.12.mlp.up_proj.weight",
-                false,
-            ),
+            ("model.layers.*.mlp.*.weight", "model.layers.12.mlp.up_proj.weight", true),
+            ("model.layers.1.*", "model.layers.12.mlp.up_proj.weight", false),
             ("exact", "exact", true),
             ("exact", "exactly", false),
             ("a*a", "a", false),

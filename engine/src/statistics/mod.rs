@@ -8,5 +8,5 @@
 mod spectrum;
 mod summary;
 
-pub use spectrum::{Spectrum, measure_spectrum};
+pub use spectrum::{SPECTRUM_MEMORY_BYTES, Spectrum, measure_spectrum};
 pub use summary::{HISTOGRAM_BINS, HISTOGRAM_STDS, OUTLIER_STDS, Statistics, measure};

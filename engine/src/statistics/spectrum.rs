@@ -7,6 +7,11 @@ use crate::error::{Error, Result};
 use crate::numeric::spectrum::{effective_rank, rank_for_energy, singular_values, stable_rank};
 use crate::observer::Observer;
 
+/// The most memory one spectrum may take.
+pub const SPECTRUM_MEMORY_BYTES: u64 = 8 << 30;
+/// Bytes a weight takes: one copy of the matrix in f32, two in f64.
+const BYTES_PER_WEIGHT: u64 = 4 + 2 * 8;
+
 /// The spectrum of a weight matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spectrum {
@@ -21,15 +26,9 @@ pub struct Spectrum {
 impl Spectrum {
     /// Reads the ranks off `singular_values`.
     pub fn new(singular_values: Vec<f64>) -> Self {
-        let (stable_rank, effective_rank) = (
-            stable_rank(&singular_values),
-            effective_rank(&singular_values),
-        );
-        Self {
-            singular_values,
-            stable_rank,
-            effective_rank,
-        }
+        let (stable_rank, effective_rank) =
+            (stable_rank(&singular_values), effective_rank(&singular_values));
+        Self { singular_values, stable_rank, effective_rank }
     }
 
     /// Smallest rank whose singular values hold at least `share` of Σσ².
@@ -41,17 +40,24 @@ impl Spectrum {
 /// All singular values of a layer, computed in f64: one copy of the matrix in f32 and two in f64.
 ///
 /// # Errors
-/// [`Error::Numeric`] for weights that are not finite, [`Error::Unsupported`] for a tensor that is no matrix.
+/// [`Error::Limit`] beyond [`SPECTRUM_MEMORY_BYTES`], some 430 million weights; [`Error::Numeric`] for weights
+/// that are not finite; [`Error::Unsupported`] for a tensor that is no matrix.
 /// A decomposition that has begun runs to its end; cancelling takes effect before it.
 pub fn measure_spectrum(
     checkpoint: &Checkpoint,
     index: usize,
     observer: &dyn Observer,
 ) -> Result<Spectrum> {
+    let tensor = &checkpoint.tensors()[index];
+    let needed_bytes = tensor.parameters().saturating_mul(BYTES_PER_WEIGHT);
+    if needed_bytes > SPECTRUM_MEMORY_BYTES {
+        let what = format!("the spectrum of tensor {}", tensor.name);
+        return Err(Error::Limit { what, needed_bytes, allowed_bytes: SPECTRUM_MEMORY_BYTES });
+    }
     let weights = checkpoint.weights(index, observer)?;
     observer.go_on()?;
     let values = singular_values(weights.view()).ok_or_else(|| Error::Numeric {
-        tensor: checkpoint.tensors()[index].name.clone(),
+        tensor: tensor.name.clone(),
         why: "its singular values cannot be computed, as some weights are NaN or infinite"
             .to_owned(),
     })?;

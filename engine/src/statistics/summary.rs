@@ -68,20 +68,13 @@ pub fn measure(
     let tensor = &checkpoint.tensors()[index];
     if !tensor.dtype.is_readable() {
         return Err(Error::Unsupported {
-            what: format!(
-                "reading the {} values of tensor {}",
-                tensor.dtype, tensor.name
-            ),
+            what: format!("reading the {} values of tensor {}", tensor.dtype, tensor.name),
         });
     }
     let sample = if tensor.dtype.bits() <= 16 {
         Sample::Counted(count_patterns(checkpoint, tensor, observer)?)
     } else {
-        Sample::Streamed {
-            checkpoint,
-            tensor,
-            observer,
-        }
+        Sample::Streamed { checkpoint, tensor, observer }
     };
     sample.measure()
 }
@@ -89,28 +82,19 @@ pub fn measure(
 /// A tensor as a weighted sample: each distinct pattern with its count, or the stream itself.
 enum Sample<'a> {
     Counted(Vec<(f64, u64)>),
-    Streamed {
-        checkpoint: &'a Checkpoint,
-        tensor: &'a Tensor,
-        observer: &'a dyn Observer,
-    },
+    Streamed { checkpoint: &'a Checkpoint, tensor: &'a Tensor, observer: &'a dyn Observer },
 }
 
-/// The second pass over a sample.
-#[derive(Clone)]
-struct Second {
-    central: Central,
+/// The last pass over a sample.
+struct Tails {
     outliers: u64,
     histogram: Histogram,
 }
 
 impl Sample<'_> {
     fn measure(&self) -> Result<Statistics> {
-        let extent = self.fold(
-            Extent::default,
-            |extent, value, count| extent.add(value, count),
-            Extent::merge,
-        )?;
+        let extent =
+            self.fold(Extent::default, super::super::numeric::moments::Extent::add, Extent::merge)?;
         let mean = extent.mean();
         let central = self.fold(
             Central::default,
@@ -122,35 +106,7 @@ impl Sample<'_> {
             Central::merge,
         )?;
         let std = central.std(extent.finite);
-        let (low, high) = if extent.finite == 0 {
-            (-1.0, 1.0)
-        } else {
-            (
-                extent.min.max(mean - HISTOGRAM_STDS * std),
-                extent.max.min(mean + HISTOGRAM_STDS * std),
-            )
-        };
-        let empty = || Second {
-            central,
-            outliers: 0,
-            histogram: Histogram::new(low, high, HISTOGRAM_BINS),
-        };
-        let add = |second: &mut Second, value: f64, count: u64| {
-            if value.is_finite() {
-                second.histogram.add(value, count);
-                second.outliers += if (value - mean).abs() > OUTLIER_STDS * std {
-                    count
-                } else {
-                    0
-                };
-            }
-        };
-        let merge = |a: Second, b: Second| Second {
-            central: a.central,
-            outliers: a.outliers + b.outliers,
-            histogram: a.histogram.merge(&b.histogram),
-        };
-        let second = self.fold(empty, add, merge)?;
+        let Tails { outliers, histogram } = self.tails(&extent, std)?;
         let defined = |value: f64| if extent.finite == 0 { f64::NAN } else { value };
         let share = |count: u64| defined(count as f64 / extent.finite as f64);
         Ok(Statistics {
@@ -164,10 +120,36 @@ impl Sample<'_> {
             max: defined(extent.max),
             abs_max: defined(extent.max.max(-extent.min)),
             kurtosis: central.kurtosis(extent.finite),
-            outlier_fraction: share(second.outliers),
+            outlier_fraction: share(outliers),
             zeros: share(extent.zeros),
-            histogram: second.histogram,
+            histogram,
         })
+    }
+
+    /// Outliers and histogram, once mean and standard deviation are known.
+    fn tails(&self, extent: &Extent, std: f64) -> Result<Tails> {
+        let mean = extent.mean();
+        let (low, high) = if extent.finite == 0 {
+            (-1.0, 1.0)
+        } else {
+            (
+                extent.min.max(mean - HISTOGRAM_STDS * std),
+                extent.max.min(mean + HISTOGRAM_STDS * std),
+            )
+        };
+        let empty = || Tails { outliers: 0, histogram: Histogram::new(low, high, HISTOGRAM_BINS) };
+        let add = |tails: &mut Tails, value: f64, count: u64| {
+            if value.is_finite() {
+                tails.histogram.add(value, count);
+                let is_outlier = (value - mean).abs() > OUTLIER_STDS * std;
+                tails.outliers += if is_outlier { count } else { 0 };
+            }
+        };
+        let merge = |a: Tails, b: Tails| Tails {
+            outliers: a.outliers + b.outliers,
+            histogram: a.histogram.merge(&b.histogram),
+        };
+        self.fold(empty, add, merge)
     }
 
     /// Folds the values in a fixed order of chunks, so that sums do not depend on the threads.
@@ -185,11 +167,7 @@ impl Sample<'_> {
                 }
                 Ok(all)
             }
-            Self::Streamed {
-                checkpoint,
-                tensor,
-                observer,
-            } => {
+            Self::Streamed { checkpoint, tensor, observer } => {
                 let parts = chunks(tensor).into_par_iter().map(|(first, n)| {
                     observer.go_on()?;
                     let bytes = checkpoint.element_bytes(tensor, first, n)?;
@@ -208,9 +186,7 @@ impl Sample<'_> {
 fn chunks(tensor: &Tensor) -> Vec<(u64, u64)> {
     let n = tensor.parameters();
     let size = CHUNK_ELEMENTS as u64;
-    (0..n.div_ceil(size))
-        .map(|chunk| (chunk * size, size.min(n - chunk * size)))
-        .collect()
+    (0..n.div_ceil(size)).map(|chunk| (chunk * size, size.min(n - chunk * size))).collect()
 }
 
 /// Counts every pattern of an 8- or 16-bit tensor and returns those that occur, as numbers, in a fixed order.
@@ -224,12 +200,7 @@ fn count_patterns(
     // Chunks are shared out in runs, so that few tables of counts are made.
     let chunks = chunks(tensor);
     let runs = chunks
-        .chunks(
-            chunks
-                .len()
-                .div_ceil(4 * rayon::current_num_threads())
-                .max(1),
-        )
+        .chunks(chunks.len().div_ceil(4 * rayon::current_num_threads()).max(1))
         .collect::<Vec<_>>();
     let count_run = |run: &[(u64, u64)]| -> Result<Vec<u64>> {
         let mut counts = vec![0_u64; patterns];
@@ -254,11 +225,9 @@ fn count_patterns(
         let count = tables.iter().map(|table| table[pattern]).sum();
         if count > 0 {
             let bytes = (pattern as u16).to_le_bytes();
-            for_each_f64(
-                tensor.dtype,
-                if wide { &bytes } else { &bytes[..1] },
-                |value| values.push((value, count)),
-            );
+            for_each_f64(tensor.dtype, if wide { &bytes } else { &bytes[..1] }, |value| {
+                values.push((value, count));
+            });
         }
     }
     Ok(values)

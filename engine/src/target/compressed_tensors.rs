@@ -81,10 +81,9 @@ impl CompressedTensors {
             ));
         }
         match affine.grouping {
-            Grouping::Group(size) if !matrix.shape.cols.is_multiple_of(size) => Some(format!(
-                "groups of {size} do not divide its {} inputs",
-                matrix.shape.cols
-            )),
+            Grouping::Group(size) if !matrix.shape.cols.is_multiple_of(size) => {
+                Some(format!("groups of {size} do not divide its {} inputs", matrix.shape.cols))
+            }
             _ => None,
         }
     }
@@ -100,18 +99,13 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
 }
 
 fn scheme_of(entry: &Entry) -> Option<Scheme> {
-    let layout = entry
-        .layout
-        .as_ref()
-        .filter(|_| entry.storage == Storage::Native)?;
+    let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
     layout.affine().map(Scheme::of)
 }
 
 /// Whether a loader would look for the layer's scheme: a linear module.
 fn is_linear_module(tensor: &Tensor) -> bool {
-    tensor
-        .matrix
-        .is_some_and(|matrix| matrix.kind == MatrixKind::Linear)
+    tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Linear)
         && tensor.name.ends_with(".weight")
 }
 
@@ -125,11 +119,8 @@ fn unequal_groups(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<Problem> {
     });
     unequal
         .map(|group| {
-            let names: Vec<&str> = group
-                .members
-                .iter()
-                .map(|&i| checkpoint.tensors()[i].module())
-                .collect();
+            let names: Vec<&str> =
+                group.members.iter().map(|&i| checkpoint.tensors()[i].module()).collect();
             Problem {
                 tensors: group.members.clone(),
                 what: format!(
@@ -150,6 +141,10 @@ impl Target for CompressedTensors {
         self.about
     }
 
+    fn fuses(&self) -> bool {
+        true
+    }
+
     fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage {
         match self.why_dense(tensor, layout) {
             Some(because) => Storage::Dense { because },
@@ -166,17 +161,13 @@ impl Target for CompressedTensors {
             dtype,
             shape,
         };
-        stored(self.packing, affine, matrix.shape)
-            .into_iter()
-            .map(spec)
-            .collect()
+        stored(self.packing, affine, matrix.shape).into_iter().map(spec).collect()
     }
 
     fn problems(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<Problem> {
         let mut problems = unequal_groups(checkpoint, entries);
-        let quantised = checkpoint
-            .config()
-            .and_then(|config| config.value().get("quantization_config"));
+        let quantised =
+            checkpoint.config().and_then(|config| config.value().get("quantization_config"));
         if checkpoint.config().is_none() {
             problems.push(Problem {
                 tensors: Vec::new(),
@@ -202,10 +193,7 @@ impl Target for CompressedTensors {
         for entry in entries {
             let tensor = &checkpoint.tensors()[entry.tensor];
             match scheme_of(entry) {
-                Some(scheme) => modules
-                    .entry(scheme)
-                    .or_default()
-                    .push(tensor.module().to_owned()),
+                Some(scheme) => modules.entry(scheme).or_default().push(tensor.module().to_owned()),
                 None if is_linear_module(tensor) => ignore.push(tensor.module().to_owned()),
                 None => {}
             }
@@ -217,14 +205,10 @@ impl Target for CompressedTensors {
         if checkpoint.tied().is_some_and(|tied| tied.head.is_none()) {
             ignore.push("lm_head".to_owned());
         }
-        let groups = modules
-            .iter()
-            .map(|(scheme, targets)| scheme.config(self.packing, targets))
-            .collect();
+        let groups =
+            modules.iter().map(|(scheme, targets)| scheme.config(self.packing, targets)).collect();
         let value = quantization_config(self.packing, groups, &ignore);
-        config
-            .as_object_mut()?
-            .insert("quantization_config".to_owned(), value);
+        config.as_object_mut()?.insert("quantization_config".to_owned(), value);
         Some(config)
     }
 

@@ -27,9 +27,7 @@ impl Target for Dense {
     }
 
     fn storage(&self, _tensor: &Tensor, _layout: &Layout) -> Storage {
-        Storage::Dense {
-            because: "this target stores every layer in full".to_owned(),
-        }
+        Storage::Dense { because: "this target stores every layer in full".to_owned() }
     }
 
     fn specs(&self, _tensor: &Tensor, _layout: &Layout) -> Vec<Spec> {

@@ -78,13 +78,7 @@ impl Manifest {
         }
         copies.extend_from_slice(checkpoint.side_files());
         let problems = target.problems(checkpoint, &entries);
-        Ok(Self {
-            entries,
-            files,
-            texts,
-            copies,
-            problems,
-        })
+        Ok(Self { entries, files, texts, copies, problems })
     }
 
     /// Bytes of all tensors of the output.
@@ -120,9 +114,7 @@ impl Manifest {
 
 fn entry(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target, index: usize) -> Result<Entry> {
     let tensor = &checkpoint.tensors()[index];
-    let assignment = plan
-        .get(&tensor.name)
-        .filter(|assignment| !assignment.is_keep());
+    let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep());
     let (layout, storage) = match (assignment, tensor.matrix) {
         (Some(assignment), Some(matrix)) => {
             let layout = assignment.layout(matrix.shape, tensor.dtype)?;
@@ -140,13 +132,7 @@ fn entry(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target, index: usize
         }],
     };
     let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;
-    Ok(Entry {
-        tensor: index,
-        layout,
-        storage,
-        specs,
-        bytes,
-    })
+    Ok(Entry { tensor: index, layout, storage, specs, bytes })
 }
 
 /// The files of the source with the tensors that replace theirs.
@@ -158,9 +144,7 @@ fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> 
     let with_format = |metadata: &BTreeMap<String, String>| {
         let mut metadata = metadata.clone();
         // transformers refuses files that do not name a framework.
-        metadata
-            .entry("format".to_owned())
-            .or_insert_with(|| "pt".to_owned());
+        metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
         metadata
     };
     let file = |(file, specs): (&crate::checkpoint::File, Vec<Spec>)| {
@@ -174,12 +158,9 @@ fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> 
 
 fn index(files: &[OutputFile]) -> Result<Text> {
     let total: u64 = files.iter().map(|file| file.plan.data_bytes()).sum();
-    let places = files.iter().flat_map(|file| {
-        file.plan
-            .specs
-            .iter()
-            .map(|spec| (spec.name.clone(), file.name.clone()))
-    });
+    let places = files
+        .iter()
+        .flat_map(|file| file.plan.specs.iter().map(|spec| (spec.name.clone(), file.name.clone())));
     let weight_map: BTreeMap<String, String> = places.collect();
     text(
         "model.safetensors.index.json",
@@ -188,12 +169,8 @@ fn index(files: &[OutputFile]) -> Result<Text> {
 }
 
 fn text(name: &str, value: &serde_json::Value) -> Result<Text> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::Unsupported {
-        what: format!("writing {name} ({error})"),
-    })?;
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::Unsupported { what: format!("writing {name} ({error})") })?;
     bytes.push(b'\n');
-    Ok(Text {
-        name: name.to_owned(),
-        bytes,
-    })
+    Ok(Text { name: name.to_owned(), bytes })
 }

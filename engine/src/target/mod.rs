@@ -16,11 +16,8 @@ use crate::error::{Error, Result};
 use crate::format::safetensors::Spec;
 
 /// Every target, in the order menus show them.
-pub static TARGETS: &[&dyn Target] = &[
-    &dense::ENTRY,
-    &compressed_tensors::PACKED,
-    &compressed_tensors::INT,
-];
+pub static TARGETS: &[&dyn Target] =
+    &[&dense::ENTRY, &compressed_tensors::PACKED, &compressed_tensors::INT];
 
 /// What menus and validation know of a target.
 #[derive(Debug)]
@@ -65,6 +62,11 @@ pub trait Target: Sync {
     /// Title and provenance.
     fn about(&self) -> &'static About;
 
+    /// Whether fused layers must be stored alike, so that they are best assigned together.
+    fn fuses(&self) -> bool {
+        false
+    }
+
     /// How a layer of this layout would be stored: [`Storage::Native`] or [`Storage::Dense`].
     fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage;
 
@@ -91,15 +93,11 @@ pub trait Target: Sync {
 
 /// The target called `id`.
 pub fn find(id: &str) -> Result<&'static dyn Target> {
-    TARGETS
-        .iter()
-        .copied()
-        .find(|target| target.about().id == id)
-        .ok_or_else(|| {
-            let known: Vec<&str> = TARGETS.iter().map(|target| target.about().id).collect();
-            Error::plan(
-                format!("there is no target {id:?}"),
-                format!("choose one of {}", known.join(", ")),
-            )
-        })
+    TARGETS.iter().copied().find(|target| target.about().id == id).ok_or_else(|| {
+        let known: Vec<&str> = TARGETS.iter().map(|target| target.about().id).collect();
+        Error::plan(
+            format!("there is no target {id:?}"),
+            format!("choose one of {}", known.join(", ")),
+        )
+    })
 }

@@ -32,9 +32,9 @@ impl Decoder {
         );
         match self.dtype {
             DType::F32 => fill(bytes, out, f32::from_le_bytes),
-            DType::BF16 => fill(bytes, out, |b| {
-                f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
-            }),
+            DType::BF16 => {
+                fill(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16));
+            }
             DType::F16 => fill(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             DType::F8E4M3 => fill(bytes, out, |[b]| f32_from_e4m3(b)),
             DType::F8E5M2 => fill(bytes, out, |[b]| f32_from_e5m2(b)),
@@ -135,11 +135,7 @@ fn f32_from_e5m2(byte: u8) -> f32 {
 }
 
 fn signed(byte: u8, magnitude: f32) -> f32 {
-    if byte & 0x80 == 0 {
-        magnitude
-    } else {
-        -magnitude
-    }
+    if byte & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
 fn small_float(magnitude: u32, mantissa_bits: u32, bias: i32) -> f32 {
@@ -176,11 +172,7 @@ fn nearest_f8(value: f32, decode: fn(u8) -> f32, largest: u8) -> u8 {
         }
     }
     let (down, up) = (magnitude - decode(below), decode(above) - magnitude);
-    let code = if down < up || (down == up && below % 2 == 0) {
-        below
-    } else {
-        above
-    };
+    let code = if down < up || (down == up && below % 2 == 0) { below } else { above };
     sign | code
 }
 

@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// An element type, named as the safetensors format names it.
-#[expect(
-    missing_docs,
-    reason = "the names are the format's own and say all there is to say"
-)]
+#[expect(missing_docs, reason = "the names are the format's own and say all there is to say")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum DType {
@@ -128,10 +125,7 @@ impl DType {
 
     /// Whether a tensor of this type holds weights that can be compressed.
     pub fn is_compressible(self) -> bool {
-        matches!(
-            self,
-            Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2
-        )
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 | Self::F8E5M2)
     }
 
     /// Whether the values can be read as numbers (all but complex, sub-byte and scale types).

@@ -14,9 +14,7 @@ impl Shape {
         if self.0.contains(&0) {
             return Some(0);
         }
-        self.0
-            .iter()
-            .try_fold(1_u64, |n, &extent| n.checked_mul(extent as u64))
+        self.0.iter().try_fold(1_u64, |n, &extent| n.checked_mul(extent as u64))
     }
 }
 
@@ -65,10 +63,7 @@ mod tests {
     #[test]
     fn elements_of_scalars_empties_and_monsters() {
         assert_eq!(Shape(vec![]).elements(), Some(1));
-        assert_eq!(
-            Shape(vec![3, 0, usize::MAX, usize::MAX]).elements(),
-            Some(0)
-        );
+        assert_eq!(Shape(vec![3, 0, usize::MAX, usize::MAX]).elements(), Some(0));
         assert_eq!(Shape(vec![usize::MAX, 2]).elements(), None);
         assert_eq!(Shape(vec![256, 768]).to_string(), "256 × 768");
     }

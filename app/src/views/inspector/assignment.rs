@@ -42,10 +42,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
             context.send(Command::ToggleLock);
         }
         if !assignment.is_keep()
-            && ui
-                .small_button("Keep")
-                .on_hover_text("Leave the layer as it is on disk.")
-                .clicked()
+            && ui.small_button("Keep").on_hover_text("Leave the layer as it is on disk.").clicked()
         {
             context.send(Command::Keep);
         }
@@ -78,17 +75,12 @@ fn stage_form(
                 if ui.selectable_label(chosen.is_none(), "None").clicked() {
                     context.send(Command::Assign(assignment.with_step_at(stage, None)));
                 }
-                for about in METHODS
-                    .iter()
-                    .map(|method| method.about())
-                    .filter(|about| about.stage == stage)
+                for about in
+                    METHODS.iter().map(|method| method.about()).filter(|about| about.stage == stage)
                 {
                     let is_chosen = chosen.is_some_and(|chosen| chosen.id == about.id);
                     let tip = format!("{}\n{}", about.summary, about.citation);
-                    if ui
-                        .selectable_label(is_chosen, about.title)
-                        .on_hover_text(tip)
-                        .clicked()
+                    if ui.selectable_label(is_chosen, about.title).on_hover_text(tip).clicked()
                         && !is_chosen
                     {
                         context.send(Command::Assign(
@@ -105,11 +97,7 @@ fn stage_form(
     let Ok(resolved) = about.resolve(&step.parameters) else {
         return;
     };
-    for parameter in about
-        .parameters
-        .iter()
-        .filter(|parameter| resolved.uses(parameter))
-    {
+    for parameter in about.parameters.iter().filter(|parameter| resolved.uses(parameter)) {
         if let Some(value) = field(ui, parameter, &resolved) {
             let step = step.clone().with(parameter.name, value);
             context.send(Command::Assign(assignment.with_step_at(stage, Some(step))));
@@ -119,22 +107,15 @@ fn stage_form(
 
 /// A label of the form's first column.
 fn form_label(ui: &mut Ui, title: &str, help: &str) -> Response {
-    ui.allocate_ui_with_layout(
-        vec2(112.0, 18.0),
-        Layout::left_to_right(Align::Center),
-        |ui| {
-            ui.set_min_width(112.0);
-            ui.label(title).on_hover_text(help)
-        },
-    )
+    ui.allocate_ui_with_layout(vec2(112.0, 18.0), Layout::left_to_right(Align::Center), |ui| {
+        ui.set_min_width(112.0);
+        ui.label(title).on_hover_text(help)
+    })
     .inner
 }
 
 fn about(id: &str) -> Option<&'static About> {
-    METHODS
-        .iter()
-        .map(|method| method.about())
-        .find(|about| about.id == id)
+    METHODS.iter().map(|method| method.about()).find(|about| about.id == id)
 }
 
 /// One parameter; gives the value it was changed to.
@@ -143,12 +124,9 @@ fn field(ui: &mut Ui, parameter: &Parameter, resolved: &Resolved) -> Option<Valu
         ui.spacing_mut().item_spacing.x = 4.0;
         form_label(ui, &format!("    {}", parameter.title), parameter.help);
         match (&parameter.kind, resolved.get(parameter.name)?) {
-            (
-                Kind::Integer {
-                    min, max, usual, ..
-                },
-                Value::Integer(value),
-            ) => integer(ui, parameter, (*min, *max), usual, *value),
+            (Kind::Integer { min, max, usual, .. }, Value::Integer(value)) => {
+                integer(ui, parameter, (*min, *max), usual, *value)
+            }
             (Kind::Fraction { min, max, .. }, Value::Fraction(value)) => {
                 let mut share = *value;
                 let slider = Slider::new(&mut share, *min..=*max).fixed_decimals(2);
@@ -209,9 +187,7 @@ fn effect(
 ) {
     ui.add_space(4.0);
     let tensor = &model.checkpoint.tensors()[layer];
-    let bits = model
-        .effective_bits(layer)
-        .map_or_else(|| "–".to_owned(), text::bits);
+    let bits = model.effective_bits(layer).map_or_else(|| "–".to_owned(), text::bits);
     ui.horizontal_wrapped(|ui| {
         ui.monospace(format!(
             "{} → {} bytes",

@@ -28,18 +28,15 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         ui.weak("Select a layer in the list or on the map to see what it is made of.");
         return;
     };
-    ScrollArea::vertical()
-        .id_salt("inspector")
-        .auto_shrink(false)
-        .show(ui, |ui| {
-            head(context, ui, model, layer);
-            match tabs(ui) {
-                Tab::Weights => weights::ui(context, ui, model, layer),
-                Tab::Spectrum => spectrum::ui(context, ui, model, layer),
-            }
-            ui.separator();
-            assignment::ui(context, ui, model, layer);
-        });
+    ScrollArea::vertical().id_salt("inspector").auto_shrink(false).show(ui, |ui| {
+        head(context, ui, model, layer);
+        match tabs(ui) {
+            Tab::Weights => weights::ui(context, ui, model, layer),
+            Tab::Spectrum => spectrum::ui(context, ui, model, layer),
+        }
+        ui.separator();
+        assignment::ui(context, ui, model, layer);
+    });
 }
 
 fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
@@ -53,12 +50,7 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
         }
     });
     ui.add(
-        egui::Label::new(
-            RichText::new(&tensor.name)
-                .color(context.tokens.weak)
-                .small(),
-        )
-        .truncate(),
+        egui::Label::new(RichText::new(&tensor.name).color(context.tokens.weak).small()).truncate(),
     )
     .on_hover_text(&tensor.name);
     let facts = format!(

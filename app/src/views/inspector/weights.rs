@@ -53,26 +53,19 @@ fn histogram(
     let histogram = &statistics.histogram;
     let width = histogram.width();
     let height = |count: u64| {
-        if is_log {
-            (1.0 + count as f64).log10()
-        } else {
-            count as f64
-        }
+        if is_log { (1.0 + count as f64).log10() } else { count as f64 }
     };
     let bars = histogram
         .counts
         .iter()
         .enumerate()
         .map(|(i, &count)| Bar::new(histogram.centre(i), height(count)).width(width));
-    let bars = BarChart::new("weights", bars.collect())
-        .color(context.tokens.data)
-        .allow_hover(false);
+    let bars =
+        BarChart::new("weights", bars.collect()).color(context.tokens.data).allow_hover(false);
     let grid = preview.and_then(|preview| preview.grid.as_ref());
     let levels: Vec<f64> = grid
         .filter(|grid| grid.levels.len() <= MAX_LEVELS)
-        .map_or_else(Vec::new, |grid| {
-            grid.levels.iter().map(|&level| f64::from(level)).collect()
-        });
+        .map_or_else(Vec::new, |grid| grid.levels.iter().map(|&level| f64::from(level)).collect());
     let colour = context.tokens.grid.gamma_multiply(0.75);
     Plot::new(("histogram", layer, is_log))
         .height(PLOT_HEIGHT)
@@ -117,20 +110,12 @@ fn histogram(
 }
 
 fn axis_count(value: f64, is_log: bool) -> String {
-    let count = if is_log {
-        10_f64.powf(value) - 1.0
-    } else {
-        value
-    };
-    if count < 0.0 {
-        String::new()
-    } else {
-        text::parameters(count.round() as u64)
-    }
+    let count = if is_log { 10_f64.powf(value) - 1.0 } else { value };
+    if count < 0.0 { String::new() } else { text::parameters(count.round() as u64) }
 }
 
 /// A value on an axis, without zeros that say nothing.
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     let value = (value * 1e6).round() / 1e6;
     format!("{value}")
 }
@@ -141,27 +126,22 @@ pub(super) fn table_of_numbers(
     ui: &mut Ui,
     entries: &[(&str, String, &str)],
 ) {
-    Grid::new("numbers")
-        .num_columns(4)
-        .min_col_width(72.0)
-        .spacing([12.0, 2.0])
-        .show(ui, |ui| {
-            for pair in entries.chunks(2) {
-                for (name, value, help) in pair {
-                    ui.label(RichText::new(*name).color(context.tokens.weak))
-                        .on_hover_text(*help);
-                    ui.allocate_ui_with_layout(
-                        vec2(92.0, 16.0),
-                        Layout::right_to_left(Align::Center),
-                        |ui| {
-                            ui.add_space(16.0);
-                            ui.monospace(value).on_hover_text(*help);
-                        },
-                    );
-                }
-                ui.end_row();
+    Grid::new("numbers").num_columns(4).min_col_width(72.0).spacing([12.0, 2.0]).show(ui, |ui| {
+        for pair in entries.chunks(2) {
+            for (name, value, help) in pair {
+                ui.label(RichText::new(*name).color(context.tokens.weak)).on_hover_text(*help);
+                ui.allocate_ui_with_layout(
+                    vec2(92.0, 16.0),
+                    Layout::right_to_left(Align::Center),
+                    |ui| {
+                        ui.add_space(16.0);
+                        ui.monospace(value).on_hover_text(*help);
+                    },
+                );
             }
-        });
+            ui.end_row();
+        }
+    });
 }
 
 /// Marks at round numbers, about four of them, with finer ones between.
@@ -179,10 +159,7 @@ pub(super) fn few_marks(input: GridInput) -> Vec<GridMark> {
     }
     let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
     (first..=last.min(first + 40))
-        .map(|i| GridMark {
-            value: i as f64 * step,
-            step_size: step,
-        })
+        .map(|i| GridMark { value: i as f64 * step, step_size: step })
         .collect()
 }
 

@@ -1,0 +1,73 @@
+//! What an assignment does to one layer, before anything is exported.
+
+use crate::checkpoint::Checkpoint;
+use crate::encoding::Encoding;
+use crate::error::Result;
+use crate::job;
+use crate::observer::Observer;
+use crate::plan::Plan;
+
+/// The measured effect of an assignment on one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preview {
+    /// ‖W − Ŵ‖/‖W‖, exact, of the decoded encoding against the source.
+    pub relative_error: f64,
+    /// The levels weights were rounded to, where there are such.
+    pub grid: Option<Grid>,
+}
+
+/// The grid of a quantised layer. Every group has its own; drawn is that of the group whose scale is the median.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// Number of groups.
+    pub groups: usize,
+    /// Smallest distance between two levels in any group.
+    pub least_step: f32,
+    /// Distance between two levels in the group drawn.
+    pub step: f32,
+    /// Largest distance between two levels in any group.
+    pub largest_step: f32,
+    /// The levels of the group drawn, ascending.
+    pub levels: Vec<f32>,
+}
+
+/// Compresses one layer as the plan says and measures the result. Cost: that of its methods and one decoding.
+pub fn preview(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    layer: usize,
+    observer: &dyn Observer,
+) -> Result<Preview> {
+    let weights = checkpoint.weights(layer, observer)?;
+    let encoding = job::compress_layer(checkpoint, plan, layer, observer)?;
+    observer.go_on()?;
+    let decoded = encoding.decode();
+    let (mut error, mut norm) = (0.0, 0.0);
+    for (&w, &d) in weights.iter().zip(&decoded) {
+        error += f64::from(w - d).powi(2);
+        norm += f64::from(w).powi(2);
+    }
+    let relative_error = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
+    Ok(Preview { relative_error, grid: grid_of(&encoding) })
+}
+
+fn grid_of(encoding: &Encoding) -> Option<Grid> {
+    let affine = match encoding {
+        Encoding::Dense(_) => return None,
+        Encoding::Sparse(sparse) => return grid_of(sparse.inner()),
+        Encoding::Affine(affine) => affine,
+    };
+    let mut order: Vec<usize> = (0..affine.scales().len()).collect();
+    order.sort_by(|&a, &b| affine.scales()[a].total_cmp(&affine.scales()[b]));
+    let (&first, &last, &median) = (order.first()?, order.last()?, order.get(order.len() / 2)?);
+    let (step, zero) = (affine.scales()[median], f32::from(affine.zeros()[median]));
+    Some(Grid {
+        groups: order.len(),
+        least_step: affine.scales()[first],
+        step,
+        largest_step: affine.scales()[last],
+        levels: (0..=affine.layout().largest())
+            .map(|code| step * (f32::from(code) - zero))
+            .collect(),
+    })
+}
