@@ -117,7 +117,7 @@ impl App {
         if self.document.quit {
             context.send_viewport_cmd(ViewportCommand::Close);
         } else if context.input(|input| input.viewport().close_requested())
-            && self.document.has_unsaved_changes()
+            && self.document.would_lose_something()
         {
             context.send_viewport_cmd(ViewportCommand::CancelClose);
             self.send(Command::Quit);

@@ -51,7 +51,9 @@ fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Resul
         }
         Ok(opened) => {
             document.opening = Slot::Idle;
-            document.export = Slot::Idle;
+            if !document.export.is_running() {
+                document.export = Slot::Idle;
+            }
             document.export_folder.clear();
             document.measuring_stopped = false;
             document.settings.opened(&path);

@@ -125,6 +125,12 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
             "Lose them and close",
             Command::QuitAnyway,
         ),
+        Command::Quit if document.export.is_running() => ask(
+            document,
+            "An export is running. Stop it and close?",
+            "Stop it and close",
+            Command::QuitAnyway,
+        ),
         Command::Quit | Command::QuitAnyway => document.quit = true,
         other => in_model(document, jobs, other),
     }
@@ -271,6 +277,10 @@ fn export(document: &mut Document, jobs: &mut Jobs, replace: bool) {
         return;
     };
     let folder = PathBuf::from(document.export_folder.trim());
+    if document.export.is_running() {
+        document.complain("An export is running; wait for it or cancel it first");
+        return;
+    }
     if folder.as_os_str().is_empty() {
         document.complain("Name a folder to export to");
         return;

@@ -144,6 +144,11 @@ impl Document {
         format!("{name}{} – Lapidary", if model.is_changed() { " •" } else { "" })
     }
 
+    /// Whether closing the window would lose edits or a running export.
+    pub fn would_lose_something(&self) -> bool {
+        self.has_unsaved_changes() || self.export.is_running()
+    }
+
     /// Whether closing or opening another model would lose edits.
     pub fn has_unsaved_changes(&self) -> bool {
         self.model.as_ref().is_some_and(|model| model.is_changed())

@@ -17,7 +17,7 @@ impl Jobs {
         let ticket = self.begin(Kind::Export);
         let (checkpoint, plan, target) =
             (model.checkpoint.clone(), model.plan().clone(), model.target);
-        self.spawn("export", move || {
+        self.export_thread = self.spawn("export", move || {
             let destination = Destination { folder: &folder, replace, limits: Limits::default() };
             let result = match export::export(&checkpoint, &plan, target, destination, &ticket) {
                 Ok(report) => Some(Ok(Exported { folder, report: Arc::new(report) })),

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
 
 use lapidary_engine::job::Preview;
 use lapidary_engine::plan::Assignment;
@@ -114,6 +115,7 @@ pub struct Jobs {
     revisions: [u64; KINDS],
     flags: [Arc<AtomicBool>; KINDS],
     urgent: Arc<measure::Urgent>,
+    export_thread: Option<JoinHandle<()>>,
 }
 
 impl Jobs {
@@ -135,6 +137,7 @@ impl Jobs {
             revisions: [0; KINDS],
             flags: std::array::from_fn(|_| Arc::default()),
             urgent: Arc::default(),
+            export_thread: None,
         })
     }
 
@@ -173,15 +176,14 @@ impl Jobs {
     }
 
     /// Runs `work` on a thread of that name, its numerics in the pool.
-    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) {
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
         let pool = self.pool.clone();
         let run = move || {
             yield_to_the_window();
             pool.install(work);
         };
-        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
-            tracing::error!("cannot start the thread {name}: {error}");
-        }
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        started.map_err(|error| tracing::error!("cannot start the thread {name}: {error}")).ok()
     }
 
     /// Stops measuring.
@@ -199,6 +201,14 @@ impl Drop for Jobs {
     fn drop(&mut self) {
         for flag in &self.flags {
             flag.store(true, Ordering::Relaxed);
+        }
+        // A window closed in the middle of an export waits until the half-written folder is gone: some 0.2 s.
+        // The export's last answer is taken out of the way, should the channel be full.
+        if let Some(thread) = self.export_thread.take() {
+            while !thread.is_finished() {
+                while self.receiver.try_recv().is_ok() {}
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
         }
     }
 }

@@ -39,9 +39,7 @@ fn open(path: &Path) -> Result<Opened> {
         });
     }
     let checkpoint = Arc::new(Checkpoint::open(path)?);
-    // A model with a config.json is most likely meant for the packed target; a lone file can only be written in full.
-    let id = usize::from(checkpoint.config().is_some());
-    let target = target::TARGETS[id];
+    let target = target::default_for(&checkpoint);
     let view = View { metric: "kurtosis".to_owned(), ..View::default() };
     Ok(Opened { checkpoint, plan: Plan::default(), target, view, project: None })
 }

@@ -132,7 +132,7 @@ fn list_row(context: &ViewContext<'_>, model: &Model, layer: usize, row: &mut Ta
                 });
             } else if column == Column::Assignment
                 && model.why_dense(layer).is_some()
-                && model.target.fuses()
+                && !model.target.about().is_dense
             {
                 ui.add(
                     Label::new(RichText::new(format!("⚠ {cell}")).color(context.tokens.warning))

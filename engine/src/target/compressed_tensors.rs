@@ -31,6 +31,7 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
         title: "vLLM, transformers (compressed-tensors)",
         summary: "Linear layers as packed 2-, 4- or 8-bit integers with scales: the format vLLM runs and transformers loads.",
         source: "vllm-project/compressed-tensors and vLLM, 2026-08",
+        is_dense: false,
     },
     packing: Packing::Packed,
 };
@@ -42,6 +43,7 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
         title: "transformers (compressed-tensors, int8)",
         summary: "Linear layers as one signed byte a weight, whatever the bits: loads in transformers. vLLM takes this form only with 8-bit activations.",
         source: "vllm-project/compressed-tensors and vLLM, 2026-08",
+        is_dense: false,
     },
     packing: Packing::Int,
 };

@@ -19,6 +19,7 @@ static ABOUT: About = About {
     title: "Dense (safetensors)",
     summary: "Every layer is stored in full, with the values compression gave it: loads wherever the source loads, to measure damage; saves nothing.",
     source: "safetensors 0.8, 2026-05",
+    is_dense: true,
 };
 
 impl Target for Dense {

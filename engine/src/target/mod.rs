@@ -30,6 +30,8 @@ pub struct About {
     pub summary: &'static str,
     /// Where its rules were read, and when.
     pub source: &'static str,
+    /// Whether it stores every layer in full, whatever the plan says.
+    pub is_dense: bool,
 }
 
 /// How a target stores a layer.
@@ -89,6 +91,11 @@ pub trait Target: Sync {
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Array2<f32>>;
+}
+
+/// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.
+pub fn default_for(checkpoint: &Checkpoint) -> &'static dyn Target {
+    if checkpoint.config().is_some() { &compressed_tensors::PACKED } else { &dense::ENTRY }
 }
 
 /// The target called `id`.
