@@ -1,1 +1,218 @@
+//! Helpers of the cross-file tests: where the fixtures lie, small models made on the spot, threads, folders.
+//! Files are made by hand here, not by the engine, so that what it reads was not written by itself.
 
+pub mod reader;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::disk::{self, Source};
+use lapidary_engine::encoding::Encoding;
+use lapidary_engine::method::{self, Step, Task};
+use lapidary_engine::numeric::seeds::Random;
+use lapidary_engine::plan::{Assignment, Plan, Rules};
+use lapidary_engine::tensor::DType;
+use lapidary_engine::{Error, Result, Silent};
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+/// The top of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A fixture of this package.
+pub fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data").join(name)
+}
+
+/// The folder of the built-in sample model.
+pub fn sample_path() -> PathBuf {
+    repository().join("assets").join("sample-books-6m")
+}
+
+/// The built-in sample model.
+pub fn sample() -> Checkpoint {
+    Checkpoint::open(&sample_path()).expect("the sample opens")
+}
+
+/// A stored JSON document.
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&read(path)).expect("valid JSON")
+}
+
+/// The bytes of a file.
+pub fn read(path: &Path) -> Vec<u8> {
+    let source = Source::open(path).unwrap_or_else(|error| panic!("{error}"));
+    let bytes = source.bytes(0..source.len_bytes());
+    bytes.unwrap_or_else(|error| panic!("{error}")).to_vec()
+}
+
+/// Writes a file, making its folder.
+pub fn write(path: &Path, bytes: &[u8]) {
+    disk::write_file(path, bytes).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Every file directly in a folder.
+pub fn read_folder(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = disk::list_files(folder).unwrap_or_else(|error| panic!("{error}"));
+    let read = |(name, _): (String, u64)| {
+        let bytes = read(&folder.join(&name));
+        (name, bytes)
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// Everything in a folder by name, hidden entries and folders too.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder that can be listed");
+    let mut names: Vec<String> = entries
+        .map(|entry| {
+            let name = entry.expect("an entry").file_name();
+            name.to_string_lossy().into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// Runs `work` with a pool of `n` threads.
+pub fn on_threads<T: Send>(n: usize, work: impl FnOnce() -> T + Send) -> T {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+    pool.expect("a pool of threads").install(work)
+}
+
+/// `n` independent standard normal numbers.
+pub fn normals(seed: u64, n: usize) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    (0..n).map(|_| random.normal() as f32).collect()
+}
+
+/// A matrix of standard normal numbers.
+pub fn normal_matrix(seed: u64, rows: usize, cols: usize) -> Array2<f32> {
+    matrix(rows, cols, normals(seed, rows * cols))
+}
+
+/// `values` as a matrix.
+pub fn matrix(rows: usize, cols: usize, values: Vec<f32>) -> Array2<f32> {
+    Array2::from_shape_vec((rows, cols), values).expect("rows × cols values")
+}
+
+/// Compresses a matrix as the layer `layer.weight` of element type `dtype`.
+pub fn compress(steps: &[Step], weights: &Array2<f32>, dtype: DType) -> Result<Encoding> {
+    let task = Task {
+        tensor: "layer.weight",
+        weights: weights.view(),
+        dtype,
+        previous: None,
+        observer: &Silent,
+    };
+    method::run_chain(steps, &task)
+}
+
+/// A plan of one chain for every layer that a pattern matches.
+pub fn plan(checkpoint: &Checkpoint, rules: &[(&str, Vec<Step>)]) -> Result<Plan> {
+    let rule = |(pattern, steps): &(&str, Vec<Step>)| {
+        ((*pattern).to_owned(), Assignment::of(steps.clone()))
+    };
+    Rules(rules.iter().map(rule).collect()).resolve(checkpoint)
+}
+
+/// A round-to-nearest step.
+pub fn rtn(bits: i64) -> Step {
+    Step::new("round-to-nearest").with("bits", bits)
+}
+
+/// Asserts that a failure happens and its sentence says each of `said`.
+#[track_caller]
+pub fn assert_says<T>(result: Result<T>, said: &[&str]) -> Error {
+    let Err(error) = result else {
+        panic!("this must not work; it should say {said:?}");
+    };
+    let sentence = error.sentence();
+    for part in said {
+        assert!(sentence.contains(part), "{part:?} is not in: {sentence}");
+    }
+    assert!(!sentence.contains('\n'), "more than a line: {sentence}");
+    error
+}
+
+/// A safetensors file, put together by hand.
+#[derive(Clone, Debug, Default)]
+pub struct Weights {
+    header: serde_json::Map<String, Value>,
+    data: Vec<u8>,
+}
+
+impl Weights {
+    /// A file without tensors.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The file with one more tensor of the given bytes.
+    pub fn with(mut self, name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) -> Self {
+        let begin = self.data.len();
+        self.data.extend_from_slice(bytes);
+        let entry =
+            json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, self.data.len()]});
+        self.header.insert(name.to_owned(), entry);
+        self
+    }
+
+    /// The file with one more F32 tensor.
+    pub fn f32(self, name: &str, shape: &[usize], values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.with(name, "F32", shape, &bytes)
+    }
+
+    /// The file with one more F32 tensor of standard normal numbers.
+    pub fn normal(self, name: &str, shape: &[usize]) -> Self {
+        let seed = name.bytes().fold(7, |seed, byte| seed * 31 % 65_521 + u64::from(byte));
+        self.f32(name, shape, &normals(seed, shape.iter().product()))
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        raw_file(&Value::from(self.header.clone()).to_string(), &self.data)
+    }
+
+    /// Writes it to `path`.
+    pub fn write(&self, path: &Path) {
+        write(path, &self.bytes());
+    }
+}
+
+/// A safetensors file of a header as it is and data.
+pub fn raw_file(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend_from_slice(data);
+    bytes
+}
+
+/// A llama of one block in F32 whose rows have 48 inputs, in `folder`: weights and config.json.
+pub fn small_llama(folder: &Path) {
+    let mut weights = Weights::new()
+        .normal("model.embed_tokens.weight", &[20, 48])
+        .normal("lm_head.weight", &[20, 48])
+        .normal("model.norm.weight", &[48]);
+    for (name, rows, cols) in [
+        ("self_attn.q_proj", 48, 48),
+        ("self_attn.k_proj", 16, 48),
+        ("self_attn.v_proj", 16, 48),
+        ("self_attn.o_proj", 48, 48),
+        ("mlp.gate_proj", 80, 48),
+        ("mlp.up_proj", 80, 48),
+        ("mlp.down_proj", 48, 80),
+    ] {
+        weights = weights.normal(&format!("model.layers.0.{name}.weight"), &[rows, cols]);
+    }
+    weights.write(&folder.join("model.safetensors"));
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": false,
+        "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 1, "vocab_size": 20,
+    });
+    write(&folder.join("config.json"), config.to_string().as_bytes());
+}

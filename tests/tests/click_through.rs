@@ -1,0 +1,307 @@
+//! The whole path through the window without a display: open, filter, select, set bits, undo, redo, save, reopen, export.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use egui::{Key, Modifiers, Role};
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use lapidary::app::App;
+use lapidary::commands::Command;
+use lapidary::document::model::Model;
+use lapidary::document::settings::Settings;
+use lapidary::document::{Document, Slot};
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_tests::sample_path;
+
+/// The window as a person would have it, made with the first frame.
+struct Window {
+    app: Option<App>,
+    home: PathBuf,
+    path: Option<PathBuf>,
+}
+
+impl Window {
+    fn document(&self) -> &Document {
+        self.app.as_ref().expect("the first frame has run").document()
+    }
+
+    fn model(&self) -> &Model {
+        self.document().model.as_deref().expect("a model is open")
+    }
+
+    fn send(&self, command: Command) {
+        self.app.as_ref().expect("the first frame has run").send(command);
+    }
+}
+
+type Screen = Harness<'static, Window>;
+
+fn open_window(home: &Path, path: Option<PathBuf>) -> Screen {
+    let window = Window { app: None, home: home.to_path_buf(), path };
+    let frame = |ui: &mut egui::Ui, window: &mut Window| {
+        let app = window.app.get_or_insert_with(|| {
+            App::new(ui.ctx(), window.home.clone(), window.path.take())
+                .expect("threads for the window")
+        });
+        app.logic(ui.ctx());
+        app.ui(ui);
+    };
+    Harness::builder().with_size(egui::vec2(1280.0, 720.0)).build_ui_state(frame, window)
+}
+
+/// Draws frames until something holds; background work takes its time.
+#[track_caller]
+fn wait_until(screen: &mut Screen, what: &str, holds: impl Fn(&Document) -> bool) {
+    let begin = Instant::now();
+    while !holds(screen.state().document()) {
+        assert!(
+            begin.elapsed() < Duration::from_mins(2),
+            "waited in vain until {what}; {:?}",
+            screen.state().document().notice
+        );
+        screen.step();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    screen.run_steps(3);
+}
+
+fn open_sample(home: &Path) -> Screen {
+    let mut screen = open_window(home, Some(sample_path()));
+    screen.step();
+    wait_until(&mut screen, "the sample is open", |document| document.model.is_some());
+    screen
+}
+
+fn label_of(screen: &Screen, name: &str) -> String {
+    let model = screen.state().model();
+    model.assignment(model.checkpoint.find(name).expect("a layer of the sample")).label()
+}
+
+const DOWN: &str = "model.layers.3.mlp.down_proj.weight";
+
+#[test]
+fn from_opening_to_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.get_by_role(Role::TextInput).focus();
+    screen.get_by_role(Role::TextInput).type_text("layers.3 down");
+    screen.run_steps(4);
+    assert_eq!(screen.state().model().rows().len(), 1, "the filter leaves one layer");
+    screen.get_by_label("3 · down").click();
+    screen.run_steps(4);
+    let layer = screen.state().model().checkpoint.find(DOWN);
+    assert_eq!(screen.state().model().selection.cursor(), layer);
+
+    screen.key_press(Key::Num4);
+    screen.run_steps(4);
+    assert_eq!(label_of(&screen, DOWN), "4-bit g128");
+    assert!(
+        screen.query_by_label_contains("101,392 bytes").is_some(),
+        "the form says what the layer will weigh"
+    );
+    wait_until(&mut screen, "the error is measured", |document| {
+        document.model.as_ref().is_some_and(|m| m.preview.is_some())
+    });
+    assert!(screen.query_by_label_contains("(measured)").is_some());
+
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::Z);
+    screen.run_steps(4);
+    assert_eq!(label_of(&screen, DOWN), "keep");
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::Y);
+    screen.run_steps(4);
+    assert_eq!(label_of(&screen, DOWN), "4-bit g128");
+
+    let project = folder.path().join("plan.ron");
+    screen.state().send(Command::SaveAs(project.clone()));
+    screen.run_steps(4);
+    assert!(!screen.state().document().has_unsaved_changes());
+    screen.key_press(Key::Num0);
+    screen.run_steps(4);
+    screen.state().send(Command::Open(project));
+    screen.run_steps(4);
+    assert!(screen.state().document().question.is_some(), "losing a change is asked about");
+    screen.get_by_label("Lose them and open").click();
+    screen.run_steps(2);
+    wait_until(&mut screen, "the project is open again", |document| {
+        document.model.as_ref().is_some_and(|model| model.project.is_some() && !model.is_changed())
+    });
+    assert_eq!(label_of(&screen, DOWN), "4-bit g128");
+
+    let out = folder.path().join("out");
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::E);
+    screen.run_steps(4);
+    screen.state().send(Command::SetExportFolder(out.display().to_string()));
+    screen.run_steps(4);
+    let bytes = screen.state().model().manifest.as_ref().expect("a legal plan").total_bytes();
+    let button = format!("Export {}", lapidary::theme::text::bytes(bytes));
+    screen.get_by_label(&button).click();
+    screen.run_steps(2);
+    wait_until(&mut screen, "the export is done", |document| {
+        matches!(document.export, Slot::Ready(_) | Slot::Failed(_))
+    });
+    assert!(
+        matches!(screen.state().document().export, Slot::Ready(_)),
+        "{:?}",
+        screen.state().document().notice
+    );
+    let exported = Checkpoint::open(&out).expect("the export opens");
+    assert!(exported.find("model.layers.3.mlp.down_proj.weight_packed").is_some());
+    let on_disk: u64 =
+        lapidary_engine::disk::list_files(&out).unwrap().iter().map(|(_, bytes)| bytes).sum();
+    let report = lapidary_engine::disk::file_bytes(&out.join("lapidary-report.json")).unwrap();
+    assert_eq!(on_disk, bytes + report, "the button promised the size of the folder");
+}
+
+#[test]
+fn everything_is_measured_and_the_selected_layer_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    wait_until(&mut screen, "everything is measured", |document| {
+        document.model.as_ref().is_some_and(|model| {
+            let (done, all) = model.measured();
+            done == all
+        })
+    });
+    assert!(screen.query_by_label_contains("measuring").is_none());
+    screen.get_by_label("Spectrum").click();
+    screen.run_steps(3);
+    assert!(screen.query_all_by_label("effective rank").next().is_some());
+}
+
+#[test]
+fn the_map_selects_and_fused_layers_are_assigned_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.get_by_label("map 2 · k").click();
+    screen.run_steps(4);
+    screen.key_press(Key::Num8);
+    screen.run_steps(4);
+    for part in ["q", "k", "v"] {
+        assert_eq!(
+            label_of(&screen, &format!("model.layers.2.self_attn.{part}_proj.weight")),
+            "8-bit g128"
+        );
+    }
+    assert_eq!(label_of(&screen, "model.layers.2.self_attn.o_proj.weight"), "keep");
+    assert!(screen.state().model().manifest.as_ref().unwrap().problems.is_empty());
+}
+
+#[test]
+fn locked_layers_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.get_by_label("map 1 · down").click();
+    screen.run_steps(3);
+    screen.key_press(Key::L);
+    screen.run_steps(3);
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::A);
+    screen.run_steps(3);
+    screen.key_press(Key::Num4);
+    screen.run_steps(3);
+    assert_eq!(label_of(&screen, "model.layers.1.mlp.down_proj.weight"), "keep");
+    assert_eq!(label_of(&screen, "model.layers.2.mlp.down_proj.weight"), "4-bit g128");
+    let notice = screen.state().document().notice.clone().expect("the window says so");
+    assert!(notice.text.contains("1 layer locked"), "{notice:?}");
+}
+
+#[test]
+fn a_failed_open_keeps_what_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let bad = folder.path().join("bad.safetensors");
+    lapidary_engine::disk::write_file(&bad, b"not a model at all").unwrap();
+    screen.state().send(Command::Open(bad));
+    screen.run_steps(2);
+    wait_until(&mut screen, "the failure is said", |document| {
+        matches!(document.opening, Slot::Failed(_))
+    });
+    assert_eq!(screen.state().model().checkpoint.title(), "sample-books-6m");
+    let notice = screen.state().document().notice.clone().expect("the status bar says why");
+    assert!(notice.is_error && notice.text.contains("bad.safetensors"), "{notice:?}");
+}
+
+#[test]
+fn the_first_start_opens_the_sample_and_the_second_welcomes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_window(folder.path(), None);
+    screen.step();
+    wait_until(&mut screen, "the sample is open", |document| document.model.is_some());
+    assert_eq!(screen.state().model().checkpoint.title(), "sample-books-6m");
+    drop(screen);
+    let mut screen = open_window(folder.path(), None);
+    screen.run_steps(3);
+    assert!(screen.state().document().model.is_none());
+    assert!(screen.query_by_label("Recent").is_some(), "the welcome lists what was open");
+}
+
+#[test]
+fn an_export_over_an_existing_folder_asks_first_and_can_be_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("precious");
+    lapidary_engine::disk::write_file(&out.join("thesis.tex"), b"years").unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::SetExportFolder(out.display().to_string()));
+    screen.state().send(Command::Export(false));
+    screen.run_steps(3);
+    assert!(screen.state().document().question.is_some());
+    screen.get_by_label("Replace it").click();
+    screen.run_steps(2);
+    wait_until(&mut screen, "the export is refused", |document| {
+        matches!(document.export, Slot::Failed(_))
+    });
+    assert!(out.join("thesis.tex").exists(), "a folder that is not ours is never removed");
+}
+
+#[test]
+fn a_window_closed_during_an_export_leaves_nothing_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("exports").join("out");
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::SelectAll);
+    screen.state().send(Command::SetBits(4));
+    screen.state().send(Command::SetExportFolder(out.display().to_string()));
+    screen.state().send(Command::Export(false));
+    screen.step();
+    assert!(screen.state().document().export.is_running());
+    drop(screen);
+    let left = lapidary_tests::names_in(&folder.path().join("exports"));
+    assert!(left.iter().all(|name| name == "out"), "left behind: {left:?}");
+    assert!(!out.exists() || Checkpoint::open(&out).is_ok(), "the folder is whole or not there");
+}
+
+#[test]
+fn every_action_can_be_done_with_and_without_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    for with_model in [false, true] {
+        for action in lapidary::commands::actions::ACTIONS {
+            let command = (action.command)();
+            // A dialog of the system would wait for a person.
+            if matches!(command, Command::Pick(_))
+                || (matches!(command, Command::Save) && with_model)
+            {
+                continue;
+            }
+            let mut screen = if with_model {
+                open_sample(folder.path())
+            } else {
+                // The second start: nothing is opened by itself.
+                Settings::default().save(folder.path());
+                open_window(folder.path(), None)
+            };
+            screen.step();
+            if (action.enabled)(screen.state().document()) {
+                screen.state().send(command);
+            }
+            screen.run_steps(3);
+            if !matches!((action.command)(), Command::OpenSample) {
+                assert_eq!(
+                    screen.state().document().model.is_some(),
+                    with_model,
+                    "{}",
+                    action.title
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Every view in every state and both themes draws, says what it should, and stays inside the window.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use egui_kittest::Harness;
+use egui_kittest::kittest::Queryable as _;
+use lapidary::document::model::{Measured, Model, Opened};
+use lapidary::document::project::View;
+use lapidary::document::selection::Selection;
+use lapidary::document::{Document, Sheet, Slot};
+use lapidary::theme::{self, Tokens};
+use lapidary::views::{self, VIEWS, ViewContext};
+use lapidary_engine::Silent;
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::statistics::{Spectrum, Statistics, measure, measure_spectrum};
+use lapidary_engine::target::TARGETS;
+use lapidary_tests::sample_path;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Empty,
+    Loading,
+    Loaded,
+    Failed,
+}
+
+fn model() -> Model {
+    let checkpoint = Arc::new(Checkpoint::open(&sample_path()).expect("the sample opens"));
+    let mut plan = Plan::default();
+    plan.set("model.layers.0.mlp.down_proj.weight", Assignment::keep().with_bits(4));
+    let opened =
+        Opened { checkpoint, plan, target: TARGETS[1], view: View::default(), project: None };
+    Model::new(opened)
+}
+
+fn measured() -> Model {
+    let mut model = model();
+    let checkpoint = model.checkpoint.clone();
+    for layer in 0..checkpoint.tensors().len() {
+        model.set_statistics(
+            layer,
+            Ok(Arc::new(measure(&checkpoint, layer, &Silent).expect("statistics"))),
+        );
+        if checkpoint.tensors()[layer].matrix.is_some() {
+            model.set_spectrum(
+                layer,
+                Ok(Arc::new(measure_spectrum(&checkpoint, layer, &Silent).expect("a spectrum"))),
+            );
+        }
+    }
+    model
+}
+
+/// Draws something on a document for a few frames.
+fn draw(
+    document: Document,
+    theme: egui::Theme,
+    ui: impl Fn(&ViewContext<'_>, &mut egui::Ui) + 'static,
+) -> Harness<'static, Document> {
+    let commands = RefCell::new(Vec::new());
+    let frame = move |root: &mut egui::Ui, document: &mut Document| {
+        root.ctx().set_theme(theme);
+        theme::apply(root.ctx());
+        let tokens = Tokens::of(theme);
+        ui(&ViewContext { document, commands: &commands, tokens: &tokens }, root);
+    };
+    let mut harness =
+        Harness::builder().with_size(egui::vec2(1280.0, 720.0)).build_ui_state(frame, document);
+    harness.run_steps(4);
+    harness
+}
+
+#[test]
+fn every_view_draws_in_every_state_and_theme() {
+    assert!(VIEWS.len() > 5, "the list of views must not be empty");
+    for state in [State::Empty, State::Loading, State::Loaded, State::Failed] {
+        for theme in [egui::Theme::Light, egui::Theme::Dark] {
+            for view in VIEWS {
+                for sheet in [None, Some(Sheet::Export), Some(Sheet::Keys), Some(Sheet::About)] {
+                    let mut document = document(state);
+                    document.sheet = sheet;
+                    draw(document, theme, view.ui);
+                    if sheet.is_none() && !matches!(view.id, "export" | "sheets") {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A document in a state. Measuring the sample anew for each would take most of the test's time.
+fn document(state: State) -> Document {
+    thread_local! { static KNOWN: RefCell<Option<Measurements>> = const { RefCell::new(None) }; }
+    let mut document = Document::default();
+    let mut model = model();
+    match state {
+        State::Empty => return document,
+        State::Loading => {
+            document.opening =
+                Slot::Running { what: "Opening /models/big".to_owned(), progress: None };
+            document.export =
+                Slot::Running { what: "Exporting to /out".to_owned(), progress: None };
+        }
+        State::Loaded => KNOWN
+            .with_borrow_mut(|known| known.get_or_insert_with(Measurements::new).give(&mut model)),
+        State::Failed => {
+            document.opening = Slot::Failed("the file is broken; download it again".to_owned());
+            document.complain("the file is broken; download it again");
+            document.export = Slot::Failed("the disk is full".to_owned());
+            model.set_statistics(0, Err("tensor a cannot be read".to_owned()));
+            model.set_spectrum(0, Err("tensor a: 3 weights are NaN".to_owned()));
+            model.selection = Selection::one(0);
+        }
+    }
+    document.model = Some(Box::new(model));
+    document
+}
+
+/// What was measured of a model, to be given to others.
+struct Measurements {
+    statistics: Vec<Measured<Statistics>>,
+    spectra: Vec<Measured<Spectrum>>,
+}
+
+impl Measurements {
+    fn new() -> Self {
+        let model = measured();
+        let layers = 0..model.checkpoint.tensors().len();
+        Self {
+            statistics: layers.clone().map(|layer| model.statistics_state(layer).clone()).collect(),
+            spectra: layers.map(|layer| model.spectrum_state(layer).clone()).collect(),
+        }
+    }
+
+    fn give(&self, model: &mut Model) {
+        for layer in 0..self.statistics.len() {
+            if let Some(statistics) = self.statistics[layer].clone() {
+                model.set_statistics(layer, statistics);
+            }
+            if let Some(spectrum) = self.spectra[layer].clone() {
+                model.set_spectrum(layer, spectrum);
+            }
+        }
+    }
+}
+
+/// What a person must read on the whole window in each state.
+#[test]
+fn each_state_says_what_it_is() {
+    for (state, text) in [
+        (State::Empty, "Open folder…"),
+        (State::Loading, "Opening /models/big"),
+        (State::Loaded, "0 · down"),
+        (State::Failed, "tensor a cannot be read"),
+    ] {
+        let harness = draw(document(state), egui::Theme::Dark, views::layout);
+        assert!(
+            harness.query_all_by_label_contains(text).next().is_some(),
+            "{state:?} does not say {text:?}"
+        );
+    }
+}
+
+#[test]
+fn the_three_columns_fit_the_smallest_supported_window() {
+    let harness = draw(document(State::Loaded), egui::Theme::Light, views::layout);
+    for label in ["Model map", "Layer ▲", "Assignment", "Quantiser", "map 5 · down"] {
+        let places: Vec<egui::Rect> =
+            harness.query_all_by_label(label).map(|node| node.rect()).collect();
+        assert!(!places.is_empty(), "{label} is missing");
+        for rect in places {
+            assert!(
+                rect.left() >= 0.0 && rect.right() <= 1280.0 && rect.bottom() <= 720.0,
+                "{label} is cut off: {rect:?}"
+            );
+        }
+    }
+}
