@@ -1,0 +1,135 @@
+"""Full interop: exports of the sample load in transformers and give the logits of their dense twin.
+
+    python interop/full.py target/debug/lapidary
+
+Needs torch, transformers, compressed-tensors, safetensors and tokenizers. Each plan is exported twice, once for a
+compressed-tensors target and once dense; both are loaded by AutoModelForCausalLM in f32 and run on the held-out
+text. Logits may differ by at most 1e-3 of the largest. The compressed one is loaded in both ways transformers has,
+where its version can (see `ways`).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import compressed_tensors
+import numpy
+import safetensors
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.quantization_config import CompressedTensorsConfig
+
+from plans import SAMPLE, Checks, export, variants
+
+TOLERANCE = 1e-3
+WINDOWS, WINDOW = 4, 256
+
+
+def logits(folder, ids, dequantize=False):
+    """The model's logits in f32, and its weights.
+
+    Loaded in its own type, as users load it, so that decompressed weights are rounded to it as those of the dense
+    export are; a first pass decompresses them, the second computes in f32.
+    """
+    options = {"dtype": "auto"}
+    if dequantize:
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    with torch.no_grad():
+        model(ids[:1])
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.float()
+        return model(ids).logits, dict(model.named_parameters())
+
+
+def loss(scores, ids):
+    """Mean nats per token, the first of each window unscored."""
+    flat = scores[:, :-1].reshape(-1, scores.shape[-1])
+    return torch.nn.functional.cross_entropy(flat, ids[:, 1:].reshape(-1)).item()
+
+
+def config_groups(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return list(config["quantization_config"]["config_groups"].values())
+
+
+def ways(groups):
+    """Whether to load with dequantize=True, for each way that can work.
+
+    As it is, modules are decompressed by their own scheme in the first pass; compressed-tensors 0.20 then expects
+    zero points of packed layers unpacked, so that no asymmetric packed checkpoint loads, whoever wrote it. With
+    dequantize=True all layers are decompressed on loading; transformers 5.23 then knows the first scheme only.
+    """
+    packed_zeros = any(g["format"] == "pack-quantized" and not g["weights"]["symmetric"] for g in groups)
+    found = ([] if packed_zeros else [False]) + ([True] if len(groups) == 1 else [])
+    assert found, "no way to load it"
+    return found
+
+
+def check_weights(checks, variant, modules, weights, original):
+    """Quantised modules differ from the source, everything else is the source's."""
+    same = [m for m in modules if torch.equal(weights[f"{m}.weight"].float(), original[f"{m}.weight"])]
+    checks.check(
+        bool(modules) and not same,
+        f"{variant.name}: all {len(modules)} quantised layers changed (unchanged: {same[:3]})",
+    )
+    others = [
+        name
+        for name, weight in original.items()
+        if name.removesuffix(".weight") not in modules and not torch.equal(weights[name].float(), weight)
+    ]
+    checks.check(not others, f"{variant.name}: every other tensor is the source's (changed: {others[:3]})")
+
+
+def check_variant(checks, variant, binary, work, ids, original):
+    out = export(binary, variant, work)
+    wanted, _ = logits(export(binary, variant.dense(), work), ids)
+    groups = config_groups(out)
+    modules = [module for group in groups for module in group["targets"]]
+    for dequantize in ways(groups):
+        ours, weights = logits(out, ids, dequantize)
+        off = ((ours - wanted).abs().max() / wanted.abs().max()).item()
+        way = "dequantised on loading" if dequantize else "loaded as it is"
+        checks.check(
+            off <= TOLERANCE,
+            f"{variant.name}, {way}: logits differ by {off:.2e} of the largest; "
+            f"{loss(ours, ids):.6f}, dense {loss(wanted, ids):.6f} nats per token",
+        )
+        check_weights(checks, variant, modules, weights, original)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("binary", type=Path)
+    binary = arguments.parse_args().binary.resolve()
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*already has a `quantization_config` attribute.*")
+    print(
+        f"python {sys.version.split()[0]}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"compressed-tensors {compressed_tensors.__version__}, safetensors {safetensors.__version__}, "
+        f"numpy {numpy.__version__}"
+    )
+    print(subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout.strip())
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLE)
+    text = (SAMPLE / "heldout_oz.txt").read_text()
+    ids = tokenizer(text[: 20 * WINDOWS * WINDOW], return_tensors="pt").input_ids[0]
+    ids = ids[: WINDOWS * WINDOW].reshape(WINDOWS, WINDOW)
+    scores, original = logits(SAMPLE, ids)
+    original = {name: weight.detach().clone() for name, weight in original.items()}
+    print(f"{ids.numel()} tokens of the held-out text; loss of the original {loss(scores, ids):.6f} nats per token")
+    checks = Checks()
+    with tempfile.TemporaryDirectory(prefix="lapidary-interop-") as work:
+        for variant in variants():
+            if variant.target != "dense":
+                check_variant(checks, variant, binary, Path(work), ids, original)
+    return checks.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What both interop scripts share: the projects and plans they try, exporting them, counting checks."""
+
+import re
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLE = REPOSITORY / "assets" / "sample-books-6m"
+
+EVERY = "model.layers.*_proj.weight"
+HEAD = "lm_head.weight"
+
+# Name, target, and for each pattern the parameters of its round-to-nearest step.
+PLANS = [
+    (
+        "asymmetric 4 bits in groups of 64, packed",
+        "compressed-tensors",
+        {EVERY: {"bits": 4, "group_size": 64, "symmetry": "asymmetric", "clipping": "mse"}},
+    ),
+    (
+        "8 bits a channel with the head, packed",
+        "compressed-tensors",
+        {EVERY: {"bits": 8, "granularity": "channel"}, HEAD: {"bits": 8, "granularity": "channel"}},
+    ),
+    (
+        "asymmetric 8 bits a channel, packed",
+        "compressed-tensors",
+        {EVERY: {"bits": 8, "granularity": "channel", "symmetry": "asymmetric"}},
+    ),
+    (
+        "2 bits in groups of 16, packed",
+        "compressed-tensors",
+        {EVERY: {"bits": 2, "group_size": 16, "clipping": "mse"}},
+    ),
+    (
+        "restricted 4 bits for the whole tensor, packed",
+        "compressed-tensors",
+        {EVERY: {"bits": 4, "granularity": "tensor", "symmetry": "symmetric-restricted", "clipping": "mse"}},
+    ),
+    (
+        "asymmetric 4 bits for the whole tensor, packed",
+        "compressed-tensors",
+        {EVERY: {"bits": 4, "granularity": "tensor", "symmetry": "asymmetric", "clipping": "mse"}},
+    ),
+    (
+        "asymmetric 3 bits in groups of 32, one byte each",
+        "compressed-tensors-int",
+        {EVERY: {"bits": 3, "group_size": 32, "symmetry": "asymmetric"}},
+    ),
+    (
+        "8 bits for the whole tensor, one byte each",
+        "compressed-tensors-int",
+        {EVERY: {"bits": 8, "granularity": "tensor"}},
+    ),
+]
+
+
+@dataclass
+class Variant:
+    """A plan for a target, as the text of a project."""
+
+    name: str
+    target: str
+    text: str
+
+    def dense(self):
+        """The same plan, written in full."""
+        text = re.sub(r'target: "[^"]*"', 'target: "dense"', self.text)
+        return replace(self, name=f"{self.name}, dense", target="dense", text=text)
+
+
+def ron(value):
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def project(target, rules):
+    lines = []
+    for pattern, parameters in rules.items():
+        pairs = ", ".join(f'"{name}": {ron(value)}' for name, value in parameters.items())
+        lines.append(f'"{pattern}": (steps: [(method: "round-to-nearest", parameters: {{{pairs}}})]),')
+    return f'(version: 1, checkpoint: "{SAMPLE}", target: "{target}", plan: {{\n' + "\n".join(lines) + "\n})\n"
+
+
+def variants():
+    """The repository's projects, with the sample's path made absolute, and the plans above."""
+    found = []
+    for path in sorted((REPOSITORY / "projects").glob("*.ron")):
+        text = path.read_text()
+        (checkpoint,) = re.findall(r'checkpoint: "([^"]*)"', text)
+        (target,) = re.findall(r'target: "([^"]*)"', text)
+        text = text.replace(f'"{checkpoint}"', f'"{(path.parent / checkpoint).resolve()}"')
+        found.append(Variant(path.stem, target, text))
+    assert found, "no projects"
+    return found + [Variant(name, target, project(target, rules)) for name, target, rules in PLANS]
+
+
+def export(binary, variant, work):
+    """Runs the plan in a folder of its own; returns the exported folder."""
+    stem = re.sub(r"[^a-z0-9]+", "-", variant.name)
+    path = work / f"{stem}.ron"
+    path.write_text(variant.text)
+    out = work / stem
+    done = subprocess.run([binary, "compress", path, "--out", out], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{variant.name}: exit {done.returncode}: {done.stderr.strip()}")
+    return out
+
+
+class Checks:
+    """Prints each check and counts them."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def check(self, holds, what):
+        self.passed += bool(holds)
+        self.failed += not holds
+        print(("ok      " if holds else "FAILED  ") + what, flush=True)
+
+    def finish(self):
+        """The last line, and the exit code."""
+        print(f"{self.passed} passed, {self.failed} failed")
+        return 1 if self.failed or not self.passed else 0
