@@ -198,8 +198,8 @@ fn bad_input_is_exit_2_with_one_line_that_names_it() {
         );
     }
     fails(&run(home.path(), ["compress", "nowhere.ron"]), 2, &["nowhere.ron"]);
-    let sample = sample();
-    let project = |rest: &str| format!("(version: 1, checkpoint: {sample:?}, {rest})");
+    let sample = sample().display().to_string();
+    let project = |rest: &str| format!("(version: 1, checkpoint: \"{sample}\", {rest})");
     for (text, said) in [
         ("(version: 1, chekpoint: \"m\")".to_owned(), "chekpoint"),
         ("(version: 99, checkpoint: \"m\")".to_owned(), "newer Lapidary"),
@@ -295,9 +295,11 @@ fn without_a_display_it_says_so_and_names_the_commands() {
 /// A project in `folder` that keeps a machine busy for a while.
 fn long_project(folder: &Path) {
     let steps = "(steps: [(method: \"round-to-nearest\", parameters: {\"bits\": 8, \"group_size\": 16, \"clipping\": \"mse\"})])";
-    let project =
-        format!("(version: 1, checkpoint: {:?}, plan: {{\"*.weight\": {steps}}})", sample());
-    disk::write_file(&folder.join("long.ron"), project.as_bytes()).unwrap();
+    let project = format!(
+        "(version: 1, checkpoint: \"{}\", plan: {{\"*.weight\": {steps}}})",
+        sample().display()
+    );
+    disk::write_file(&folder.join("long.ron"), project.as_bytes()).expect("a project");
 }
 
 #[cfg(unix)]

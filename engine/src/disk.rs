@@ -305,7 +305,7 @@ mod tests {
     fn a_source_truncated_while_open_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");
-        write_file(&path, &[7; 100_000]).unwrap();
+        write_file(&path, &vec![7; 100_000]).unwrap();
         let source = Source::open(&path).unwrap();
         assert_eq!(source.bytes(99_000..100_000).unwrap().len(), 1000);
         File::options().write(true).open(&path).unwrap().set_len(10).unwrap();

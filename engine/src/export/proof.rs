@@ -12,6 +12,7 @@ use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::Source;
 use crate::error::{Error, Result};
 use crate::export::Work;
+use crate::numeric::distance::relative_error;
 use crate::observer::Progress;
 use crate::target::{Entry, Storage};
 use crate::tensor::Decoder;
@@ -104,7 +105,7 @@ impl Prover<'_> {
             ));
         }
         let weights = self.work.checkpoint.weights(entry.tensor, self.work.observer)?;
-        Ok(Proved { relative_error: relative_error(&weights, &decoded) })
+        Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
     }
 
     fn bytes(&self, name: &str) -> Option<&[u8]> {
@@ -165,14 +166,4 @@ fn rounded(tensor: &Tensor, value: f32) -> f32 {
         decoder.f32s(&bytes, &mut out);
     }
     out[0]
-}
-
-/// ‖W − Ŵ‖_F / ‖W‖_F, summed in f64 in row-major order; 0 for a zero matrix reproduced exactly.
-pub(super) fn relative_error(weights: &Array2<f32>, decoded: &Array2<f32>) -> f64 {
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (&w, &d) in weights.iter().zip(decoded) {
-        error += f64::from(w - d).powi(2);
-        norm += f64::from(w).powi(2);
-    }
-    if error == 0.0 { 0.0 } else { (error / norm).sqrt() }
 }

@@ -4,6 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::job;
+use crate::numeric::distance::relative_error;
 use crate::observer::Observer;
 use crate::plan::Plan;
 
@@ -42,12 +43,7 @@ pub fn preview(
     let encoding = job::compress_layer(checkpoint, plan, layer, observer)?;
     observer.go_on()?;
     let decoded = encoding.decode();
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (&w, &d) in weights.iter().zip(&decoded) {
-        error += f64::from(w - d).powi(2);
-        norm += f64::from(w).powi(2);
-    }
-    let relative_error = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
+    let relative_error = relative_error(weights.view(), decoded.view());
     Ok(Preview { relative_error, grid: grid_of(&encoding) })
 }
 

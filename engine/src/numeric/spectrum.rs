@@ -1,7 +1,14 @@
 //! Singular values and the ranks read off them.
 
-use faer::MatRef;
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
+use faer::{MatRef, Par};
 use ndarray::ArrayView2;
+
+/// Pieces into which the decomposition is cut. Fixed, as the cuts decide the order of sums: the values are the
+/// same to the last bit whatever number of threads works on the pieces.
+const PIECES: usize = 8;
 
 /// All singular values of a `[rows, cols]` matrix, largest first, `min(rows, cols)` of them.
 ///
@@ -13,7 +20,14 @@ pub fn singular_values(matrix: ArrayView2<'_, f32>) -> Option<Vec<f64>> {
         return Some(Vec::new());
     }
     let wide: Vec<f64> = matrix.iter().map(|&w| f64::from(w)).collect();
-    let values = MatRef::from_row_major_slice(&wide, rows, cols).singular_values().ok()?;
+    let view = MatRef::from_row_major_slice(&wide, rows, cols);
+    let (par, no) = (Par::rayon(PIECES), ComputeSvdVectors::No);
+    let mut values = Diag::<f64>::zeros(rows.min(cols));
+    let scratch = svd_scratch::<f64>(rows, cols, no, no, par, Default::default());
+    let mut memory = MemBuffer::new(scratch);
+    let stack = MemStack::new(&mut memory);
+    svd(view, values.as_mut(), None, None, par, stack, Default::default()).ok()?;
+    let values: Vec<f64> = values.column_vector().iter().copied().collect();
     values.iter().all(|value| value.is_finite()).then_some(values)
 }
 
@@ -79,6 +93,20 @@ mod tests {
         assert!((effective_rank(&values) - 7.0).abs() < 1e-12);
         assert_eq!(rank_for_energy(&values, 0.5), 4);
         assert_eq!(rank_for_energy(&values, 1.0), 7);
+    }
+
+    #[test]
+    fn values_do_not_depend_on_the_threads() {
+        let mut random = crate::numeric::seeds::Random::new(3);
+        let matrix = Array2::from_shape_simple_fn((300, 420), || random.normal() as f32);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| singular_values(matrix.view()))
+        };
+        let one = on(1);
+        assert!(one.is_some());
+        assert_eq!(one, on(2));
+        assert_eq!(one, on(7));
     }
 
     #[test]

@@ -93,8 +93,7 @@ struct Tails {
 
 impl Sample<'_> {
     fn measure(&self) -> Result<Statistics> {
-        let extent =
-            self.fold(Extent::default, super::super::numeric::moments::Extent::add, Extent::merge)?;
+        let extent = self.fold(Extent::default, Extent::add, Extent::merge)?;
         let mean = extent.mean();
         let central = self.fold(
             Central::default,
