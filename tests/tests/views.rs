@@ -9,6 +9,7 @@ use lapidary::document::model::{Measured, Model, Opened};
 use lapidary::document::project::View;
 use lapidary::document::selection::Selection;
 use lapidary::document::{Document, Sheet, Slot};
+use lapidary::jobs::Purpose;
 use lapidary::theme::{self, Tokens};
 use lapidary::views::{self, VIEWS, ViewContext};
 use lapidary_engine::Silent;
@@ -78,14 +79,13 @@ fn every_view_draws_in_every_state_and_theme() {
     for state in [State::Empty, State::Loading, State::Loaded, State::Failed] {
         for theme in [egui::Theme::Light, egui::Theme::Dark] {
             for view in VIEWS {
-                for sheet in [None, Some(Sheet::Export), Some(Sheet::Keys), Some(Sheet::About)] {
-                    let mut document = document(state);
-                    document.sheet = sheet;
-                    draw(document, theme, view.ui);
-                    if sheet.is_none() && !matches!(view.id, "export" | "sheets") {
-                        break;
-                    }
-                }
+                draw(document(state), theme, view.ui);
+            }
+            for sheet in
+                [Sheet::Export, Sheet::Keys, Sheet::About, Sheet::Path(Purpose::OpenFolder)]
+            {
+                let document = Document { sheet: Some(sheet), ..document(state) };
+                draw(document, theme, views::layout);
             }
         }
     }

@@ -3,7 +3,7 @@
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
-use faer::{MatRef, Par};
+use faer::{MatRef, Par, Spec};
 use ndarray::ArrayView2;
 
 /// Pieces into which the decomposition is cut. Fixed, as the cuts decide the order of sums: the values are the
@@ -23,10 +23,10 @@ pub fn singular_values(matrix: ArrayView2<'_, f32>) -> Option<Vec<f64>> {
     let view = MatRef::from_row_major_slice(&wide, rows, cols);
     let (par, no) = (Par::rayon(PIECES), ComputeSvdVectors::No);
     let mut values = Diag::<f64>::zeros(rows.min(cols));
-    let scratch = svd_scratch::<f64>(rows, cols, no, no, par, Default::default());
+    let scratch = svd_scratch::<f64>(rows, cols, no, no, par, Spec::default());
     let mut memory = MemBuffer::new(scratch);
     let stack = MemStack::new(&mut memory);
-    svd(view, values.as_mut(), None, None, par, stack, Default::default()).ok()?;
+    svd(view, values.as_mut(), None, None, par, stack, Spec::default()).ok()?;
     let values: Vec<f64> = values.column_vector().iter().copied().collect();
     values.iter().all(|value| value.is_finite()).then_some(values)
 }
