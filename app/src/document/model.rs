@@ -220,7 +220,12 @@ impl Model {
         match (tensor.place.block, tensor.place.expert) {
             (None, _) => tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_owned(),
             (Some(block), _) if says_little => {
-                let tail = tensor.module().rsplit('.').next().unwrap_or_default();
+                let mut parts = tensor.module().rsplit('.');
+                let last = parts.next().unwrap_or_default();
+                // A bias or a running mean says nothing without the module it belongs to.
+                let is_module = tensor.name.ends_with(".weight");
+                let owner = parts.next().filter(|_| !is_module);
+                let tail = owner.map_or_else(|| last.to_owned(), |owner| format!("{owner}.{last}"));
                 format!("{block} · {tail}")
             }
             (Some(block), None) => format!("{block} · {}", tensor.place.role),

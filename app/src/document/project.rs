@@ -132,6 +132,14 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_written_twice_is_refused() {
+        let keep = r#"(steps: [(method: "keep")])"#;
+        let text = format!(r#"(version: 1, checkpoint: "m", plan: {{"a": {keep}, "a": {keep}}})"#);
+        let error = read(&text).unwrap_err();
+        assert!(error.to_string().contains("a appears twice"), "{error}");
+    }
+
+    #[test]
     fn a_newer_version_is_said_before_its_unknown_fields() {
         let error = read(r#"(version: 2, checkpoint: "m", colours: "many")"#).unwrap_err();
         assert!(error.to_string().contains("newer Lapidary"), "{error}");

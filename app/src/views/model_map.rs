@@ -283,11 +283,10 @@ fn legend(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, scale: &Scale) 
         }
         response.on_hover_text(model.metric.help);
         ui.monospace((model.metric.format)(high));
-        let kind = if model.metric.logarithmic { "logarithmic scale" } else { "linear scale" };
-        ui.label(
-            egui::RichText::new(format!("{kind} · number: bits, [ ] compressed"))
-                .color(context.tokens.weak)
-                .small(),
-        );
+        let kind = if model.metric.logarithmic { "log scale" } else { "linear scale" };
+        for note in [kind, "number: bits, in [ ] compressed"] {
+            let note = egui::RichText::new(note).color(context.tokens.weak).small();
+            ui.add(egui::Label::new(note).extend());
+        }
     });
 }

@@ -1,6 +1,6 @@
 //! What the export will weigh, to the byte, and what stands in its way.
 
-use egui::{ProgressBar, RichText, Ui};
+use egui::{Label, ProgressBar, RichText, Ui};
 
 use crate::commands::Command;
 use crate::document::Sheet;
@@ -31,7 +31,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             ));
         ui.add(ProgressBar::new(share as f32).desired_width(110.0).text(text::percent(share)));
         let bits = manifest.bits_per_weight(&model.checkpoint);
-        ui.monospace(format!("{} bits/weight", text::bits(bits)))
+        let bits = RichText::new(format!("{} bits/weight", text::bits(bits))).monospace();
+        ui.add(Label::new(bits).extend())
             .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters.");
         if ui.button(format!("Export {}…", text::bytes(manifest.total_bytes()))).clicked() {
             context.send(Command::ToggleSheet(Sheet::Export));

@@ -1,7 +1,9 @@
 //! A plan as people write it: assignments by exact name or by pattern with `*`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -11,9 +13,38 @@ use crate::plan::{Assignment, Plan, named_tensor};
 /// Assignments by tensor name or pattern; `*` stands for any characters.
 ///
 /// An exact name outranks every pattern. Two patterns may not give one layer different assignments.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Rules(pub BTreeMap<String, Assignment>);
+
+impl<'de> Deserialize<'de> for Rules {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(RulesVisitor)
+    }
+}
+
+/// Reads a map whose keys are all different: of two equal ones a plain map would drop the first unsaid.
+struct RulesVisitor;
+
+impl<'de> Visitor<'de> for RulesVisitor {
+    type Value = Rules;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of tensor names or patterns to assignments")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Rules, A::Error> {
+        let mut rules = BTreeMap::new();
+        while let Some(pattern) = map.next_key::<String>()? {
+            let assignment = map.next_value()?;
+            if rules.contains_key(&pattern) {
+                return Err(A::Error::custom(format!("{pattern} appears twice in the plan")));
+            }
+            rules.insert(pattern, assignment);
+        }
+        Ok(Rules(rules))
+    }
+}
 
 impl Rules {
     /// The rules that name each layer of `plan`.
