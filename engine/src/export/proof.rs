@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use ndarray::Array2;
+use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -15,7 +16,7 @@ use crate::export::Work;
 use crate::numeric::distance::relative_error;
 use crate::observer::Progress;
 use crate::target::{Entry, Storage};
-use crate::tensor::Decoder;
+use crate::tensor::{CHUNK_ELEMENTS, Decoder, write_f32};
 
 /// What the file holds of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,13 +92,12 @@ impl Prover<'_> {
         let decoded = decoded.ok_or_else(|| {
             failed(self.folder, format!("tensor {} cannot be decoded", tensor.name))
         })?;
-        let expected = self.work.store.get(entry.tensor)?.decode();
-        let is_dense = matches!(entry.storage, Storage::Dense { .. });
-        let same = |(&found, &wanted): (&f32, &f32)| {
-            let wanted = if is_dense { rounded(tensor, wanted) } else { wanted };
-            found.to_bits() == wanted.to_bits()
-        };
-        let different = decoded.iter().zip(&expected).filter(|pair| !same(*pair)).count();
+        let mut expected = self.work.store.get(entry.tensor)?.decode();
+        if matches!(entry.storage, Storage::Dense { .. }) {
+            round(tensor, &mut expected);
+        }
+        let pairs = decoded.iter().zip(&expected);
+        let different = pairs.filter(|(found, wanted)| found.to_bits() != wanted.to_bits()).count();
         if decoded.dim() != expected.dim() || different > 0 {
             return Err(failed(
                 self.folder,
@@ -157,13 +157,14 @@ impl Prover<'_> {
     }
 }
 
-/// `value` as the source's element type holds it, by the writer's rounding and the reader's decoding.
-fn rounded(tensor: &Tensor, value: f32) -> f32 {
-    let mut bytes = Vec::with_capacity(8);
-    crate::tensor::write_f32(tensor.dtype, &[value], &mut bytes);
-    let mut out = [value];
-    if let Some(decoder) = Decoder::new(tensor.dtype) {
-        decoder.f32s(&bytes, &mut out);
-    }
-    out[0]
+/// Rounds weights to what the source's element type holds.
+fn round(tensor: &Tensor, weights: &mut Array2<f32>) {
+    let (Some(values), Some(decoder)) = (weights.as_slice_mut(), Decoder::new(tensor.dtype)) else {
+        return;
+    };
+    values.par_chunks_mut(CHUNK_ELEMENTS).for_each(|values| {
+        let mut bytes = Vec::new();
+        write_f32(tensor.dtype, values, &mut bytes);
+        decoder.f32s(&bytes, values);
+    });
 }
