@@ -250,6 +250,19 @@ fn compressing_again_changes_nothing() {
 }
 
 #[test]
+fn of_equal_weights_the_later_are_dropped_first() {
+    let weights = matrix(2, 4, vec![1.0, -1.0, 1.0, 1.0, 2.0, -1.0, 1.0, -1.0]);
+    let kept = |step: Step| -> Vec<f32> {
+        let encoding = compress(&[step], &weights, DType::F32).unwrap();
+        encoding.decode().iter().copied().collect()
+    };
+    let anywhere = Step::new("magnitude").with("fraction", 0.5);
+    assert_eq!(kept(anywhere), [1.0, -1.0, 1.0, 0.0, 2.0, 0.0, 0.0, 0.0]);
+    let of_four = Step::new("magnitude").with("pattern", "n-of-m");
+    assert_eq!(kept(of_four), [1.0, -1.0, 0.0, 0.0, 2.0, -1.0, 0.0, 0.0]);
+}
+
+#[test]
 fn results_do_not_depend_on_the_threads() {
     // More than one piece of the parallel sums, ragged in every way.
     let weights = normal_matrix(11, 301, 517);
