@@ -154,7 +154,7 @@ fn from_opening_to_export() {
 }
 
 #[test]
-fn everything_is_measured_and_the_selected_layer_first() {
+fn everything_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let mut screen = open_sample(folder.path());
     wait_until(&mut screen, "everything is measured", |document| {
@@ -304,4 +304,33 @@ fn every_action_can_be_done_with_and_without_a_model() {
             }
         }
     }
+}
+
+/// A folder dragged onto the window.
+#[derive(Debug)]
+struct Dropped(PathBuf);
+
+impl egui::DroppedFile for Dropped {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, String> {
+        Err("a folder has no bytes".to_owned())
+    }
+}
+
+#[test]
+fn a_folder_dropped_on_the_window_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    Settings::default().save(folder.path());
+    let mut screen = open_window(folder.path(), None);
+    screen.run_steps(2);
+    assert!(screen.state().document().model.is_none());
+    screen.input_mut().dropped_files.push(std::sync::Arc::new(Dropped(sample_path())));
+    screen.step();
+    wait_until(&mut screen, "what was dropped is open", |document| document.model.is_some());
+    assert_eq!(screen.state().model().checkpoint.title(), "sample-books-6m");
+    let recent = &screen.state().document().settings.recent;
+    assert_eq!(recent.len(), 1, "it is among the recent ones");
 }

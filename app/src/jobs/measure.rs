@@ -124,3 +124,33 @@ pub(super) fn sentence<T>(result: lapidary_engine::Result<T>) -> Option<Result<A
         Err(error) => Some(Err(error.sentence())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three tensors, the last two of them matrices, the second smaller than the third.
+    fn agenda() -> Agenda {
+        Agenda {
+            statistics: vec![true; 3],
+            spectra: vec![false, true, true],
+            spectra_order: vec![1, 2],
+        }
+    }
+
+    fn take(agenda: &mut Agenda, urgent: Option<usize>) -> Vec<(char, usize)> {
+        let named = |task| match task {
+            Task::Statistics(layer) => ('m', layer),
+            Task::Spectrum(layer) => ('s', layer),
+        };
+        std::iter::from_fn(|| agenda.next(urgent).map(named)).collect()
+    }
+
+    #[test]
+    fn the_selected_layer_comes_first_then_statistics_then_small_spectra() {
+        let selected = take(&mut agenda(), Some(2));
+        assert_eq!(selected, [('m', 2), ('s', 2), ('m', 0), ('m', 1), ('s', 1)]);
+        let unselected = take(&mut agenda(), None);
+        assert_eq!(unselected, [('m', 0), ('m', 1), ('m', 2), ('s', 1), ('s', 2)]);
+    }
+}
