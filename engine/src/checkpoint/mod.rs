@@ -3,6 +3,7 @@
 //!
 //! Opening reads headers only; tensors stay on disk until their bytes are asked for.
 
+mod block;
 mod config;
 mod groups;
 mod open;

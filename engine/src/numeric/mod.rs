@@ -1,10 +1,16 @@
-//! Functions of slices and matrix views: bit packing, grouping, moments, histograms, spectra, random numbers.
+//! Functions of slices and matrix views: bit packing, bit planes, grouping, moments, histograms, pooling, spectra,
+//! random numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
+pub mod bit_planes;
 pub mod distance;
+pub mod distributions;
 pub mod grouping;
 pub mod histogram;
+pub mod levels;
 pub mod moments;
 pub mod packing;
+pub mod peaks;
+pub mod pooling;
 pub mod seeds;
 pub mod spectrum;

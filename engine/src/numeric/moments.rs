@@ -81,6 +81,8 @@ impl Extent {
 /// Second pass: sums of powers of the deviation from a known mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Central {
+    /// Σ |w − mean|.
+    pub absolutes: f64,
     /// Σ (w − mean)².
     pub squares: f64,
     /// Σ (w − mean)⁴.
@@ -92,13 +94,18 @@ impl Central {
     #[inline]
     pub fn add(&mut self, deviation: f64, count: u64) {
         let square = deviation * deviation;
+        self.absolutes += deviation.abs() * count as f64;
         self.squares += square * count as f64;
         self.fourths += square * square * count as f64;
     }
 
     /// Both samples together.
     pub fn merge(self, other: Self) -> Self {
-        Self { squares: self.squares + other.squares, fourths: self.fourths + other.fourths }
+        Self {
+            absolutes: self.absolutes + other.absolutes,
+            squares: self.squares + other.squares,
+            fourths: self.fourths + other.fourths,
+        }
     }
 
     /// Standard deviation √(Σd²/n) of the population.

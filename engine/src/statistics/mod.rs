@@ -1,12 +1,26 @@
-//! What a tensor is made of: moments, histogram, outliers, spectrum. In: tensors of a checkpoint, in chunks.
-//! Out: plain numbers. Never knows methods or formats.
+//! What a tensor is made of: moments, histogram, bit planes, outliers, profiles, pictures, spectrum. In: tensors of
+//! a checkpoint, in chunks. Out: plain numbers. Never knows methods or formats.
 //!
 //! Tensors of 8- and 16-bit elements are summed by pattern: one pass counts each of at most 65,536 values, and
-//! every moment, quantile and histogram follows exactly. Wider ones take three passes in parallel chunks: mean,
-//! central moments, histogram.
+//! every moment, quantile and histogram follows exactly. Wider ones take passes in parallel chunks: mean,
+//! central moments, histogram, bits.
 
+mod bits;
+mod heat;
+mod profile;
+mod sample;
 mod spectrum;
+mod structure;
 mod summary;
 
+pub use bits::Bits;
+pub use heat::{Field, HeatMap, MAX_CELLS, measure_heat, window};
+pub use profile::{Line, Profile, measure_profile};
 pub use spectrum::{SPECTRUM_MEMORY_BYTES, Spectrum, measure_spectrum};
-pub use summary::{HISTOGRAM_BINS, HISTOGRAM_STDS, OUTLIER_STDS, Statistics, measure};
+pub use structure::{
+    Concentration, GROUP_WIDTHS, HiddenGrid, LARGEST, Place, Structure, Verdict, measure_structure,
+};
+pub use summary::{
+    HISTOGRAM_BINS, HISTOGRAM_STDS, MAX_SUPER_WEIGHTS, OUTLIER_STDS, SUPER_WEIGHT_STDS, Statistics,
+    Weight, measure,
+};

@@ -1,14 +1,16 @@
 //! Moments, extremes, outliers and histogram of one tensor.
 
-use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Tensor};
-use crate::error::{Error, Result};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::numeric::distributions::Distribution;
 use crate::numeric::histogram::Histogram;
 use crate::numeric::moments::{Central, Extent};
 use crate::observer::Observer;
-use crate::tensor::{CHUNK_ELEMENTS, for_each_f64};
+use crate::statistics::bits::{self, Bits};
+use crate::statistics::sample::{Sample, chunks};
+use crate::tensor::for_each_f64;
 
 /// Bins of the histogram.
 pub const HISTOGRAM_BINS: usize = 256;
@@ -16,6 +18,20 @@ pub const HISTOGRAM_BINS: usize = 256;
 pub const HISTOGRAM_STDS: f64 = 8.0;
 /// A weight further than this many standard deviations from the mean is an outlier.
 pub const OUTLIER_STDS: f64 = 6.0;
+
+/// A weight further than this many standard deviations from the mean is a super-weight.
+pub const SUPER_WEIGHT_STDS: f64 = 50.0;
+/// Super-weights that are listed by place; all are counted.
+pub const MAX_SUPER_WEIGHTS: usize = 100;
+
+/// A single weight of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weight {
+    /// Its place in the tensor as stored, row-major.
+    pub index: u64,
+    /// Its value.
+    pub value: f64,
+}
 
 /// What a tensor is made of. Moments are those of the finite values; NaN where there is none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,12 +56,20 @@ pub struct Statistics {
     pub abs_max: f64,
     /// Excess kurtosis: 0 for a normal, 3 for a Laplace distribution; NaN where all values are equal.
     pub kurtosis: f64,
+    /// Mean absolute deviation Σ|w − mean|/n: the scale of a Laplace distribution fitted to the values.
+    pub mean_abs_deviation: f64,
     /// Share of values with |w − mean| > 6 std.
     pub outlier_fraction: f64,
+    /// Number of values with |w − mean| > 50 std.
+    pub super_weight_count: u64,
+    /// The first of them, at most 100, in the order of the tensor.
+    pub super_weights: Vec<Weight>,
     /// Share of values that are zero.
     pub zeros: f64,
     /// Histogram within 8 standard deviations of the mean.
     pub histogram: Histogram,
+    /// Entropy of the bit planes; `None` for tensors that hold no floats.
+    pub bits: Option<Bits>,
 }
 
 impl Statistics {
@@ -53,36 +77,54 @@ impl Statistics {
     pub fn non_finite(&self) -> u64 {
         self.nan + self.positive_infinity + self.negative_infinity
     }
+
+    /// The normal distribution of the same mean and standard deviation: the one of greatest likelihood.
+    pub fn normal(&self) -> Distribution {
+        Distribution::Normal { mean: self.mean, std: self.std }
+    }
+
+    /// The Laplace distribution around the mean whose scale is the mean absolute deviation.
+    pub fn laplace(&self) -> Distribution {
+        Distribution::Laplace { mean: self.mean, scale: self.mean_abs_deviation }
+    }
+
+    /// How far the histogram is from a distribution: the total variation ½Σ|p − q| over its bins and both tails,
+    /// 0 for the same to 1 for nothing in common.
+    pub fn distance(&self, distribution: Distribution) -> f64 {
+        let histogram = &self.histogram;
+        let n = histogram.total() as f64;
+        let edge = |i: usize| histogram.low + i as f64 * histogram.width();
+        let below = |i: usize| distribution.cumulative(edge(i));
+        let tails = [
+            (histogram.underflow, below(0)),
+            (histogram.overflow, 1.0 - below(histogram.counts.len())),
+        ];
+        let bins = histogram.counts.iter().enumerate();
+        let bins = bins.map(|(i, &count)| (count, below(i + 1) - below(i)));
+        0.5 * bins.chain(tails).map(|(count, q)| (count as f64 / n - q).abs()).sum::<f64>()
+    }
 }
 
-/// Measures tensor `index`: about the time of reading it, three times over for elements of more than 16 bits.
+/// Measures tensor `index`: about the time of reading it, four times over for elements of more than 16 bits.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for element types that are no numbers, [`Error::Io`] if the file has become shorter,
-/// [`Error::Cancelled`] within a chunk of 2¹⁸ elements.
+/// [`Error::Unsupported`](crate::Error::Unsupported) for element types that are no numbers,
+/// [`Error::Io`](crate::Error::Io) if the file has become shorter, [`Error::Cancelled`](crate::Error::Cancelled)
+/// within a chunk of 2¹⁸ elements.
 pub fn measure(
     checkpoint: &Checkpoint,
     index: usize,
     observer: &dyn Observer,
 ) -> Result<Statistics> {
     let tensor = &checkpoint.tensors()[index];
-    if !tensor.dtype.is_readable() {
-        return Err(Error::Unsupported {
-            what: format!("reading the {} values of tensor {}", tensor.dtype, tensor.name),
-        });
+    let sample = Sample::new(checkpoint, tensor, observer)?;
+    let mut statistics = moments(&sample)?;
+    statistics.bits = bits::measure(&sample, tensor.dtype)?;
+    let reach = (statistics.max - statistics.mean).max(statistics.mean - statistics.min);
+    if reach > SUPER_WEIGHT_STDS * statistics.std {
+        find_super_weights(checkpoint, index, observer, &mut statistics)?;
     }
-    let sample = if tensor.dtype.bits() <= 16 {
-        Sample::Counted(count_patterns(checkpoint, tensor, observer)?)
-    } else {
-        Sample::Streamed { checkpoint, tensor, observer }
-    };
-    sample.measure()
-}
-
-/// A tensor as a weighted sample: each distinct pattern with its count, or the stream itself.
-enum Sample<'a> {
-    Counted(Vec<(f64, u64)>),
-    Streamed { checkpoint: &'a Checkpoint, tensor: &'a Tensor, observer: &'a dyn Observer },
+    Ok(statistics)
 }
 
 /// The last pass over a sample.
@@ -91,143 +133,93 @@ struct Tails {
     histogram: Histogram,
 }
 
-impl Sample<'_> {
-    fn measure(&self) -> Result<Statistics> {
-        let extent = self.fold(Extent::default, Extent::add, Extent::merge)?;
-        let mean = extent.mean();
-        let central = self.fold(
-            Central::default,
-            |central, value, count| {
-                if value.is_finite() {
-                    central.add(value - mean, count);
-                }
-            },
-            Central::merge,
-        )?;
-        let std = central.std(extent.finite);
-        let Tails { outliers, histogram } = self.tails(&extent, std)?;
-        let defined = |value: f64| if extent.finite == 0 { f64::NAN } else { value };
-        let share = |count: u64| defined(count as f64 / extent.finite as f64);
-        Ok(Statistics {
-            finite: extent.finite,
-            nan: extent.nan,
-            positive_infinity: extent.positive_infinity,
-            negative_infinity: extent.negative_infinity,
-            mean,
-            std: defined(std),
-            min: defined(extent.min),
-            max: defined(extent.max),
-            abs_max: defined(extent.max.max(-extent.min)),
-            kurtosis: central.kurtosis(extent.finite),
-            outlier_fraction: share(outliers),
-            zeros: share(extent.zeros),
-            histogram,
-        })
-    }
+fn moments(sample: &Sample<'_>) -> Result<Statistics> {
+    let extent = sample.fold(
+        Extent::default,
+        |extent, value, count| extent.add(value.number, count),
+        Extent::merge,
+    )?;
+    let mean = extent.mean();
+    let central = sample.fold(
+        Central::default,
+        |central, value, count| {
+            if value.number.is_finite() {
+                central.add(value.number - mean, count);
+            }
+        },
+        Central::merge,
+    )?;
+    let std = central.std(extent.finite);
+    let Tails { outliers, histogram } = tails(sample, &extent, std)?;
+    let defined = |value: f64| if extent.finite == 0 { f64::NAN } else { value };
+    let share = |count: u64| defined(count as f64 / extent.finite as f64);
+    Ok(Statistics {
+        finite: extent.finite,
+        nan: extent.nan,
+        positive_infinity: extent.positive_infinity,
+        negative_infinity: extent.negative_infinity,
+        mean,
+        std: defined(std),
+        min: defined(extent.min),
+        max: defined(extent.max),
+        abs_max: defined(extent.max.max(-extent.min)),
+        kurtosis: central.kurtosis(extent.finite),
+        mean_abs_deviation: defined(central.absolutes / extent.finite as f64),
+        outlier_fraction: share(outliers),
+        super_weight_count: 0,
+        super_weights: Vec::new(),
+        zeros: share(extent.zeros),
+        histogram,
+        bits: None,
+    })
+}
 
-    /// Outliers and histogram, once mean and standard deviation are known.
-    fn tails(&self, extent: &Extent, std: f64) -> Result<Tails> {
-        let mean = extent.mean();
-        let (low, high) = if extent.finite == 0 {
-            (-1.0, 1.0)
-        } else {
-            (
-                extent.min.max(mean - HISTOGRAM_STDS * std),
-                extent.max.min(mean + HISTOGRAM_STDS * std),
-            )
-        };
-        let empty = || Tails { outliers: 0, histogram: Histogram::new(low, high, HISTOGRAM_BINS) };
-        let add = |tails: &mut Tails, value: f64, count: u64| {
-            if value.is_finite() {
-                tails.histogram.add(value, count);
-                let is_outlier = (value - mean).abs() > OUTLIER_STDS * std;
+/// Outliers and histogram, once mean and standard deviation are known.
+fn tails(sample: &Sample<'_>, extent: &Extent, std: f64) -> Result<Tails> {
+    let mean = extent.mean();
+    let (low, high) = if extent.finite == 0 {
+        (-1.0, 1.0)
+    } else {
+        (extent.min.max(mean - HISTOGRAM_STDS * std), extent.max.min(mean + HISTOGRAM_STDS * std))
+    };
+    let empty = || Tails { outliers: 0, histogram: Histogram::new(low, high, HISTOGRAM_BINS) };
+    sample.fold(
+        empty,
+        |tails, value, count| {
+            if value.number.is_finite() {
+                tails.histogram.add(value.number, count);
+                let is_outlier = (value.number - mean).abs() > OUTLIER_STDS * std;
                 tails.outliers += if is_outlier { count } else { 0 };
             }
-        };
-        let merge = |a: Tails, b: Tails| Tails {
+        },
+        |a, b| Tails {
             outliers: a.outliers + b.outliers,
             histogram: a.histogram.merge(&b.histogram),
-        };
-        self.fold(empty, add, merge)
-    }
-
-    /// Folds the values in a fixed order of chunks, so that sums do not depend on the threads.
-    fn fold<T: Send>(
-        &self,
-        empty: impl Fn() -> T + Sync,
-        add: impl Fn(&mut T, f64, u64) + Sync,
-        merge: impl Fn(T, T) -> T,
-    ) -> Result<T> {
-        match self {
-            Self::Counted(values) => {
-                let mut all = empty();
-                for &(value, count) in values {
-                    add(&mut all, value, count);
-                }
-                Ok(all)
-            }
-            Self::Streamed { checkpoint, tensor, observer } => {
-                let parts = chunks(tensor).into_par_iter().map(|(first, n)| {
-                    observer.go_on()?;
-                    let bytes = checkpoint.element_bytes(tensor, first, n)?;
-                    let mut part = empty();
-                    for_each_f64(tensor.dtype, bytes, |value| add(&mut part, value, 1));
-                    Ok(part)
-                });
-                let parts: Vec<T> = parts.collect::<Result<_>>()?;
-                Ok(parts.into_iter().fold(empty(), merge))
-            }
-        }
-    }
+        },
+    )
 }
 
-/// First element and number of elements of each chunk.
-fn chunks(tensor: &Tensor) -> Vec<(u64, u64)> {
-    let n = tensor.parameters();
-    let size = CHUNK_ELEMENTS as u64;
-    (0..n.div_ceil(size)).map(|chunk| (chunk * size, size.min(n - chunk * size))).collect()
-}
-
-/// Counts every pattern of an 8- or 16-bit tensor and returns those that occur, as numbers, in a fixed order.
-fn count_patterns(
+/// Finds the weights beyond [`SUPER_WEIGHT_STDS`]; only few tensors have one, so a pass of its own costs nothing.
+fn find_super_weights(
     checkpoint: &Checkpoint,
-    tensor: &Tensor,
+    index: usize,
     observer: &dyn Observer,
-) -> Result<Vec<(f64, u64)>> {
-    let wide = tensor.dtype.bits() == 16;
-    let patterns = if wide { 1 << 16 } else { 1 << 8 };
-    // Chunks are shared out in runs, so that few tables of counts are made.
-    let chunks = chunks(tensor);
-    let runs = chunks
-        .chunks(chunks.len().div_ceil(4 * rayon::current_num_threads()).max(1))
-        .collect::<Vec<_>>();
-    let count_run = |run: &[(u64, u64)]| -> Result<Vec<u64>> {
-        let mut counts = vec![0_u64; patterns];
-        for &(first, n) in run {
-            observer.go_on()?;
-            let bytes = checkpoint.element_bytes(tensor, first, n)?;
-            if wide {
-                for pair in bytes.as_chunks::<2>().0 {
-                    counts[usize::from(u16::from_le_bytes(*pair))] += 1;
-                }
-            } else {
-                for &byte in bytes {
-                    counts[usize::from(byte)] += 1;
+    statistics: &mut Statistics,
+) -> Result<()> {
+    let tensor = &checkpoint.tensors()[index];
+    let (mean, limit) = (statistics.mean, SUPER_WEIGHT_STDS * statistics.std);
+    for (first, n) in chunks(tensor) {
+        observer.go_on()?;
+        let mut index = first;
+        for_each_f64(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, |value| {
+            if value.is_finite() && (value - mean).abs() > limit {
+                statistics.super_weight_count += 1;
+                if statistics.super_weights.len() < MAX_SUPER_WEIGHTS {
+                    statistics.super_weights.push(Weight { index, value });
                 }
             }
-        }
-        Ok(counts)
-    };
-    let tables: Vec<Vec<u64>> = runs.into_par_iter().map(count_run).collect::<Result<_>>()?;
-    let mut values = Vec::new();
-    for pattern in 0..patterns {
-        let count = tables.iter().map(|table| table[pattern]).sum();
-        if count > 0 {
-            let bytes = (pattern as u16).to_le_bytes();
-            for_each_f64(tensor.dtype, if wide { &bytes } else { &bytes[..1] }, |value| {
-                values.push((value, count));
-            });
-        }
+            index += 1;
+        });
     }
-    Ok(values)
+    Ok(())
 }

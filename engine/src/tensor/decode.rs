@@ -105,6 +105,23 @@ pub fn round_f32(dtype: DType, value: f32) -> f32 {
     }
 }
 
+/// Whether a float type holds a finite value exactly.
+///
+/// # Panics
+/// If `dtype` is not a float type that can be compressed (see [`DType::is_compressible`]).
+pub fn is_exact_in(dtype: DType, value: f64) -> bool {
+    let narrow = value as f32;
+    match dtype {
+        DType::F64 => true,
+        DType::F32 => f64::from(narrow) == value,
+        DType::F16 => f16::from_f64(value).to_f64() == value,
+        DType::BF16 => bf16::from_f64(value).to_f64() == value,
+        DType::F8E4M3 => f64::from(f32_from_e4m3(nearest_f8(narrow, f32_from_e4m3, 0x7e))) == value,
+        DType::F8E5M2 => f64::from(f32_from_e5m2(nearest_f8(narrow, f32_from_e5m2, 0x7b))) == value,
+        _ => panic!("{dtype} holds no weights"),
+    }
+}
+
 fn each<const N: usize>(bytes: &[u8], mut visit: impl FnMut([u8; N])) {
     for element in bytes.as_chunks::<N>().0 {
         visit(*element);

@@ -5,6 +5,6 @@ mod decode;
 mod dtype;
 mod shape;
 
-pub use decode::{CHUNK_ELEMENTS, Decoder, for_each_f64, round_f32, write_f32};
+pub use decode::{CHUNK_ELEMENTS, Decoder, for_each_f64, is_exact_in, round_f32, write_f32};
 pub use dtype::DType;
 pub use shape::{MatrixShape, Shape};

@@ -1,0 +1,297 @@
+//! How the weights of a matrix are arranged: peaks of groups, where the outliers sit, the largest weights, and grids
+//! they were rounded to before.
+
+use std::ops::Range;
+
+use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::numeric::grouping::Grouping;
+use crate::numeric::levels::{LevelSearch, Levels};
+use crate::numeric::peaks::{Peaks, WIDTHS};
+use crate::observer::Observer;
+use crate::statistics::profile::{pieces, visit_rows};
+use crate::statistics::summary::OUTLIER_STDS;
+use crate::tensor::MatrixShape;
+
+/// Group sizes whose peaks are measured; the last entry of [`Structure::group_peaks`] is for whole rows.
+pub const GROUP_WIDTHS: [usize; 5] = WIDTHS;
+/// Weights listed by magnitude.
+pub const LARGEST: usize = 32;
+
+/// A weight with its place in the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Output row.
+    pub row: usize,
+    /// Input column.
+    pub col: usize,
+    /// The weight.
+    pub value: f32,
+}
+
+/// Where the outlier mass, Σ(w − mean)² over |w − mean| > 6 std, sits. The shares add up to 1.
+///
+/// A column (or row) is hot when it holds more outliers than chance explains: more than λ + 6√λ + 3, where λ is
+/// their number over that of columns, the mean of a Poisson distribution.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Concentration {
+    /// Number of outliers.
+    pub outliers: u64,
+    /// The hot columns, ascending.
+    pub hot_columns: Vec<usize>,
+    /// The hot rows, ascending.
+    pub hot_rows: Vec<usize>,
+    /// Share of the mass in hot columns.
+    pub in_columns: f64,
+    /// Share of the mass in hot rows but in no hot column.
+    pub in_rows: f64,
+    /// Share of the mass in neither.
+    pub scattered: f64,
+}
+
+/// Where most of the outlier mass sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is no outlier.
+    NoOutliers,
+    /// At least half in hot columns: a few inputs carry it.
+    Columns,
+    /// At least half in hot rows: a few outputs carry it.
+    Rows,
+    /// At least half in neither.
+    Scattered,
+    /// No half anywhere.
+    Mixed,
+}
+
+impl Concentration {
+    /// Where most of it sits.
+    pub fn verdict(&self) -> Verdict {
+        match () {
+            () if self.outliers == 0 => Verdict::NoOutliers,
+            () if self.in_columns >= 0.5 => Verdict::Columns,
+            () if self.in_rows >= 0.5 => Verdict::Rows,
+            () if self.scattered >= 0.5 => Verdict::Scattered,
+            () => Verdict::Mixed,
+        }
+    }
+}
+
+/// Levels that show a matrix was rounded before: each group examined has few distinct values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HiddenGrid {
+    /// Which weights share a set of levels.
+    pub grouping: Grouping,
+    /// The most distinct values in any group examined.
+    pub levels: usize,
+    /// Whether the levels of every group examined are multiples of one step apart: an integer grid.
+    pub is_even: bool,
+    /// Groups examined, from rows spread evenly over the matrix.
+    pub examined: usize,
+}
+
+/// How the weights of a matrix are arranged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Structure {
+    /// Mean over groups of max|w|/rms for groups of [`GROUP_WIDTHS`] inputs, then for whole rows; groups of zeros
+    /// are left out. NaN where there is no group.
+    pub group_peaks: Vec<f64>,
+    /// Where the outliers sit.
+    pub concentration: Concentration,
+    /// The weights of largest magnitude, at most [`LARGEST`] of them, the largest first.
+    pub largest: Vec<Place>,
+    /// A grid that the weights were rounded to before, where one shows.
+    pub hidden_grid: Option<HiddenGrid>,
+}
+
+impl Structure {
+    /// The group peak for a grouping, if it was measured: groups of 16 to 256 by powers of two, and rows.
+    pub fn group_peak(&self, grouping: Grouping) -> Option<f64> {
+        let at = match grouping {
+            Grouping::Group(size) => GROUP_WIDTHS.iter().position(|&width| width == size)?,
+            Grouping::Channel => GROUP_WIDTHS.len(),
+            Grouping::Tensor => return None,
+        };
+        self.group_peaks.get(at).copied()
+    }
+}
+
+/// What one piece of the matrix adds.
+struct Part {
+    peaks: Peaks,
+    columns: Vec<(u32, f64)>,
+    rows: Vec<(u32, f64)>,
+    largest: Vec<Place>,
+    levels: LevelSearch,
+}
+
+/// What is the same for every piece.
+struct Task<'a> {
+    checkpoint: &'a Checkpoint,
+    index: usize,
+    shape: MatrixShape,
+    mean: f64,
+    limit: f64,
+    observer: &'a dyn Observer,
+}
+
+/// Measures how the weights of a layer are arranged, given its mean and standard deviation. NaN and infinite values
+/// are left out. Cost: one pass, and a second where both columns and rows are hot.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a tensor that is no matrix, [`Error::Cancelled`], [`Error::Io`].
+pub fn measure_structure(
+    checkpoint: &Checkpoint,
+    index: usize,
+    (mean, std): (f64, f64),
+    observer: &dyn Observer,
+) -> Result<Structure> {
+    let tensor = &checkpoint.tensors()[index];
+    let matrix = tensor.matrix.ok_or_else(|| Error::Unsupported {
+        what: format!("the structure of tensor {} ({})", tensor.name, tensor.why_no_matrix()),
+    })?;
+    let limit = OUTLIER_STDS * std;
+    let task = Task { checkpoint, index, shape: matrix.shape, mean, limit, observer };
+    let parts: Vec<Part> = pieces(matrix.shape.rows)
+        .into_par_iter()
+        .map(|piece| task.part(piece))
+        .collect::<Result<_>>()?;
+    let mut all = Part::new(matrix.shape.cols);
+    for part in parts {
+        all.merge(part);
+    }
+    let is_wide = tensor.dtype.bits() > 8;
+    Ok(Structure {
+        group_peaks: all.peaks.means(),
+        concentration: task.concentration(&all)?,
+        largest: all.largest,
+        hidden_grid: all.levels.found().filter(|_| is_wide).map(hidden_grid),
+    })
+}
+
+fn hidden_grid(levels: Levels) -> HiddenGrid {
+    let Levels { width, levels, is_even, examined } = levels;
+    let grouping = width.map_or(Grouping::Channel, Grouping::Group);
+    HiddenGrid { grouping, levels, is_even, examined }
+}
+
+impl Task<'_> {
+    fn part(&self, piece: Range<usize>) -> Result<Part> {
+        let cols = self.shape.cols;
+        let mut part = Part::new(cols);
+        visit_rows(self.checkpoint, self.index, (piece, cols), self.observer, |row, weights| {
+            let weights = weights.to_slice().unwrap_or_default();
+            part.peaks.add_row(weights);
+            if row % LevelSearch::stride(self.shape.rows) == 0 {
+                part.levels.add_row(weights);
+            }
+            let mut here = (0, 0.0);
+            for (col, &w) in weights.iter().enumerate() {
+                if let Some(mass) = self.outlier_mass(w) {
+                    here = (here.0 + 1, here.1 + mass);
+                    part.columns[col].0 += 1;
+                    part.columns[col].1 += mass;
+                }
+                part.offer(Place { row, col, value: w });
+            }
+            part.rows.push(here);
+        })?;
+        part.sort_largest();
+        Ok(part)
+    }
+
+    fn outlier_mass(&self, w: f32) -> Option<f64> {
+        let deviation = f64::from(w) - self.mean;
+        (deviation.abs() > self.limit && w.is_finite()).then_some(deviation * deviation)
+    }
+
+    fn concentration(&self, all: &Part) -> Result<Concentration> {
+        let outliers = all.rows.iter().map(|(count, _)| u64::from(*count)).sum();
+        let total: f64 = all.rows.iter().map(|(_, mass)| mass).sum();
+        if outliers == 0 {
+            return Ok(Concentration::default());
+        }
+        let hot_columns = hot(&all.columns, outliers);
+        let hot_rows = hot(&all.rows, outliers);
+        let mass = |lines: &[(u32, f64)], hot: &[usize]| -> f64 {
+            hot.iter().map(|&line| lines[line].1).sum()
+        };
+        let in_columns = mass(&all.columns, &hot_columns) / total;
+        let in_both = self.mass_in_both(&hot_rows, &hot_columns)? / total;
+        let in_rows = (mass(&all.rows, &hot_rows) / total - in_both).max(0.0);
+        let scattered = (1.0 - in_columns - in_rows).max(0.0);
+        Ok(Concentration { outliers, hot_columns, hot_rows, in_columns, in_rows, scattered })
+    }
+
+    /// The outlier mass where hot rows and hot columns cross.
+    fn mass_in_both(&self, rows: &[usize], columns: &[usize]) -> Result<f64> {
+        let mut mass = 0.0;
+        for &row in rows {
+            if columns.is_empty() {
+                break;
+            }
+            self.observer.go_on()?;
+            let block =
+                self.checkpoint.weight_block(self.index, row..row + 1, 0..self.shape.cols)?;
+            let crossing = columns.iter().filter_map(|&col| self.outlier_mass(block[[0, col]]));
+            mass += crossing.sum::<f64>();
+        }
+        Ok(mass)
+    }
+}
+
+/// The lines that hold more outliers than chance explains.
+fn hot(lines: &[(u32, f64)], outliers: u64) -> Vec<usize> {
+    let mean = outliers as f64 / lines.len() as f64;
+    let limit = mean + 6.0 * mean.sqrt() + 3.0;
+    let is_hot = |(_, (count, _)): &(usize, &(u32, f64))| f64::from(*count) > limit;
+    lines.iter().enumerate().filter(is_hot).map(|(line, _)| line).collect()
+}
+
+impl Part {
+    fn new(cols: usize) -> Self {
+        Self {
+            peaks: Peaks::default(),
+            columns: vec![(0, 0.0); cols],
+            rows: Vec::new(),
+            largest: Vec::new(),
+            levels: LevelSearch::default(),
+        }
+    }
+
+    /// Keeps a weight if it may be among the largest. The list is allowed to grow to twice its length before it is
+    /// sorted and cut, so that a weight costs one comparison.
+    #[inline]
+    fn offer(&mut self, place: Place) {
+        let least = self.largest.get(LARGEST - 1).map_or(-1.0, |least| least.value.abs());
+        if place.value.abs() > least {
+            self.largest.push(place);
+            if self.largest.len() >= 2 * LARGEST {
+                self.sort_largest();
+            }
+        }
+    }
+
+    fn sort_largest(&mut self) {
+        let order = |place: &Place| (place.row, place.col);
+        self.largest.sort_by(|a, b| {
+            let by_size = b.value.abs().total_cmp(&a.value.abs());
+            by_size.then_with(|| order(a).cmp(&order(b)))
+        });
+        self.largest.truncate(LARGEST);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.peaks.merge(&other.peaks);
+        for (column, more) in self.columns.iter_mut().zip(other.columns) {
+            *column = (column.0 + more.0, column.1 + more.1);
+        }
+        self.rows.extend(other.rows);
+        self.largest.extend(other.largest);
+        self.sort_largest();
+        self.levels.merge(other.levels);
+    }
+}
