@@ -82,6 +82,9 @@ impl App {
         for command in commands {
             apply(&mut self.document, &mut self.jobs, command);
         }
+        if let Some(model) = &mut self.document.model {
+            model.refresh();
+        }
         let is_gesture_over =
             context.input(|input| !input.pointer.any_down() && input.keys_down.is_empty());
         if let (true, Some(model)) = (is_gesture_over, &mut self.document.model) {
@@ -104,6 +107,9 @@ impl App {
         if title != self.title {
             context.send_viewport_cmd(ViewportCommand::Title(title.clone()));
             self.title = title;
+        }
+        if let Some(text) = self.document.clipboard.take() {
+            context.copy_text(text);
         }
         let colours = self.document.settings.colours;
         if self.colours != Some(colours) {

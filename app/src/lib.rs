@@ -6,6 +6,8 @@ pub mod builtin;
 pub mod cli;
 pub mod commands;
 pub mod document;
+pub mod figure;
 pub mod jobs;
 pub mod theme;
 pub mod views;
+pub mod widgets;

@@ -159,7 +159,7 @@ fn everything_is_measured() {
     let mut screen = open_sample(folder.path());
     wait_until(&mut screen, "everything is measured", |document| {
         document.model.as_ref().is_some_and(|model| {
-            let (done, all) = model.measured();
+            let (done, all) = model.progress();
             done == all
         })
     });

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
-use lapidary::document::model::{Measured, Model, Opened};
+use lapidary::document::measurements::{Finding, Measurements};
+use lapidary::document::model::{Model, Opened};
 use lapidary::document::project::View;
 use lapidary::document::selection::Selection;
 use lapidary::document::{Document, Sheet, Slot};
@@ -15,7 +16,7 @@ use lapidary::views::{self, VIEWS, ViewContext};
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::{Assignment, Plan};
-use lapidary_engine::statistics::{Spectrum, Statistics, measure, measure_spectrum};
+use lapidary_engine::statistics::{measure, measure_spectrum, measure_structure};
 use lapidary_engine::target::TARGETS;
 use lapidary_tests::sample_path;
 
@@ -40,15 +41,14 @@ fn measured() -> Model {
     let mut model = model();
     let checkpoint = model.checkpoint.clone();
     for layer in 0..checkpoint.tensors().len() {
-        model.set_statistics(
-            layer,
-            Ok(Arc::new(measure(&checkpoint, layer, &Silent).expect("statistics"))),
-        );
+        let statistics = measure(&checkpoint, layer, &Silent).expect("statistics");
+        let spread = (statistics.mean, statistics.std);
+        model.take(layer, Finding::Statistics(Ok(Arc::new(statistics))));
         if checkpoint.tensors()[layer].matrix.is_some() {
-            model.set_spectrum(
-                layer,
-                Ok(Arc::new(measure_spectrum(&checkpoint, layer, &Silent).expect("a spectrum"))),
-            );
+            let structure = measure_structure(&checkpoint, layer, spread, &Silent);
+            model.take(layer, Finding::Structure(Ok(Arc::new(structure.expect("a structure")))));
+            let spectrum = measure_spectrum(&checkpoint, layer, &Silent).expect("a spectrum");
+            model.take(layer, Finding::Spectrum(Ok(Arc::new(spectrum))));
         }
     }
     model
@@ -104,8 +104,10 @@ fn document(state: State) -> Document {
             document.export =
                 Slot::Running { what: "Exporting to /out".to_owned(), progress: None };
         }
-        State::Loaded => KNOWN
-            .with_borrow_mut(|known| known.get_or_insert_with(Measurements::new).give(&mut model)),
+        State::Loaded => KNOWN.with_borrow_mut(|known| {
+            model.measured = known.get_or_insert_with(|| measured().measured).clone();
+            model.changed();
+        }),
         State::Failed => {
             document.opening = Slot::Failed("the file is broken; download it again".to_owned());
             document.complain("the file is broken; download it again");
@@ -115,36 +117,9 @@ fn document(state: State) -> Document {
             model.selection = Selection::one(0);
         }
     }
+    model.refresh();
     document.model = Some(Box::new(model));
     document
-}
-
-/// What was measured of a model, to be given to others.
-struct Measurements {
-    statistics: Vec<Measured<Statistics>>,
-    spectra: Vec<Measured<Spectrum>>,
-}
-
-impl Measurements {
-    fn new() -> Self {
-        let model = measured();
-        let layers = 0..model.checkpoint.tensors().len();
-        Self {
-            statistics: layers.clone().map(|layer| model.statistics_state(layer).clone()).collect(),
-            spectra: layers.map(|layer| model.spectrum_state(layer).clone()).collect(),
-        }
-    }
-
-    fn give(&self, model: &mut Model) {
-        for layer in 0..self.statistics.len() {
-            if let Some(statistics) = self.statistics[layer].clone() {
-                model.set_statistics(layer, statistics);
-            }
-            if let Some(spectrum) = self.spectra[layer].clone() {
-                model.set_spectrum(layer, spectrum);
-            }
-        }
-    }
 }
 
 /// What a person must read on the whole window in each state.

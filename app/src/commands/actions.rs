@@ -2,7 +2,7 @@
 
 use egui::{Key, KeyboardShortcut, Modifiers};
 
-use crate::commands::Command;
+use crate::commands::{Command, Direction};
 use crate::document::{Document, Sheet};
 use crate::jobs::Purpose;
 
@@ -195,20 +195,92 @@ pub static ACTIONS: &[Action] = &[
         command: || Command::ToggleLock,
     },
     Action {
+        title: "Copy rows as CSV",
+        tooltip: "Copy the selected rows of the list, or all of them if fewer than two are selected, with the columns shown.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::C),
+        enabled: has_model,
+        command: || Command::CopyRows,
+    },
+    Action {
+        title: "Map by blocks or by bytes",
+        tooltip: "Show the map as blocks × roles, or as a treemap whose areas are bytes.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::M),
+        enabled: has_model,
+        command: || Command::ToggleMapMode,
+    },
+    Action {
+        title: "List as a tree or flat",
+        tooltip: "Show tensors under their blocks, or in one list.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::T),
+        enabled: has_model,
+        command: || Command::ToggleTree,
+    },
+    Action {
         title: "Next layer",
-        tooltip: "Select the next layer of the list.",
+        tooltip: "Select the layer below, in the list or on the map, whichever was clicked last.",
         menu: Menu::View,
         keys: keys(Modifiers::NONE, Key::ArrowDown),
         enabled: has_model,
-        command: || Command::Walk(1),
+        command: || Command::Walk(Direction::Down, false),
     },
     Action {
         title: "Previous layer",
-        tooltip: "Select the previous layer of the list.",
+        tooltip: "Select the layer above, in the list or on the map.",
         menu: Menu::View,
         keys: keys(Modifiers::NONE, Key::ArrowUp),
         enabled: has_model,
-        command: || Command::Walk(-1),
+        command: || Command::Walk(Direction::Up, false),
+    },
+    Action {
+        title: "Next role on the map",
+        tooltip: "Select the layer to the right on the map.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::ArrowRight),
+        enabled: has_model,
+        command: || Command::Walk(Direction::Right, false),
+    },
+    Action {
+        title: "Previous role on the map",
+        tooltip: "Select the layer to the left on the map.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::ArrowLeft),
+        enabled: has_model,
+        command: || Command::Walk(Direction::Left, false),
+    },
+    Action {
+        title: "Add the next layer",
+        tooltip: "Take the layer below into the selection too; the inspector overlays up to eight.",
+        menu: Menu::View,
+        keys: keys(Modifiers::SHIFT, Key::ArrowDown),
+        enabled: has_model,
+        command: || Command::Walk(Direction::Down, true),
+    },
+    Action {
+        title: "Add the previous layer",
+        tooltip: "Take the layer above into the selection too.",
+        menu: Menu::View,
+        keys: keys(Modifiers::SHIFT, Key::ArrowUp),
+        enabled: has_model,
+        command: || Command::Walk(Direction::Up, true),
+    },
+    Action {
+        title: "Add the next role on the map",
+        tooltip: "Take the layer to the right into the selection too.",
+        menu: Menu::View,
+        keys: keys(Modifiers::SHIFT, Key::ArrowRight),
+        enabled: has_model,
+        command: || Command::Walk(Direction::Right, true),
+    },
+    Action {
+        title: "Add the previous role on the map",
+        tooltip: "Take the layer to the left into the selection too.",
+        menu: Menu::View,
+        keys: keys(Modifiers::SHIFT, Key::ArrowLeft),
+        enabled: has_model,
+        command: || Command::Walk(Direction::Left, true),
     },
     Action {
         title: "Stop or go on measuring",

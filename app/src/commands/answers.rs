@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::commands::{Command, apply, request_preview};
+use crate::commands::{Command, apply, look};
+use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
 use crate::document::{Document, Exported, Sheet, Slot};
 use crate::jobs::{Event, Jobs, Picked, Purpose};
@@ -12,21 +13,6 @@ use crate::theme::text;
 pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
     match event {
         Event::Opened { path, result } => opened(document, jobs, path, *result),
-        Event::Statistics(layer, result) => {
-            if let Some(model) = document.model.as_deref_mut() {
-                model.set_statistics(layer, result);
-            }
-        }
-        Event::Spectrum(layer, result) => {
-            if let Some(model) = document.model.as_deref_mut() {
-                model.set_spectrum(layer, result);
-            }
-        }
-        Event::Preview(layer, assignment, result) => {
-            if let Some(model) = document.model.as_deref_mut() {
-                model.preview = Some((layer, assignment, result));
-            }
-        }
         Event::ExportProgress(now) => {
             if let Slot::Running { progress, .. } = &mut document.export {
                 *progress = Some(now);
@@ -39,6 +25,54 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
             document.typed_path.clear();
             document.sheet = Some(Sheet::Path(purpose));
         }
+        Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
+        Event::Saved(Err(sentence)) => document.complain(sentence),
+        about_the_model => {
+            if let Some(model) = document.model.as_deref_mut() {
+                learned(model, jobs, about_the_model);
+            }
+        }
+    }
+}
+
+/// Takes in what was found out about the open model.
+fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
+    match event {
+        Event::Found(findings) => {
+            for (layer, finding) in findings {
+                model.take(layer, finding);
+            }
+        }
+        Event::Preview(layer, assignment, result) => {
+            if let Ok(preview) = &result {
+                let damage = (assignment.clone(), Ok(preview.relative_error));
+                model.take(layer, Finding::Damage(damage));
+            }
+            model.preview = Some((layer, assignment, result));
+        }
+        Event::Profile(layer, result) => {
+            model.look.profiles.insert(layer, Some(result));
+            model.look.asked.profiles.retain(|&asked| asked != layer);
+            model.changed();
+        }
+        Event::Picture(subject, result) => {
+            model.look.picture = Some((subject, result));
+            model.changed();
+            look::request(model, jobs);
+        }
+        Event::Near(near) => {
+            model.look.near = Some(near);
+            model.changed();
+        }
+        Event::ErrorSpectrum(subject, result) => {
+            model.look.error_spectrum = Some((subject, result));
+            model.changed();
+        }
+        Event::Opened { .. }
+        | Event::ExportProgress(_)
+        | Event::Exported(_)
+        | Event::Picked(..)
+        | Event::Saved(_) => {}
     }
 }
 
@@ -60,7 +94,7 @@ fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Resul
             document.save_settings();
             let mut model = Box::new(Model::new(opened));
             jobs.measure(&model);
-            request_preview(&mut model, jobs);
+            look::request(&mut model, jobs);
             document.model = Some(model);
         }
     }
@@ -88,6 +122,11 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
     match purpose {
         Purpose::OpenFolder | Purpose::OpenFile => apply(document, jobs, Command::Open(path)),
         Purpose::SaveProject => apply(document, jobs, Command::SaveAs(path)),
+        Purpose::SaveFigure(_) => {
+            if let Some(figure) = document.figure_to_save.take() {
+                jobs.save_figure(figure, path);
+            }
+        }
         Purpose::ExportFolder => {
             // The dialog names a folder that exists; the output becomes a new one inside it.
             let name = document.model.as_ref().map_or_else(

@@ -3,21 +3,39 @@
 pub mod actions;
 mod answers;
 mod edit;
+mod look;
+mod view;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lapidary_engine::plan::Assignment;
 
 pub use answers::absorb;
 
-use crate::document::columns::Column;
-use crate::document::metrics::metric;
-use crate::document::model::Model;
+use crate::document::columns::{self, Column};
+use crate::document::look::{Quantity, Tab};
+use crate::document::model::{MapMode, Pane};
 use crate::document::project::{self, Project, VERSION, View};
-use crate::document::selection::{How, Selection};
+use crate::document::selection::How;
 use crate::document::settings::Colours;
-use crate::document::{Document, Question, Sheet, Slot};
+use crate::document::shades::Scaling;
+use crate::document::{Document, FigureToSave, Question, Sheet, Slot};
 use crate::jobs::{Jobs, Purpose};
+
+/// A way to walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// To the left.
+    Left,
+    /// To the right.
+    Right,
+    /// Upwards.
+    Up,
+    /// Downwards.
+    Down,
+}
 
 /// Something the person asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,14 +56,14 @@ pub enum Command {
     Save,
     /// Save the project there.
     SaveAs(PathBuf),
-    /// A click on a tensor; the last is the order on screen.
-    Click(usize, How, Vec<usize>),
+    /// A click on a tensor in a part of the window.
+    Click(usize, How, Pane),
     /// Select these tensors.
     Select(Vec<usize>),
     /// Select every layer the list shows.
     SelectAll,
-    /// Move the cursor along the list.
-    Walk(isize),
+    /// Move the cursor in the list or on the map; the flag adds to the selection.
+    Walk(Direction, bool),
     /// Give the selected layers an assignment.
     Assign(Assignment),
     /// Set the bits of the selected layers.
@@ -62,10 +80,42 @@ pub enum Command {
     SetTarget(&'static str),
     /// Choose the metric of the map.
     SetMetric(&'static str),
+    /// Lay the metric on the colours in another way.
+    SetScaling(Scaling),
+    /// Show the map by blocks or by bytes.
+    SetMapMode(MapMode),
+    /// Show it in the other way.
+    ToggleMapMode,
     /// Change the filter of the list.
     SetFilter(String),
     /// A click on the head of a column.
     SortBy(Column),
+    /// Show or hide a column.
+    ToggleColumn(Column),
+    /// Move a column to the right, or to the left.
+    MoveColumn(Column, isize),
+    /// Go back to the usual columns.
+    ResetColumns,
+    /// Show the list as a tree by block, or flat.
+    ToggleTree,
+    /// Hide or show the tensors of a block in the tree.
+    Fold(Option<u32>),
+    /// These tensors are on screen.
+    Visible(Pane, Vec<usize>),
+    /// Put the selected rows, or all, on the clipboard as CSV.
+    CopyRows,
+    /// Put a text on the clipboard.
+    Copy(String),
+    /// Show a part of the inspector.
+    SetTab(Tab),
+    /// Choose what the picture shows.
+    SetQuantity(Quantity),
+    /// Picture these rows and columns of the inspected layer near by.
+    LookNear(Range<usize>, Range<usize>),
+    /// Ask about a rank.
+    SetRank(usize),
+    /// Show the spectrum of the assignment's error too, or not.
+    ToggleErrorSpectrum,
     /// Open a small window, or close it.
     ToggleSheet(Sheet),
     /// Change the folder in the export form.
@@ -76,6 +126,8 @@ pub enum Command {
     CancelExport,
     /// Stop measuring, or go on with it.
     ToggleMeasuring,
+    /// Save a figure, asking for the name of its file.
+    SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
     Dismiss,
     /// Answer the question.
@@ -110,6 +162,9 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         Command::CancelExport => jobs.cancel_export(),
         Command::ToggleMeasuring => toggle_measuring(document, jobs),
         Command::Dismiss => document.notice = None,
+        Command::Copy(text) => copy(document, text),
+        Command::CopyRows => copy_rows(document),
+        Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             if let Some(question) = document.question.take().filter(|_| yes) {
                 apply(document, jobs, question.command);
@@ -142,60 +197,19 @@ fn in_model(document: &mut Document, jobs: &mut Jobs, command: Command) {
         return;
     };
     let said = match command {
-        Command::Click(layer, how, order) => {
-            model.selection.click(layer, how, &order);
-            None
-        }
-        Command::Select(layers) => {
-            model.selection = Selection::of(layers);
-            None
-        }
-        Command::SelectAll => {
-            model.selection = Selection::of(model.rows().to_vec());
-            None
-        }
-        Command::Walk(step) => {
-            let rows = model.rows().to_vec();
-            model.selection.walk(step, &rows);
-            None
-        }
-        Command::SetMetric(id) => {
-            model.metric = metric(id);
-            None
-        }
-        Command::SetFilter(filter) => {
-            model.filter = filter;
-            model.refresh_rows();
-            None
-        }
-        Command::SortBy(column) => {
-            model.sort = model.sort.clicked(column);
-            model.refresh_rows();
-            None
-        }
         Command::SetTarget(id) => model.set_target(id).err(),
-        edit => edit::edit(model, edit),
+        edit @ (Command::Assign(_)
+        | Command::SetBits(_)
+        | Command::Keep
+        | Command::ToggleLock
+        | Command::Undo
+        | Command::Redo) => edit::edit(model, edit),
+        view => view::view(model, view),
     };
-    jobs.measure_first(model.selection.cursor());
-    request_preview(model, jobs);
+    model.changed();
+    look::request(model, jobs);
     if let Some(text) = said {
         document.say(text);
-    }
-}
-
-/// Has the assignment of the layer in the inspector tried, unless it has been.
-fn request_preview(model: &mut Model, jobs: &mut Jobs) {
-    let Some(layer) = model.selection.cursor() else {
-        return;
-    };
-    let assignment = model.assignment(layer);
-    let is_matrix = model.checkpoint.tensors()[layer].matrix.is_some();
-    let is_known = model
-        .preview
-        .as_ref()
-        .is_some_and(|(known, tried, _)| *known == layer && *tried == assignment);
-    if is_matrix && !assignment.is_keep() && !is_known {
-        jobs.preview(model.checkpoint.clone(), model.plan().clone(), layer, assignment);
     }
 }
 
@@ -245,7 +259,8 @@ fn save_as(document: &mut Document, path: PathBuf) {
         view: View {
             selected: model.selection.layers().map(|layer| tensors[layer].name.clone()).collect(),
             metric: model.metric.id.to_owned(),
-            filter: model.filter.clone(),
+            filter: model.list.filter.clone(),
+            columns: model.list.columns.iter().map(|column| column.id().to_owned()).collect(),
         },
     };
     match project.write(&path) {
@@ -293,6 +308,28 @@ fn export(document: &mut Document, jobs: &mut Jobs, replace: bool) {
     jobs.export(model, folder.clone(), replace);
     document.export =
         Slot::Running { what: format!("Exporting to {}", folder.display()), progress: None };
+}
+
+fn copy(document: &mut Document, text: String) {
+    let lines = text.lines().count();
+    document.clipboard = Some(text);
+    document.say(format!("Copied {lines} lines to the clipboard"));
+}
+
+fn copy_rows(document: &mut Document) {
+    let Some(model) = document.model.as_deref() else {
+        return;
+    };
+    let selected: Vec<usize> =
+        model.rows().iter().copied().filter(|&layer| model.selection.has(layer)).collect();
+    let rows = if selected.len() > 1 { &selected[..] } else { model.rows() };
+    let text = columns::csv(model, &model.list.columns, rows);
+    copy(document, text);
+}
+
+fn save_figure(document: &mut Document, jobs: &mut Jobs, figure: Arc<FigureToSave>) {
+    jobs.pick(Purpose::SaveFigure(figure.format), &figure.file_name());
+    document.figure_to_save = Some(figure);
 }
 
 fn toggle_measuring(document: &mut Document, jobs: &mut Jobs) {

@@ -1,42 +1,84 @@
-//! The columns of the layer list: titles, values, order.
+//! The columns of the layer list: titles, values, order of rows.
 
 use std::cmp::Ordering;
 
-use crate::document::metrics::metric;
+use crate::document::metrics::{METRICS, Metric};
 use crate::document::model::Model;
 use crate::theme::text;
 
 /// A column of the layer list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Column {
     /// Short name.
     Layer,
     /// What is done, as `4-bit g128`.
     Assignment,
-    /// Effective bits per weight.
-    Bits,
-    /// Bytes in the export.
-    Bytes,
-    /// Excess kurtosis.
-    Kurtosis,
-    /// Effective rank as a share of the full rank.
-    Rank,
+    /// Extents on disk.
+    Shape,
+    /// Element type on disk.
+    Type,
+    /// Number of weights.
+    Parameters,
+    /// The histogram, small.
+    Histogram,
+    /// The singular values, small.
+    Spectrum,
+    /// A number.
+    Metric(&'static Metric),
 }
 
+impl PartialEq for Column {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+/// The columns of a list nobody has changed.
+const USUAL: [&str; 7] = ["layer", "assignment", "bits", "bytes", "kurtosis", "rank", "histogram"];
+
 impl Column {
-    /// Every column, from left to right.
-    pub const ALL: [Self; 6] =
-        [Self::Layer, Self::Assignment, Self::Bits, Self::Bytes, Self::Kurtosis, Self::Rank];
+    /// Every column there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let first = [Self::Layer, Self::Assignment, Self::Shape, Self::Type, Self::Parameters];
+        let numbers = METRICS.iter().map(Self::Metric);
+        first.into_iter().chain(numbers).chain([Self::Histogram, Self::Spectrum])
+    }
+
+    /// The columns to begin with.
+    pub fn usual() -> Vec<Self> {
+        USUAL.iter().filter_map(|id| Self::find(id)).collect()
+    }
+
+    /// The column of that id.
+    pub fn find(id: &str) -> Option<Self> {
+        Self::all().find(|column| column.id() == id)
+    }
+
+    /// Its name in project files.
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Assignment => "assignment",
+            Self::Shape => "shape",
+            Self::Type => "type",
+            Self::Parameters => "parameters",
+            Self::Histogram => "histogram",
+            Self::Spectrum => "spectrum",
+            Self::Metric(metric) => metric.id,
+        }
+    }
 
     /// Its head.
     pub fn title(self) -> &'static str {
         match self {
             Self::Layer => "Layer",
             Self::Assignment => "Assignment",
-            Self::Bits => "Bits",
-            Self::Bytes => "Size",
-            Self::Kurtosis => "Kurtosis",
-            Self::Rank => "Eff. rank",
+            Self::Shape => "Shape",
+            Self::Type => "Type",
+            Self::Parameters => "Weights",
+            Self::Histogram => "Histogram",
+            Self::Spectrum => "Spectrum",
+            Self::Metric(metric) => metric.short,
         }
     }
 
@@ -49,45 +91,81 @@ impl Column {
             Self::Assignment => {
                 "What the plan does to the layer. Select rows and use the form on the right, or press 2 to 8 and 0."
             }
-            Self::Bits => metric("bits").help,
-            Self::Bytes => {
-                "Bytes of the layer in the exported file; the inspector has the exact number."
+            Self::Shape => "Extents on disk, outermost first; [out, in] for a linear layer.",
+            Self::Type => "Element type on disk.",
+            Self::Parameters => "Number of weights in the tensor.",
+            Self::Histogram => {
+                "The weights within 8 standard deviations of their mean, heights by the square root so that tails show. A tall needle on a wide foot means outliers."
             }
-            Self::Kurtosis => metric("kurtosis").help,
-            Self::Rank => metric("rank").help,
+            Self::Spectrum => {
+                "Singular values from the largest to the smallest, logarithmic. A steep fall means that low rank keeps much; a flat line that it does not."
+            }
+            Self::Metric(metric) => metric.help,
         }
     }
 
     /// Whether it holds numbers, which align right.
     pub fn is_number(self) -> bool {
-        !matches!(self, Self::Layer | Self::Assignment)
+        matches!(self, Self::Parameters | Self::Metric(_))
     }
 
-    /// Its cell for a layer; `–` where there is no value.
+    /// Whether it holds a small picture.
+    pub fn is_picture(self) -> bool {
+        matches!(self, Self::Histogram | Self::Spectrum)
+    }
+
+    /// The width to begin with.
+    pub fn width(self) -> f32 {
+        match self {
+            Self::Layer | Self::Assignment => 92.0,
+            Self::Shape => 90.0,
+            Self::Type => 44.0,
+            Self::Histogram | Self::Spectrum => 60.0,
+            Self::Parameters => 76.0,
+            Self::Metric(metric) if metric.id == "bits" => 46.0,
+            Self::Metric(_) => 62.0,
+        }
+    }
+
+    /// Its cell for a layer; `–` where there is no value, empty for a picture.
     pub fn cell(self, model: &Model, layer: usize) -> String {
-        let of = |id: &str| {
-            let metric = metric(id);
-            (metric.value)(model, layer).map_or_else(|| "–".to_owned(), metric.format)
-        };
+        let tensor = &model.checkpoint.tensors()[layer];
         match self {
             Self::Layer => model.short_name(layer),
+            Self::Assignment if tensor.matrix.is_none() => "–".to_owned(),
             Self::Assignment => model.assignment(layer).label(),
-            Self::Bits => of("bits"),
-            Self::Bytes => text::bytes(model.bytes(layer)),
-            Self::Kurtosis => of("kurtosis"),
-            Self::Rank => of("rank"),
+            Self::Shape => tensor.shape.to_string(),
+            Self::Type => tensor.dtype.name().to_owned(),
+            Self::Parameters => text::count(tensor.parameters()),
+            Self::Histogram | Self::Spectrum => String::new(),
+            Self::Metric(metric) => {
+                (metric.value)(model, layer).map_or_else(|| "–".to_owned(), metric.format)
+            }
+        }
+    }
+
+    /// Its cell in a table for other programs: full names, plain numbers, nothing where there is no value.
+    fn csv_cell(self, model: &Model, layer: usize) -> String {
+        let tensor = &model.checkpoint.tensors()[layer];
+        match self {
+            Self::Layer => tensor.name.clone(),
+            Self::Parameters => tensor.parameters().to_string(),
+            Self::Metric(metric) => {
+                (metric.value)(model, layer).map_or_else(String::new, |value| value.to_string())
+            }
+            other => other.cell(model, layer),
         }
     }
 
     fn compare(self, model: &Model, a: usize, b: usize) -> Ordering {
-        let of = |id: &str, layer: usize| (metric(id).value)(model, layer);
+        let tensors = model.checkpoint.tensors();
         match self {
-            Self::Layer => a.cmp(&b),
-            Self::Assignment => model.assignment(a).label().cmp(&model.assignment(b).label()),
-            Self::Bytes => model.bytes(a).cmp(&model.bytes(b)),
-            Self::Bits => numbers(of("bits", a), of("bits", b)),
-            Self::Kurtosis => numbers(of("kurtosis", a), of("kurtosis", b)),
-            Self::Rank => numbers(of("rank", a), of("rank", b)),
+            Self::Layer | Self::Histogram | Self::Spectrum => a.cmp(&b),
+            Self::Assignment => self.cell(model, a).cmp(&self.cell(model, b)),
+            Self::Shape => tensors[a].shape.0.cmp(&tensors[b].shape.0),
+            Self::Type => tensors[a].dtype.cmp(&tensors[b].dtype),
+            Self::Parameters => tensors[a].parameters().cmp(&tensors[b].parameters()),
+            Self::Metric(metric) => numbers((metric.value)(model, a), (metric.value)(model, b)),
         }
     }
 }
@@ -98,8 +176,26 @@ fn numbers(a: Option<f64>, b: Option<f64>) -> Ordering {
     known(a).total_cmp(&known(b))
 }
 
+/// Rows as comma-separated values with a head, quoted after RFC 4180.
+pub fn csv(model: &Model, columns: &[Column], layers: &[usize]) -> String {
+    let quoted = |cell: String| {
+        if cell.contains([',', '"', '\n']) {
+            format!("\"{}\"", cell.replace('"', "\"\""))
+        } else {
+            cell
+        }
+    };
+    let columns: Vec<Column> = columns.iter().copied().filter(|c| !c.is_picture()).collect();
+    let head = columns.iter().map(|column| column.id().to_owned()).collect::<Vec<_>>().join(",");
+    let line = |&layer: &usize| {
+        let cells = columns.iter().map(|column| quoted(column.csv_cell(model, layer)));
+        cells.collect::<Vec<_>>().join(",")
+    };
+    std::iter::once(head).chain(layers.iter().map(line)).map(|line| line + "\n").collect()
+}
+
 /// The order of the layer list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sort {
     /// By which column.
     pub column: Column,
@@ -125,10 +221,19 @@ impl Sort {
 
     /// Sorts layers; equal ones stay in the checkpoint's order.
     pub fn apply(self, model: &Model, rows: &mut [usize]) {
+        if self == Self::default() {
+            rows.sort_unstable();
+            return;
+        }
         rows.sort_by(|&a, &b| {
             let order = self.column.compare(model, a, b);
             let order = if self.descending { order.reverse() } else { order };
             order.then(a.cmp(&b))
         });
+    }
+
+    /// Whether the order may change when something is measured.
+    pub fn is_by_metric(self) -> bool {
+        matches!(self.column, Column::Metric(_) | Column::Assignment)
     }
 }

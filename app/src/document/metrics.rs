@@ -1,17 +1,38 @@
 //! Numbers of a layer that colour the map and fill columns: each with a sentence, a formula, and advice.
 
+use lapidary_engine::numeric::grouping::Grouping;
+
+use crate::document::measurements::value;
 use crate::document::model::Model;
+use crate::theme::text;
+
+/// What has to be known before a metric has a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing but the plan.
+    Plan,
+    /// Statistics, structure or spectrum, which are measured by themselves.
+    Measuring,
+    /// The errors of all assignments, measured while the metric is shown.
+    Damage,
+    /// A second checkpoint.
+    Other,
+}
 
 /// A number every layer has, once measured.
 pub struct Metric {
-    /// Name in project files.
+    /// Name in project files and in conditions of the filter.
     pub id: &'static str,
     /// Name on screen.
     pub title: &'static str,
+    /// Name in the head of a column.
+    pub short: &'static str,
     /// What it means, its formula, what is good or bad for compression.
     pub help: &'static str,
-    /// Whether colours follow its logarithm.
+    /// Whether colours follow its logarithm unless the person says otherwise.
     pub logarithmic: bool,
+    /// What has to be known first.
+    pub needs: Needs,
     /// The value of a tensor; `None` while it is not known or has none.
     pub value: fn(&Model, usize) -> Option<f64>,
     /// The value as text.
@@ -24,52 +45,164 @@ impl std::fmt::Debug for Metric {
     }
 }
 
-use crate::theme::text;
+/// Where no group size is assigned, the group peak is that of groups of this many.
+pub const USUAL_GROUP: usize = 128;
 
 /// Every metric, in the order menus show them; the first is where a project names none.
 pub static METRICS: &[Metric] = &[
     Metric {
         id: "bits",
         title: "Bits per weight",
+        short: "Bits",
         help: "Effective bits a weight takes in the exported file: codes, scales and zero points, bytes × 8 / weights. The fewer, the smaller the file.",
         logarithmic: false,
+        needs: Needs::Plan,
         value: |model, layer| model.effective_bits(layer),
         format: text::bits,
     },
     Metric {
+        id: "bytes",
+        title: "Bytes in the export",
+        short: "Size",
+        help: "Bytes of the tensor in the exported file, exact; the inspector has every digit. Few large layers hold most of a model: look there first.",
+        logarithmic: true,
+        needs: Needs::Plan,
+        value: |model, layer| Some(model.bytes(layer) as f64),
+        format: |bytes| text::bytes(bytes as u64),
+    },
+    Metric {
+        id: "damage",
+        title: "Predicted damage",
+        short: "Damage",
+        help: "Squared relative error of the weights, ‖W−Ŵ‖²/‖W‖², of the present assignment, measured layer by layer. It predicts the loss of a model as far as every layer matters alike (Malinovskii et al. 2024); without calibration that is the best guess there is. 4 bits give some 1 %.",
+        logarithmic: true,
+        needs: Needs::Damage,
+        value: |model, layer| model.relative_error(layer).map(|error| error * error),
+        format: text::percent,
+    },
+    Metric {
+        id: "damage-per-byte",
+        title: "Damage per MB saved",
+        short: "Damage/MB",
+        help: "Predicted damage over the megabytes the assignment saves. High values are bad bargains: give these layers more bits and take them elsewhere.",
+        logarithmic: true,
+        needs: Needs::Damage,
+        value: |model, layer| {
+            let saved =
+                model.checkpoint.tensors()[layer].bytes().checked_sub(model.bytes(layer))?;
+            (saved > 0)
+                .then(|| Some(model.relative_error(layer)?.powi(2) / (saved as f64 / 1e6)))?
+        },
+        format: text::percent,
+    },
+    Metric {
         id: "kurtosis",
         title: "Kurtosis",
+        short: "Kurtosis",
         help: "How heavy the tails are: excess kurtosis m₄/m₂² − 3, 0 for a normal, 3 for a Laplace distribution. High values mean outliers that stretch a quantisation grid: use smaller groups, clipping, or more bits.",
         logarithmic: true,
-        value: |model, layer| {
-            Some(model.statistics(layer)?.kurtosis).filter(|value| value.is_finite())
-        },
+        needs: Needs::Measuring,
+        value: |model, layer| finite(model.statistics(layer)?.kurtosis),
         format: text::value,
     },
     Metric {
         id: "outliers",
         title: "Outlier share",
+        short: "Outliers",
         help: "Share of weights further than 6 standard deviations from the mean. A normal distribution has two in a billion; more means that a few weights decide the range of their group.",
         logarithmic: true,
-        value: |model, layer| {
-            Some(model.statistics(layer)?.outlier_fraction).filter(|value| value.is_finite())
-        },
+        needs: Needs::Measuring,
+        value: |model, layer| finite(model.statistics(layer)?.outlier_fraction),
         format: text::percent,
+    },
+    Metric {
+        id: "group-peak",
+        title: "Group peak",
+        short: "Peak",
+        help: "Mean over groups of max|w|/rms for the assigned group size, or groups of 128 where none is assigned. 128 normal numbers have 2.8; above 4 the largest weight of a group wastes levels: use smaller groups or clipping.",
+        logarithmic: false,
+        needs: Needs::Measuring,
+        value: |model, layer| {
+            let grouping = model.grouping(layer).unwrap_or(Grouping::Group(USUAL_GROUP));
+            finite(value(&model.measured.structures[layer])?.group_peak(grouping)?)
+        },
+        format: text::value,
+    },
+    Metric {
+        id: "stable-rank",
+        title: "Stable rank",
+        short: "Stable rank",
+        help: "‖W‖_F²/σ₁², at most the full rank. Small: one direction dominates, and low rank keeps much of the layer.",
+        logarithmic: true,
+        needs: Needs::Measuring,
+        value: |model, layer| finite(model.spectrum(layer)?.stable_rank),
+        format: text::value,
     },
     Metric {
         id: "rank",
         title: "Effective rank share",
+        short: "Eff. rank",
         help: "exp(entropy of σ/Σσ) over the full rank (Roy & Vetterli 2007). Near 1 the singular values are flat and low rank costs much; small values mean that few directions carry the layer.",
         logarithmic: false,
+        needs: Needs::Measuring,
         value: |model, layer| {
             let spectrum = model.spectrum(layer)?;
             Some(spectrum.effective_rank / spectrum.singular_values.len().max(1) as f64)
         },
         format: text::percent,
     },
+    Metric {
+        id: "zeros",
+        title: "Zeros",
+        short: "Zeros",
+        help: "Share of weights that are exactly zero: sparsity that is already there.",
+        logarithmic: false,
+        needs: Needs::Measuring,
+        value: |model, layer| finite(model.statistics(layer)?.zeros),
+        format: text::percent,
+    },
+    Metric {
+        id: "floor",
+        title: "Lossless floor",
+        short: "Floor",
+        help: "Bits per weight below which no lossless coder of separate bit planes gets: the entropies of sign, exponent and mantissa together. BF16 weights have some 10.6 of 16; much less means that precision is not used.",
+        logarithmic: false,
+        needs: Needs::Measuring,
+        value: |model, layer| Some(model.statistics(layer)?.bits.as_ref()?.floor_bits()),
+        format: text::bits,
+    },
+    Metric {
+        id: "std",
+        title: "Standard deviation",
+        short: "Std",
+        help: "Standard deviation of the weights, √(Σ(w−mean)²/n).",
+        logarithmic: true,
+        needs: Needs::Measuring,
+        value: |model, layer| finite(model.statistics(layer)?.std),
+        format: text::value,
+    },
+    Metric {
+        id: "abs-max",
+        title: "Largest weight",
+        short: "Abs max",
+        help: "Largest |w|: the range a min-max grid of the whole tensor must span.",
+        logarithmic: true,
+        needs: Needs::Measuring,
+        value: |model, layer| finite(model.statistics(layer)?.abs_max),
+        format: text::value,
+    },
 ];
+
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
 
 /// The metric of that id, or the first.
 pub fn metric(id: &str) -> &'static Metric {
-    METRICS.iter().find(|metric| metric.id == id).unwrap_or(&METRICS[0])
+    find(id).unwrap_or(&METRICS[0])
+}
+
+/// The metric of that id.
+pub fn find(id: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|metric| metric.id == id)
 }

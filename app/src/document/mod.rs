@@ -1,13 +1,19 @@
 //! What is open and what the person wants of it. Knows the engine, never egui.
 
 pub mod columns;
+pub mod filter;
 pub mod history;
+pub mod list;
+pub mod look;
 pub mod map;
+pub mod measurements;
 pub mod metrics;
 pub mod model;
 pub mod project;
 pub mod selection;
 pub mod settings;
+pub mod shades;
+pub mod treemap;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +24,7 @@ use lapidary_engine::export::Report;
 use crate::commands::Command;
 use crate::document::model::Model;
 use crate::document::settings::Settings;
+use crate::figure::{Figure, Format};
 use crate::jobs::Purpose;
 
 /// Background work that the person can see and cancel.
@@ -75,6 +82,25 @@ pub struct Exported {
     pub report: Arc<Report>,
 }
 
+/// A figure on its way to a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FigureToSave {
+    /// What it shows.
+    pub figure: Figure,
+    /// As what it is saved.
+    pub format: Format,
+}
+
+impl FigureToSave {
+    /// The name to suggest for its file: the title without what file systems do not take.
+    pub fn file_name(&self) -> String {
+        let plain = |c: char| if c.is_alphanumeric() || c == '-' { c } else { ' ' };
+        let title: String = self.figure.title.chars().map(plain).collect();
+        let words: Vec<&str> = title.split_whitespace().collect();
+        format!("{}.{}", words.join("-").to_lowercase(), self.format.extension())
+    }
+}
+
 /// Which small window is open over the workbench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sheet {
@@ -109,6 +135,10 @@ pub struct Document {
     pub sheet: Option<Sheet>,
     /// Whether measuring was stopped by the person.
     pub measuring_stopped: bool,
+    /// Text to put on the clipboard.
+    pub clipboard: Option<String>,
+    /// A figure that waits for the name of its file.
+    pub figure_to_save: Option<Arc<FigureToSave>>,
     /// Whether the window should close.
     pub quit: bool,
     /// Remembered between sessions.

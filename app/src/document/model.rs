@@ -5,22 +5,43 @@ use std::sync::Arc;
 
 use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
 use lapidary_engine::job::Preview;
+use lapidary_engine::numeric::grouping::Grouping;
 use lapidary_engine::plan::{Assignment, Plan};
-use lapidary_engine::statistics::{Spectrum, Statistics};
+use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
 use lapidary_engine::target::{self, Manifest, Storage, Target};
 
-use crate::document::columns::{Column, Sort};
 use crate::document::history::History;
+use crate::document::list::ListView;
+use crate::document::look::{Look, MAX_OVERLAID, Tab};
 use crate::document::map::MapLayout;
-use crate::document::metrics::{Metric, metric};
+use crate::document::measurements::{Finding, Measured, Measurements, value};
+use crate::document::metrics::{METRICS, Metric, Needs, metric};
 use crate::document::project::View;
 use crate::document::selection::Selection;
-
-/// Something that is measured in the background: the value, or a sentence why there is none.
-pub type Measured<T> = Option<Result<Arc<T>, String>>;
+use crate::document::shades::{Scaling, Shades};
 
 /// An assignment tried on a layer: which layer, which assignment, what it does or why it cannot.
 pub type Tried = (usize, Arc<Assignment>, Result<Arc<Preview>, String>);
+
+/// How the map shows the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapMode {
+    /// Blocks down, roles across.
+    #[default]
+    Blocks,
+    /// A treemap: areas are bytes in the export.
+    Bytes,
+}
+
+/// The part of the window that arrow keys walk in: the one clicked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pane {
+    /// The layer list.
+    #[default]
+    List,
+    /// The model map.
+    Map,
+}
 
 /// An open model.
 pub struct Model {
@@ -34,21 +55,35 @@ pub struct Model {
     pub selection: Selection,
     /// The metric that colours the map.
     pub metric: &'static Metric,
-    /// The text of the layer filter.
-    pub filter: String,
-    /// The order of the layer list.
-    pub sort: Sort,
+    /// How the metric is laid on the scale of colours.
+    pub scaling: Scaling,
+    /// The values of the metric and the ends of their scale.
+    pub shades: Shades,
+    /// How the map shows the model.
+    pub map_mode: MapMode,
+    /// Where arrow keys walk.
+    pub pane: Pane,
+    /// The layer list.
+    pub list: ListView,
     /// Where each layer stands on the map.
     pub map: MapLayout,
+    /// Tensors on screen, by [`Pane`]: they are measured before the others.
+    pub visible: [Vec<usize>; 2],
+    /// What the inspector shows.
+    pub tab: Tab,
+    /// What was computed for the inspector alone.
+    pub look: Look,
     /// The project's file, once it has one.
     pub project: Option<PathBuf>,
     /// What the assignment of the layer in the inspector does, with the assignment it was measured for.
     pub preview: Option<Tried>,
     /// The export to the byte, or why there is none.
     pub manifest: Result<Arc<Manifest>, String>,
-    statistics: Vec<Measured<Statistics>>,
-    spectra: Vec<Measured<Spectrum>>,
-    rows: Vec<usize>,
+    /// What was measured.
+    pub measured: Measurements,
+    /// Grows with every change of what is shown, so that what is derived can be kept until then.
+    pub revision: u64,
+    is_stale: bool,
     saved: (Arc<Plan>, &'static str),
 }
 
@@ -87,15 +122,21 @@ impl Model {
         let mut model = Self {
             selection,
             metric: metric(&opened.view.metric),
-            filter: opened.view.filter,
-            sort: Sort::default(),
+            scaling: Scaling::default(),
+            shades: Shades::default(),
+            map_mode: MapMode::default(),
+            pane: Pane::default(),
+            list: ListView::new(&opened.view.columns, &opened.view.filter),
+            visible: [Vec::new(), Vec::new()],
+            tab: Tab::default(),
+            look: Look::default(),
             map: MapLayout::new(&opened.checkpoint),
             project: opened.project,
             preview: None,
             manifest: Err(String::new()),
-            statistics: vec![None; n],
-            spectra: vec![None; n],
-            rows: Vec::new(),
+            measured: Measurements::new(n),
+            revision: 0,
+            is_stale: true,
             saved: (history.current().clone(), opened.target.about().id),
             checkpoint: opened.checkpoint,
             target: opened.target,
@@ -103,6 +144,7 @@ impl Model {
         };
         model.plan_changed();
         model.refresh_rows();
+        model.refresh();
         model
     }
 
@@ -118,32 +160,94 @@ impl Model {
 
     /// What was measured of a tensor, if it could be.
     pub fn statistics(&self, layer: usize) -> Option<&Arc<Statistics>> {
-        self.statistics[layer].as_ref()?.as_ref().ok()
+        value(&self.measured.statistics[layer])
+    }
+
+    /// How the weights of a layer are arranged, if it could be measured.
+    pub fn structure(&self, layer: usize) -> Option<&Arc<Structure>> {
+        value(&self.measured.structures[layer])
     }
 
     /// The spectrum of a layer, if it could be measured.
     pub fn spectrum(&self, layer: usize) -> Option<&Arc<Spectrum>> {
-        self.spectra[layer].as_ref()?.as_ref().ok()
+        value(&self.measured.spectra[layer])
     }
 
     /// The state of a tensor's statistics.
     pub fn statistics_state(&self, layer: usize) -> &Measured<Statistics> {
-        &self.statistics[layer]
+        &self.measured.statistics[layer]
     }
 
     /// The state of a layer's spectrum.
     pub fn spectrum_state(&self, layer: usize) -> &Measured<Spectrum> {
-        &self.spectra[layer]
+        &self.measured.spectra[layer]
+    }
+
+    /// The measured relative error of a layer's present assignment; 0 where it is kept.
+    pub fn relative_error(&self, layer: usize) -> Option<f64> {
+        self.checkpoint.tensors()[layer].matrix?;
+        let assignment = self.assignment(layer);
+        if assignment.is_keep() {
+            return Some(0.0);
+        }
+        let (tried, error) = self.measured.damages[layer].as_ref()?;
+        (tried.steps == assignment.steps).then(|| error.clone().ok())?
+    }
+
+    /// Which weights of a layer would share a scale, where it is quantised in groups.
+    pub fn grouping(&self, layer: usize) -> Option<Grouping> {
+        let tensor = &self.checkpoint.tensors()[layer];
+        let layout = self.assignment(layer).layout(tensor.matrix?.shape, tensor.dtype).ok()?;
+        Some(layout.affine()?.grouping)
+    }
+
+    /// Takes in a finding about a tensor.
+    pub fn take(&mut self, layer: usize, finding: Finding) {
+        self.measured.take(layer, finding);
+        self.is_stale = true;
     }
 
     /// Records statistics.
     pub fn set_statistics(&mut self, layer: usize, result: Result<Arc<Statistics>, String>) {
-        self.statistics[layer] = Some(result);
+        self.take(layer, Finding::Statistics(result));
     }
 
     /// Records a spectrum.
     pub fn set_spectrum(&mut self, layer: usize, result: Result<Arc<Spectrum>, String>) {
-        self.spectra[layer] = Some(result);
+        self.take(layer, Finding::Spectrum(result));
+    }
+
+    /// Marks everything derived from plan, measurements and view to be computed again.
+    pub fn changed(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Computes again what is derived, if something changed: once a frame at most.
+    pub fn refresh(&mut self) {
+        if !std::mem::take(&mut self.is_stale) {
+            return;
+        }
+        self.revision += 1;
+        let tensors = 0..self.checkpoint.tensors().len();
+        let values = tensors.map(|layer| (self.metric.value)(self, layer)).collect();
+        let logarithmic = self.scaling.logarithmic.unwrap_or(self.metric.logarithmic);
+        self.shades = Shades::new(values, logarithmic, self.scaling.clip);
+        if self.list.depends_on_measurements() {
+            self.refresh_rows();
+        }
+    }
+
+    /// The layers the inspector shows, the cursor first, at most eight.
+    pub fn inspected(&self) -> Vec<usize> {
+        let Some(cursor) = self.selection.cursor() else { return Vec::new() };
+        let others = self.selection.layers().filter(|&layer| layer != cursor);
+        std::iter::once(cursor).chain(others).take(MAX_OVERLAID).collect()
+    }
+
+    /// Whether the errors of all assignments are to be measured.
+    pub fn wants_damage(&self) -> bool {
+        let ids = METRICS.iter().filter(|metric| metric.needs == Needs::Damage).map(|m| m.id);
+        ids.into_iter().any(|id| self.metric.id == id || self.list.uses(id))
     }
 
     /// Bytes of a layer in the export, or in the source where no export is possible.
@@ -177,7 +281,7 @@ impl Model {
 
     /// Layers in the order of the list, filtered and sorted.
     pub fn rows(&self) -> &[usize] {
-        &self.rows
+        self.list.rows()
     }
 
     /// Whether plan or target differ from the saved project.
@@ -194,23 +298,7 @@ impl Model {
     pub fn plan_changed(&mut self) {
         let manifest = Manifest::new(&self.checkpoint, self.plan(), self.target);
         self.manifest = manifest.map(Arc::new).map_err(|error| error.sentence());
-        if self.sort.column != Column::Layer {
-            self.refresh_rows();
-        }
-    }
-
-    /// Filters and sorts the list again.
-    pub fn refresh_rows(&mut self) {
-        let needle = self.filter.to_lowercase();
-        let words: Vec<&str> = needle.split_whitespace().collect();
-        let is_shown = |layer: &usize| {
-            let tensor = &self.checkpoint.tensors()[*layer];
-            let name = format!("{} {}", tensor.name.to_lowercase(), self.short_name(*layer));
-            words.iter().all(|word| name.contains(word))
-        };
-        let mut rows: Vec<usize> = (0..self.checkpoint.tensors().len()).filter(is_shown).collect();
-        self.sort.apply(self, &mut rows);
-        self.rows = rows;
+        self.is_stale = true;
     }
 
     /// A short name for lists and cells: `3 · down`, or the full name where the role says too little.
@@ -233,13 +321,15 @@ impl Model {
         }
     }
 
-    /// Tensors measured so far and in all: statistics and spectra.
-    pub fn measured(&self) -> (usize, usize) {
+    /// Measurements made so far and in all: statistics, structures and spectra.
+    pub fn progress(&self) -> (usize, usize) {
         let matrices =
             self.checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()).count();
-        let statistics = self.statistics.iter().filter(|state| state.is_some()).count();
-        let spectra = self.spectra.iter().filter(|state| state.is_some()).count();
-        (statistics + spectra, self.statistics.len() + matrices)
+        let known = &self.measured;
+        let done = known.statistics.iter().flatten().count()
+            + known.structures.iter().flatten().count()
+            + known.spectra.iter().flatten().count();
+        (done, known.statistics.len() + 2 * matrices)
     }
 
     /// Takes on another target.

@@ -41,6 +41,8 @@ pub struct View {
     pub metric: String,
     /// The text of the layer filter.
     pub filter: String,
+    /// The columns of the layer list, by id; the usual ones if empty.
+    pub columns: Vec<String>,
 }
 
 /// The part of a project that every version has.

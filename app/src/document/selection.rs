@@ -80,17 +80,24 @@ impl Selection {
         }
     }
 
-    /// Moves the cursor by `step` places in `order`.
-    pub fn walk(&mut self, step: isize, order: &[usize]) {
-        let at = self.cursor.and_then(|cursor| order.iter().position(|&layer| layer == cursor));
-        let next = match at {
-            None => 0,
-            Some(at) => at.saturating_add_signed(step).min(order.len().saturating_sub(1)),
-        };
-        if let Some(&layer) = order.get(next) {
-            *self = Self::one(layer);
+    /// Moves the cursor to `layer`: alone, or with everything selected so far.
+    pub fn go(&mut self, layer: usize, extend: bool) {
+        if !extend {
+            self.layers.clear();
         }
+        self.layers.insert(layer);
+        self.cursor = Some(layer);
     }
+}
+
+/// The tensor `step` places from the cursor in `order`, or the first.
+pub fn neighbour(cursor: Option<usize>, step: isize, order: &[usize]) -> Option<usize> {
+    let at = cursor.and_then(|cursor| order.iter().position(|&layer| layer == cursor));
+    let next = match at {
+        None => 0,
+        Some(at) => at.saturating_add_signed(step).min(order.len().saturating_sub(1)),
+    };
+    order.get(next).copied()
 }
 
 #[cfg(test)]
@@ -113,14 +120,16 @@ mod tests {
     }
 
     #[test]
-    fn walking_stops_at_the_ends() {
+    fn walking_stops_at_the_ends_and_may_gather() {
         let order = [5, 3, 8];
-        let mut selection = Selection::default();
-        selection.walk(1, &order);
-        assert_eq!(selection.cursor(), Some(5));
-        selection.walk(-1, &order);
-        assert_eq!(selection.cursor(), Some(5));
-        selection.walk(7, &order);
-        assert_eq!(selection.cursor(), Some(8));
+        assert_eq!(neighbour(None, 1, &order), Some(5));
+        assert_eq!(neighbour(Some(5), -1, &order), Some(5));
+        assert_eq!(neighbour(Some(5), 7, &order), Some(8));
+        assert_eq!(neighbour(None, 1, &[]), None);
+        let mut selection = Selection::one(5);
+        selection.go(3, true);
+        assert_eq!((selection.len(), selection.cursor()), (2, Some(3)));
+        selection.go(8, false);
+        assert_eq!((selection.len(), selection.cursor()), (1, Some(8)));
     }
 }

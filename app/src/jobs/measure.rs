@@ -1,39 +1,52 @@
-//! Measuring every tensor: statistics first, spectra after, and before both what is selected.
+//! Measuring every tensor: what the inspector shows first, then what is on screen, then statistics of all, how their
+//! weights are arranged, and spectra, the small ones before the large.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
+use lapidary_engine::checkpoint::SharedCheckpoint;
+use lapidary_engine::job;
+use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::{Error, Observer as _, statistics};
 
+use crate::document::measurements::Finding;
 use crate::document::model::Model;
 use crate::jobs::{Event, Jobs, Kind, Ticket};
 
-/// The tensor to measure before all others.
+/// The tensors to measure before all others: those inspected, then those on screen.
 #[derive(Default)]
-pub(super) struct Urgent(AtomicUsize);
+pub(super) struct Urgent(Mutex<Wanted>);
+
+/// What is on show.
+#[derive(Clone, Default)]
+struct Wanted {
+    inspected: Vec<usize>,
+    visible: Vec<usize>,
+}
 
 impl Urgent {
-    fn set(&self, layer: Option<usize>) {
-        self.0.store(layer.map_or(0, |layer| layer + 1), Ordering::Relaxed);
+    fn set(&self, wanted: Wanted) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wanted;
     }
 
-    fn get(&self) -> Option<usize> {
-        self.0.load(Ordering::Relaxed).checked_sub(1)
+    fn get(&self) -> Wanted {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 /// What is still to be measured.
 struct Agenda {
     statistics: Vec<bool>,
+    structures: Vec<bool>,
     spectra: Vec<bool>,
     /// Matrices by size: many small spectra are there before one large one.
     spectra_order: Vec<usize>,
 }
 
 /// One thing to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Statistics(usize),
+    Structure(usize),
     Spectrum(usize),
 }
 
@@ -41,37 +54,94 @@ impl Agenda {
     fn new(model: &Model) -> Self {
         let tensors = model.checkpoint.tensors();
         let layers = 0..tensors.len();
+        let is_matrix = |layer: usize| tensors[layer].matrix.is_some();
         let mut spectra_order: Vec<usize> =
-            layers.clone().filter(|&layer| tensors[layer].matrix.is_some()).collect();
+            layers.clone().filter(|&layer| is_matrix(layer)).collect();
         spectra_order.sort_by_key(|&layer| tensors[layer].parameters());
-        let is_due =
-            |layer: usize| tensors[layer].matrix.is_some() && model.spectrum_state(layer).is_none();
+        let known = &model.measured;
         Self {
-            statistics: layers
+            statistics: layers.clone().map(|layer| known.statistics[layer].is_none()).collect(),
+            structures: layers
                 .clone()
-                .map(|layer| model.statistics_state(layer).is_none())
+                .map(|layer| is_matrix(layer) && known.structures[layer].is_none())
                 .collect(),
-            spectra: layers.map(is_due).collect(),
+            spectra: layers
+                .map(|layer| is_matrix(layer) && known.spectra[layer].is_none())
+                .collect(),
             spectra_order,
         }
     }
 
-    fn next(&mut self, urgent: Option<usize>) -> Option<Task> {
-        if let Some(layer) = urgent {
-            if std::mem::take(&mut self.statistics[layer]) {
-                return Some(Task::Statistics(layer));
-            }
-            if std::mem::take(&mut self.spectra[layer]) {
-                return Some(Task::Spectrum(layer));
-            }
-        }
-        if let Some(layer) = self.statistics.iter().position(|&due| due) {
-            self.statistics[layer] = false;
+    /// What a layer still lacks, the quickest first; spectra only where they are asked for.
+    fn lacking(&mut self, layer: usize, with_spectrum: bool) -> Option<Task> {
+        if std::mem::take(self.statistics.get_mut(layer)?) {
             return Some(Task::Statistics(layer));
+        }
+        if std::mem::take(&mut self.structures[layer]) {
+            return Some(Task::Structure(layer));
+        }
+        (with_spectrum && std::mem::take(&mut self.spectra[layer])).then_some(Task::Spectrum(layer))
+    }
+
+    fn next(&mut self, wanted: &Wanted) -> Option<Task> {
+        let inspected = wanted.inspected.iter().find_map(|&layer| self.lacking(layer, true));
+        let visible = || wanted.visible.iter().find_map(|&layer| self.lacking(layer, false));
+        if let Some(task) = inspected.or_else(visible) {
+            return Some(task);
+        }
+        let first = |due: &mut Vec<bool>| {
+            let layer = due.iter().position(|&due| due)?;
+            due[layer] = false;
+            Some(layer)
+        };
+        if let Some(layer) = first(&mut self.statistics) {
+            return Some(Task::Statistics(layer));
+        }
+        if let Some(layer) = first(&mut self.structures) {
+            return Some(Task::Structure(layer));
         }
         let layer = self.spectra_order.iter().copied().find(|&layer| self.spectra[layer])?;
         self.spectra[layer] = false;
         Some(Task::Spectrum(layer))
+    }
+}
+
+/// Measures on a thread of its own.
+struct Worker {
+    checkpoint: SharedCheckpoint,
+    ticket: Ticket,
+    /// Mean and standard deviation of the tensors whose statistics are known.
+    spreads: Vec<Option<(f64, f64)>>,
+}
+
+impl Worker {
+    fn run(&mut self, task: Task) {
+        let (layer, finding) = match task {
+            Task::Statistics(layer) => (layer, self.statistics(layer).map(Finding::Statistics)),
+            Task::Structure(layer) => (layer, self.structure(layer).map(Finding::Structure)),
+            Task::Spectrum(layer) => {
+                let measured = statistics::measure_spectrum(&self.checkpoint, layer, &self.ticket);
+                (layer, sentence(measured).map(Finding::Spectrum))
+            }
+        };
+        if let Some(finding) = finding {
+            self.ticket.send(Event::Found(vec![(layer, finding)]));
+        }
+    }
+
+    fn statistics(&mut self, layer: usize) -> Option<Answer<statistics::Statistics>> {
+        let measured = statistics::measure(&self.checkpoint, layer, &self.ticket);
+        if let Ok(found) = &measured {
+            self.spreads[layer] = Some((found.mean, found.std));
+        }
+        sentence(measured)
+    }
+
+    fn structure(&self, layer: usize) -> Option<Answer<statistics::Structure>> {
+        let Some(spread) = self.spreads[layer] else {
+            return Some(Err("its statistics could not be measured".to_owned()));
+        };
+        sentence(statistics::measure_structure(&self.checkpoint, layer, spread, &self.ticket))
     }
 }
 
@@ -80,44 +150,68 @@ impl Jobs {
     pub fn measure(&mut self, model: &Model) {
         let ticket = self.begin(Kind::Measure);
         let mut agenda = Agenda::new(model);
-        let checkpoint = model.checkpoint.clone();
-        self.urgent.set(model.selection.cursor());
+        let spread = |layer| model.statistics(layer).map(|known| (known.mean, known.std));
+        let spreads = (0..model.checkpoint.tensors().len()).map(spread).collect();
+        let mut worker = Worker { checkpoint: model.checkpoint.clone(), ticket, spreads };
+        self.measure_first(&model.inspected(), model.visible.concat());
         let urgent = self.urgent.clone();
         self.spawn("measure", move || {
-            while !ticket.is_cancelled() {
-                let Some(task) =
-                    agenda.next(urgent.get().filter(|&layer| layer < checkpoint.tensors().len()))
-                else {
-                    return;
-                };
-                measure(&checkpoint, &task, &ticket);
+            while !worker.ticket.is_cancelled() {
+                let Some(task) = agenda.next(&urgent.get()) else { return };
+                worker.run(task);
             }
         });
     }
 
-    /// Says which layer is on screen, to be measured next.
-    pub fn measure_first(&self, layer: Option<usize>) {
-        self.urgent.set(layer);
+    /// Says what is on show, to be measured next.
+    pub fn measure_first(&self, inspected: &[usize], visible: Vec<usize>) {
+        self.urgent.set(Wanted { inspected: inspected.to_vec(), visible });
+    }
+
+    /// Measures the error of every assignment that is not known yet. A plan already at work is left to go on.
+    pub fn measure_damage(&mut self, model: &Model) {
+        let is_at_work =
+            self.damage_plan.as_ref().is_some_and(|plan| Arc::ptr_eq(plan, model.plan()));
+        if is_at_work {
+            return;
+        }
+        self.damage_plan = Some(model.plan().clone());
+        let unknown: Vec<usize> = (0..model.checkpoint.tensors().len())
+            .filter(|&layer| model.checkpoint.tensors()[layer].matrix.is_some())
+            .filter(|&layer| model.relative_error(layer).is_none())
+            .collect();
+        let ticket = self.begin(Kind::Damage);
+        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        self.spawn("damage", move || {
+            for layer in unknown {
+                if ticket.is_cancelled() {
+                    return;
+                }
+                let assignment = plan.assignment(&checkpoint.tensors()[layer].name);
+                if let Some(error) = error_of(&checkpoint, &plan, layer, &ticket) {
+                    let damage: (Arc<Assignment>, _) = (assignment, error);
+                    ticket.send(Event::Found(vec![(layer, Finding::Damage(damage))]));
+                }
+            }
+        });
     }
 }
 
-fn measure(checkpoint: &SharedCheckpoint, task: &Task, ticket: &Ticket) {
-    let event = match *task {
-        Task::Statistics(layer) => sentence(statistics::measure(checkpoint, layer, ticket))
-            .map(|r| Event::Statistics(layer, r)),
-        Task::Spectrum(layer) => {
-            let checkpoint: &Checkpoint = checkpoint;
-            sentence(statistics::measure_spectrum(checkpoint, layer, ticket))
-                .map(|r| Event::Spectrum(layer, r))
-        }
-    };
-    if let Some(event) = event {
-        ticket.send(event);
-    }
+fn error_of(
+    checkpoint: &SharedCheckpoint,
+    plan: &Plan,
+    layer: usize,
+    ticket: &Ticket,
+) -> Option<Result<f64, String>> {
+    let preview = sentence(job::preview(checkpoint, plan, layer, ticket))?;
+    Some(preview.map(|preview| preview.relative_error))
 }
+
+/// A value, or a sentence why there is none.
+pub(super) type Answer<T> = Result<Arc<T>, String>;
 
 /// The value or a sentence; `None` if it was cancelled.
-pub(super) fn sentence<T>(result: lapidary_engine::Result<T>) -> Option<Result<Arc<T>, String>> {
+pub(super) fn sentence<T>(result: lapidary_engine::Result<T>) -> Option<Answer<T>> {
     match result {
         Ok(value) => Some(Ok(Arc::new(value))),
         Err(Error::Cancelled) => None,
@@ -133,24 +227,29 @@ mod tests {
     fn agenda() -> Agenda {
         Agenda {
             statistics: vec![true; 3],
+            structures: vec![false, true, true],
             spectra: vec![false, true, true],
             spectra_order: vec![1, 2],
         }
     }
 
-    fn take(agenda: &mut Agenda, urgent: Option<usize>) -> Vec<(char, usize)> {
-        let named = |task| match task {
-            Task::Statistics(layer) => ('m', layer),
-            Task::Spectrum(layer) => ('s', layer),
-        };
-        std::iter::from_fn(|| agenda.next(urgent).map(named)).collect()
+    fn order(inspected: &[usize], visible: &[usize]) -> String {
+        let wanted = Wanted { inspected: inspected.to_vec(), visible: visible.to_vec() };
+        let mut agenda = agenda();
+        let tasks = std::iter::from_fn(|| agenda.next(&wanted));
+        let named = tasks.map(|task| match task {
+            Task::Statistics(layer) => format!("m{layer}"),
+            Task::Structure(layer) => format!("o{layer}"),
+            Task::Spectrum(layer) => format!("s{layer}"),
+        });
+        named.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn the_selected_layer_comes_first_then_statistics_then_small_spectra() {
-        let selected = take(&mut agenda(), Some(2));
-        assert_eq!(selected, [('m', 2), ('s', 2), ('m', 0), ('m', 1), ('s', 1)]);
-        let unselected = take(&mut agenda(), None);
-        assert_eq!(unselected, [('m', 0), ('m', 1), ('m', 2), ('s', 1), ('s', 2)]);
+    fn the_inspected_come_first_then_the_visible_then_all() {
+        assert_eq!(order(&[], &[]), "m0 m1 m2 o1 o2 s1 s2");
+        assert_eq!(order(&[2], &[]), "m2 o2 s2 m0 m1 o1 s1");
+        assert_eq!(order(&[2], &[1, 0]), "m2 o2 s2 m1 o1 m0 s1", "no spectrum of the visible yet");
+        assert_eq!(order(&[99], &[7]), "m0 m1 m2 o1 o2 s1 s2", "of another model: left alone");
     }
 }

@@ -2,10 +2,12 @@
 //! Numerics run in one pool of low priority, so that the window keeps drawing while every core is busy.
 
 mod export;
+mod look;
 mod measure;
 mod open;
 mod pick;
 mod preview;
+mod save;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,12 +16,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
 use lapidary_engine::job::Preview;
-use lapidary_engine::plan::Assignment;
-use lapidary_engine::statistics::{Spectrum, Statistics};
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::statistics::{Profile, Spectrum};
 use lapidary_engine::{Observer, Progress};
 use thread_priority::ThreadPriority;
 
 use crate::document::Exported;
+use crate::document::look::{Near, Picture, Subject};
+use crate::document::measurements::Finding;
 use crate::document::model::Opened;
 pub use pick::{Picked, Purpose};
 
@@ -35,10 +39,18 @@ pub enum Event {
         /// The model, or a sentence.
         result: Box<Result<Opened, String>>,
     },
-    /// A tensor was measured.
-    Statistics(usize, Result<Arc<Statistics>, String>),
-    /// A spectrum was computed.
-    Spectrum(usize, Result<Arc<Spectrum>, String>),
+    /// Tensors were measured.
+    Found(Vec<(usize, Finding)>),
+    /// The rows and columns of a layer were measured.
+    Profile(usize, Result<Arc<Profile>, String>),
+    /// A layer was pictured.
+    Picture(Subject, Result<Picture, String>),
+    /// A part of it was pictured near by.
+    Near(Near),
+    /// The spectrum of an assignment's error was computed.
+    ErrorSpectrum(Subject, Result<Arc<Spectrum>, String>),
+    /// A figure was saved, or not.
+    Saved(Result<PathBuf, String>),
     /// An assignment was tried on a layer.
     Preview(usize, Arc<Assignment>, Result<Arc<Preview>, String>),
     /// An export has come this far.
@@ -61,12 +73,18 @@ struct Stamped {
 enum Kind {
     Open,
     Measure,
+    Damage,
     Preview,
+    Profile,
+    Picture,
+    Near,
+    ErrorSpectrum,
     Export,
     Pick,
+    Save,
 }
 
-const KINDS: usize = 5;
+const KINDS: usize = 11;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -115,6 +133,8 @@ pub struct Jobs {
     revisions: [u64; KINDS],
     flags: [Arc<AtomicBool>; KINDS],
     urgent: Arc<measure::Urgent>,
+    /// The plan whose errors are being measured.
+    damage_plan: Option<Arc<Plan>>,
     export_thread: Option<JoinHandle<()>>,
 }
 
@@ -137,6 +157,7 @@ impl Jobs {
             revisions: [0; KINDS],
             flags: std::array::from_fn(|_| Arc::default()),
             urgent: Arc::default(),
+            damage_plan: None,
             export_thread: None,
         })
     }
@@ -189,6 +210,8 @@ impl Jobs {
     /// Stops measuring.
     pub fn stop_measuring(&mut self) {
         self.stop(Kind::Measure);
+        self.stop(Kind::Damage);
+        self.damage_plan = None;
     }
 
     /// Asks the export to stop; its last answer still comes.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rfd::AsyncFileDialog;
 
+use crate::figure::Format;
 use crate::jobs::{Event, Jobs, Kind};
 
 /// What a chosen path is for.
@@ -18,6 +19,8 @@ pub enum Purpose {
     SaveProject,
     /// Where to make the output folder.
     ExportFolder,
+    /// Where to save a figure.
+    SaveFigure(Format),
 }
 
 impl Purpose {
@@ -28,6 +31,7 @@ impl Purpose {
             Self::OpenFile => "Open a .safetensors file or a project",
             Self::SaveProject => "Save the project",
             Self::ExportFolder => "Export into this folder",
+            Self::SaveFigure(_) => "Save the figure",
         }
     }
 }
@@ -62,6 +66,13 @@ impl Jobs {
                         .set_title(purpose.title())
                         .add_filter("Checkpoints and projects", &["safetensors", "ron"])
                         .pick_file(),
+                ),
+                Purpose::SaveFigure(format) => Box::pin(
+                    dialog
+                        .set_title(purpose.title())
+                        .add_filter(format.title(), &[format.extension()])
+                        .set_file_name(suggestion)
+                        .save_file(),
                 ),
                 Purpose::SaveProject => Box::pin(
                     dialog

@@ -4,6 +4,8 @@
 
 use egui::{Color32, Stroke, Theme, Visuals};
 
+use crate::figure::Ink;
+
 /// Colours by meaning.
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -27,6 +29,9 @@ pub struct Tokens {
     pub warning: Color32,
     /// Something is right.
     pub good: Color32,
+    layers: [Color32; 8],
+    fit: Color32,
+    other_fit: Color32,
     accent: Color32,
     panel: Color32,
     text: Color32,
@@ -47,6 +52,9 @@ impl Tokens {
                 error: rgb(0xb42318),
                 warning: rgb(0x8a5200),
                 good: rgb(0x1b6e4b),
+                layers: LAYERS_LIGHT.map(rgb),
+                fit: rgb(0x333333),
+                other_fit: rgb(0x8a8f98),
                 accent: rgb(0x2563a8),
                 panel: rgb(0xf7f8fa),
                 text: rgb(0x1d232b),
@@ -62,10 +70,25 @@ impl Tokens {
                 error: rgb(0xff8a7a),
                 warning: rgb(0xf2c14e),
                 good: rgb(0x6fd3a0),
+                layers: LAYERS_DARK.map(rgb),
+                fit: rgb(0xe8e8e8),
+                other_fit: rgb(0x9aa4b1),
                 accent: rgb(0x5b9bd5),
                 panel: rgb(0x1b1f24),
                 text: rgb(0xdfe4ea),
             },
+        }
+    }
+
+    /// The colour of an ink of figures.
+    pub fn ink(&self, ink: Ink) -> Color32 {
+        match ink {
+            Ink::Data(layer) => self.layers[layer % self.layers.len()],
+            Ink::Fit => self.fit,
+            Ink::OtherFit => self.other_fit,
+            Ink::Grid => self.grid.gamma_multiply(0.75),
+            Ink::Mark => self.mark,
+            Ink::OtherMark => self.mark_other,
         }
     }
 
@@ -87,6 +110,13 @@ impl Tokens {
     }
 }
 
+/// Layers laid over one another: after Okabe & Ito, readable for colour-blind people, darkened for a light ground.
+const LAYERS_LIGHT: [u32; 8] =
+    [0x3b6ea5, 0xc2410c, 0x0b7a5b, 0xa4447f, 0x7a6200, 0x2a8fc9, 0x5b3a8c, 0x444444];
+/// The same, lightened for a dark ground.
+const LAYERS_DARK: [u32; 8] =
+    [0x6fa8dc, 0xff9f5a, 0x4fd1a5, 0xe59ac7, 0xe6cf3d, 0x8fd3ff, 0xb79cf0, 0xc9ced6];
+
 const fn rgb(hex: u32) -> Color32 {
     Color32::from_rgb((hex >> 16) as u8, (hex >> 8) as u8, hex as u8)
 }
@@ -97,9 +127,22 @@ const VIRIDIS: [u32; 9] =
 
 /// The colour of `x` in [0, 1] on the sequential scale.
 pub fn sequential(x: f32) -> Color32 {
-    let at = x.clamp(0.0, 1.0) * (VIRIDIS.len() - 1) as f32;
-    let below = (at as usize).min(VIRIDIS.len() - 2);
-    rgb(VIRIDIS[below]).lerp_to_gamma(rgb(VIRIDIS[below + 1]), at - below as f32)
+    along(&VIRIDIS, x)
+}
+
+fn along(points: &[u32; 9], x: f32) -> Color32 {
+    let at = x.clamp(0.0, 1.0) * (points.len() - 1) as f32;
+    let below = (at as usize).min(points.len() - 2);
+    rgb(points[below]).lerp_to_gamma(rgb(points[below + 1]), at - below as f32)
+}
+
+/// Vik (Crameri 2018) at nine points: blue below zero, red above, even in lightness, readable for colour-blind people.
+const VIK: [u32; 9] =
+    [0x001261, 0x033e7d, 0x1e6f9d, 0x71a8c4, 0xece5e0, 0xd9a27b, 0xc26534, 0x8b2506, 0x590008];
+
+/// The colour of `x` in [−1, 1] on the diverging scale.
+pub fn diverging(x: f32) -> Color32 {
+    along(&VIK, (x.clamp(-1.0, 1.0) + 1.0) / 2.0)
 }
 
 /// The colour of a bit-width, the same everywhere: hot for few, cool for many, grey for untouched floats.

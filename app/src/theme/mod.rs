@@ -3,7 +3,7 @@
 mod colours;
 pub mod text;
 
-pub use colours::{Tokens, bits_colour, sequential, text_on};
+pub use colours::{Tokens, bits_colour, diverging, sequential, text_on};
 
 use egui::{FontDefinitions, FontFamily, FontId, TextStyle};
 

@@ -50,7 +50,7 @@ fn measuring(context: &ViewContext<'_>, ui: &mut Ui) {
     let Some(model) = &context.document.model else {
         return;
     };
-    let (done, all) = model.measured();
+    let (done, all) = model.progress();
     if done == all {
         return;
     }
@@ -65,7 +65,7 @@ fn measuring(context: &ViewContext<'_>, ui: &mut Ui) {
     }
     ui.add(ProgressBar::new(done as f32 / all as f32).desired_width(90.0));
     let verb = if stopped { "measured" } else { "measuring" };
-    ui.label(format!("{verb} {done}/{all}")).on_hover_text("Statistics of every tensor, then singular values of every matrix; the selected layer first.");
+    ui.label(format!("{verb} {done}/{all}")).on_hover_text("Statistics of every tensor, then how the weights of every matrix are arranged, then singular values; what is selected and on screen first.");
 }
 
 fn exporting(context: &ViewContext<'_>, ui: &mut Ui) {

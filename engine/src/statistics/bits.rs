@@ -20,6 +20,10 @@ pub struct Bits {
     pub low_zero_bits: u32,
     /// The narrowest float type that holds every value exactly, where one narrower than the tensor's own does.
     pub narrowest: Option<DType>,
+    /// Width of the exponent in bits.
+    pub exponent_bits: u32,
+    /// Width of the mantissa in bits.
+    pub mantissa_bits: u32,
 }
 
 impl Bits {
@@ -80,5 +84,7 @@ pub(super) fn measure(sample: &Sample<'_>, dtype: DType) -> Result<Option<Bits>>
         mantissa_entropy: entropies.mantissa,
         low_zero_bits: planes.low_zero_bits(),
         narrowest: holding.first().copied(),
+        exponent_bits: bits.exponent,
+        mantissa_bits: bits.mantissa,
     }))
 }

@@ -13,10 +13,13 @@ mod spectrum;
 mod structure;
 mod summary;
 
+pub use crate::numeric::pooling::Pooled;
 pub use bits::Bits;
 pub use heat::{Field, HeatMap, MAX_CELLS, measure_heat, window};
 pub use profile::{Line, Profile, measure_profile};
-pub use spectrum::{SPECTRUM_MEMORY_BYTES, Spectrum, measure_spectrum};
+pub use spectrum::{
+    SPECTRUM_MEMORY_BYTES, Spectrum, measure_error_spectrum, measure_spectrum, noise_edge,
+};
 pub use structure::{
     Concentration, GROUP_WIDTHS, HiddenGrid, LARGEST, Place, Structure, Verdict, measure_structure,
 };

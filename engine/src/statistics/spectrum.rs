@@ -31,6 +31,15 @@ impl Spectrum {
         Self { singular_values, stable_rank, effective_rank }
     }
 
+    /// Relative error √(Σ_{i>rank} σ²/Σσ²) of the best approximation of that rank (Eckart & Young 1936); 0 for a
+    /// zero matrix.
+    pub fn error_at_rank(&self, rank: usize) -> f64 {
+        let squares = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
+        let total = squares(&self.singular_values);
+        let tail = squares(self.singular_values.get(rank..).unwrap_or_default());
+        if total == 0.0 { 0.0 } else { (tail / total).sqrt() }
+    }
+
     /// Smallest rank whose singular values hold at least `share` of Σσ².
     pub fn rank_for_energy(&self, share: f64) -> usize {
         rank_for_energy(&self.singular_values, share)
@@ -63,4 +72,18 @@ pub fn measure_spectrum(
     })?;
     observer.go_on()?;
     Ok(Spectrum::new(values))
+}
+/// Temporary.
+pub fn noise_edge(shape: crate::tensor::MatrixShape, std: f64) -> f64 {
+    std * ((shape.rows as f64).sqrt() + (shape.cols as f64).sqrt())
+}
+
+/// Temporary.
+pub fn measure_error_spectrum(
+    checkpoint: &Checkpoint,
+    index: usize,
+    _decode: &(dyn Fn(usize, &mut [f32]) + Sync),
+    observer: &dyn Observer,
+) -> Result<Spectrum> {
+    measure_spectrum(checkpoint, index, observer)
 }

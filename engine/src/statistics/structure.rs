@@ -93,6 +93,16 @@ pub struct HiddenGrid {
     pub examined: usize,
 }
 
+impl HiddenGrid {
+    /// Inputs that share a set of levels; `None` for a whole row.
+    pub fn group_width(&self) -> Option<usize> {
+        match self.grouping {
+            Grouping::Group(width) => Some(width),
+            Grouping::Channel | Grouping::Tensor => None,
+        }
+    }
+}
+
 /// How the weights of a matrix are arranged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Structure {

@@ -48,6 +48,11 @@ impl MatrixShape {
     pub fn elements(self) -> usize {
         self.rows * self.cols
     }
+
+    /// ⌊rows·cols/(rows + cols)⌋: the largest rank whose two factors hold no more numbers than the matrix.
+    pub fn break_even_rank(self) -> usize {
+        self.elements().checked_div(self.rows + self.cols).unwrap_or(0)
+    }
 }
 
 impl std::fmt::Display for MatrixShape {

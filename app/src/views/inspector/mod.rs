@@ -1,23 +1,21 @@
 //! The inspector: one layer's weights and spectrum, and the assignment of everything selected.
 
 mod assignment;
+mod bits;
+mod outliers;
+mod parts;
+mod picture;
+mod profile;
 mod spectrum;
 mod weights;
 
-use egui::{Id, RichText, ScrollArea, Ui};
+use egui::{RichText, ScrollArea, Ui};
 
 use crate::commands::Command;
+use crate::document::look::Tab;
 use crate::document::model::Model;
 use crate::theme::text;
 use crate::views::ViewContext;
-
-/// What the inspector shows above the form.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Tab {
-    #[default]
-    Weights,
-    Spectrum,
-}
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let Some(model) = &context.document.model else {
@@ -30,9 +28,14 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     };
     ScrollArea::vertical().id_salt("inspector").auto_shrink(false).show(ui, |ui| {
         head(context, ui, model, layer);
-        match tabs(ui) {
-            Tab::Weights => weights::ui(context, ui, model, layer),
-            Tab::Spectrum => spectrum::ui(context, ui, model, layer),
+        tabs(context, ui, model);
+        let layers = model.inspected();
+        match model.tab {
+            Tab::Weights => weights::ui(context, ui, model, &layers),
+            Tab::Outliers => outliers::ui(context, ui, model, layer),
+            Tab::Spectrum => spectrum::ui(context, ui, model, &layers),
+            Tab::Bits => bits::ui(context, ui, model, layer),
+            Tab::Compare => {}
         }
         ui.separator();
         assignment::ui(context, ui, model, layer);
@@ -84,15 +87,13 @@ fn fused(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
     }
 }
 
-fn tabs(ui: &mut Ui) -> Tab {
-    let id = Id::unique("inspector tab");
-    let mut tab = ui.data(|data| data.get_temp::<Tab>(id)).unwrap_or_default();
-    ui.horizontal(|ui| {
-        ui.selectable_value(&mut tab, Tab::Weights, "Weights")
-            .on_hover_text("Histogram of the weights, with the grid they would be rounded to.");
-        ui.selectable_value(&mut tab, Tab::Spectrum, "Spectrum")
-            .on_hover_text("Singular values: how much of the layer few directions carry.");
+fn tabs(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    ui.horizontal_wrapped(|ui| {
+        ui.spacing_mut().item_spacing.x = 2.0;
+        for (tab, title, tip) in Tab::ALL {
+            if ui.selectable_label(model.tab == tab, title).on_hover_text(tip).clicked() {
+                context.send(Command::SetTab(tab));
+            }
+        }
     });
-    ui.data_mut(|data| data.insert_temp(id, tab));
-    tab
 }

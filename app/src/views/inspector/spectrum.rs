@@ -1,86 +1,182 @@
-//! The singular values of a layer on a logarithmic axis, with the ranks read off them.
+//! The singular values of a layer: how much few directions carry, what noise would look like, what a rank costs.
 
-use egui::Ui;
-use egui_plot::{GridInput, GridMark, Legend, Line, Plot, VLine};
+use egui::{DragValue, Id, RichText, Ui};
 use lapidary_engine::statistics::Spectrum;
 
+use crate::commands::Command;
 use crate::document::model::Model;
+use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::{PLOT_HEIGHT, text};
 use crate::views::ViewContext;
-use crate::views::inspector::weights::{few_marks, short, table_of_numbers};
+use crate::views::inspector::parts::{self, known, note};
+use crate::widgets::plot::{self, Options};
 
-pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+/// What is drawn of a spectrum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    Values,
+    Energy,
+    Cumulative,
+}
+
+impl View {
+    const ALL: [(Self, &'static str, &'static str); 3] = [
+        (Self::Values, "σ", "Singular values, the largest first."),
+        (Self::Energy, "σ²/Σσ²", "Share of the energy ‖W‖² in each direction."),
+        (
+            Self::Cumulative,
+            "cumulative",
+            "Share of the energy in the first i directions: 1 minus the squared relative error of rank i.",
+        ),
+    ];
+
+    fn points(self, spectrum: &Spectrum) -> Vec<[f64; 2]> {
+        let values = &spectrum.singular_values;
+        let total: f64 = values.iter().map(|s| s * s).sum();
+        let mut sum = 0.0;
+        let point = |(i, &s): (usize, &f64)| {
+            sum += s * s;
+            let y = match self {
+                Self::Values => s,
+                Self::Energy => s * s / total,
+                Self::Cumulative => sum / total,
+            };
+            [(i + 1) as f64, y]
+        };
+        // Values at the level of rounding would stretch the axis by ten decades and say nothing.
+        let floor = values.first().copied().unwrap_or(0.0) * 1e-8;
+        let is_drawn = |(_, s): &(usize, &f64)| self == Self::Cumulative || **s > floor;
+        values.iter().enumerate().filter(is_drawn).map(point).collect()
+    }
+}
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: &[usize]) {
+    let layer = layers[0];
     let tensor = &model.checkpoint.tensors()[layer];
     let Some(matrix) = tensor.matrix else {
         ui.weak(format!("No singular values: {}.", tensor.why_no_matrix()));
         return;
     };
-    match model.spectrum_state(layer) {
-        None => {
-            ui.horizontal(|ui| {
-                ui.spinner();
-                ui.label(format!("Computing the singular values of a {} matrix…", matrix.shape));
-            });
-        }
-        Some(Err(sentence)) => {
-            ui.colored_label(context.tokens.error, sentence);
-        }
-        Some(Ok(spectrum)) => {
-            plot(context, ui, spectrum, layer);
-            let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
-            numbers(context, ui, spectrum, (rows * cols).checked_div(rows + cols).unwrap_or(0));
-        }
-    }
-}
-
-fn plot(context: &ViewContext<'_>, ui: &mut Ui, spectrum: &Spectrum, layer: usize) {
-    let largest = spectrum.singular_values.first().copied().unwrap_or(0.0);
-    // Values at rounding level would stretch the axis by ten decades and say nothing.
-    let floor = largest * 1e-8;
-    let points = spectrum.singular_values.iter().enumerate().filter(|(_, s)| **s > floor);
-    let points: Vec<[f64; 2]> = points.map(|(i, s)| [(i + 1) as f64, s.log10()]).collect();
-    let line = Line::new("σ", points).color(context.tokens.data).width(2.0);
-    let stable = VLine::new("stable rank", spectrum.stable_rank).color(context.tokens.mark_other);
-    let effective =
-        VLine::new("effective rank", spectrum.effective_rank).color(context.tokens.mark);
-    Plot::new(("spectrum", layer))
-        .height(PLOT_HEIGHT)
-        .allow_scroll(false)
-        .legend(Legend::default())
-        .x_axis_label("index i")
-        .y_axis_label("σ (log)")
-        .y_grid_spacer(decade_marks)
-        .y_axis_formatter(|mark, _| short(10_f64.powf(mark.value)))
-        .x_grid_spacer(few_marks)
-        .grid_color(context.tokens.weak.gamma_multiply(0.35))
-        .show(ui, |plot| {
-            plot.line(line);
-            plot.vline(stable);
-            plot.vline(effective);
-        });
-}
-
-/// Marks at 1, 2 and 5 of every decade of a logarithmic axis, or at decades only where there are many.
-fn decade_marks(input: GridInput) -> Vec<GridMark> {
-    let (low, high) = input.bounds;
-    if !(low.is_finite() && high.is_finite()) {
-        return Vec::new();
-    }
-    let steps: &[f64] = if high - low > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
-    let decades = (low.floor() as i32)..=(high.ceil() as i32).min(low.floor() as i32 + 40);
-    let mark = |decade: i32, step: f64| GridMark {
-        value: f64::from(decade) + step.log10(),
-        step_size: 1.0,
+    let doing = format!("Computing the singular values of a {} matrix…", matrix.shape);
+    let state = model.spectrum_state(layer);
+    let Some(spectrum) = known(context, ui, state, &doing) else {
+        return;
     };
-    decades
-        .flat_map(|decade| steps.iter().map(move |&step| mark(decade, step)))
-        .filter(|mark| (low..=high).contains(&mark.value))
-        .collect()
+    let id = Id::unique("spectrum view");
+    let mut view = ui.data(|data| data.get_temp::<View>(id)).unwrap_or(View::Values);
+    ui.horizontal_wrapped(|ui| {
+        for (choice, title, help) in View::ALL {
+            ui.selectable_value(&mut view, choice, title).on_hover_text(help);
+        }
+        let mut wanted = model.look.wants_error_spectrum;
+        let is_kept = model.assignment(layer).is_keep();
+        let tick = egui::Checkbox::new(&mut wanted, "error of the assignment");
+        if ui
+            .add_enabled(!is_kept, tick)
+            .on_hover_text("Singular values of W − Ŵ. Flat: no low-rank correction helps. Steep: a few directions would repair most of the error.")
+            .on_disabled_hover_text("The layer is kept: there is no error.")
+            .changed()
+        {
+            context.send(Command::ToggleErrorSpectrum);
+        }
+    });
+    ui.data_mut(|data| data.insert_temp(id, view));
+    let rank = model.look.rank.unwrap_or_else(|| spectrum.rank_for_energy(0.9));
+    let rank = rank.clamp(1, spectrum.singular_values.len().max(1));
+    let figure = figure(model, layers, view);
+    let options = Options { height: PLOT_HEIGHT, handle: Some(("rank", rank as f64)) };
+    let answer = plot::plot(ui, context.tokens, &format!("spectrum {view:?}"), &figure, options);
+    if let Some(moved) = answer.moved_to {
+        context.send(Command::SetRank(moved.round().max(1.0) as usize));
+    }
+    parts::answer(context, answer);
+    if layers.len() > 1 {
+        parts::legend(context, ui, model, layers);
+    }
+    about_rank(context, ui, model, (layer, spectrum, rank));
+    numbers(context, ui, model, (layer, spectrum));
 }
 
-fn numbers(context: &ViewContext<'_>, ui: &mut Ui, spectrum: &Spectrum, break_even: usize) {
+fn figure(model: &Model, layers: &[usize], view: View) -> Figure {
+    let curve = |(i, &layer): (usize, &usize)| {
+        let points = view.points(model.spectrum(layer)?);
+        Some(Series::new(&model.short_name(layer), Ink::Data(i), Kind::Line, points))
+    };
+    let mut series: Vec<Series> = layers.iter().enumerate().filter_map(curve).collect();
+    let layer = layers[0];
+    if let (View::Values, Some(edge)) = (view, noise_edge(model, layer)) {
+        let name = "edge of noise";
+        series.push(Series::new(name, Ink::OtherMark, Kind::Horizontal, vec![[0.0, edge]]));
+    }
+    if let Some((subject, Ok(error))) = &model.look.error_spectrum
+        && model.look.wants_error_spectrum
+        && subject.0 == layer
+        && subject.1.as_ref() == Some(&model.assignment(layer))
+    {
+        series.push(Series::new("error", Ink::Grid, Kind::Line, view.points(error)));
+    }
+    let (_, title, _) = View::ALL[view as usize];
+    let scale = if view == View::Cumulative { Scale::Linear } else { Scale::Log };
+    Figure {
+        title: format!("Singular values of {}", model.short_name(layer)),
+        x: Axis::new("index i").or_log(Scale::Linear),
+        y: Axis::new(title).or_log(scale),
+        series,
+    }
+}
+
+/// Largest singular value that a matrix of independent numbers of the same shape and spread would have.
+fn noise_edge(model: &Model, layer: usize) -> Option<f64> {
+    let shape = model.checkpoint.tensors()[layer].matrix?.shape;
+    Some(lapidary_engine::statistics::noise_edge(shape, model.statistics(layer)?.std))
+}
+
+/// What a rank would cost and lose.
+fn about_rank(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    model: &Model,
+    (layer, spectrum, rank): (usize, &Spectrum, usize),
+) {
+    let tensor = &model.checkpoint.tensors()[layer];
+    let Some(shape) = tensor.matrix.map(|matrix| matrix.shape) else { return };
+    let most = spectrum.singular_values.len().max(1);
+    let bytes = (rank * (shape.rows + shape.cols)) as u64 * tensor.dtype.bits() / 8;
+    let error = spectrum.error_at_rank(rank);
+    ui.horizontal_wrapped(|ui| {
+        ui.label("Rank").on_hover_text("Drag the line in the plot, or this number: what two factors of that rank would take and lose.");
+        let mut typed = rank;
+        if ui.add(DragValue::new(&mut typed).range(1..=most)).changed() {
+            context.send(Command::SetRank(typed));
+        }
+        ui.monospace(format!("{} ({})", text::bytes(bytes), text::percent(bytes as f64 / tensor.bytes().max(1) as f64)))
+            .on_hover_text("Bytes of the two factors, rank·(rows + columns) numbers of the layer's own type, and their share of the layer.");
+        ui.monospace(format!("error {}", text::percent(error)))
+            .on_hover_text("√(Σ_{i>rank} σ²/Σσ²), the least relative error any matrix of that rank has (Eckart & Young 1936). Weighting by activations will lower what matters.");
+    });
+    if rank > shape.break_even_rank() {
+        let text =
+            "⚠ Above the break-even rank: the factors take more bytes than the layer itself.";
+        ui.label(RichText::new(text).color(context.tokens.warning));
+    }
+}
+
+fn numbers(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    model: &Model,
+    (layer, spectrum): (usize, &Spectrum),
+) {
+    let Some(matrix) = model.checkpoint.tensors()[layer].matrix else { return };
     let full = spectrum.singular_values.len();
-    let entries: [(&str, String, &str); 6] = [
+    let above = noise_edge(model, layer).map_or_else(
+        || "–".to_owned(),
+        |edge| {
+            let above = spectrum.singular_values.iter().filter(|s| **s > edge).count();
+            text::count(above as u64)
+        },
+    );
+    let entries: [(&str, String, &str); 8] = [
         (
             "largest σ",
             text::value(spectrum.singular_values.first().copied().unwrap_or(0.0)),
@@ -97,6 +193,11 @@ fn numbers(context: &ViewContext<'_>, ui: &mut Ui, spectrum: &Spectrum, break_ev
             "exp(entropy of σ/Σσ) (Roy & Vetterli 2007). Near the full rank the spectrum is flat and low rank costs much.",
         ),
         (
+            "above noise",
+            above,
+            "Singular values above the Marchenko-Pastur edge std·(√rows + √columns): directions that independent weights of the same spread would not have.",
+        ),
+        (
             "rank for 90 %",
             text::count(spectrum.rank_for_energy(0.9) as u64),
             "Directions that hold 90 % of Σσ².",
@@ -108,10 +209,11 @@ fn numbers(context: &ViewContext<'_>, ui: &mut Ui, spectrum: &Spectrum, break_ev
         ),
         (
             "break-even rank",
-            text::count(break_even as u64),
-            "rows·cols/(rows+cols): two factors of a higher rank take more bytes than the layer itself.",
+            text::count(matrix.shape.break_even_rank() as u64),
+            "rows·columns/(rows + columns): two factors of a higher rank take more bytes than the layer itself.",
         ),
+        ("full rank", text::count(full as u64), "The lesser of rows and columns."),
     ];
-    table_of_numbers(context, ui, &entries);
-    ui.weak(format!("full rank {full}; every σ computed in double precision"));
+    parts::numbers(context, ui, &entries);
+    note(context, ui, "every σ computed in double precision");
 }

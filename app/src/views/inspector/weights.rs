@@ -1,37 +1,41 @@
-//! The histogram of a layer's weights with the quantisation grid on it, and the numbers.
+//! The histogram of weights with fits and the quantisation grid on it, profiles of rows and columns, and the numbers.
 
-use egui::{Align, Grid, Id, Layout, RichText, Ui, vec2};
-use egui_plot::{Bar, BarChart, GridInput, GridMark, Legend, Plot, VLine};
+use egui::{Id, Ui};
 use lapidary_engine::job::Preview;
-use lapidary_engine::statistics::Statistics;
+use lapidary_engine::statistics::{OUTLIER_STDS, Statistics};
 
 use crate::document::model::Model;
+use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series, compact};
 use crate::theme::{PLOT_HEIGHT, text};
 use crate::views::ViewContext;
+use crate::views::inspector::parts::{self, known, note};
+use crate::views::inspector::profile;
 
 /// Grids of more levels would be a solid block.
 const MAX_LEVELS: usize = 64;
+/// Points of a fitted curve.
+const CURVE_POINTS: usize = 256;
 
-pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
-    match model.statistics_state(layer) {
-        None if model.checkpoint.tensors()[layer].dtype.is_readable() => {
-            ui.horizontal(|ui| {
-                ui.spinner();
-                ui.label("Measuring this tensor…");
-            });
-        }
-        None => {
-            ui.weak("Values of this type are shown by name only.");
-        }
-        Some(Err(sentence)) => {
-            ui.colored_label(context.tokens.error, sentence);
-        }
-        Some(Ok(statistics)) => {
-            let preview = current_preview(model, layer);
-            histogram(context, ui, statistics, preview, layer);
-            numbers(context, ui, statistics);
-        }
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: &[usize]) {
+    let layer = layers[0];
+    if !model.checkpoint.tensors()[layer].dtype.is_readable() {
+        ui.weak("Values of this type are shown by name only.");
+        return;
     }
+    let state = model.statistics_state(layer);
+    let Some(statistics) = known(context, ui, state, "Measuring this tensor…") else {
+        return;
+    };
+    let preview = current_preview(model, layer);
+    if layers.len() > 1 {
+        let figure = overlaid(model, layers);
+        parts::plot(context, ui, "densities", &figure, PLOT_HEIGHT);
+        parts::legend(context, ui, model, layers);
+    } else {
+        single(context, ui, model, (layer, statistics, preview));
+        numbers(context, ui, model, (layer, statistics));
+    }
+    profile::ui(context, ui, model, layers);
 }
 
 /// What the present assignment does, if that is what was tried last.
@@ -41,129 +45,121 @@ pub(super) fn current_preview(model: &Model, layer: usize) -> Option<&Preview> {
     result.as_ref().ok().map(AsRef::as_ref)
 }
 
-fn histogram(
+/// The histogram of one layer.
+fn single(
     context: &ViewContext<'_>,
     ui: &mut Ui,
-    statistics: &Statistics,
-    preview: Option<&Preview>,
-    layer: usize,
+    model: &Model,
+    (layer, statistics, preview): (usize, &Statistics, Option<&Preview>),
 ) {
-    let id = Id::unique("histogram log");
-    let mut is_log = ui.data(|data| data.get_temp::<bool>(id)).unwrap_or(false);
+    let id = Id::unique("histogram fits");
+    let mut fits = ui.data(|data| data.get_temp::<bool>(id)).unwrap_or(true);
+    let figure = histogram(model, (layer, statistics, preview), fits);
+    parts::plot(context, ui, "histogram", &figure, PLOT_HEIGHT);
     let histogram = &statistics.histogram;
-    let width = histogram.width();
-    let height = |count: u64| {
-        if is_log { (1.0 + count as f64).log10() } else { count as f64 }
-    };
-    let bars = histogram
-        .counts
-        .iter()
-        .enumerate()
-        .map(|(i, &count)| Bar::new(histogram.centre(i), height(count)).width(width));
-    let bars =
-        BarChart::new("weights", bars.collect()).color(context.tokens.data).allow_hover(false);
-    let grid = preview.and_then(|preview| preview.grid.as_ref());
-    let levels: Vec<f64> = grid
-        .filter(|grid| grid.levels.len() <= MAX_LEVELS)
-        .map_or_else(Vec::new, |grid| grid.levels.iter().map(|&level| f64::from(level)).collect());
-    let colour = context.tokens.grid.gamma_multiply(0.75);
-    Plot::new(("histogram", layer, is_log))
-        .height(PLOT_HEIGHT)
-        .allow_scroll(false)
-        .legend(Legend::default())
-        .x_axis_label("weight")
-        .y_axis_label(if is_log { "count (log)" } else { "count" })
-        .y_axis_formatter(move |mark, _| axis_count(mark.value, is_log))
-        .x_grid_spacer(few_marks)
-        .grid_color(context.tokens.weak.gamma_multiply(0.35))
-        .x_axis_formatter(|mark, _| short(mark.value))
-        .show(ui, |plot| {
-            plot.bar_chart(bars);
-            for level in levels {
-                plot.vline(VLine::new("grid", level).color(colour).width(1.0));
-            }
-        });
     ui.horizontal_wrapped(|ui| {
-        ui.checkbox(&mut is_log, "log count").on_hover_text("Logarithm of 1 + count: shows the few weights in the tails.");
+        ui.checkbox(&mut fits, "fits").on_hover_text("A normal and a Laplace distribution of the same mean and spread.");
+        if fits {
+            let distance = |d| text::percent(statistics.distance(d));
+            let (normal, laplace) =
+                (distance(statistics.normal()), distance(statistics.laplace()));
+            note(context, ui, format!("off by {normal} (normal), {laplace} (Laplace)"))
+                .on_hover_text("Total variation ½Σ|p − q| between histogram and fit: the share of weights that would have to move. Near 0 the fit is right, and the tables for its distribution hold.");
+        }
         let outside = histogram.underflow + histogram.overflow;
-        let beyond = format!("{} below, {} above this range", text::count(histogram.underflow), text::count(histogram.overflow));
         if outside > 0 {
-            ui.weak(beyond).on_hover_text("The histogram ends 8 standard deviations from the mean, so that outliers do not squeeze it flat.");
+            note(context, ui, format!("{} beyond this range", text::count(outside)))
+                .on_hover_text("The histogram ends 8 standard deviations from the mean, so that outliers do not squeeze it flat.");
         }
     });
-    if let Some(grid) = grid {
+    ui.data_mut(|data| data.insert_temp(id, fits));
+    if let Some(grid) = preview.and_then(|preview| preview.grid.as_ref()) {
         let steps = if grid.groups > 1 {
             format!(
-                "{} groups, steps {} to {}; drawn: the median, {}",
+                "grid: {} groups, steps {} to {}; drawn: the median, {}",
                 text::count(grid.groups as u64),
-                short(f64::from(grid.least_step)),
-                short(f64::from(grid.largest_step)),
-                short(f64::from(grid.step))
+                compact(f64::from(grid.least_step)),
+                compact(f64::from(grid.largest_step)),
+                compact(f64::from(grid.step))
             )
         } else {
-            format!("one grid, step {}", short(f64::from(grid.step)))
+            format!("one grid, step {}", compact(f64::from(grid.step)))
         };
-        ui.label(RichText::new(steps).color(context.tokens.weak).small())
-            .on_hover_text("Every group has its own grid. The lines are the levels of the group whose step is the median of all groups.");
+        note(context, ui, steps).on_hover_text("Every group has its own grid. The lines are the levels of the group whose step is the median of all groups; beyond the clip lines weights are cut to the last level.");
     }
-    ui.data_mut(|data| data.insert_temp(id, is_log));
 }
 
-fn axis_count(value: f64, is_log: bool) -> String {
-    let count = if is_log { 10_f64.powf(value) - 1.0 } else { value };
-    if count < 0.0 { String::new() } else { text::parameters(count.round() as u64) }
+fn histogram(
+    model: &Model,
+    (layer, statistics, preview): (usize, &Statistics, Option<&Preview>),
+    fits: bool,
+) -> Figure {
+    let histogram = &statistics.histogram;
+    let width = histogram.width();
+    let bars = histogram.counts.iter().enumerate();
+    let bars = bars.map(|(i, &count)| [histogram.centre(i), count as f64]).collect();
+    let mut series = vec![Series::new("weights", Ink::Data(0), Kind::Bars(width), bars)];
+    let n = statistics.finite as f64;
+    if fits {
+        for (name, ink, fit) in [
+            ("normal", Ink::Fit, statistics.normal()),
+            ("Laplace", Ink::OtherFit, statistics.laplace()),
+        ] {
+            let point = |i: usize| {
+                let share = i as f64 / (CURVE_POINTS - 1) as f64;
+                let x = histogram.low + share * (histogram.high - histogram.low);
+                [x, n * width * fit.density(x)]
+            };
+            // On a logarithmic axis a curve below one weight would only stretch the plot.
+            let points = (0..CURVE_POINTS).map(point).filter(|[_, y]| *y >= 0.5).collect();
+            series.push(Series::new(name, ink, Kind::Dashed, points));
+        }
+    }
+    let levels = preview.and_then(|preview| preview.grid.as_ref()).map(|grid| &grid.levels[..]);
+    if let Some([first, .., last]) = levels {
+        let levels = levels.unwrap_or_default();
+        let at = |level: &f32| [f64::from(*level), 0.0];
+        if levels.len() <= MAX_LEVELS {
+            let points = levels.iter().map(at).collect();
+            series.push(Series::new("grid", Ink::Grid, Kind::Vertical, points));
+        }
+        series.push(Series::new("clip", Ink::Mark, Kind::Vertical, vec![at(first), at(last)]));
+    }
+    Figure {
+        title: format!("Weights of {}", model.short_name(layer)),
+        x: Axis::new("weight"),
+        y: Axis::new("count").in_unit("weights").or_log(Scale::Linear),
+        series,
+    }
 }
 
-/// A value on an axis, without zeros that say nothing.
-pub(super) fn short(value: f64) -> String {
-    let value = (value * 1e6).round() / 1e6;
-    format!("{value}")
+/// Densities of several layers over weights in standard deviations, so that shapes compare.
+fn overlaid(model: &Model, layers: &[usize]) -> Figure {
+    let curve = |(i, &layer): (usize, &usize)| {
+        let statistics = model.statistics(layer)?;
+        let histogram = &statistics.histogram;
+        let (n, std) = (statistics.finite as f64, statistics.std);
+        let scale = std / (n * histogram.width());
+        let points = histogram.counts.iter().enumerate().map(|(i, &count)| {
+            [(histogram.centre(i) - statistics.mean) / std, count as f64 * scale]
+        });
+        let points = points.filter(|[x, _]| x.is_finite()).collect();
+        Some(Series::new(&model.short_name(layer), Ink::Data(i), Kind::Line, points))
+    };
+    Figure {
+        title: format!("Weights of {} layers", layers.len()),
+        x: Axis::new("(weight − mean)").in_unit("std"),
+        y: Axis::new("density").or_log(Scale::Linear),
+        series: layers.iter().enumerate().filter_map(curve).collect(),
+    }
 }
 
-/// Names and values in two columns, values aligned right.
-pub(super) fn table_of_numbers(
+fn numbers(
     context: &ViewContext<'_>,
     ui: &mut Ui,
-    entries: &[(&str, String, &str)],
+    model: &Model,
+    (layer, statistics): (usize, &Statistics),
 ) {
-    Grid::new("numbers").num_columns(4).min_col_width(72.0).spacing([12.0, 2.0]).show(ui, |ui| {
-        for pair in entries.chunks(2) {
-            for (name, value, help) in pair {
-                ui.label(RichText::new(*name).color(context.tokens.weak)).on_hover_text(*help);
-                ui.allocate_ui_with_layout(
-                    vec2(92.0, 16.0),
-                    Layout::right_to_left(Align::Center),
-                    |ui| {
-                        ui.add_space(16.0);
-                        ui.monospace(value).on_hover_text(*help);
-                    },
-                );
-            }
-            ui.end_row();
-        }
-    });
-}
-
-/// Marks at round numbers, about four of them, with finer ones between.
-pub(super) fn few_marks(input: GridInput) -> Vec<GridMark> {
-    let (low, high) = input.bounds;
-    let rough = (high - low) / 4.0;
-    let decade = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .map(|k| k * decade)
-        .find(|step| *step >= rough)
-        .unwrap_or(decade);
-    if !step.is_finite() || step <= 0.0 {
-        return Vec::new();
-    }
-    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
-    (first..=last.min(first + 40))
-        .map(|i| GridMark { value: i as f64 * step, step_size: step })
-        .collect()
-}
-
-fn numbers(context: &ViewContext<'_>, ui: &mut Ui, statistics: &Statistics) {
     if statistics.non_finite() > 0 {
         let text = format!(
             "⚠ {} NaN, {} +∞, {} −∞: not part of the numbers below; such a layer cannot be compressed",
@@ -173,7 +169,12 @@ fn numbers(context: &ViewContext<'_>, ui: &mut Ui, statistics: &Statistics) {
         );
         ui.colored_label(context.tokens.error, text);
     }
-    let entries: [(&str, String, &str); 8] = [
+    let peak = crate::document::metrics::metric("group-peak");
+    let peak_value = (peak.value)(model, layer).map_or_else(|| "–".to_owned(), text::value);
+    let outliers = format!(
+        "Share of weights with |w − mean| > {OUTLIER_STDS} std. A normal distribution has 2·10⁻⁹."
+    );
+    let entries: [(&str, String, &str); 10] = [
         (
             "mean",
             text::value(statistics.mean),
@@ -196,16 +197,18 @@ fn numbers(context: &ViewContext<'_>, ui: &mut Ui, statistics: &Statistics) {
             text::value(statistics.kurtosis),
             "Excess kurtosis, m₄/m₂² − 3: 0 normal, 3 Laplace. High: outliers stretch the grid; use smaller groups or clipping.",
         ),
-        (
-            "outliers",
-            text::percent(statistics.outlier_fraction),
-            "Share of weights with |w − mean| > 6 std. A normal distribution has 2·10⁻⁹.",
-        ),
+        ("outliers", text::percent(statistics.outlier_fraction), &outliers),
         (
             "zeros",
             text::percent(statistics.zeros),
             "Share of weights that are exactly zero: sparsity that is already there.",
         ),
+        ("group peak", peak_value, peak.help),
+        (
+            "mean |w−mean|",
+            text::value(statistics.mean_abs_deviation),
+            "Mean absolute deviation, the scale of the Laplace fit. 0.80 std for a normal, 0.71 std for a Laplace distribution.",
+        ),
     ];
-    table_of_numbers(context, ui, &entries);
+    parts::numbers(context, ui, &entries);
 }

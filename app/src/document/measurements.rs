@@ -1,0 +1,65 @@
+//! What was measured of a checkpoint: for each tensor the value, or a sentence why there is none.
+
+use std::sync::Arc;
+
+use lapidary_engine::plan::Assignment;
+use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
+
+/// Something that is measured in the background: the value, or a sentence why there is none.
+pub type Measured<T> = Option<Result<Arc<T>, String>>;
+
+/// The relative error of an assignment tried on a layer.
+pub type Damage = (Arc<Assignment>, Result<f64, String>);
+
+/// What was measured, by tensor.
+#[derive(Clone, Debug, Default)]
+pub struct Measurements {
+    /// Moments, histogram, bits.
+    pub statistics: Vec<Measured<Statistics>>,
+    /// How weights are arranged; matrices only.
+    pub structures: Vec<Measured<Structure>>,
+    /// Singular values; matrices only.
+    pub spectra: Vec<Measured<Spectrum>>,
+    /// What assignments were found to do.
+    pub damages: Vec<Option<Damage>>,
+}
+
+/// One result of measuring.
+#[derive(Clone, Debug)]
+pub enum Finding {
+    /// Moments, histogram, bits.
+    Statistics(Result<Arc<Statistics>, String>),
+    /// How weights are arranged.
+    Structure(Result<Arc<Structure>, String>),
+    /// Singular values.
+    Spectrum(Result<Arc<Spectrum>, String>),
+    /// What an assignment does.
+    Damage(Damage),
+}
+
+impl Measurements {
+    /// Nothing measured yet of `n` tensors.
+    pub fn new(n: usize) -> Self {
+        Self {
+            statistics: vec![None; n],
+            structures: vec![None; n],
+            spectra: vec![None; n],
+            damages: vec![None; n],
+        }
+    }
+
+    /// Takes in a finding about a tensor.
+    pub fn take(&mut self, tensor: usize, finding: Finding) {
+        match finding {
+            Finding::Statistics(result) => self.statistics[tensor] = Some(result),
+            Finding::Structure(result) => self.structures[tensor] = Some(result),
+            Finding::Spectrum(result) => self.spectra[tensor] = Some(result),
+            Finding::Damage(damage) => self.damages[tensor] = Some(damage),
+        }
+    }
+}
+
+/// The value, where it was measured and there is one.
+pub fn value<T>(measured: &Measured<T>) -> Option<&Arc<T>> {
+    measured.as_ref()?.as_ref().ok()
+}

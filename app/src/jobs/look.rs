@@ -1,0 +1,109 @@
+//! What the inspector alone needs: profiles, pictures, the spectrum of an assignment's error.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use lapidary_engine::checkpoint::SharedCheckpoint;
+use lapidary_engine::encoding::Encoding;
+use lapidary_engine::plan::Plan;
+use lapidary_engine::statistics::{self, Field};
+use lapidary_engine::{Error, Result, job};
+
+use crate::document::look::{Near, Picture, Subject};
+use crate::document::model::Model;
+use crate::jobs::measure::sentence;
+use crate::jobs::{Event, Jobs, Kind, Ticket};
+
+/// Cells of a window near by, at most, along each side.
+const NEAR_SIDE: usize = 1024;
+
+impl Jobs {
+    /// Profiles the rows and columns of layers, one after the other.
+    pub fn profile(&mut self, model: &Model, layers: Vec<usize>) {
+        let ticket = self.begin(Kind::Profile);
+        let mean = |layer: usize| model.statistics(layer).map_or(0.0, |known| known.mean);
+        let layers: Vec<(usize, f64)> = layers.iter().map(|&layer| (layer, mean(layer))).collect();
+        let checkpoint = model.checkpoint.clone();
+        self.spawn("profile", move || {
+            for (layer, mean) in layers {
+                let profile = statistics::measure_profile(&checkpoint, layer, mean, &ticket);
+                let Some(answer) = sentence(profile) else { return };
+                ticket.send(Event::Profile(layer, answer));
+            }
+        });
+    }
+
+    /// Pictures a whole layer, or the error of its assignment.
+    pub fn picture(&mut self, model: &Model, subject: Subject) {
+        let ticket = self.begin(Kind::Picture);
+        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        self.spawn("picture", move || {
+            let answer = match picture(&checkpoint, &plan, &subject, &ticket) {
+                Err(Error::Cancelled) => return,
+                result => result.map_err(|error| error.sentence()),
+            };
+            ticket.send(Event::Picture(subject, answer));
+        });
+    }
+
+    /// Pictures a part of a layer as finely as the window can show it.
+    pub fn picture_near(
+        &mut self,
+        checkpoint: SharedCheckpoint,
+        picture: &Picture,
+        (subject, rows, cols): (Subject, Range<usize>, Range<usize>),
+    ) {
+        let ticket = self.begin(Kind::Near);
+        let encoding = picture.encoding.clone();
+        self.spawn("near", move || {
+            let step = rows.len().max(cols.len()).div_ceil(NEAR_SIDE).max(1).next_power_of_two();
+            let place = (step, rows.clone(), cols.clone());
+            let cells = with_field(encoding.as_ref(), |field| {
+                statistics::window(&checkpoint, subject.0, field, place, &ticket)
+            });
+            if let Some(cells) = sentence(cells) {
+                ticket.send(Event::Near(Near { subject, rows, cols, cells }));
+            }
+        });
+    }
+
+    /// Computes the singular values of an assignment's error.
+    pub fn error_spectrum(&mut self, model: &Model, subject: Subject) {
+        let ticket = self.begin(Kind::ErrorSpectrum);
+        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        self.spawn("error spectrum", move || {
+            let layer = subject.0;
+            let spectrum = job::compress_layer(&checkpoint, &plan, layer, &ticket).and_then(|e| {
+                let decode = |row: usize, out: &mut [f32]| e.decode_row(row, out);
+                statistics::measure_error_spectrum(&checkpoint, layer, &decode, &ticket)
+            });
+            if let Some(answer) = sentence(spectrum) {
+                ticket.send(Event::ErrorSpectrum(subject, answer));
+            }
+        });
+    }
+}
+
+fn picture(
+    checkpoint: &SharedCheckpoint,
+    plan: &Plan,
+    (layer, assignment): &Subject,
+    ticket: &Ticket,
+) -> Result<Picture> {
+    let compress = || job::compress_layer(checkpoint, plan, *layer, ticket).map(Arc::new);
+    let encoding = assignment.as_ref().map(|_| compress()).transpose()?;
+    let map = with_field(encoding.as_ref(), |field| {
+        statistics::measure_heat(checkpoint, *layer, field, ticket)
+    })?;
+    Ok(Picture { map: Arc::new(map), encoding })
+}
+
+fn with_field<T>(encoding: Option<&Arc<Encoding>>, work: impl FnOnce(Field<'_>) -> T) -> T {
+    match encoding {
+        None => work(Field::Weights),
+        Some(encoding) => {
+            let decode = |row: usize, out: &mut [f32]| encoding.decode_row(row, out);
+            work(Field::Error(&decode))
+        }
+    }
+}

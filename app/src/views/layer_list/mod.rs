@@ -1,0 +1,117 @@
+//! The layer list: a tree or flat, filtered, sorted, selected by click, shift-click and ctrl-click; drawn only where
+//! visible.
+
+mod columns;
+mod pictures;
+mod row;
+
+use egui::{Align, Layout, TextEdit, Ui};
+use egui_extras::{Column as Width, TableBuilder};
+
+use crate::commands::Command;
+use crate::document::list::Row;
+use crate::document::model::{Model, Pane};
+use crate::theme::{ROW_HEIGHT, text};
+use crate::views::ViewContext;
+
+/// What the filter takes, for its tooltip.
+const FILTER_HELP: &str = "Words that the name contains; patterns for the whole name, as *.down_proj.weight; conditions, as kurtosis > 10, bits <= 4, size > 1 MB, block = 3. All must hold.";
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
+    let Some(model) = &context.document.model else {
+        return;
+    };
+    ui.add_space(4.0);
+    filter(context, ui, model);
+    if let Some(mistake) = &model.list.mistake {
+        ui.colored_label(context.tokens.error, mistake);
+    }
+    ui.add_space(2.0);
+    if model.rows().is_empty() && model.list.lines().is_empty() {
+        ui.weak("No layer passes the filter.").on_hover_text(FILTER_HELP);
+        return;
+    }
+    table(context, ui, model);
+}
+
+fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let lines = model.list.lines();
+    let cursor_row = model
+        .selection
+        .cursor()
+        .and_then(|cursor| lines.iter().position(|line| *line == Row::Tensor(cursor)));
+    let is_moved = cursor_moved(ui, model);
+    // Each arrangement of columns remembers its own widths.
+    let arrangement: Vec<&str> = model.list.columns.iter().map(|column| column.id()).collect();
+    let mut table = TableBuilder::new(ui)
+        .id_salt(("layers", arrangement))
+        .striped(true)
+        .resizable(true)
+        .sense(egui::Sense::click())
+        .cell_layout(Layout::left_to_right(Align::Center))
+        .auto_shrink(false);
+    for column in &model.list.columns {
+        table = table.column(Width::initial(column.width()).at_least(36.0).clip(true));
+    }
+    table = table.column(Width::remainder());
+    if let (Some(row), true) = (cursor_row, is_moved) {
+        table = table.scroll_to_row(row, None);
+    }
+    let mut visible = Vec::new();
+    table
+        .header(ROW_HEIGHT, |mut header| {
+            for &column in &model.list.columns {
+                header.col(|ui| columns::head(context, ui, model, column));
+            }
+            // Room for the scroll bar.
+            header.col(|_ui| {});
+        })
+        .body(|body| {
+            body.rows(ROW_HEIGHT, lines.len(), |mut row| match lines[row.index()] {
+                Row::Block(block, count) => row::block(context, model, (block, count), &mut row),
+                Row::Tensor(layer) => {
+                    visible.push(layer);
+                    row::tensor(context, model, layer, &mut row);
+                }
+            });
+        });
+    if visible != model.visible[Pane::List as usize] {
+        context.send(Command::Visible(Pane::List, visible));
+    }
+}
+
+/// Whether the cursor moved since the last frame: then its row is scrolled into view.
+fn cursor_moved(ui: &Ui, model: &Model) -> bool {
+    let id = ui.scope_id().with("last cursor");
+    let now = model.selection.cursor();
+    let last = ui.data_mut(|data| data.get_temp::<Option<usize>>(id));
+    ui.data_mut(|data| data.insert_temp(id, now));
+    last != Some(now)
+}
+
+fn filter(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    ui.horizontal(|ui| {
+        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+            columns::menu(context, ui, model);
+            let tree = ui.selectable_label(model.list.is_tree, "Tree");
+            if tree.on_hover_text("Show tensors under their blocks.").clicked() {
+                context.send(Command::ToggleTree);
+            }
+            let selected = model.selection.len();
+            let count = if selected > 1 {
+                format!("{selected} of {}", model.rows().len())
+            } else {
+                format!("{} tensors", text::count(model.rows().len() as u64))
+            };
+            ui.weak(count).on_hover_text("Rows on show, and how many of them are selected.");
+            let mut filter = model.list.filter.clone();
+            let edit = TextEdit::singleline(&mut filter)
+                .hint_text("Filter: down, *.3.*, kurtosis > 10")
+                .desired_width(f32::INFINITY);
+            let response = ui.add(edit).on_hover_text(FILTER_HELP);
+            if response.changed() {
+                context.send(Command::SetFilter(filter));
+            }
+        });
+    });
+}

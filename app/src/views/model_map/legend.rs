@@ -1,0 +1,61 @@
+//! The legend of the map: the scale of colours with its ends, and how much is known.
+
+use egui::{Label, Mesh, Rect, RichText, Sense, Ui, pos2, vec2};
+
+use crate::document::metrics::Needs;
+use crate::document::model::{MapMode, Model};
+use crate::theme::{bits_colour, sequential, text};
+use crate::views::ViewContext;
+
+const STEPS: usize = 64;
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let shades = &model.shades;
+    ui.horizontal_wrapped(|ui| {
+        if shades.known == 0 {
+            ui.weak(match model.metric.needs {
+                Needs::Plan | Needs::Measuring => "Measuring…",
+                Needs::Damage => "No layer is compressed yet: assign bits to see what they cost.",
+                Needs::Other => "Open a second checkpoint in the inspector under Compare.",
+            });
+            return;
+        }
+        let is_bits = model.metric.id == "bits";
+        let is_clipped = model.scaling.clip < 100.0 && !is_bits;
+        let (low, high) = if is_bits { (2.0, 16.0) } else { (shades.low, shades.high) };
+        let sign = |sign: &'static str| if is_clipped { sign } else { "" };
+        ui.monospace(format!("{}{}", sign("≤ "), (model.metric.format)(low)));
+        bar(ui, is_bits, (low, high)).on_hover_text(model.metric.help);
+        ui.monospace(format!("{}{}", sign("≥ "), (model.metric.format)(high)));
+        let kind = if shades.is_logarithmic && !is_bits { "log" } else { "linear" };
+        let of = model.checkpoint.tensors().len() as u64;
+        let known = if shades.known as u64 == of {
+            String::new()
+        } else {
+            format!(", {} of {}", text::count(shades.known as u64), text::count(of))
+        };
+        let meaning = match model.map_mode {
+            MapMode::Blocks => "number: bits, in [ ] compressed",
+            MapMode::Bytes => "area: bytes in the export",
+        };
+        for note in [format!("{kind}{known}"), meaning.to_owned()] {
+            let note = RichText::new(note).color(context.tokens.weak).small();
+            ui.add(Label::new(note).extend());
+        }
+    });
+}
+
+fn bar(ui: &mut Ui, is_bits: bool, (low, high): (f64, f64)) -> egui::Response {
+    let (rect, response) = ui.allocate_exact_size(vec2(160.0, 12.0), Sense::hover());
+    let mut mesh = Mesh::default();
+    for i in 0..STEPS {
+        let x = (i as f32 + 0.5) / STEPS as f32;
+        let fill =
+            if is_bits { bits_colour(low + f64::from(x) * (high - low)) } else { sequential(x) };
+        let edge = |i: usize| rect.left() + rect.width() * i as f32 / STEPS as f32;
+        let piece = Rect::from_min_max(pos2(edge(i), rect.top()), pos2(edge(i + 1), rect.bottom()));
+        mesh.add_colored_rect(piece, fill);
+    }
+    ui.painter().add(mesh);
+    response
+}

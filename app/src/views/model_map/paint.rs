@@ -1,0 +1,123 @@
+//! What cells of all kinds have in common: their colour, their text, how they answer the pointer.
+
+use egui::{Align2, Color32, FontId, Mesh, Painter, Rect, Response, Stroke, StrokeKind, Ui};
+
+use crate::commands::Command;
+use crate::document::model::{Model, Pane};
+use crate::document::selection::How;
+use crate::theme::{bits_colour, sequential, text_on};
+use crate::views::ViewContext;
+
+/// The colour of a value of the present metric.
+pub(super) fn colour(model: &Model, value: f64) -> Color32 {
+    if model.metric.id == "bits" {
+        bits_colour(value)
+    } else {
+        sequential(model.shades.share(value))
+    }
+}
+
+/// The colour of a tensor.
+pub(super) fn fill(context: &ViewContext<'_>, model: &Model, layer: usize) -> Color32 {
+    let value = model.shades.value(layer);
+    value.map_or(context.tokens.unknown, |value| colour(model, value))
+}
+
+/// The colour to write in on a tensor's cell.
+pub(super) fn ink(ui: &Ui, model: &Model, layer: usize) -> Color32 {
+    let value = model.shades.value(layer);
+    value.map_or(ui.visuals().text_color(), |value| text_on(colour(model, value)))
+}
+
+/// Bits, in brackets where compressed, and a lock.
+pub(super) fn bits_text(model: &Model, layer: usize) -> String {
+    let bits = model.nominal_bits(layer).to_string();
+    let bits = if model.assignment(layer).is_keep() { bits } else { format!("[{bits}]") };
+    let is_locked = model.plan().is_locked(&model.checkpoint.tensors()[layer].name);
+    if is_locked { bits + "🔒" } else { bits }
+}
+
+/// Text in the middle of a cell, cut at its edges.
+pub(super) fn write(painter: &Painter, rect: Rect, text: &str, ink: Color32) {
+    let inside = painter.with_clip_rect(rect.intersect(painter.clip_rect()));
+    inside.text(rect.center(), Align2::CENTER_CENTER, text, FontId::proportional(12.0), ink);
+}
+
+/// A frame around a selected or hovered cell.
+pub(super) fn frame(context: &ViewContext<'_>, painter: &Painter, rect: Rect, width: f32) {
+    let stroke = Stroke::new(width, context.tokens.selected);
+    painter.rect_stroke(rect.expand(width / 2.0), 2.0, stroke, StrokeKind::Middle);
+}
+
+/// Layers as small squares that fill a rectangle, row by row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Squares {
+    rect: Rect,
+    columns: usize,
+    pitch: egui::Vec2,
+    n: usize,
+}
+
+impl Squares {
+    /// `n` squares in `rect`, as large as fit.
+    pub(super) fn new(rect: Rect, n: usize) -> Self {
+        let aspect = (rect.width() / rect.height().max(1.0)).max(0.01);
+        let columns = ((n as f32 * aspect).sqrt().ceil() as usize).clamp(1, n.max(1));
+        let rows = n.div_ceil(columns).max(1);
+        let pitch = egui::vec2(rect.width() / columns as f32, rect.height() / rows as f32);
+        Self { rect, columns, pitch, n }
+    }
+
+    /// The place of the `i`-th.
+    pub(super) fn square(&self, i: usize) -> Rect {
+        let at = egui::vec2((i % self.columns) as f32, (i / self.columns) as f32);
+        let gap = if self.pitch.min_elem() > 4.0 { 1.0 } else { 0.0 };
+        Rect::from_min_size(self.rect.min + at * self.pitch, self.pitch - egui::Vec2::splat(gap))
+    }
+
+    /// The one at a point.
+    pub(super) fn at(&self, point: egui::Pos2) -> Option<usize> {
+        let place = (point - self.rect.min) / self.pitch;
+        if !self.rect.contains(point) || place.x >= self.columns as f32 {
+            return None;
+        }
+        Some(place.y as usize * self.columns + place.x as usize).filter(|&i| i < self.n)
+    }
+
+    /// Fills them, as one mesh, and frames what is selected.
+    pub(super) fn paint(
+        &self,
+        context: &ViewContext<'_>,
+        painter: &Painter,
+        model: &Model,
+        layers: &[usize],
+    ) {
+        let mut mesh = Mesh::default();
+        for (i, &layer) in layers.iter().enumerate() {
+            mesh.add_colored_rect(self.square(i), fill(context, model, layer));
+        }
+        painter.add(mesh);
+        let is_selected = |(_, layer): &(usize, &usize)| model.selection.has(**layer);
+        for (i, _) in layers.iter().enumerate().filter(is_selected) {
+            frame(context, painter, self.square(i), 1.5);
+        }
+    }
+}
+
+/// A click on layers selects them as the modifiers say.
+pub(super) fn clicked(context: &ViewContext<'_>, response: &Response, layers: &[usize]) {
+    let Some(&first) = layers.first() else {
+        return;
+    };
+    let modifiers = response.ctx.input(|input| input.modifiers);
+    if layers.len() > 1 {
+        context.send(Command::Select(layers.to_vec()));
+        return;
+    }
+    let how = match (modifiers.shift, modifiers.command) {
+        (true, _) => How::Range,
+        (_, true) => How::Toggle,
+        _ => How::Replace,
+    };
+    context.send(Command::Click(first, how, Pane::Map));
+}

@@ -1,0 +1,4 @@
+//! Drawing without meaning: parts that know neither the document nor the engine.
+
+pub mod plot;
+pub mod zoom;
