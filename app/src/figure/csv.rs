@@ -1,5 +1,7 @@
 //! A figure as comma-separated values.
 
+use std::fmt::Write as _;
+
 use crate::figure::Figure;
 
 /// A line for each point: series, x, y, in full precision, after a head; quoted after RFC 4180.
@@ -15,7 +17,8 @@ pub fn csv(figure: &Figure) -> String {
     for series in &figure.series {
         let name = quoted(&series.name);
         for [x, y] in &series.points {
-            out.push_str(&format!("{name},{x},{y}\n"));
+            // Writing to a string does not fail.
+            writeln!(out, "{name},{x},{y}").ok();
         }
     }
     out

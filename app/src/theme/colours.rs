@@ -142,7 +142,7 @@ const VIK: [u32; 9] =
 
 /// The colour of `x` in [−1, 1] on the diverging scale.
 pub fn diverging(x: f32) -> Color32 {
-    along(&VIK, (x.clamp(-1.0, 1.0) + 1.0) / 2.0)
+    along(&VIK, f32::midpoint(x.clamp(-1.0, 1.0), 1.0))
 }
 
 /// The colour of a bit-width, the same everywhere: hot for few, cool for many, grey for untouched floats.

@@ -110,34 +110,15 @@ fn toolbar(ui: &mut Ui, (state, shown): (&mut State, &Figure), answer: &mut Answ
     let mut reset = false;
     ui.horizontal(|ui| {
         ui.spacing_mut().item_spacing.x = 4.0;
-        for (axis, choice, title) in
-            [(&shown.x, &mut state.x, "log x"), (&shown.y, &mut state.y, "log y")]
-        {
-            if axis.can_be_log {
-                let is_log = axis.scale == Scale::Log;
-                let tip =
-                    "Lay the values by their logarithm; those that are not positive are left out.";
-                if ui.selectable_label(is_log, title).on_hover_text(tip).clicked() {
-                    *choice = Some(if is_log { Scale::Linear } else { Scale::Log });
-                }
-            }
-        }
+        switch(ui, (&shown.x, "log x"), &mut state.x);
+        switch(ui, (&shown.y, "log y"), &mut state.y);
         let dropped = shown.dropped();
         if dropped > 0 {
             ui.weak(format!("{dropped} not positive"))
                 .on_hover_text("Values that have no logarithm are left out.");
         }
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            let menu = ui.menu_button("Save", |ui| {
-                for format in Format::ALL {
-                    if ui.button(format!("{}…", format.title())).clicked() {
-                        answer.save = Some((shown.clone(), format));
-                    }
-                }
-                if ui.button("Copy CSV").clicked() {
-                    answer.copy = Some(csv(shown));
-                }
-            });
+            let menu = ui.menu_button("Save", |ui| files(ui, shown, answer));
             menu.response.on_hover_text("Save the plot as PNG, SVG or CSV, or copy its numbers.");
             let button = Button::new("Reset zoom").small();
             reset = ui
@@ -148,6 +129,28 @@ fn toolbar(ui: &mut Ui, (state, shown): (&mut State, &Figure), answer: &mut Answ
         });
     });
     reset
+}
+
+fn switch(ui: &mut Ui, (axis, title): (&Axis, &str), choice: &mut Option<Scale>) {
+    if !axis.can_be_log {
+        return;
+    }
+    let is_log = axis.scale == Scale::Log;
+    let tip = "Lay the values by their logarithm; those that are not positive are left out.";
+    if ui.selectable_label(is_log, title).on_hover_text(tip).clicked() {
+        *choice = Some(if is_log { Scale::Linear } else { Scale::Log });
+    }
+}
+
+fn files(ui: &mut Ui, shown: &Figure, answer: &mut Answer) {
+    for format in Format::ALL {
+        if ui.button(format!("{}…", format.title())).clicked() {
+            answer.save = Some((shown.clone(), format));
+        }
+    }
+    if ui.button("Copy CSV").clicked() {
+        answer.copy = Some(csv(shown));
+    }
 }
 
 /// Round numbers as marks. The step of labelled marks is made wide, so that their labels never fade.

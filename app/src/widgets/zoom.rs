@@ -49,11 +49,11 @@ impl Zoom {
     /// The same zoomed by `factor` (above 1 is nearer), leaving the point of the plane where it is in the window.
     pub fn about(&self, point: [f64; 2], factor: f64) -> Self {
         let mut next = *self;
-        for axis in 0..2 {
+        for (axis, &point) in point.iter().enumerate() {
             let least = LEAST_EXTENT.min(self.plane[axis]);
             next.extent[axis] = (self.extent[axis] / factor).clamp(least, self.plane[axis]);
-            let share = (point[axis] - self.corner[axis]) / self.extent[axis];
-            next.corner[axis] = point[axis] - share * next.extent[axis];
+            let share = (point - self.corner[axis]) / self.extent[axis];
+            next.corner[axis] = point - share * next.extent[axis];
         }
         next.inside()
     }
@@ -67,8 +67,8 @@ impl Zoom {
     /// The part between two points.
     pub fn between(&self, a: [f64; 2], b: [f64; 2]) -> Self {
         let mut next = *self;
-        for axis in 0..2 {
-            let (low, high) = (a[axis].min(b[axis]), a[axis].max(b[axis]));
+        for (axis, (a, b)) in a.into_iter().zip(b).enumerate() {
+            let (low, high) = (a.min(b), a.max(b));
             next.corner[axis] = low;
             next.extent[axis] =
                 (high - low).clamp(LEAST_EXTENT.min(self.plane[axis]), self.plane[axis]);

@@ -21,7 +21,8 @@ pub use spectrum::{
     SPECTRUM_MEMORY_BYTES, Spectrum, measure_error_spectrum, measure_spectrum, noise_edge,
 };
 pub use structure::{
-    Concentration, GROUP_WIDTHS, HiddenGrid, LARGEST, Place, Structure, Verdict, measure_structure,
+    Concentration, GROUP_WIDTHS, HiddenGrid, LARGEST, Place, Structure, TAIL_STDS, Verdict,
+    measure_structure,
 };
 pub use summary::{
     HISTOGRAM_BINS, HISTOGRAM_STDS, MAX_SUPER_WEIGHTS, OUTLIER_STDS, SUPER_WEIGHT_STDS, Statistics,

@@ -13,11 +13,17 @@ use crate::numeric::levels::{LevelSearch, Levels};
 use crate::numeric::peaks::{Peaks, WIDTHS};
 use crate::observer::Observer;
 use crate::statistics::profile::{pieces, visit_rows};
-use crate::statistics::summary::OUTLIER_STDS;
 use crate::tensor::MatrixShape;
 
 /// Group sizes whose peaks are measured; the last entry of [`Structure::group_peaks`] is for whole rows.
 pub const GROUP_WIDTHS: [usize; 5] = WIDTHS;
+/// A weight further than this many standard deviations from the mean counts for where outliers sit. Nearer than the 6
+/// of the outlier share, so that layers with light tails have enough of them to tell.
+pub const TAIL_STDS: f64 = 4.0;
+/// E[x²; |x| > 4] of a normal distribution: 2(4φ(4) + Q(4)).
+const NORMAL_TAIL_MASS: f64 = 1.134e-3;
+/// Mass, in variances, that is granted to chance in small layers: that of four weights at the limit.
+const GRANTED_MASS: f64 = 64.0;
 /// Weights listed by magnitude.
 pub const LARGEST: usize = 32;
 
@@ -32,14 +38,16 @@ pub struct Place {
     pub value: f32,
 }
 
-/// Where the outlier mass, Σ(w − mean)² over |w − mean| > 6 std, sits. The shares add up to 1.
+/// Where the mass of the tails, Σ(w − mean)² over |w − mean| > 4 std, sits. The shares add up to 1.
 ///
-/// A column (or row) is hot when it holds more outliers than chance explains: more than λ + 6√λ + 3, where λ is
-/// their number over that of columns, the mean of a Poisson distribution.
+/// A column (or row) is hot when it holds more of these outliers than chance explains: more than λ + 6√λ + 3,
+/// where λ is their number over that of columns, the mean of a Poisson distribution.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Concentration {
-    /// Number of outliers.
+    /// Number of weights beyond 4 std.
     pub outliers: u64,
+    /// Their mass over that of as many normal weights: 1 where the tails are those of a normal distribution.
+    pub against_normal: f64,
     /// The hot columns, ascending.
     pub hot_columns: Vec<usize>,
     /// The hot rows, ascending.
@@ -55,7 +63,7 @@ pub struct Concentration {
 /// Where most of the outlier mass sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// There is no outlier.
+    /// The tails are no heavier than those of a normal distribution.
     NoOutliers,
     /// At least half in hot columns: a few inputs carry it.
     Columns,
@@ -71,7 +79,7 @@ impl Concentration {
     /// Where most of it sits.
     pub fn verdict(&self) -> Verdict {
         match () {
-            () if self.outliers == 0 => Verdict::NoOutliers,
+            () if self.outliers == 0 || self.against_normal < 2.0 => Verdict::NoOutliers,
             () if self.in_columns >= 0.5 => Verdict::Columns,
             () if self.in_rows >= 0.5 => Verdict::Rows,
             () if self.scattered >= 0.5 => Verdict::Scattered,
@@ -163,7 +171,7 @@ pub fn measure_structure(
     let matrix = tensor.matrix.ok_or_else(|| Error::Unsupported {
         what: format!("the structure of tensor {} ({})", tensor.name, tensor.why_no_matrix()),
     })?;
-    let limit = OUTLIER_STDS * std;
+    let limit = TAIL_STDS * std;
     let task = Task { checkpoint, index, shape: matrix.shape, mean, limit, observer };
     let parts: Vec<Part> = pieces(matrix.shape.rows)
         .into_par_iter()
@@ -226,14 +234,26 @@ impl Task<'_> {
         }
         let hot_columns = hot(&all.columns, outliers);
         let hot_rows = hot(&all.rows, outliers);
+        let variance = (self.limit / TAIL_STDS).powi(2);
+        let expected = NORMAL_TAIL_MASS * self.shape.elements() as f64 + GRANTED_MASS;
+        let against_normal = total / (variance * expected);
+        // A sum of nothing is −0.
         let mass = |lines: &[(u32, f64)], hot: &[usize]| -> f64 {
-            hot.iter().map(|&line| lines[line].1).sum()
+            hot.iter().map(|&line| lines[line].1).sum::<f64>() + 0.0
         };
         let in_columns = mass(&all.columns, &hot_columns) / total;
         let in_both = self.mass_in_both(&hot_rows, &hot_columns)? / total;
         let in_rows = (mass(&all.rows, &hot_rows) / total - in_both).max(0.0);
         let scattered = (1.0 - in_columns - in_rows).max(0.0);
-        Ok(Concentration { outliers, hot_columns, hot_rows, in_columns, in_rows, scattered })
+        Ok(Concentration {
+            outliers,
+            against_normal,
+            hot_columns,
+            hot_rows,
+            in_columns,
+            in_rows,
+            scattered,
+        })
     }
 
     /// The outlier mass where hot rows and hot columns cross.

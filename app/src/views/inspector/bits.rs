@@ -11,7 +11,7 @@ use crate::views::inspector::parts::{known, note};
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
     let tensor = &model.checkpoint.tensors()[layer];
     let state = model.statistics_state(layer);
-    let Some(statistics) = known(context, ui, state, "Counting bit patterns…") else {
+    let Some(statistics) = known(context, ui, state.as_ref(), "Counting bit patterns…") else {
         return;
     };
     let Some(bits) = &statistics.bits else {
@@ -57,7 +57,7 @@ fn planes(context: &ViewContext<'_>, ui: &mut Ui, bits: &Bits) {
             "Entropy of the mantissa, for F32 of 7 + 8 + 8 bits coded apart. Near its width unless weights were rounded before.",
         ),
     ];
-    Grid::new("bit planes").num_columns(4).spacing([12.0, 4.0]).show(ui, |ui| {
+    Grid::new("bit planes").num_columns(4).spacing([14.0, 4.0]).show(ui, |ui| {
         for head in ["plane", "bits", "entropy", "used"] {
             note(context, ui, head);
         }
@@ -78,7 +78,8 @@ fn right(ui: &mut Ui, text: String) {
 }
 
 fn bar(context: &ViewContext<'_>, ui: &mut Ui, share: f64) {
-    let (rect, response) = ui.allocate_exact_size(vec2(140.0, 12.0), Sense::hover());
+    let (rect, response) = ui.allocate_exact_size(vec2(150.0, 12.0), Sense::hover());
+    let rect = rect.with_min_x(rect.left() + 10.0);
     ui.painter().rect_filled(rect, 2.0, context.tokens.unknown);
     let right = rect.left() + rect.width() * share.clamp(0.0, 1.0) as f32;
     let filled = Rect::from_min_max(rect.min, pos2(right, rect.bottom()));

@@ -24,7 +24,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
     picture::ui(context, ui, model, layer);
     ui.add_space(4.0);
     let state = &model.measured.structures[layer];
-    if let Some(structure) = known(context, ui, state, "Looking where outliers sit…") {
+    if let Some(structure) = known(context, ui, state.as_ref(), "Looking where outliers sit…") {
         concentration(context, ui, &structure.concentration);
         largest(context, ui, structure);
     }
@@ -38,7 +38,7 @@ fn concentration(context: &ViewContext<'_>, ui: &mut Ui, found: &Concentration) 
         format!("{}{more}", first.join(", "))
     };
     let sentence = match found.verdict() {
-        Verdict::NoOutliers => "No weight lies further than 6 standard deviations from the mean.".to_owned(),
+        Verdict::NoOutliers => "No outliers: the tails are no heavier than those of a normal distribution.".to_owned(),
         Verdict::Columns => format!(
             "Outliers sit in {} input columns ({}): scale these inputs, or keep them at more bits.",
             found.hot_columns.len(),
@@ -52,13 +52,17 @@ fn concentration(context: &ViewContext<'_>, ui: &mut Ui, found: &Concentration) 
         Verdict::Scattered => "Outliers are scattered: small groups, clipping, or keeping single weights apart will help; scaling rows or columns will not.".to_owned(),
         Verdict::Mixed => "Outliers sit partly in rows, partly in columns, partly scattered.".to_owned(),
     };
-    ui.label(sentence).on_hover_text("A column or row is hot when it holds more outliers than chance explains: more than λ + 6√λ + 3, with λ their mean number.");
+    ui.label(sentence).on_hover_text("A column or row is hot when it holds more outliers than chance explains: more than λ + 6√λ + 3 beyond 4 std, with λ their mean number.");
     if found.verdict() == Verdict::NoOutliers {
         return;
     }
-    let mass = "Share of the outlier mass, Σ(w − mean)² over |w − mean| > 6 std. The three shares add up to 100 %.";
+    let mass = "Share of the mass of the tails, Σ(w − mean)² over |w − mean| > 4 std. The three shares add up to 100 %.";
     let entries = [
-        ("outliers", text::count(found.outliers), "Weights with |w − mean| > 6 std."),
+        (
+            "beyond 4 std",
+            text::count(found.outliers),
+            "Weights with |w − mean| > 4 std; a normal distribution has 63 in a million.",
+        ),
         ("in columns", text::percent(found.in_columns), mass),
         ("in rows", text::percent(found.in_rows), mass),
         ("scattered", text::percent(found.scattered), mass),
@@ -70,24 +74,26 @@ fn largest(context: &ViewContext<'_>, ui: &mut Ui, structure: &Structure) {
     let title = format!("The {} largest weights", structure.largest.len());
     egui::CollapsingHeader::new(title).default_open(true).show(ui, |ui| {
         ScrollArea::vertical().id_salt("largest").max_height(130.0).show(ui, |ui| {
-            Grid::new("largest").num_columns(4).striped(true).spacing([16.0, 1.0]).show(ui, |ui| {
-                for head in ["weight", "row", "column", ""] {
-                    note(context, ui, head);
-                }
-                ui.end_row();
-                for place in &structure.largest {
-                    ui.monospace(text::value(f64::from(place.value)));
-                    ui.monospace(place.row.to_string());
-                    ui.monospace(place.col.to_string());
-                    if ui.small_button("Show").on_hover_text("Zoom to it in the picture.").clicked()
-                    {
-                        picture::go_to(ui, (place.row, place.col));
-                    }
-                    ui.end_row();
-                }
-            });
+            let grid = Grid::new("largest").num_columns(4).striped(true).spacing([16.0, 1.0]);
+            grid.show(ui, |ui| largest_rows(context, ui, structure));
         });
     });
+}
+
+fn largest_rows(context: &ViewContext<'_>, ui: &mut Ui, structure: &Structure) {
+    for head in ["weight", "row", "column", ""] {
+        note(context, ui, head);
+    }
+    ui.end_row();
+    for place in &structure.largest {
+        ui.monospace(text::value(f64::from(place.value)));
+        ui.monospace(place.row.to_string());
+        ui.monospace(place.col.to_string());
+        if ui.small_button("Show").on_hover_text("Zoom to it in the picture.").clicked() {
+            picture::go_to(ui, (place.row, place.col));
+        }
+        ui.end_row();
+    }
 }
 
 /// Every weight of the model beyond 50 standard deviations.

@@ -6,7 +6,6 @@ use egui::{Align, Grid, Layout, RichText, Ui, vec2};
 
 use crate::commands::Command;
 use crate::document::FigureToSave;
-use crate::document::measurements::Measured;
 use crate::document::metrics::metric;
 use crate::document::model::Model;
 use crate::figure::{Figure, Ink};
@@ -36,7 +35,7 @@ pub(super) fn numbers(context: &ViewContext<'_>, ui: &mut Ui, entries: &[(&str, 
 pub(super) fn known<'a, T>(
     context: &ViewContext<'_>,
     ui: &mut Ui,
-    measured: &'a Measured<T>,
+    measured: Option<&'a Result<Arc<T>, String>>,
     doing: &str,
 ) -> Option<&'a Arc<T>> {
     match measured {

@@ -56,8 +56,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
         kept.unwrap_or(Choice { of_columns: true, number: Number::AbsMax, is_sorted: false });
     choose(ui, &mut choice);
     ui.data_mut(|data| data.insert_temp(id, choice));
-    let state = model.look.profiles.get(&layers[0]).cloned().flatten();
-    if known(context, ui, &state, "Measuring rows and columns…").is_none() {
+    let state = model.look.profiles.get(&layers[0]).and_then(Option::as_ref);
+    if known(context, ui, state, "Measuring rows and columns…").is_none() {
         return;
     }
     let figure = figure(model, layers, choice);

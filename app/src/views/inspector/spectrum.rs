@@ -59,7 +59,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     };
     let doing = format!("Computing the singular values of a {} matrix…", matrix.shape);
     let state = model.spectrum_state(layer);
-    let Some(spectrum) = known(context, ui, state, &doing) else {
+    let Some(spectrum) = known(context, ui, state.as_ref(), &doing) else {
         return;
     };
     let id = Id::unique("spectrum view");

@@ -23,7 +23,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
         return;
     }
     let state = model.statistics_state(layer);
-    let Some(statistics) = known(context, ui, state, "Measuring this tensor…") else {
+    let Some(statistics) = known(context, ui, state.as_ref(), "Measuring this tensor…") else {
         return;
     };
     let preview = current_preview(model, layer);

@@ -85,15 +85,16 @@ fn line(context: &ViewContext<'_>, ui: &mut Ui, column: Column, is_shown: bool) 
             context.send(Command::ToggleColumn(column));
         }
         if is_shown && !is_fixed {
-            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-                for (sign, step, tip) in
-                    [("▶", 1, "Move to the right."), ("◀", -1, "Move to the left.")]
-                {
-                    if ui.small_button(sign).on_hover_text(tip).clicked() {
-                        context.send(Command::MoveColumn(column, step));
-                    }
-                }
-            });
+            let layout = Layout::right_to_left(Align::Center);
+            ui.with_layout(layout, |ui| movers(context, ui, column));
         }
     });
+}
+
+fn movers(context: &ViewContext<'_>, ui: &mut Ui, column: Column) {
+    for (sign, step, tip) in [("▶", 1, "Move to the right."), ("◀", -1, "Move to the left.")] {
+        if ui.small_button(sign).on_hover_text(tip).clicked() {
+            context.send(Command::MoveColumn(column, step));
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod paint;
 mod tray;
 mod treemap;
 
-use egui::{Align, ComboBox, Layout, Ui};
+use egui::{Align, ComboBox, Layout, Ui, WidgetInfo};
 
 use crate::commands::Command;
 use crate::document::metrics::METRICS;
@@ -54,10 +54,13 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             scale
                 .response
                 .on_hover_text("Linear or logarithmic colours, and clipping of extremes.");
-            let choice = ComboBox::from_id_salt("metric").selected_text(model.metric.title);
+            let choice =
+                ComboBox::from_id_salt("metric").width(130.0).selected_text(model.metric.title);
             let choice = choice.height(400.0).show_ui(ui, |ui| metrics(context, ui, model));
-            let label = ui.label("Colour").on_hover_text(model.metric.help);
-            choice.response.labelled_by(label.id);
+            choice.response.widget_info(|| {
+                WidgetInfo::labeled(egui::Role::ComboBox, true, "Colour of the map")
+            });
+            choice.response.on_hover_text(model.metric.help);
         });
     });
 }

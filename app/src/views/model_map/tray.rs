@@ -54,19 +54,27 @@ fn named(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
 /// Norms, biases and odd tensors: squares in the checkpoint's order.
 fn odd(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let layers = &model.map.odd;
-    ui.horizontal(|ui| {
+    ui.horizontal_top(|ui| {
         ui.spacing_mut().item_spacing.x = UNIT;
         ui.add(egui::Label::new(egui::RichText::new("norms, others").small().weak()).extend())
             .on_hover_text("Tensors that are no weight matrices: norms, biases, and what has no known role. They are exported as they are.");
         let width = ui.available_width() - 12.0;
         let columns = ((width / SQUARE) as usize).max(1);
         let rows = layers.len().div_ceil(columns);
-        let scroll = ScrollArea::vertical().id_salt("odd").max_height(SQUARE_ROWS * SQUARE);
-        scroll.auto_shrink([false, true]).show(ui, |ui| {
-            let size = vec2(columns.min(layers.len()) as f32 * SQUARE, rows as f32 * SQUARE);
+        let size = vec2(columns.min(layers.len()) as f32 * SQUARE, rows as f32 * SQUARE);
+        let show = |ui: &mut Ui| {
             let (rect, response) = ui.allocate_exact_size(size, Sense::click());
             squares(context, ui, model, (rect, columns), &response);
-        });
+        };
+        if rows as f32 <= SQUARE_ROWS {
+            show(ui);
+        } else {
+            let height = SQUARE_ROWS * SQUARE;
+            ui.allocate_ui(vec2(width, height), |ui| {
+                let scroll = ScrollArea::vertical().id_salt("odd").max_height(height);
+                scroll.auto_shrink([false, true]).show(ui, show);
+            });
+        }
     });
 }
 
