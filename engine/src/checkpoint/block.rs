@@ -1,50 +1,83 @@
-//! A rectangle of a weight matrix, without reading the rest of it.
+//! A block of a weight matrix, for whoever works through matrices that memory would not hold.
 
 use std::ops::Range;
 
 use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
-use crate::checkpoint::{Checkpoint, MatrixKind};
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
-use crate::tensor::Decoder;
+use crate::tensor::{CHUNK_ELEMENTS, Decoder};
 
 impl Checkpoint {
-    /// The weights `[rows, cols]` of a rectangle of a layer's matrix `[out, in]`, in f32 and in row-major order.
-    /// Cost: that of reading the rectangle, one run of bytes for each of its rows as stored.
+    /// The block `[rows, cols]` of the weight matrix `[out, in]` of a tensor, in f32: exactly those entries of
+    /// [`weights`](Self::weights), in row-major order, decoded in parallel.
+    ///
+    /// Reads and holds the block alone: 4 bytes per weight, twice that for a Conv1d, which is stored transposed.
+    /// A run of entries that lie side by side on disk is decoded at once, so blocks of whole stored rows are the
+    /// fastest (rows of the matrix; columns for a Conv1d). Empty ranges give an empty block.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a tensor that is no matrix of weights, [`Error::Io`] if the file has become shorter.
+    /// [`Error::Unsupported`] for a tensor that is no matrix of weights, [`Error::Io`] if the file has become
+    /// shorter.
     ///
     /// # Panics
-    /// If the rectangle is not inside the matrix.
+    /// If a range begins after it ends, or ends beyond the matrix.
     pub fn weight_block(
         &self,
         index: usize,
         rows: Range<usize>,
         cols: Range<usize>,
     ) -> Result<Array2<f32>> {
-        let tensor = &self.tensors()[index];
+        let tensor = &self.tensors[index];
         let not_weights = || Error::Unsupported {
-            what: format!("reading tensor {} as weights ({})", tensor.name, tensor.why_no_matrix()),
+            what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
         };
         let matrix = tensor.matrix.ok_or_else(not_weights)?;
         let decoder = Decoder::new(tensor.dtype).ok_or_else(not_weights)?;
-        let shape = matrix.shape;
-        assert!(rows.end <= shape.rows && cols.end <= shape.cols, "the rectangle is inside");
-        let is_transposed = matrix.kind == MatrixKind::Conv1d;
-        let (down, across, width) =
-            if is_transposed { (cols, rows, shape.rows) } else { (rows, cols, shape.cols) };
-        let mut values = vec![0.0; down.len() * across.len()];
-        // Whole rows follow one another in the file and are read at once.
-        let run = if across.len() == width { values.len() } else { across.len() };
-        let first_rows = down.clone().step_by(run.checked_div(across.len()).unwrap_or(1).max(1));
-        for (row, out) in first_rows.zip(values.chunks_mut(run.max(1))) {
-            let first = (row * width + across.start) as u64;
-            decoder.f32s(self.element_bytes(tensor, first, out.len() as u64)?, out);
+        let fits = |range: &Range<usize>, end| range.start <= range.end && range.end <= end;
+        assert!(
+            fits(&rows, matrix.shape.rows) && fits(&cols, matrix.shape.cols),
+            "block [{rows:?}, {cols:?}] of a matrix of {}",
+            matrix.shape
+        );
+        if matrix.kind == MatrixKind::Conv1d {
+            let stored = self.stored_block(tensor, decoder, matrix.shape.rows, [cols, rows])?;
+            return Ok(stored.t().as_standard_layout().into_owned());
         }
-        let shape = (down.len(), across.len());
-        let stored =
-            Array2::from_shape_vec(shape, values).map_err(|_cannot_happen| not_weights())?;
-        Ok(if is_transposed { stored.t().as_standard_layout().into_owned() } else { stored })
+        self.stored_block(tensor, decoder, matrix.shape.cols, [rows, cols])
+    }
+
+    /// Rows and columns of a tensor as it is stored, `stride` elements from row to row.
+    fn stored_block(
+        &self,
+        tensor: &Tensor,
+        decoder: Decoder,
+        stride: usize,
+        [rows, cols]: [Range<usize>; 2],
+    ) -> Result<Array2<f32>> {
+        let mut block = Array2::zeros((rows.len(), cols.len()));
+        if block.is_empty() {
+            return Ok(block);
+        }
+        let values = block.as_slice_mut().unwrap_or_default();
+        let decode = |first: usize, out: &mut [f32]| {
+            let bytes = self.element_bytes(tensor, first as u64, out.len() as u64)?;
+            decoder.f32s(bytes, out);
+            Ok(())
+        };
+        if cols.len() == stride {
+            // Whole rows follow one another on disk.
+            let first = rows.start * stride;
+            let pieces = values.par_chunks_mut(CHUNK_ELEMENTS).enumerate();
+            pieces.try_for_each(|(i, out)| decode(first + i * CHUNK_ELEMENTS, out))?;
+        } else {
+            values.par_chunks_mut(cols.len()).enumerate().try_for_each(|(row, out)| {
+                let first = (rows.start + row) * stride + cols.start;
+                let mut pieces = out.chunks_mut(CHUNK_ELEMENTS).enumerate();
+                pieces.try_for_each(|(i, out)| decode(first + i * CHUNK_ELEMENTS, out))
+            })?;
+        }
+        Ok(block)
     }
 }
