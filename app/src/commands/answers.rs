@@ -64,6 +64,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
             model.look.near = Some(near);
             model.changed();
         }
+        Event::Estimate(layer, estimate) => model.look.estimate = Some((layer, estimate)),
         Event::ErrorSpectrum(subject, result) => {
             model.look.error_spectrum = Some((subject, result));
             model.changed();

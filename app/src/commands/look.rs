@@ -18,7 +18,10 @@ pub(super) fn request(model: &mut Model, jobs: &mut Jobs) {
             picture(model, jobs);
             near(model, jobs);
         }
-        Tab::Spectrum => error_spectrum(model, jobs),
+        Tab::Spectrum => {
+            estimate(model, jobs);
+            error_spectrum(model, jobs);
+        }
         Tab::Bits | Tab::Compare => {}
     }
 }
@@ -87,6 +90,22 @@ fn near(model: &mut Model, jobs: &mut Jobs) {
         let picture = picture.clone();
         look.asked.near = Some(wanted.clone());
         jobs.picture_near(model.checkpoint.clone(), &picture, wanted);
+    }
+}
+
+/// Weights from which an exact spectrum takes longer than one cares to wait.
+const LONG_SPECTRUM: u64 = 1 << 20;
+
+fn estimate(model: &mut Model, jobs: &mut Jobs) {
+    let Some(layer) = model.selection.cursor() else {
+        return;
+    };
+    let tensor = &model.checkpoint.tensors()[layer];
+    let is_long = tensor.matrix.is_some() && tensor.parameters() >= LONG_SPECTRUM;
+    let is_known = model.spectrum_state(layer).is_some();
+    if is_long && !is_known && model.look.asked.estimate != Some(layer) {
+        model.look.asked.estimate = Some(layer);
+        jobs.estimate_spectrum(model, layer);
     }
 }
 

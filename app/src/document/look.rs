@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lapidary_engine::encoding::Encoding;
 use lapidary_engine::plan::Assignment;
-use lapidary_engine::statistics::{HeatMap, Pooled, Profile, Spectrum};
+use lapidary_engine::statistics::{HeatMap, Pooled, Profile, Spectrum, SpectrumEstimate};
 
 use crate::document::measurements::Measured;
 
@@ -131,6 +131,8 @@ pub struct Asked {
     pub picture: Option<Subject>,
     /// The part to picture near by: rows and columns.
     pub near: Option<(Subject, Range<usize>, Range<usize>)>,
+    /// The layer whose spectrum is to be estimated.
+    pub estimate: Option<usize>,
     /// The assignment whose error's spectrum is wanted.
     pub error_spectrum: Option<Subject>,
 }
@@ -150,6 +152,8 @@ pub struct Look {
     pub asked: Asked,
     /// The picture near by.
     pub near: Option<Near>,
+    /// A quick estimate of the leading singular values while the exact ones are computed.
+    pub estimate: Option<(usize, Arc<SpectrumEstimate>)>,
     /// Whether the spectrum of the error is shown too.
     pub wants_error_spectrum: bool,
     /// The spectrum of an assignment's error.

@@ -67,6 +67,18 @@ impl Jobs {
         });
     }
 
+    /// Estimates the leading singular values of a layer.
+    pub fn estimate_spectrum(&mut self, model: &Model, layer: usize) {
+        let ticket = self.begin(Kind::Estimate);
+        let checkpoint = model.checkpoint.clone();
+        self.spawn("estimate", move || {
+            // What stands in the way is said by the exact computation too.
+            if let Ok(estimate) = statistics::estimate_spectrum(&checkpoint, layer, &ticket) {
+                ticket.send(Event::Estimate(layer, Arc::new(estimate)));
+            }
+        });
+    }
+
     /// Computes the singular values of an assignment's error.
     pub fn error_spectrum(&mut self, model: &Model, subject: Subject) {
         let ticket = self.begin(Kind::ErrorSpectrum);

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 
 use lapidary_engine::job::Preview;
 use lapidary_engine::plan::{Assignment, Plan};
-use lapidary_engine::statistics::{Profile, Spectrum};
+use lapidary_engine::statistics::{Profile, Spectrum, SpectrumEstimate};
 use lapidary_engine::{Observer, Progress};
 use thread_priority::ThreadPriority;
 
@@ -47,6 +47,8 @@ pub enum Event {
     Picture(Subject, Result<Picture, String>),
     /// A part of it was pictured near by.
     Near(Near),
+    /// The leading singular values of a layer were estimated.
+    Estimate(usize, Arc<SpectrumEstimate>),
     /// The spectrum of an assignment's error was computed.
     ErrorSpectrum(Subject, Result<Arc<Spectrum>, String>),
     /// A figure was saved, or not.
@@ -78,13 +80,14 @@ enum Kind {
     Profile,
     Picture,
     Near,
+    Estimate,
     ErrorSpectrum,
     Export,
     Pick,
     Save,
 }
 
-const KINDS: usize = 11;
+const KINDS: usize = 12;
 
 /// A running piece of work.
 #[derive(Clone)]

@@ -18,7 +18,8 @@ pub use bits::Bits;
 pub use heat::{Field, HeatMap, MAX_CELLS, measure_heat, window};
 pub use profile::{Line, Profile, measure_profile};
 pub use spectrum::{
-    SPECTRUM_MEMORY_BYTES, Spectrum, measure_error_spectrum, measure_spectrum, noise_edge,
+    ESTIMATED_SINGULAR_VALUES, SPECTRUM_MEMORY_BYTES, Spectrum, SpectrumEstimate, SpectrumMethod,
+    estimate_spectrum, measure_error_spectrum, measure_spectrum, noise_edge,
 };
 pub use structure::{
     Concentration, GROUP_WIDTHS, HiddenGrid, LARGEST, Place, Structure, TAIL_STDS, Verdict,

@@ -1,7 +1,7 @@
 //! The singular values of a layer: how much few directions carry, what noise would look like, what a rank costs.
 
 use egui::{DragValue, Id, RichText, Ui};
-use lapidary_engine::statistics::Spectrum;
+use lapidary_engine::statistics::{Spectrum, SpectrumMethod};
 
 use crate::commands::Command;
 use crate::document::model::Model;
@@ -33,20 +33,15 @@ impl View {
     fn points(self, spectrum: &Spectrum) -> Vec<[f64; 2]> {
         let values = &spectrum.singular_values;
         let total: f64 = values.iter().map(|s| s * s).sum();
-        let mut sum = 0.0;
-        let point = |(i, &s): (usize, &f64)| {
-            sum += s * s;
-            let y = match self {
-                Self::Values => s,
-                Self::Energy => s * s / total,
-                Self::Cumulative => sum / total,
-            };
-            [(i + 1) as f64, y]
+        let ys: Vec<f64> = match self {
+            Self::Values => values.clone(),
+            Self::Energy => values.iter().map(|s| s * s / total).collect(),
+            Self::Cumulative => spectrum.cumulative_energy(),
         };
         // Values at the level of rounding would stretch the axis by ten decades and say nothing.
-        let floor = values.first().copied().unwrap_or(0.0) * 1e-8;
-        let is_drawn = |(_, s): &(usize, &f64)| self == Self::Cumulative || **s > floor;
-        values.iter().enumerate().filter(is_drawn).map(point).collect()
+        let is_drawn = |i: usize| self == Self::Cumulative || values[i] > spectrum.noise_floor;
+        let points = ys.into_iter().enumerate().filter(|(i, _)| is_drawn(*i));
+        points.map(|(i, y)| [(i + 1) as f64, y]).collect()
     }
 }
 
@@ -60,6 +55,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     let doing = format!("Computing the singular values of a {} matrix…", matrix.shape);
     let state = model.spectrum_state(layer);
     let Some(spectrum) = known(context, ui, state.as_ref(), &doing) else {
+        estimate(context, ui, model, layer);
         return;
     };
     let id = Id::unique("spectrum view");
@@ -95,6 +91,30 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     }
     about_rank(context, ui, model, (layer, spectrum, rank));
     numbers(context, ui, model, (layer, spectrum));
+}
+
+/// The leading singular values by random projections, while the exact ones are computed.
+fn estimate(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    let Some((_, estimate)) = model.look.estimate.as_ref().filter(|(of, _)| *of == layer) else {
+        return;
+    };
+    let values = estimate.estimated_singular_values.iter().enumerate();
+    let points = values.map(|(i, &s)| [(i + 1) as f64, s]).collect();
+    let title = format!("Estimated leading singular values of {}", model.short_name(layer));
+    let figure = Figure {
+        title,
+        x: Axis::new("index i"),
+        y: Axis::new("σ, estimate").or_log(Scale::Log),
+        series: vec![Series::new("estimate", Ink::OtherFit, Kind::Line, points)],
+    };
+    ui.label(RichText::new("Estimate by random projections, until the exact values are there:").color(context.tokens.warning))
+        .on_hover_text("Halko, Martinsson & Tropp 2011, one power iteration. Leading values are never too large; in a flat spectrum they are too small by some percent.");
+    parts::plot(context, ui, "estimated spectrum", &figure, PLOT_HEIGHT);
+    let entries = [
+        ("‖W‖", text::value(estimate.frobenius_norm), "Frobenius norm √Σw²: exact."),
+        ("stable rank ≈", text::value(estimate.estimated_stable_rank), "‖W‖_F²/σ₁² with the estimate of σ₁: never too small."),
+    ];
+    parts::numbers(context, ui, &entries);
 }
 
 fn figure(model: &Model, layers: &[usize], view: View) -> Figure {
@@ -171,10 +191,7 @@ fn numbers(
     let full = spectrum.singular_values.len();
     let above = noise_edge(model, layer).map_or_else(
         || "–".to_owned(),
-        |edge| {
-            let above = spectrum.singular_values.iter().filter(|s| **s > edge).count();
-            text::count(above as u64)
-        },
+        |edge| text::count(spectrum.above(edge) as u64),
     );
     let entries: [(&str, String, &str); 8] = [
         (
@@ -215,5 +232,10 @@ fn numbers(
         ("full rank", text::count(full as u64), "The lesser of rows and columns."),
     ];
     parts::numbers(context, ui, &entries);
-    note(context, ui, "every σ computed in double precision");
+    let how = match spectrum.method {
+        SpectrumMethod::Direct => "every σ by decomposing the matrix in double precision",
+        SpectrumMethod::Gram => "every σ from the eigenvalues of the Gram matrix in double precision",
+    };
+    note(context, ui, format!("{how}; exact above {}", text::value(spectrum.noise_floor)))
+        .on_hover_text("Singular values below this are noise of the computation, and are not drawn.");
 }
