@@ -23,20 +23,20 @@ fn gpt2(folder: &TempDir) -> Checkpoint {
         // More than a chunk of elements, in rows each longer than a chunk.
         .normal("long.weight", &[2, 600_000])
         .write(&path);
-    Checkpoint::open(&path).unwrap()
+    Checkpoint::open(&path).expect("the model opens")
 }
 
 #[track_caller]
 fn assert_blocks(checkpoint: &Checkpoint, name: &str, kind: MatrixKind) {
-    let index = checkpoint.find(name).unwrap();
-    let matrix = checkpoint.tensors()[index].matrix.unwrap();
+    let index = checkpoint.find(name).expect("the tensor");
+    let matrix = checkpoint.tensors()[index].matrix.expect("a matrix");
     assert_eq!(matrix.kind, kind, "{name}");
-    let whole = checkpoint.weights(index, &Silent).unwrap();
+    let whole = checkpoint.weights(index, &Silent).expect("its weights");
     let (rows, cols) = whole.dim();
     let ranges = |n: usize| [0..n, 0..1, n - 1..n, n / 3..n / 2 + 1, 1..n - 1, n / 2..n / 2];
     for r in ranges(rows) {
         for c in ranges(cols) {
-            let block = checkpoint.weight_block(index, r.clone(), c.clone()).unwrap();
+            let block = checkpoint.weight_block(index, r.clone(), c.clone()).expect("a block");
             assert!(block.is_standard_layout());
             assert_eq!(block, whole.slice(s![r.clone(), c.clone()]), "{name} [{r:?}, {c:?}]");
         }

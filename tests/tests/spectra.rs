@@ -29,7 +29,7 @@ fn checkpoint(folder: &TempDir) -> Checkpoint {
         .f32("bad.weight", &[700, 800], &bad)
         .normal("h.0.ln_1.weight", &[48])
         .write(&path);
-    Checkpoint::open(&path).unwrap()
+    Checkpoint::open(&path).expect("the model opens")
 }
 
 #[track_caller]

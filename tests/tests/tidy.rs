@@ -320,7 +320,7 @@ fn engine_modules_name_only_lower_layers() {
 
 #[test]
 fn every_file_says_what_it_is() {
-    let all = ["engine", "app", "tests"].into_iter().flat_map(sources);
+    let all = ["engine", "app", "tests", "benches"].into_iter().flat_map(sources);
     let without: Vec<String> = all
         .filter(|source| !source.text.starts_with("//! "))
         .map(|source| format!("{} does not open with //!", source.path))
@@ -330,7 +330,7 @@ fn every_file_says_what_it_is() {
 
 #[test]
 fn files_are_short() {
-    let all = ["engine", "app", "tests"].into_iter().flat_map(sources);
+    let all = ["engine", "app", "tests", "benches"].into_iter().flat_map(sources);
     let long: Vec<String> = all
         .map(|source| (source.path, source.text.lines().count()))
         .filter(|(_, lines)| *lines > MAX_FILE_LINES)
