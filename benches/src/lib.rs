@@ -2,6 +2,8 @@
 //! Each prints ratios against a named reference that ran in the same minute on the same cores.
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
+pub mod model;
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

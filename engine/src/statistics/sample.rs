@@ -10,10 +10,10 @@ use crate::tensor::{CHUNK_ELEMENTS, DType, for_each_f64};
 
 /// Below this many elements patterns are sorted; above, they are counted in tables of 65,536.
 const SORTED_ELEMENTS: u64 = 1 << 15;
-/// Elements one set of tables may count before its 32-bit counters could overflow.
-const MAX_RUN_ELEMENTS: u64 = 1 << 32;
-/// Tables counted side by side, so that equal neighbours do not wait for each other's increment.
-const TABLES: usize = 4;
+/// Elements one set of tables may count without overflow of its 32-bit counters.
+const MAX_RUN_ELEMENTS: u64 = 1 << 31;
+/// Patterns of 16 bits.
+const PATTERNS: usize = 1 << 16;
 
 /// A value with the bits it is stored in.
 #[derive(Clone, Copy, Debug)]
@@ -130,53 +130,71 @@ fn counted_patterns(
     let chunks = chunks(tensor);
     // Chunks are shared out in runs, so that few sets of tables are made.
     let most = (MAX_RUN_ELEMENTS / CHUNK_ELEMENTS as u64) as usize;
-    let run = chunks.len().div_ceil(4 * rayon::current_num_threads()).clamp(1, most);
+    let run = chunks.len().div_ceil(2 * rayon::current_num_threads()).clamp(1, most);
     let tables: Vec<Vec<u32>> = chunks
         .chunks(run)
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|run| {
-            let mut tables = vec![0_u32; TABLES << tensor.dtype.bits()];
+            let mut tables = Tables::new();
             for &(first, n) in run {
                 observer.go_on()?;
-                count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, &mut tables);
+                tables.count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?);
             }
-            Ok(tables)
+            Ok(tables.sum())
         })
         .collect::<Result<_>>()?;
-    let size = 1_usize << tensor.dtype.bits();
-    let total = |pattern: usize| -> u64 {
-        let sides = (0..TABLES).map(|side| side * size + pattern);
-        sides.map(|at| tables.iter().map(|table| u64::from(table[at])).sum::<u64>()).sum()
-    };
-    let counts = (0..size).map(|pattern| (pattern as u16, total(pattern)));
-    Ok(counts
-        .filter(|(_, count)| *count > 0)
-        .map(|(pattern, count)| valued(tensor.dtype, pattern, count))
-        .collect())
+    let mut totals = vec![0_u64; PATTERNS];
+    for table in tables {
+        for (total, count) in totals.iter_mut().zip(table) {
+            *total += u64::from(count);
+        }
+    }
+    let counts = totals.into_iter().enumerate().filter(|(_, count)| *count > 0);
+    Ok(counts.map(|(pattern, count)| valued(tensor.dtype, pattern as u16, count)).collect())
 }
 
-/// Counts the patterns of a chunk; neighbours go to different tables.
-fn count(dtype: DType, bytes: &[u8], tables: &mut [u32]) {
-    let size = tables.len() / TABLES;
-    if dtype.bits() == 16 {
-        let (fours, rest) = bytes.as_chunks::<8>();
-        let (a, others) = tables.split_at_mut(size);
-        let (b, others) = others.split_at_mut(size);
-        let (c, d) = others.split_at_mut(size);
-        for four in fours {
-            let four = u64::from_le_bytes(*four);
-            a[four as u16 as usize] += 1;
-            b[(four >> 16) as u16 as usize] += 1;
-            c[(four >> 32) as u16 as usize] += 1;
-            d[(four >> 48) as usize] += 1;
+/// Counts of patterns, four tables side by side, so that equal neighbours do not wait for each other's increment.
+struct Tables([Box<[u32; PATTERNS]>; 4]);
+
+impl Tables {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| {
+            vec![0; PATTERNS].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!())
+        }))
+    }
+
+    fn count(&mut self, dtype: DType, bytes: &[u8]) {
+        let [a, b, c, d] = &mut self.0;
+        if dtype.bits() == 16 {
+            let (fours, rest) = bytes.as_chunks::<8>();
+            for four in fours {
+                let four = u64::from_le_bytes(*four);
+                a[usize::from(four as u16)] += 1;
+                b[usize::from((four >> 16) as u16)] += 1;
+                c[usize::from((four >> 32) as u16)] += 1;
+                d[usize::from((four >> 48) as u16)] += 1;
+            }
+            for pair in rest.as_chunks::<2>().0 {
+                a[usize::from(u16::from_le_bytes(*pair))] += 1;
+            }
+        } else {
+            let (fours, rest) = bytes.as_chunks::<4>();
+            for &[first, second, third, fourth] in fours {
+                a[usize::from(first)] += 1;
+                b[usize::from(second)] += 1;
+                c[usize::from(third)] += 1;
+                d[usize::from(fourth)] += 1;
+            }
+            for &byte in rest {
+                a[usize::from(byte)] += 1;
+            }
         }
-        for pair in rest.as_chunks::<2>().0 {
-            a[usize::from(u16::from_le_bytes(*pair))] += 1;
-        }
-    } else {
-        for (i, &byte) in bytes.iter().enumerate() {
-            tables[(i % TABLES) * size + usize::from(byte)] += 1;
-        }
+    }
+
+    /// All four together. A run is short enough that no sum overflows.
+    fn sum(self) -> Vec<u32> {
+        let [a, b, c, d] = self.0;
+        (0..PATTERNS).map(|i| a[i] + b[i] + c[i] + d[i]).collect()
     }
 }
