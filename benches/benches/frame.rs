@@ -22,7 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut tensors = model::llama(BLOCKS, 16, 32, 64);
     for block in 0..BLOCKS {
         for expert in 0..EXPERTS {
-            for (name, shape) in [("gate_proj", [8, 16]), ("up_proj", [8, 16]), ("down_proj", [16, 8])] {
+            for (name, shape) in
+                [("gate_proj", [8, 16]), ("up_proj", [8, 16]), ("down_proj", [16, 8])]
+            {
                 let module = format!("model.layers.{block}.mlp.experts.{expert}.{name}");
                 tensors.push((format!("{module}.weight"), shape));
             }

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         all.map(|found| found.map_or(f64::NAN, |found| found.outlier_fraction)).sum::<f64>()
     });
     let (structure, peaks) = fastest(1, || {
-        let all = layers.clone().map(|layer| measure_structure(&checkpoint, layer, (0.0, 0.02), &Silent));
+        let all =
+            layers.clone().map(|layer| measure_structure(&checkpoint, layer, (0.0, 0.02), &Silent));
         all.map(|found| found.map_or(f64::NAN, |found| found.group_peaks[3])).sum::<f64>()
     });
     println!("(outliers {outliers:e}, group peaks {peaks:.1})");

@@ -30,7 +30,9 @@ pub fn write(path: &Path, tensors: &Tensors) -> io::Result<u64> {
     let header = Value::from(header).to_string();
     let mut random = Random::new(1);
     let block: Vec<u8> = (0..BLOCK)
-        .flat_map(|_| (((0.02 * random.normal()) as f32).to_bits() >> 16).to_le_bytes().into_iter().take(2))
+        .flat_map(|_| {
+            (((0.02 * random.normal()) as f32).to_bits() >> 16).to_le_bytes().into_iter().take(2)
+        })
         .collect();
     let mut file = BufWriter::with_capacity(1 << 22, File::create_new(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;

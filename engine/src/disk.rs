@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
@@ -15,8 +16,44 @@ use crate::error::{Error, Result};
 pub struct Source {
     path: PathBuf,
     file: File,
+    identity: Option<Identity>,
     /// `None` for an empty file, which cannot be mapped.
     map: Option<memmap2::Mmap>,
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity {
+    /// Its bytes.
+    pub bytes: u64,
+    /// When it was last written, in nanoseconds since 1970.
+    pub modified_ns: i128,
+    /// Its number in the file system, where there is one.
+    pub inode: Option<u64>,
+}
+
+impl Identity {
+    /// `None` where the system does not say when a file was written.
+    fn of(info: &std::fs::Metadata) -> Option<Self> {
+        let modified = info.modified().ok()?;
+        let modified_ns = match modified.duration_since(UNIX_EPOCH) {
+            Ok(after) => after.as_nanos() as i128,
+            Err(before) => -(before.duration().as_nanos() as i128),
+        };
+        Some(Self { bytes: info.len(), modified_ns, inode: inode(info) })
+    }
+}
+
+#[cfg(unix)]
+#[expect(clippy::unnecessary_wraps, reason = "other systems have none")]
+fn inode(info: &std::fs::Metadata) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    Some(info.ino())
+}
+
+#[cfg(not(unix))]
+fn inode(_info: &std::fs::Metadata) -> Option<u64> {
+    None
 }
 
 impl Source {
@@ -29,7 +66,14 @@ impl Source {
         }
         let map =
             if info.len() == 0 { None } else { Some(map(&file).map_err(Error::io("map", path))?) };
-        Ok(Self { path: path.to_path_buf(), file, map })
+        Ok(Self { path: path.to_path_buf(), file, identity: Identity::of(&info), map })
+    }
+
+    /// The file that was mapped, if it is still as it was then; asked of the open file, so that another one
+    /// which took its name does not count. `None` where it was written since, or where the system cannot say.
+    pub fn identity(&self) -> Option<Identity> {
+        let now = Identity::of(&self.file.metadata().ok()?);
+        self.identity.filter(|_| self.identity == now)
     }
 
     /// Where it lies.
@@ -83,6 +127,71 @@ pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
         return Err(Error::Limit { what, needed_bytes: read as u64, allowed_bytes: limit_bytes });
     }
     Ok(text)
+}
+
+/// The bytes of a small file, refusing more than `limit_bytes`.
+pub fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut bytes = Vec::new();
+    let read =
+        file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    if read as u64 > limit_bytes {
+        let what = format!("reading {}", path.display());
+        return Err(Error::Limit { what, needed_bytes: read as u64, allowed_bytes: limit_bytes });
+    }
+    Ok(bytes)
+}
+
+/// The one path of a file that has several (relative, through links); `path` itself where that cannot be told.
+pub fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize()
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// A file found by [`list_tree`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub bytes: u64,
+    /// When it was last written or touched.
+    pub modified: SystemTime,
+}
+
+/// Every plain file in `folder` and the folders below it, in no order. Links are not followed; what vanishes
+/// meanwhile, or cannot be read, is left out; a folder that is not there is empty.
+pub fn list_tree(folder: &Path) -> Vec<Found> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let Ok(info) = entry.metadata() else { continue };
+            if info.is_dir() {
+                folders.push(entry.path());
+            } else if let (true, Ok(modified)) = (info.is_file(), info.modified()) {
+                found.push(Found { path: entry.path(), bytes: info.len(), modified });
+            }
+        }
+    }
+    found
+}
+
+/// Removes a file; one that is not there any more is no failure.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Marks a file as written at `time`.
+pub fn touch(path: &Path, time: SystemTime) -> Result<()> {
+    let file = File::options().write(true).open(path).map_err(Error::io("open", path))?;
+    file.set_modified(time).map_err(Error::io("touch", path))
 }
 
 /// The plain files directly in `folder` with their sizes, sorted by name; links are followed.

@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("encoding", &["tensor", "numeric"]),
     ("format", &["error", "disk", "numeric", "tensor", "encoding"]),
     ("checkpoint", &["error", "observer", "disk", "tensor", "format"]),
-    ("statistics", &["error", "observer", "numeric", "tensor", "checkpoint"]),
+    ("statistics", &["error", "observer", "disk", "numeric", "tensor", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "tensor", "encoding", "checkpoint", "method"]),
     ("target", &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "plan"]),

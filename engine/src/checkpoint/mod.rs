@@ -19,7 +19,7 @@ pub use config::Config;
 pub use groups::{FusedGroup, FusedKind, Tied};
 pub use roles::{Place, Role, place_of};
 
-use crate::disk::Source;
+use crate::disk::{Identity, Source};
 use crate::tensor::{DType, MatrixShape, Shape};
 
 /// A tensor of an open checkpoint.
@@ -114,6 +114,11 @@ impl File {
     /// Bytes of the file when it was opened.
     pub fn bytes(&self) -> u64 {
         self.source.len_bytes()
+    }
+
+    /// What tells this state of the file from another, if it has not been written since it was opened.
+    pub fn identity(&self) -> Option<Identity> {
+        self.source.identity()
     }
 }
 

@@ -4,8 +4,11 @@
 //! Tensors of 8- and 16-bit elements are summed by pattern: one pass counts each of at most 65,536 values, and
 //! every moment, quantile and histogram follows exactly. Wider ones take passes in parallel chunks: mean,
 //! central moments, histogram, bits.
+//!
+//! What was measured can be kept on disk by content ([`Cache`]), so that a tensor is measured once in its life.
 
 mod bits;
+mod cache;
 mod heat;
 mod profile;
 mod sample;
@@ -15,6 +18,7 @@ mod summary;
 
 pub use crate::numeric::pooling::Pooled;
 pub use bits::Bits;
+pub use cache::{CACHE_LIMIT_BYTES, Cache, Cached, Key, MAX_RECORD_BYTES};
 pub use heat::{Field, HeatMap, MAX_CELLS, measure_heat, window};
 pub use profile::{Line, Profile, measure_profile};
 pub use spectrum::{

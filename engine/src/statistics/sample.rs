@@ -8,10 +8,8 @@ use crate::error::{Error, Result};
 use crate::observer::Observer;
 use crate::tensor::{CHUNK_ELEMENTS, DType, for_each_f64};
 
-/// Below this many elements patterns are sorted; above, they are counted in tables of 65,536.
+/// Up to this many elements patterns are sorted; above, they are counted in tables of 65,536.
 const SORTED_ELEMENTS: u64 = 1 << 15;
-/// Elements one set of tables may count without overflow of its 32-bit counters.
-const MAX_RUN_ELEMENTS: u64 = 1 << 31;
 /// Patterns of 16 bits.
 const PATTERNS: usize = 1 << 16;
 
@@ -128,73 +126,49 @@ fn counted_patterns(
     observer: &dyn Observer,
 ) -> Result<Vec<(Value, u64)>> {
     let chunks = chunks(tensor);
-    // Chunks are shared out in runs, so that few sets of tables are made.
-    let most = (MAX_RUN_ELEMENTS / CHUNK_ELEMENTS as u64) as usize;
-    let run = chunks.len().div_ceil(2 * rayon::current_num_threads()).clamp(1, most);
-    let tables: Vec<Vec<u32>> = chunks
+    // Chunks are shared out in runs, so that few tables are made.
+    let run = chunks.len().div_ceil(2 * rayon::current_num_threads()).max(1);
+    let tables: Vec<Box<[u64; PATTERNS]>> = chunks
         .chunks(run)
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|run| {
-            let mut tables = Tables::new();
+            let mut table = Box::new([0_u64; PATTERNS]);
             for &(first, n) in run {
                 observer.go_on()?;
-                tables.count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?);
+                count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, &mut table);
             }
-            Ok(tables.sum())
+            Ok(table)
         })
         .collect::<Result<_>>()?;
     let mut totals = vec![0_u64; PATTERNS];
     for table in tables {
-        for (total, count) in totals.iter_mut().zip(table) {
-            *total += u64::from(count);
+        for (total, count) in totals.iter_mut().zip(&table[..]) {
+            *total += count;
         }
     }
     let counts = totals.into_iter().enumerate().filter(|(_, count)| *count > 0);
     Ok(counts.map(|(pattern, count)| valued(tensor.dtype, pattern as u16, count)).collect())
 }
 
-/// Counts of patterns, four tables side by side, so that equal neighbours do not wait for each other's increment.
-struct Tables([Box<[u32; PATTERNS]>; 4]);
-
-impl Tables {
-    fn new() -> Self {
-        Self(std::array::from_fn(|_| {
-            vec![0; PATTERNS].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!())
-        }))
-    }
-
-    fn count(&mut self, dtype: DType, bytes: &[u8]) {
-        let [a, b, c, d] = &mut self.0;
-        if dtype.bits() == 16 {
-            let (fours, rest) = bytes.as_chunks::<8>();
-            for four in fours {
-                let four = u64::from_le_bytes(*four);
-                a[usize::from(four as u16)] += 1;
-                b[usize::from((four >> 16) as u16)] += 1;
-                c[usize::from((four >> 32) as u16)] += 1;
-                d[usize::from((four >> 48) as u16)] += 1;
-            }
-            for pair in rest.as_chunks::<2>().0 {
-                a[usize::from(u16::from_le_bytes(*pair))] += 1;
-            }
-        } else {
-            let (fours, rest) = bytes.as_chunks::<4>();
-            for &[first, second, third, fourth] in fours {
-                a[usize::from(first)] += 1;
-                b[usize::from(second)] += 1;
-                c[usize::from(third)] += 1;
-                d[usize::from(fourth)] += 1;
-            }
-            for &byte in rest {
-                a[usize::from(byte)] += 1;
-            }
+/// Counts the patterns of a chunk. One table: weights of a layer have some 2,000 patterns in all, so that neighbours
+/// are seldom equal, and several tables would only fill the nearest cache.
+fn count(dtype: DType, bytes: &[u8], table: &mut [u64; PATTERNS]) {
+    if dtype.bits() == 16 {
+        let (fours, rest) = bytes.as_chunks::<8>();
+        for four in fours {
+            let four = u64::from_le_bytes(*four);
+            table[usize::from(four as u16)] += 1;
+            table[usize::from((four >> 16) as u16)] += 1;
+            table[usize::from((four >> 32) as u16)] += 1;
+            table[usize::from((four >> 48) as u16)] += 1;
         }
-    }
-
-    /// All four together. A run is short enough that no sum overflows.
-    fn sum(self) -> Vec<u32> {
-        let [a, b, c, d] = self.0;
-        (0..PATTERNS).map(|i| a[i] + b[i] + c[i] + d[i]).collect()
+        for pair in rest.as_chunks::<2>().0 {
+            table[usize::from(u16::from_le_bytes(*pair))] += 1;
+        }
+    } else {
+        for &byte in bytes {
+            table[usize::from(byte)] += 1;
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::numeric::spectrum::{
     singular_values_by_gram, singular_values_f64, stable_rank, tail_error,
 };
 use crate::observer::Observer;
+use crate::statistics::Cached;
 use crate::tensor::MatrixShape;
 
 /// The most memory one spectrum may take: matrices whose smaller side is beyond some 45,000 need more.
@@ -86,6 +87,12 @@ impl Spectrum {
     pub fn rank_for_energy(&self, share: f64) -> usize {
         rank_for_energy(&self.singular_values, share)
     }
+}
+
+impl Cached for Spectrum {
+    const KIND: &'static str = "spectrum";
+    /// One more whenever a field or the way it is computed changes.
+    const VERSION: u32 = 1;
 }
 
 /// What random projections say of the spectrum of a weight matrix, in a fraction of the time of all of it.

@@ -12,6 +12,7 @@ use crate::numeric::grouping::Grouping;
 use crate::numeric::levels::{LevelSearch, Levels};
 use crate::numeric::peaks::{Peaks, WIDTHS};
 use crate::observer::Observer;
+use crate::statistics::Cached;
 use crate::statistics::profile::{pieces, visit_rows};
 use crate::tensor::MatrixShape;
 
@@ -123,6 +124,12 @@ pub struct Structure {
     pub largest: Vec<Place>,
     /// A grid that the weights were rounded to before, where one shows.
     pub hidden_grid: Option<HiddenGrid>,
+}
+
+impl Cached for Structure {
+    const KIND: &'static str = "structure";
+    /// One more whenever a field or the way it is computed changes.
+    const VERSION: u32 = 1;
 }
 
 impl Structure {

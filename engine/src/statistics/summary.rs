@@ -8,6 +8,7 @@ use crate::numeric::distributions::Distribution;
 use crate::numeric::histogram::Histogram;
 use crate::numeric::moments::{Central, Extent};
 use crate::observer::Observer;
+use crate::statistics::Cached;
 use crate::statistics::bits::{self, Bits};
 use crate::statistics::sample::{Sample, chunks};
 use crate::tensor::for_each_f64;
@@ -103,6 +104,12 @@ impl Statistics {
         let bins = bins.map(|(i, &count)| (count, below(i + 1) - below(i)));
         0.5 * bins.chain(tails).map(|(count, q)| (count as f64 / n - q).abs()).sum::<f64>()
     }
+}
+
+impl Cached for Statistics {
+    const KIND: &'static str = "statistics";
+    /// One more whenever a field or the way it is computed changes.
+    const VERSION: u32 = 1;
 }
 
 /// Measures tensor `index`: about the time of reading it, four times over for elements of more than 16 bits.

@@ -112,7 +112,11 @@ fn estimate(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize)
     parts::plot(context, ui, "estimated spectrum", &figure, PLOT_HEIGHT);
     let entries = [
         ("‖W‖", text::value(estimate.frobenius_norm), "Frobenius norm √Σw²: exact."),
-        ("stable rank ≈", text::value(estimate.estimated_stable_rank), "‖W‖_F²/σ₁² with the estimate of σ₁: never too small."),
+        (
+            "stable rank ≈",
+            text::value(estimate.estimated_stable_rank),
+            "‖W‖_F²/σ₁² with the estimate of σ₁: never too small.",
+        ),
     ];
     parts::numbers(context, ui, &entries);
 }
@@ -189,10 +193,8 @@ fn numbers(
 ) {
     let Some(matrix) = model.checkpoint.tensors()[layer].matrix else { return };
     let full = spectrum.singular_values.len();
-    let above = noise_edge(model, layer).map_or_else(
-        || "–".to_owned(),
-        |edge| text::count(spectrum.above(edge) as u64),
-    );
+    let above = noise_edge(model, layer)
+        .map_or_else(|| "–".to_owned(), |edge| text::count(spectrum.above(edge) as u64));
     let entries: [(&str, String, &str); 8] = [
         (
             "largest σ",
@@ -234,8 +236,12 @@ fn numbers(
     parts::numbers(context, ui, &entries);
     let how = match spectrum.method {
         SpectrumMethod::Direct => "every σ by decomposing the matrix in double precision",
-        SpectrumMethod::Gram => "every σ from the eigenvalues of the Gram matrix in double precision",
+        SpectrumMethod::Gram => {
+            "every σ from the eigenvalues of the Gram matrix in double precision"
+        }
     };
     note(context, ui, format!("{how}; exact above {}", text::value(spectrum.noise_floor)))
-        .on_hover_text("Singular values below this are noise of the computation, and are not drawn.");
+        .on_hover_text(
+            "Singular values below this are noise of the computation, and are not drawn.",
+        );
 }
