@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("format", &["error", "disk", "numeric", "tensor", "encoding"]),
     ("checkpoint", &["error", "observer", "disk", "tensor", "format"]),
     ("statistics", &["error", "observer", "disk", "numeric", "tensor", "checkpoint"]),
+    ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "tensor", "encoding", "checkpoint", "method"]),
     ("target", &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "plan"]),

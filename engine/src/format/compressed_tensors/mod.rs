@@ -7,6 +7,11 @@
 //! as of 2026-06.
 //!
 //! [`pack`] writes; [`unpack`] reads with other code, value by value, so that it can prove what was written.
+//! [`Config`] reads what anybody's `quantization_config` says of a module.
+
+mod config;
+
+pub use config::{Config, Stated};
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
@@ -192,13 +197,14 @@ pub fn unpack<'a>(
     let mut out = Array2::zeros((shape.rows, shape.cols));
     if shape.cols > 0 {
         let rows = out.as_slice_mut()?.par_chunks_mut(shape.cols).enumerate();
-        rows.try_for_each(|(row, values)| reader.read_row(row, values))?;
+        rows.try_for_each(|(row, values)| reader.read(row * shape.cols, values))?;
     }
     Some(out)
 }
 
-/// The stored tensors of a layer.
-struct Reader<'a> {
+/// The stored tensors of a layer, from which any run of weights is decoded.
+#[derive(Debug)]
+pub struct Reader<'a> {
     packing: Packing,
     bits: usize,
     cols: usize,
@@ -212,7 +218,8 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(
+    /// Reads from `get(suffix)`; `None` if a tensor is missing or the scales are of another length.
+    pub fn new(
         packing: Packing,
         layout: &AffineLayout,
         shape: MatrixShape,
@@ -237,12 +244,21 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn read_row(&self, row: usize, values: &mut [f32]) -> Option<()> {
-        for (group, values) in values.chunks_mut(self.width).enumerate() {
-            let (scale, zero) = (self.scales[row * self.groups + group], self.zero(row, group)?);
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = scale * (self.code(row, group * self.width + i)? - zero) as f32;
+    /// Decodes the weights `first .. first + out.len()` of the row-major matrix; `None` if a tensor is too short.
+    pub fn read(&self, first: usize, out: &mut [f32]) -> Option<()> {
+        let mut done = 0;
+        while done < out.len() {
+            let (row, col) = ((first + done) / self.cols, (first + done) % self.cols);
+            // To the end of the group, of the row, or of what is asked for.
+            let group = col / self.width;
+            let end = ((group + 1) * self.width).min(self.cols);
+            let run = (end - col).min(out.len() - done);
+            let scale = *self.scales.get(row * self.groups + group)?;
+            let zero = self.zero(row, group)?;
+            for (i, value) in out[done..done + run].iter_mut().enumerate() {
+                *value = scale * (self.code(row, col + i)? - zero) as f32;
             }
+            done += run;
         }
         Some(())
     }
