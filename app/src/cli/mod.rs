@@ -3,6 +3,7 @@
 
 mod compress;
 mod demo;
+mod diff;
 mod inspect;
 mod output;
 mod window;
@@ -27,6 +28,8 @@ struct Arguments {
 enum Command {
     /// List every tensor with its statistics.
     Inspect(inspect::Inspect),
+    /// Compare two checkpoints of one model, tensor by tensor.
+    Diff(diff::Diff),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
     /// Compress the built-in sample model and open the window on it.
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Some(Command::Inspect(command)) => command.run(),
+        Some(Command::Diff(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
         Some(Command::Demo(command)) => command.run(),
         None => window::open(arguments.path),

@@ -1,0 +1,210 @@
+//! `lapidary diff`: how far the tensors of two checkpoints of one model are apart.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use clap::Args;
+use lapidary_engine::Error;
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::compare::{self, Comparison, Counterpart};
+use lapidary_engine::observer::{Observer as _, Progress};
+use serde::Serialize;
+
+use crate::cli::output::{self, Table, Terminal};
+use crate::theme::text;
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub(super) struct Diff {
+    /// The original: a Hugging Face folder or a .safetensors file.
+    a: PathBuf,
+    /// The other: fine-tuned, converted, or compressed (compressed-tensors integers).
+    b: PathBuf,
+    /// Print one JSON array, an object per tensor.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One tensor, as `--json` prints it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Pair(Pair<'a>),
+    Only { name: &'a str, only_in: &'static str },
+}
+
+/// A tensor that both have; null where it cannot be compared, or where a number is undefined.
+#[derive(Serialize)]
+struct Pair<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    relative_error: Option<f64>,
+    cosine: Option<f64>,
+    max_abs_difference: Option<f64>,
+    changed: Option<f64>,
+    bit_distance: Option<f64>,
+    identical: Option<bool>,
+    /// Why it cannot be compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<String>,
+}
+
+/// The last line of the table.
+#[derive(Default)]
+struct Summary {
+    identical: usize,
+    differ: usize,
+    not_comparable: usize,
+    only_in_a: usize,
+    only_in_b: usize,
+    /// Σ‖A − B‖² and Σ‖A‖² over tensors of floats: an index is no weight.
+    squares: (f64, f64),
+}
+
+impl Diff {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let (a, b) = (Checkpoint::open(&self.a)?, Checkpoint::open(&self.b)?);
+        let terminal = Terminal::new();
+        let counterparts = compare::pairs(&a, &b);
+        let (mut rows, mut summary) = (Vec::new(), Summary::default());
+        let (mut done_bytes, total_bytes) = (0, a.tensor_bytes());
+        for (index, (tensor, counterpart)) in a.tensors().iter().zip(&counterparts).enumerate() {
+            let item = tensor.name.clone();
+            terminal.progress(Progress { stage: "Comparing", item, done_bytes, total_bytes });
+            done_bytes += tensor.bytes();
+            let Some(counterpart) = counterpart else {
+                summary.only_in_a += 1;
+                rows.push(Row::Only { name: &tensor.name, only_in: "a" });
+                continue;
+            };
+            let found = match compare::compare(&a, index, &b, counterpart, &terminal) {
+                Ok(found) => Ok(found),
+                Err(error) => Err(because(error, counterpart)?),
+            };
+            summary.add(found.as_ref().ok(), tensor.dtype.is_compressible());
+            rows.push(Row::Pair(Pair::new(&tensor.name, &tensor.shape.0, found)));
+        }
+        let used: HashSet<usize> =
+            counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
+        for (index, tensor) in b.tensors().iter().enumerate() {
+            if !used.contains(&index) {
+                summary.only_in_b += 1;
+                rows.push(Row::Only { name: &tensor.name, only_in: "b" });
+            }
+        }
+        terminal.finish();
+        if self.json {
+            return output::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+        }
+        output::print(&table(&rows))?;
+        output::print(&summary.line())
+    }
+}
+
+/// Why one tensor cannot be compared, so that it does not hide the others; any other failure ends the command.
+fn because(error: Error, counterpart: &Counterpart) -> Result<String, Error> {
+    match (error, counterpart) {
+        (Error::Unsupported { .. }, Counterpart::Unreadable { because, .. }) => Ok(because.clone()),
+        (error @ (Error::Shape { .. } | Error::Numeric { .. } | Error::Unsupported { .. }), _) => {
+            Ok(error.to_string())
+        }
+        (error, _) => Err(error),
+    }
+}
+
+impl<'a> Pair<'a> {
+    fn new(name: &'a str, shape: &'a [usize], found: Result<Comparison, String>) -> Self {
+        let (found, because) = match found {
+            Ok(found) => (Some(found), None),
+            Err(because) => (None, Some(because)),
+        };
+        Self {
+            name,
+            shape,
+            relative_error: found.map(|found| found.relative_error),
+            cosine: found.map(|found| found.cosine),
+            max_abs_difference: found.map(|found| found.max_abs_difference),
+            changed: found.map(|found| found.changed),
+            bit_distance: found.and_then(|found| found.bit_distance),
+            identical: found.map(|found| found.identical),
+            because,
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let or_dash = |value: Option<f64>, format: fn(f64) -> String| {
+            value.map_or_else(|| "–".to_owned(), format)
+        };
+        let shape: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
+        let identical = match (self.identical, &self.because) {
+            (Some(true), _) => "yes",
+            (Some(false), _) => "no",
+            (None, because) => because.as_deref().unwrap_or("–"),
+        };
+        [
+            shape.join(" × "),
+            or_dash(self.relative_error, text::value),
+            or_dash(self.cosine, text::value),
+            or_dash(self.max_abs_difference, text::value),
+            or_dash(self.changed, text::percent),
+            or_dash(self.bit_distance, text::bits),
+            identical.to_owned(),
+        ]
+    }
+}
+
+impl Summary {
+    fn add(&mut self, found: Option<&Comparison>, is_float: bool) {
+        match found {
+            None => self.not_comparable += 1,
+            Some(found) if found.identical => self.identical += 1,
+            Some(_) => self.differ += 1,
+        }
+        if let Some(found) = found.filter(|_| is_float) {
+            self.squares.0 += found.distance * found.distance;
+            self.squares.1 += found.norm * found.norm;
+        }
+    }
+
+    fn line(&self) -> String {
+        let (error, norm) = self.squares;
+        let total = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
+        let not_comparable = match self.not_comparable {
+            0 => String::new(),
+            n => format!("{n} cannot be compared, "),
+        };
+        format!(
+            "{} identical, {} differ, {not_comparable}{} only in A, {} only in B, total relative error {}\n",
+            self.identical,
+            self.differ,
+            self.only_in_a,
+            self.only_in_b,
+            text::value(total)
+        )
+    }
+}
+
+fn table(rows: &[Row<'_>]) -> String {
+    let mut table = Table::new(&[
+        "tensor",
+        "<shape",
+        "relative error",
+        "cosine",
+        "max difference",
+        "changed",
+        "bit distance",
+        "<identical",
+    ]);
+    for row in rows {
+        let (name, cells) = match row {
+            Row::Pair(pair) => (pair.name, pair.cells()),
+            Row::Only { name, only_in } => {
+                let mut cells = std::array::from_fn(|_| "–".to_owned());
+                cells[6] = format!("only in {}", only_in.to_uppercase());
+                (*name, cells)
+            }
+        };
+        table.row([&[name.to_owned()], &cells[..]].concat());
+    }
+    table.render()
+}
