@@ -110,7 +110,7 @@ pub struct SpectrumEstimate {
 
 /// All singular values of a layer. Up to order 670 or so directly, beyond that through the Gram matrix of its
 /// smaller side, which reads the matrix in blocks and never holds it whole: n² operations per row of the longer
-/// side and 4/3·n³; 4·n² bytes and some 64 MiB. Same values on any number of threads.
+/// side and 4/3·n³; 4·n² bytes and some 32 MiB. Same values on any number of threads.
 ///
 /// # Errors
 /// [`Error::Limit`] beyond [`SPECTRUM_MEMORY_BYTES`]; [`Error::Numeric`] for weights that are not finite;
@@ -127,7 +127,7 @@ pub fn measure_spectrum(
 /// All singular values of W − Ŵ, the error of an approximation of a layer: as [`measure_spectrum`].
 ///
 /// `decode_row` writes row i of Ŵ, `[cols]`. A wide matrix is read in blocks of columns, for each of which every
-/// row is decoded again: cols·rows/2²² times, 11 for 4096 × 11008.
+/// row is decoded again: rows·cols/2²¹ times, 22 for 4096 × 11008.
 ///
 /// # Errors
 /// Those of [`measure_spectrum`].

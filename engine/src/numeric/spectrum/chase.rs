@@ -12,7 +12,7 @@ use crate::numeric::spectrum::band::{BAND, Band};
 use crate::numeric::spectrum::reflect::{axpy, dot, reflector};
 use crate::numeric::spectrum::tridiagonal::Tridiagonal;
 
-/// Entries between columns.
+/// Entries of the band from column to column.
 const PITCH: usize = Band::PITCH;
 /// Steps a sweep must be ahead of the next, so that the columns they touch do not meet.
 const LEAD: usize = 3;
@@ -24,7 +24,7 @@ const STEPS_PER_THREAD: usize = 8;
 /// One step of one sweep: its columns of the band, and the reflection that the sweep carries down.
 struct Step<'a> {
     columns: &'a mut [f64],
-    /// Rows of the block that the reflection acts on next; step 0 has none behind it.
+    /// Whether it begins the sweep: the first column is cleared, and no reflection comes from above.
     is_first: bool,
     /// Order of the matrix that the columns begin.
     order: usize,

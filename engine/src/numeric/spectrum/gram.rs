@@ -11,8 +11,8 @@ use crate::numeric::spectrum::chase::reduce_to_tridiagonal;
 use crate::numeric::spectrum::tiles::SymmetricTiles;
 use crate::numeric::spectrum::tridiagonal::{NoEigenvalues, eigenvalues};
 
-/// Entries of a block of the matrix: 32 MiB in f64.
-const BLOCK_ENTRIES: usize = 1 << 22;
+/// Entries of a block of the matrix: 16 MiB in f64, which the allocator hands out again without new pages.
+const BLOCK_ENTRIES: usize = 1 << 21;
 /// Fewest rows (or columns) of a block: products of fewer would wait for memory.
 const MIN_BLOCK: usize = 128;
 /// Columns transposed at once.
@@ -39,7 +39,7 @@ pub type ReadBlock<'a, E> =
 ///
 /// With n = min(rows, cols) and m = max(rows, cols): G = Aᵀ·A or A·Aᵀ of order n, summed over blocks of
 /// whole rows or columns (n²·m operations); G to a band, the band to a tridiagonal matrix, and that one's
-/// eigenvalues λ (4/3·n³ + 6·n²·b + 15·n²); σ = √max(λ, 0). Memory: 4·n² bytes and a block of 32 MiB or more.
+/// eigenvalues λ (4/3·n³ + 6·n²·b + 15·n²); σ = √max(λ, 0). Memory: 4·n² bytes and a block of 16 MiB or more.
 ///
 /// Everything is f64. Each λ is off by at most some ten ε·λ₁ (ε = 2.2e-16; measured: 1.2e-15·λ₁), so σ by about
 /// 1e-15·σ₁²/σ: relative to itself 1e-15 at the top, 1e-9 at σ = 1e-3·σ₁, 1e-7 at 1e-4·σ₁, and noise below

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
-use faer::prelude::Reborrow as _;
+use faer::prelude::{Reborrow as _, ReborrowMut as _};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use ndarray::ArrayView2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _};
 
 use crate::numeric::seeds::Random;
 use crate::numeric::spectrum::direct::singular_values_f64;
@@ -16,8 +17,10 @@ use crate::numeric::spectrum::reflect::{axpy, dot};
 const OVERSAMPLING: usize = 16;
 /// Fixed, so that an estimate is the same whenever it is made.
 const SEED: u64 = 0x1a91_da27;
-/// Entries of a block of rows: 32 MiB in f64.
-const BLOCK_ENTRIES: usize = 1 << 22;
+/// Entries of a block of rows: 8 MiB in f64, which the allocator hands out again without new pages.
+const BLOCK_ENTRIES: usize = 1 << 20;
+/// Rows, and terms, of one small product. Fixed, as it decides the order of sums.
+const PIECE: usize = 128;
 /// Pieces into which products are cut. Fixed, as the cuts decide the order of sums.
 const PIECES: usize = 8;
 /// Columns made orthogonal one after the other; those before them are taken out by products of matrices.
@@ -39,7 +42,7 @@ pub struct LeadingEstimate {
 /// 2011, algorithms 4.4 and 5.1, with the columns made orthogonal after each product).
 ///
 /// Reads the matrix four times in blocks of rows; 8·rows·cols·l operations; memory 8·l·(rows + cols) bytes and a
-/// block of 32 MiB. Where the spectrum falls quickly the estimate is close; where it is flat, as in a matrix of
+/// block of 8 MiB. Where the spectrum falls quickly the estimate is close; where it is flat, as in a matrix of
 /// noise, the leading values come out too small by some percent. With l ≥ min(rows, cols) all is exact.
 ///
 /// # Errors
@@ -60,11 +63,12 @@ pub fn estimate_leading<E: Send>(
     let mut left = Columns { rows, entries: vec![0.0; rows * l] };
     let mut squares = 0.0;
     for pass in 0..2 {
+        left.entries.fill(0.0);
         blocks.for_each(|piece, entries| {
             squares += if pass == 0 { dot(entries, entries) } else { 0.0 };
             let a = MatRef::from_row_major_slice(entries, piece.len(), cols);
             let out = left.view_mut().subrows_mut(piece.start, piece.len());
-            matmul(out, Accum::Replace, a, right.view(), 1.0, Par::rayon(PIECES));
+            add_product(out, a, right.view());
         })?;
         if !f64::is_finite(squares) {
             return Err(Stopped::NotFinite);
@@ -74,7 +78,7 @@ pub fn estimate_leading<E: Send>(
         blocks.for_each(|piece, entries| {
             let a = MatRef::from_row_major_slice(entries, piece.len(), cols);
             let q = left.view().subrows(piece.start, piece.len());
-            matmul(right.view_mut(), Accum::Add, a.transpose(), q, 1.0, Par::rayon(PIECES));
+            add_product(right.view_mut(), a.transpose(), q);
         })?;
         if pass == 0 {
             right.orthogonalise();
@@ -161,6 +165,18 @@ fn gram_schmidt(columns: &mut [f64], rows: usize, before: &[f64]) {
             *value *= factor;
         }
     }
+}
+
+/// C ← C + A·B, with C tall: by pieces small enough that what is read with long strides stays in the caches.
+fn add_product(c: MatMut<'_, f64>, a: MatRef<'_, f64>, b: MatRef<'_, f64>) {
+    c.par_row_chunks_mut(PIECE).enumerate().for_each(|(i, mut c)| {
+        let a = a.subrows(i * PIECE, c.nrows());
+        for first in (0..a.ncols()).step_by(PIECE) {
+            let n = PIECE.min(a.ncols() - first);
+            let (a, b) = (a.subcols(first, n), b.subrows(first, n));
+            matmul(c.rb_mut(), Accum::Add, a, b, 1.0, Par::Seq);
+        }
+    });
 }
 
 /// B ← B − Q·Qᵀ·B.
