@@ -16,8 +16,8 @@ use lapidary_engine::numeric::spectrum::{
 use ndarray::{Array2, Zip, s};
 
 const SHAPES: [(usize, usize); 3] = [(2048, 2048), (4096, 4096), (4096, 11_008)];
-/// Parts of a whole run after which cancelling is tried.
-const CANCEL_AFTER: [f64; 6] = [0.05, 0.2, 0.4, 0.6, 0.8, 0.93];
+/// Wishes to cancel, evenly over a whole run.
+const WISHES: u32 = 16;
 
 /// Reads a matrix of f32 from its input and prints the seconds that its singular values take in f32 and f64.
 const NUMPY: &str = "
@@ -96,14 +96,16 @@ fn measure(matrix: &Array2<f32>, [numpy, faer]: [bool; 2], table: &mut Table) {
 fn longest_cancel(matrix: &Array2<f32>, whole: Duration) -> Duration {
     let (rows, cols) = matrix.dim();
     let block = block(matrix);
-    let waits = CANCEL_AFTER.iter().map(|&share| {
+    let waits = (0..WISHES).map(|i| {
+        let wish = whole * (2 * i + 1) / (2 * WISHES);
         let (begun, wished) = (Instant::now(), OnceLock::new());
         let is_cancelled = || {
-            let is_time = begun.elapsed() > whole.mul_f64(share);
+            let is_time = begun.elapsed() > wish;
             // The wish is made at that time, not when it is first asked for.
-            is_time.then(|| wished.get_or_init(|| begun + whole.mul_f64(share))).is_some()
+            is_time.then(|| wished.get_or_init(|| begun + wish)).is_some()
         };
-        let _finished = singular_values_by_gram([rows, cols], &block, &is_cancelled);
+        let finished = singular_values_by_gram([rows, cols], &block, &is_cancelled);
+        assert!(finished.is_err() || wished.get().is_none(), "a wish was not heard");
         wished.get().map_or(Duration::ZERO, Instant::elapsed)
     });
     waits.max().unwrap_or_default()
