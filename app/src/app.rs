@@ -32,7 +32,7 @@ impl App {
     pub fn new(context: &Context, home: PathBuf, path: Option<PathBuf>) -> anyhow::Result<Self> {
         theme::apply(context);
         let waker = context.clone();
-        let jobs = Jobs::new(move || waker.request_repaint())?;
+        let jobs = Jobs::new(&home, move || waker.request_repaint())?;
         let remembered = Settings::load(&home);
         let is_first_start = remembered.is_none();
         let document =

@@ -136,6 +136,7 @@ fn scroll_list(window: &mut Window<'_>, i: usize) {
         delta,
         phase: egui::TouchPhase::Move,
         modifiers: Modifiers::NONE,
+        source: None,
     });
 }
 

@@ -116,6 +116,14 @@ pub static ACTIONS: &[Action] = &[
         command: || Command::OpenSample,
     },
     Action {
+        title: "Compare with folder…",
+        tooltip: "Compare every tensor with a second checkpoint of the same architecture: the base of a fine-tune, or an export.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::D),
+        enabled: has_model,
+        command: || Command::Pick(Purpose::CompareFolder),
+    },
+    Action {
         title: "Save project",
         tooltip: "Save checkpoint path, plan, target and view as a project file.",
         menu: Menu::File,

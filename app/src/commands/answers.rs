@@ -64,6 +64,17 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
             model.look.near = Some(near);
             model.changed();
         }
+        Event::OtherOpened(Ok(other)) => {
+            model.other = Slot::Ready(*other);
+            model.changed();
+        }
+        Event::OtherOpened(Err(sentence)) => model.other = Slot::Failed(sentence),
+        Event::Compared(layer, result) => {
+            if let Slot::Ready(other) = &mut model.other {
+                other.found[layer] = Some(result);
+                model.changed();
+            }
+        }
         Event::Estimate(layer, estimate) => model.look.estimate = Some((layer, estimate)),
         Event::ErrorSpectrum(subject, result) => {
             model.look.error_spectrum = Some((subject, result));
@@ -123,6 +134,9 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
     match purpose {
         Purpose::OpenFolder | Purpose::OpenFile => apply(document, jobs, Command::Open(path)),
         Purpose::SaveProject => apply(document, jobs, Command::SaveAs(path)),
+        Purpose::CompareFolder | Purpose::CompareFile => {
+            apply(document, jobs, Command::Compare(path));
+        }
         Purpose::SaveFigure(_) => {
             if let Some(figure) = document.figure_to_save.take() {
                 jobs.save_figure(figure, path);

@@ -126,6 +126,10 @@ pub enum Command {
     CancelExport,
     /// Stop measuring, or go on with it.
     ToggleMeasuring,
+    /// Compare with a second checkpoint.
+    Compare(PathBuf),
+    /// Leave the second checkpoint.
+    StopComparing,
     /// Save a figure, asking for the name of its file.
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
@@ -198,6 +202,18 @@ fn in_model(document: &mut Document, jobs: &mut Jobs, command: Command) {
     };
     let said = match command {
         Command::SetTarget(id) => model.set_target(id).err(),
+        Command::Compare(path) => {
+            let what = format!("Opening {}", path.display());
+            model.other = Slot::Running { what, progress: None };
+            model.tab = Tab::Compare;
+            jobs.compare(model, path);
+            None
+        }
+        Command::StopComparing => {
+            jobs.stop_comparing();
+            model.other = Slot::Idle;
+            None
+        }
         edit @ (Command::Assign(_)
         | Command::SetBits(_)
         | Command::Keep

@@ -9,6 +9,7 @@ pub mod map;
 pub mod measurements;
 pub mod metrics;
 pub mod model;
+pub mod other;
 pub mod project;
 pub mod selection;
 pub mod settings;

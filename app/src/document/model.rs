@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
+use lapidary_engine::compare::Comparison;
 use lapidary_engine::job::Preview;
 use lapidary_engine::numeric::grouping::Grouping;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
 use lapidary_engine::target::{self, Manifest, Storage, Target};
 
+use crate::document::Slot;
 use crate::document::history::History;
 use crate::document::list::ListView;
 use crate::document::look::{Look, MAX_OVERLAID, Tab};
 use crate::document::map::MapLayout;
 use crate::document::measurements::{Finding, Measured, Measurements, value};
 use crate::document::metrics::{METRICS, Metric, Needs, metric};
+use crate::document::other::Other;
 use crate::document::project::View;
 use crate::document::selection::Selection;
 use crate::document::shades::{Scaling, Shades};
@@ -73,6 +76,8 @@ pub struct Model {
     pub tab: Tab,
     /// What was computed for the inspector alone.
     pub look: Look,
+    /// A second checkpoint to compare with.
+    pub other: Slot<Other>,
     /// The project's file, once it has one.
     pub project: Option<PathBuf>,
     /// What the assignment of the layer in the inspector does, with the assignment it was measured for.
@@ -130,6 +135,7 @@ impl Model {
             visible: [Vec::new(), Vec::new()],
             tab: Tab::default(),
             look: Look::default(),
+            other: Slot::Idle,
             map: MapLayout::new(&opened.checkpoint),
             project: opened.project,
             preview: None,
@@ -199,6 +205,14 @@ impl Model {
         let tensor = &self.checkpoint.tensors()[layer];
         let layout = self.assignment(layer).layout(tensor.matrix?.shape, tensor.dtype).ok()?;
         Some(layout.affine()?.grouping)
+    }
+
+    /// How far a tensor is from its counterpart in the second checkpoint.
+    pub fn comparison(&self, layer: usize) -> Option<&Comparison> {
+        match &self.other {
+            Slot::Ready(other) => other.comparison(layer).map(AsRef::as_ref),
+            _ => None,
+        }
     }
 
     /// Takes in a finding about a tensor.

@@ -3,10 +3,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lapidary_engine::checkpoint::SharedCheckpoint;
+use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
 use lapidary_engine::job;
 use lapidary_engine::plan::{Assignment, Plan};
-use lapidary_engine::{Error, Observer as _, statistics};
+use lapidary_engine::statistics::{
+    self, CACHE_LIMIT_BYTES, Cache, Cached, Key, Statistics, Structure,
+};
+use lapidary_engine::{Error, Observer};
 
 use crate::document::measurements::Finding;
 use crate::document::model::Model;
@@ -106,22 +109,67 @@ impl Agenda {
     }
 }
 
-/// Measures on a thread of its own.
+/// Measures on a thread of its own. What was measured before, of the same bytes, is on disk.
 struct Worker {
     checkpoint: SharedCheckpoint,
     ticket: Ticket,
+    cache: Cache,
+    /// The keys of the tensors, as far as they are known.
+    keys: Vec<Option<Key>>,
+    /// Keys found since they were last written down.
+    new_keys: usize,
     /// Mean and standard deviation of the tensors whose statistics are known.
     spreads: Vec<Option<(f64, f64)>>,
 }
 
+/// Keys that are found before they are written down: few writes, and little is lost with a window.
+const KEYS_A_WRITE: usize = 256;
+/// Findings sent at once when a model is reopened.
+const BATCH: usize = 256;
+
 impl Worker {
+    /// Everything that is on disk of tensors whose content is known without reading them.
+    fn recall(&mut self, agenda: &mut Agenda) {
+        self.keys = self.cache.known_keys(&self.checkpoint);
+        let mut batch = Vec::new();
+        for layer in 0..self.keys.len() {
+            let Some(key) = self.keys[layer] else { continue };
+            if self.ticket.is_cancelled() {
+                return;
+            }
+            if agenda.statistics[layer]
+                && let Some(found) = self.cache.get::<Statistics>(key)
+            {
+                agenda.statistics[layer] = false;
+                self.spreads[layer] = Some((found.mean, found.std));
+                batch.push((layer, Finding::Statistics(Ok(Arc::new(found)))));
+            }
+            if agenda.structures[layer]
+                && let Some(found) = self.cache.get(key)
+            {
+                agenda.structures[layer] = false;
+                batch.push((layer, Finding::Structure(Ok(Arc::new(found)))));
+            }
+            if agenda.spectra[layer]
+                && let Some(found) = self.cache.get(key)
+            {
+                agenda.spectra[layer] = false;
+                batch.push((layer, Finding::Spectrum(Ok(Arc::new(found)))));
+            }
+            if batch.len() >= BATCH {
+                self.ticket.send(Event::Found(std::mem::take(&mut batch)));
+            }
+        }
+        self.ticket.send(Event::Found(batch));
+    }
+
     fn run(&mut self, task: Task) {
         let (layer, finding) = match task {
             Task::Statistics(layer) => (layer, self.statistics(layer).map(Finding::Statistics)),
             Task::Structure(layer) => (layer, self.structure(layer).map(Finding::Structure)),
             Task::Spectrum(layer) => {
-                let measured = statistics::measure_spectrum(&self.checkpoint, layer, &self.ticket);
-                (layer, sentence(measured).map(Finding::Spectrum))
+                let spectrum = self.cached(layer, statistics::measure_spectrum);
+                (layer, sentence(spectrum).map(Finding::Spectrum))
             }
         };
         if let Some(finding) = finding {
@@ -129,19 +177,65 @@ impl Worker {
         }
     }
 
-    fn statistics(&mut self, layer: usize) -> Option<Answer<statistics::Statistics>> {
-        let measured = statistics::measure(&self.checkpoint, layer, &self.ticket);
+    fn statistics(&mut self, layer: usize) -> Option<Answer<Statistics>> {
+        let measured = self.cached(layer, statistics::measure);
         if let Ok(found) = &measured {
             self.spreads[layer] = Some((found.mean, found.std));
         }
         sentence(measured)
     }
 
-    fn structure(&self, layer: usize) -> Option<Answer<statistics::Structure>> {
+    fn structure(&mut self, layer: usize) -> Option<Answer<Structure>> {
         let Some(spread) = self.spreads[layer] else {
             return Some(Err("its statistics could not be measured".to_owned()));
         };
-        sentence(statistics::measure_structure(&self.checkpoint, layer, spread, &self.ticket))
+        sentence(self.cached(layer, |checkpoint, layer, observer| {
+            statistics::measure_structure(checkpoint, layer, spread, observer)
+        }))
+    }
+
+    /// A value from the disk if these very bytes were measured before; else measured, and kept.
+    fn cached<T: Cached>(
+        &mut self,
+        layer: usize,
+        measure: impl FnOnce(&Checkpoint, usize, &dyn Observer) -> lapidary_engine::Result<T>,
+    ) -> lapidary_engine::Result<T> {
+        let key = self.key(layer)?;
+        if let Some(known) = self.cache.get(key) {
+            return Ok(known);
+        }
+        let measured = measure(&self.checkpoint, layer, &self.ticket)?;
+        // A file written meanwhile may have given the key and the value different bytes.
+        let file = &self.checkpoint.files()[self.checkpoint.tensors()[layer].file];
+        if file.identity().is_some()
+            && let Err(error) = self.cache.put(key, &measured)
+        {
+            tracing::warn!("cannot keep what was measured: {}", error.sentence());
+        }
+        Ok(measured)
+    }
+
+    fn key(&mut self, layer: usize) -> lapidary_engine::Result<Key> {
+        if let Some(key) = self.keys[layer] {
+            return Ok(key);
+        }
+        let key = Cache::key(&self.checkpoint, layer, &self.ticket)?;
+        self.keys[layer] = Some(key);
+        self.new_keys += 1;
+        if self.new_keys >= KEYS_A_WRITE {
+            self.remember();
+        }
+        Ok(key)
+    }
+
+    /// Writes down the keys found, so that the next opening need not read the weights.
+    fn remember(&mut self) {
+        if std::mem::take(&mut self.new_keys) == 0 {
+            return;
+        }
+        if let Err(error) = self.cache.remember(&self.checkpoint, &self.keys) {
+            tracing::warn!("cannot remember the keys of tensors: {}", error.sentence());
+        }
     }
 }
 
@@ -151,15 +245,24 @@ impl Jobs {
         let ticket = self.begin(Kind::Measure);
         let mut agenda = Agenda::new(model);
         let spread = |layer| model.statistics(layer).map(|known| (known.mean, known.std));
-        let spreads = (0..model.checkpoint.tensors().len()).map(spread).collect();
-        let mut worker = Worker { checkpoint: model.checkpoint.clone(), ticket, spreads };
+        let n = model.checkpoint.tensors().len();
+        let mut worker = Worker {
+            checkpoint: model.checkpoint.clone(),
+            ticket,
+            cache: Cache::new(&self.cache_folder, CACHE_LIMIT_BYTES),
+            keys: vec![None; n],
+            new_keys: 0,
+            spreads: (0..n).map(spread).collect(),
+        };
         self.measure_first(&model.inspected(), model.visible.concat());
         let urgent = self.urgent.clone();
         self.spawn("measure", move || {
+            worker.recall(&mut agenda);
             while !worker.ticket.is_cancelled() {
-                let Some(task) = agenda.next(&urgent.get()) else { return };
+                let Some(task) = agenda.next(&urgent.get()) else { break };
                 worker.run(task);
             }
+            worker.remember();
         });
     }
 

@@ -1,6 +1,7 @@
 //! Background work: named threads, one bounded channel, answers that carry a revision so that stale ones are dropped.
 //! Numerics run in one pool of low priority, so that the window keeps drawing while every core is busy.
 
+mod compare;
 mod export;
 mod look;
 mod measure;
@@ -9,12 +10,13 @@ mod pick;
 mod preview;
 mod save;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
+use lapidary_engine::compare::Comparison;
 use lapidary_engine::job::Preview;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{Profile, Spectrum, SpectrumEstimate};
@@ -25,6 +27,7 @@ use crate::document::Exported;
 use crate::document::look::{Near, Picture, Subject};
 use crate::document::measurements::Finding;
 use crate::document::model::Opened;
+use crate::document::other::Other;
 pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
@@ -51,6 +54,10 @@ pub enum Event {
     Estimate(usize, Arc<SpectrumEstimate>),
     /// The spectrum of an assignment's error was computed.
     ErrorSpectrum(Subject, Result<Arc<Spectrum>, String>),
+    /// A second checkpoint was opened, or not.
+    OtherOpened(Result<Box<Other>, String>),
+    /// A tensor was compared with its counterpart.
+    Compared(usize, Result<Arc<Comparison>, String>),
     /// A figure was saved, or not.
     Saved(Result<PathBuf, String>),
     /// An assignment was tried on a layer.
@@ -82,12 +89,13 @@ enum Kind {
     Near,
     Estimate,
     ErrorSpectrum,
+    Compare,
     Export,
     Pick,
     Save,
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 13;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -138,15 +146,16 @@ pub struct Jobs {
     urgent: Arc<measure::Urgent>,
     /// The plan whose errors are being measured.
     damage_plan: Option<Arc<Plan>>,
+    cache_folder: PathBuf,
     export_thread: Option<JoinHandle<()>>,
 }
 
 impl Jobs {
-    /// `wake` is called from workers whenever there is something to read.
+    /// What is measured is kept in `home`. `wake` is called from workers whenever there is something to read.
     ///
     /// # Errors
     /// If the system gives no threads.
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> anyhow::Result<Self> {
+    pub fn new(home: &Path, wake: impl Fn() + Send + Sync + 'static) -> anyhow::Result<Self> {
         let (sender, receiver) = sync_channel(CHANNEL);
         let pool = rayon::ThreadPoolBuilder::new()
             .thread_name(|i| format!("numerics-{i}"))
@@ -161,6 +170,7 @@ impl Jobs {
             flags: std::array::from_fn(|_| Arc::default()),
             urgent: Arc::default(),
             damage_plan: None,
+            cache_folder: home.join("measured"),
             export_thread: None,
         })
     }

@@ -19,6 +19,10 @@ pub enum Purpose {
     SaveProject,
     /// Where to make the output folder.
     ExportFolder,
+    /// A second checkpoint's folder to compare with.
+    CompareFolder,
+    /// A second checkpoint's file to compare with.
+    CompareFile,
     /// Where to save a figure.
     SaveFigure(Format),
 }
@@ -31,6 +35,8 @@ impl Purpose {
             Self::OpenFile => "Open a .safetensors file or a project",
             Self::SaveProject => "Save the project",
             Self::ExportFolder => "Export into this folder",
+            Self::CompareFolder => "Compare with a model's folder",
+            Self::CompareFile => "Compare with a .safetensors file",
             Self::SaveFigure(_) => "Save the figure",
         }
     }
@@ -58,9 +64,15 @@ impl Jobs {
         // The dialog is made on this thread, as macOS demands, and awaited on another.
         let future: std::pin::Pin<Box<dyn Future<Output = Option<rfd::FileHandle>> + Send>> =
             match purpose {
-                Purpose::OpenFolder | Purpose::ExportFolder => {
+                Purpose::OpenFolder | Purpose::CompareFolder | Purpose::ExportFolder => {
                     Box::pin(dialog.set_title(purpose.title()).pick_folder())
                 }
+                Purpose::CompareFile => Box::pin(
+                    dialog
+                        .set_title(purpose.title())
+                        .add_filter("Checkpoints", &["safetensors"])
+                        .pick_file(),
+                ),
                 Purpose::OpenFile => Box::pin(
                     dialog
                         .set_title(purpose.title())

@@ -25,6 +25,8 @@ pub const TAIL_STDS: f64 = 4.0;
 const NORMAL_TAIL_MASS: f64 = 1.134e-3;
 /// Mass, in variances, that is granted to chance in small layers: that of four weights at the limit.
 const GRANTED_MASS: f64 = 64.0;
+/// Weights looked at together.
+const RUN: usize = 64;
 /// Weights listed by magnitude.
 pub const LARGEST: usize = 32;
 
@@ -214,13 +216,20 @@ impl Task<'_> {
                 part.levels.add_row(weights);
             }
             let mut here = (0, 0.0);
-            for (col, &w) in weights.iter().enumerate() {
-                if let Some(mass) = self.outlier_mass(w) {
-                    here = (here.0 + 1, here.1 + mass);
-                    part.columns[col].0 += 1;
-                    part.columns[col].1 += mass;
+            for (run, first) in weights.chunks(RUN).zip((0..).step_by(RUN)) {
+                // Most runs hold nothing that stands out, which their largest weight tells.
+                let largest = run.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+                if largest <= part.least() && f64::from(largest) + self.mean.abs() <= self.limit {
+                    continue;
                 }
-                part.offer(Place { row, col, value: w });
+                for (col, &w) in (first..).zip(run) {
+                    if let Some(mass) = self.outlier_mass(w) {
+                        here = (here.0 + 1, here.1 + mass);
+                        part.columns[col].0 += 1;
+                        part.columns[col].1 += mass;
+                    }
+                    part.offer(Place { row, col, value: w });
+                }
             }
             part.rows.push(here);
         })?;
@@ -301,15 +310,18 @@ impl Part {
 
     /// Keeps a weight if it may be among the largest. The list is allowed to grow to twice its length before it is
     /// sorted and cut, so that a weight costs one comparison.
-    #[inline]
     fn offer(&mut self, place: Place) {
-        let least = self.largest.get(LARGEST - 1).map_or(-1.0, |least| least.value.abs());
-        if place.value.abs() > least {
+        if place.value.abs() > self.least() {
             self.largest.push(place);
             if self.largest.len() >= 2 * LARGEST {
                 self.sort_largest();
             }
         }
+    }
+
+    /// What a weight must exceed to be kept.
+    fn least(&self) -> f32 {
+        self.largest.get(LARGEST - 1).map_or(-1.0, |least| least.value.abs())
     }
 
     fn sort_largest(&mut self) {

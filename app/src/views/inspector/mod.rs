@@ -2,6 +2,7 @@
 
 mod assignment;
 mod bits;
+mod compare;
 mod outliers;
 mod parts;
 mod picture;
@@ -35,7 +36,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             Tab::Outliers => outliers::ui(context, ui, model, layer),
             Tab::Spectrum => spectrum::ui(context, ui, model, &layers),
             Tab::Bits => bits::ui(context, ui, model, layer),
-            Tab::Compare => {}
+            Tab::Compare => compare::ui(context, ui, model, &layers),
         }
         ui.separator();
         assignment::ui(context, ui, model, layer);
