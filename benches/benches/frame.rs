@@ -13,7 +13,7 @@ use lapidary_benches::{Table, model};
 
 const LIMIT_MS: f64 = 4.0;
 const FRAMES: usize = 600;
-const BLOCKS: usize = 25;
+const BLOCKS: usize = 26;
 const EXPERTS: usize = 128;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -49,7 +49,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("keys walking", MapMode::Blocks, walk),
     ] {
         window.app.send(Command::SetMapMode(mode));
-        (0..5).for_each(|_| drop(window.frame()));
+        for _ in 0..5 {
+            window.frame();
+        }
         let mut times: Vec<f64> = (0..FRAMES)
             .map(|i| {
                 act(&mut window, i);
@@ -109,7 +111,9 @@ impl Window<'_> {
 
     /// Frames asked for while nothing happens.
     fn idle(&mut self, during: Duration) -> usize {
-        (0..100).for_each(|_| drop(self.frame()));
+        for _ in 0..100 {
+            self.frame();
+        }
         let begun = Instant::now();
         let mut frames = 0;
         while begun.elapsed() < during {
@@ -136,7 +140,7 @@ fn scroll_list(window: &mut Window<'_>, i: usize) {
         delta,
         phase: egui::TouchPhase::Move,
         modifiers: Modifiers::NONE,
-        source: None,
+        source: egui::MouseWheelSource::Wheel,
     });
 }
 

@@ -223,11 +223,23 @@ pub fn free_bytes(folder: &Path) -> Result<u64> {
 
 /// Writes a whole file atomically: a reader sees the old one or the new one, never a part.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(path, bytes, true)
+}
+
+/// The same without waiting for the disk: after a power cut the file may hold anything. For what can be computed
+/// again and carries a checksum.
+pub fn write_expendable_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(path, bytes, false)
+}
+
+fn replace_file(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     let folder = parent(path);
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let mut temporary = NamedTempFile::new_in(folder).map_err(Error::io("write in", folder))?;
     temporary.write_all(bytes).map_err(Error::io("write", path))?;
-    temporary.as_file().sync_all().map_err(Error::io("write", path))?;
+    if sync {
+        temporary.as_file().sync_all().map_err(Error::io("write", path))?;
+    }
     // Temporary files are private to the user; the result has the ordinary permissions.
     open_to_others(temporary.path(), 0o644)?;
     temporary.persist(path).map_err(|error| Error::io("write", path)(error.error))?;

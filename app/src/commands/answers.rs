@@ -53,17 +53,12 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         Event::Profile(layer, result) => {
             model.look.profiles.insert(layer, Some(result));
             model.look.asked.profiles.retain(|&asked| asked != layer);
-            model.changed();
         }
         Event::Picture(subject, result) => {
             model.look.picture = Some((subject, result));
-            model.changed();
             look::request(model, jobs);
         }
-        Event::Near(near) => {
-            model.look.near = Some(near);
-            model.changed();
-        }
+        Event::Near(near) => model.look.near = Some(near),
         Event::OtherOpened(Ok(other)) => {
             model.other = Slot::Ready(*other);
             model.changed();
@@ -78,7 +73,6 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         Event::Estimate(layer, estimate) => model.look.estimate = Some((layer, estimate)),
         Event::ErrorSpectrum(subject, result) => {
             model.look.error_spectrum = Some((subject, result));
-            model.changed();
         }
         Event::Opened { .. }
         | Event::ExportProgress(_)

@@ -212,6 +212,7 @@ fn in_model(document: &mut Document, jobs: &mut Jobs, command: Command) {
         Command::StopComparing => {
             jobs.stop_comparing();
             model.other = Slot::Idle;
+            model.changed();
             None
         }
         edit @ (Command::Assign(_)
@@ -222,7 +223,6 @@ fn in_model(document: &mut Document, jobs: &mut Jobs, command: Command) {
         | Command::Redo) => edit::edit(model, edit),
         view => view::view(model, view),
     };
-    model.changed();
     look::request(model, jobs);
     if let Some(text) = said {
         document.say(text);

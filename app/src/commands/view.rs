@@ -13,8 +13,14 @@ pub(super) fn view(model: &mut Model, command: Command) -> Option<String> {
         Command::Select(layers) => model.selection = Selection::of(layers),
         Command::SelectAll => model.selection = Selection::of(model.rows().to_vec()),
         Command::Walk(direction, extend) => walk(model, direction, extend),
-        Command::SetMetric(id) => model.metric = metric(id),
-        Command::SetScaling(scaling) => model.scaling = scaling,
+        Command::SetMetric(id) => {
+            model.metric = metric(id);
+            model.changed();
+        }
+        Command::SetScaling(scaling) => {
+            model.scaling = scaling;
+            model.changed();
+        }
         Command::SetMapMode(mode) => model.map_mode = mode,
         Command::ToggleMapMode => {
             model.map_mode = match model.map_mode {

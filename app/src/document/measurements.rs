@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
 
@@ -22,6 +23,9 @@ pub struct Measurements {
     pub spectra: Vec<Measured<Spectrum>>,
     /// What assignments were found to do.
     pub damages: Vec<Option<Damage>>,
+    /// Statistics, structures and spectra known, and how many there will be.
+    done: usize,
+    all: usize,
 }
 
 /// One result of measuring.
@@ -38,9 +42,13 @@ pub enum Finding {
 }
 
 impl Measurements {
-    /// Nothing measured yet of `n` tensors.
-    pub fn new(n: usize) -> Self {
+    /// Nothing measured yet.
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        let n = checkpoint.tensors().len();
+        let matrices = checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()).count();
         Self {
+            done: 0,
+            all: n + 2 * matrices,
             statistics: vec![None; n],
             structures: vec![None; n],
             spectra: vec![None; n],
@@ -50,12 +58,21 @@ impl Measurements {
 
     /// Takes in a finding about a tensor.
     pub fn take(&mut self, tensor: usize, finding: Finding) {
-        match finding {
-            Finding::Statistics(result) => self.statistics[tensor] = Some(result),
-            Finding::Structure(result) => self.structures[tensor] = Some(result),
-            Finding::Spectrum(result) => self.spectra[tensor] = Some(result),
-            Finding::Damage(damage) => self.damages[tensor] = Some(damage),
-        }
+        let is_first = match finding {
+            Finding::Statistics(result) => self.statistics[tensor].replace(result).is_none(),
+            Finding::Structure(result) => self.structures[tensor].replace(result).is_none(),
+            Finding::Spectrum(result) => self.spectra[tensor].replace(result).is_none(),
+            Finding::Damage(damage) => {
+                self.damages[tensor] = Some(damage);
+                false
+            }
+        };
+        self.done += usize::from(is_first);
+    }
+
+    /// Statistics, structures and spectra known so far and in all.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.done, self.all)
     }
 }
 

@@ -36,6 +36,17 @@ pub enum MapMode {
     Bytes,
 }
 
+/// What an export would weigh as a whole, kept because summing over tensors is no work for a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sizes {
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Bytes of the folder, the report apart.
+    pub total_bytes: u64,
+    /// Effective bits per weight.
+    pub bits_per_weight: f64,
+}
+
 /// The part of the window that arrow keys walk in: the one clicked last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pane {
@@ -84,6 +95,8 @@ pub struct Model {
     pub preview: Option<Tried>,
     /// The export to the byte, or why there is none.
     pub manifest: Result<Arc<Manifest>, String>,
+    /// What the export would weigh as a whole; nothing where there is none.
+    pub sizes: Sizes,
     /// What was measured.
     pub measured: Measurements,
     /// Grows with every change of what is shown, so that what is derived can be kept until then.
@@ -115,7 +128,6 @@ pub struct Opened {
 impl Model {
     /// A model just opened: nothing measured yet.
     pub fn new(opened: Opened) -> Self {
-        let n = opened.checkpoint.tensors().len();
         let selected: Vec<usize> =
             opened.view.selected.iter().filter_map(|name| opened.checkpoint.find(name)).collect();
         let selection = if selected.is_empty() {
@@ -140,7 +152,8 @@ impl Model {
             project: opened.project,
             preview: None,
             manifest: Err(String::new()),
-            measured: Measurements::new(n),
+            sizes: Sizes::default(),
+            measured: Measurements::new(&opened.checkpoint),
             revision: 0,
             is_stale: true,
             saved: (history.current().clone(), opened.target.about().id),
@@ -312,6 +325,12 @@ impl Model {
     pub fn plan_changed(&mut self) {
         let manifest = Manifest::new(&self.checkpoint, self.plan(), self.target);
         self.manifest = manifest.map(Arc::new).map_err(|error| error.sentence());
+        let sizes = |manifest: &Arc<Manifest>| Sizes {
+            tensor_bytes: manifest.tensor_bytes(),
+            total_bytes: manifest.total_bytes(),
+            bits_per_weight: manifest.bits_per_weight(&self.checkpoint),
+        };
+        self.sizes = self.manifest.as_ref().map_or_else(|_| Sizes::default(), sizes);
         self.is_stale = true;
     }
 
@@ -337,13 +356,7 @@ impl Model {
 
     /// Measurements made so far and in all: statistics, structures and spectra.
     pub fn progress(&self) -> (usize, usize) {
-        let matrices =
-            self.checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()).count();
-        let known = &self.measured;
-        let done = known.statistics.iter().flatten().count()
-            + known.structures.iter().flatten().count()
-            + known.spectra.iter().flatten().count();
-        (done, known.statistics.len() + 2 * matrices)
+        self.measured.progress()
     }
 
     /// Takes on another target.

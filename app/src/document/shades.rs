@@ -22,6 +22,8 @@ pub const CLIPS: [f64; 4] = [100.0, 99.0, 95.0, 90.0];
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shades {
     values: Vec<Option<f64>>,
+    /// Their places between the ends.
+    shares: Vec<f32>,
     /// The value at the lower end of the scale.
     pub low: f64,
     /// The value at the upper end.
@@ -38,12 +40,21 @@ impl Shades {
         let mut known: Vec<f64> =
             values.iter().flatten().copied().filter(|value| value.is_finite()).collect();
         let (low, high) = ends(&mut known, clip);
-        Self { known: known.len(), values, low, high, is_logarithmic }
+        let shares = Vec::with_capacity(values.len());
+        let mut shades = Self { known: known.len(), values, shares, low, high, is_logarithmic };
+        let share = |value: &Option<f64>| value.map_or(0.5, |value| shades.share(value));
+        shades.shares = shades.values.iter().map(share).collect();
+        shades
     }
 
     /// The value of a tensor, if it is known.
     pub fn value(&self, tensor: usize) -> Option<f64> {
         self.values.get(tensor).copied().flatten()
+    }
+
+    /// The place of a tensor's value between the ends, 0 to 1, if it is known.
+    pub fn place(&self, tensor: usize) -> Option<f32> {
+        self.value(tensor).and_then(|_| self.shares.get(tensor).copied())
     }
 
     /// The place of a value between the ends, 0 to 1.

@@ -19,7 +19,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             return;
         }
     };
-    let (before, after) = (model.checkpoint.tensor_bytes(), manifest.tensor_bytes());
+    let (before, after) = (model.checkpoint.tensor_bytes(), model.sizes.tensor_bytes);
     let share = if before == 0 { 1.0 } else { after as f64 / before as f64 };
     ui.horizontal_wrapped(|ui| {
         ui.label(RichText::new(format!("{} → {}", text::bytes(before), text::bytes(after))).strong().size(16.0))
@@ -27,14 +27,14 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
                 "Tensors now and in the export, exact: {} and {} bytes. The folder with headers, config and tokenizer: {} bytes.",
                 text::count(before),
                 text::count(after),
-                text::count(manifest.total_bytes())
+                text::count(model.sizes.total_bytes)
             ));
         ui.add(ProgressBar::new(share as f32).desired_width(110.0).text(text::percent(share)));
-        let bits = manifest.bits_per_weight(&model.checkpoint);
-        let bits = RichText::new(format!("{} bits/weight", text::bits(bits))).monospace();
+        let bits = text::bits(model.sizes.bits_per_weight);
+        let bits = RichText::new(format!("{bits} bits/weight")).monospace();
         ui.add(Label::new(bits).extend())
             .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters.");
-        if ui.button(format!("Export {}…", text::bytes(manifest.total_bytes()))).clicked() {
+        if ui.button(format!("Export {}…", text::bytes(model.sizes.total_bytes))).clicked() {
             context.send(Command::ToggleSheet(Sheet::Export));
         }
     });

@@ -144,6 +144,8 @@ pub struct Checkpoint {
     tied: Option<Tied>,
     side_files: Vec<SideFile>,
     has_index: bool,
+    parameters: u64,
+    tensor_bytes: u64,
 }
 
 /// A shared open checkpoint, as jobs hold it.
@@ -209,12 +211,12 @@ impl Checkpoint {
 
     /// Elements of all tensors.
     pub fn parameters(&self) -> u64 {
-        self.tensors.iter().map(Tensor::parameters).sum()
+        self.parameters
     }
 
     /// Bytes of all tensors.
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().map(Tensor::bytes).sum()
+        self.tensor_bytes
     }
 
     /// Number of blocks: one more than the highest block index.

@@ -148,9 +148,10 @@ fn build(
         .collect();
     let tied = groups::tied(&tensors, config.as_ref());
     let side_files = folder.map(side_files).transpose()?.unwrap_or_default();
-    let path = path.to_path_buf();
     Ok(Checkpoint {
-        path,
+        path: path.to_path_buf(),
+        parameters: tensors.iter().map(Tensor::parameters).sum(),
+        tensor_bytes: tensors.iter().map(Tensor::bytes).sum(),
         files,
         tensors,
         by_name,

@@ -168,7 +168,7 @@ impl Cache {
     /// [`Error::Io`] where the folder cannot be written, [`Error::Limit`] beyond [`MAX_RECORD_BYTES`].
     pub fn put<T: Cached>(&self, key: Key, value: &T) -> Result<()> {
         let record = make_record(key, value)?;
-        disk::write_file(&self.path(key, T::KIND), &record)?;
+        disk::write_expendable_file(&self.path(key, T::KIND), &record)?;
         let bytes = on_disk(record.len() as u64) as i64;
         if self.budget_bytes.fetch_sub(bytes, Ordering::Relaxed) < bytes {
             self.trim()?;

@@ -8,25 +8,23 @@ use crate::document::selection::How;
 use crate::theme::{bits_colour, sequential, text_on};
 use crate::views::ViewContext;
 
-/// The colour of a value of the present metric.
-pub(super) fn colour(model: &Model, value: f64) -> Color32 {
+/// The colour of a tensor's value of the present metric, if it is known.
+fn colour(model: &Model, layer: usize) -> Option<Color32> {
     if model.metric.id == "bits" {
-        bits_colour(value)
+        model.shades.value(layer).map(bits_colour)
     } else {
-        sequential(model.shades.share(value))
+        model.shades.place(layer).map(sequential)
     }
 }
 
 /// The colour of a tensor.
 pub(super) fn fill(context: &ViewContext<'_>, model: &Model, layer: usize) -> Color32 {
-    let value = model.shades.value(layer);
-    value.map_or(context.tokens.unknown, |value| colour(model, value))
+    colour(model, layer).unwrap_or(context.tokens.unknown)
 }
 
 /// The colour to write in on a tensor's cell.
 pub(super) fn ink(ui: &Ui, model: &Model, layer: usize) -> Color32 {
-    let value = model.shades.value(layer);
-    value.map_or(ui.visuals().text_color(), |value| text_on(colour(model, value)))
+    colour(model, layer).map_or(ui.visuals().text_color(), text_on)
 }
 
 /// Bits, in brackets where compressed, and a lock.
