@@ -25,7 +25,7 @@ use lapidary_engine::export::Report;
 use crate::commands::Command;
 use crate::document::model::Model;
 use crate::document::settings::Settings;
-use crate::figure::{Figure, Format};
+use crate::figure::{Drawing, Format};
 use crate::jobs::Purpose;
 
 /// Background work that the person can see and cancel.
@@ -87,7 +87,7 @@ pub struct Exported {
 #[derive(Clone, Debug, PartialEq)]
 pub struct FigureToSave {
     /// What it shows.
-    pub figure: Figure,
+    pub drawing: Drawing,
     /// As what it is saved.
     pub format: Format,
 }
@@ -96,7 +96,7 @@ impl FigureToSave {
     /// The name to suggest for its file: the title without what file systems do not take.
     pub fn file_name(&self) -> String {
         let plain = |c: char| if c.is_alphanumeric() || c == '-' { c } else { ' ' };
-        let title: String = self.figure.title.chars().map(plain).collect();
+        let title: String = self.drawing.title().chars().map(plain).collect();
         let words: Vec<&str> = title.split_whitespace().collect();
         format!("{}.{}", words.join("-").to_lowercase(), self.format.extension())
     }

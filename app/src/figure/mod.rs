@@ -2,11 +2,13 @@
 //! PNG and CSV from here, so that what is saved is what was seen. Knows neither egui nor the engine.
 
 mod csv;
+mod heat;
 mod png;
 mod svg;
 mod ticks;
 
 pub use csv::csv;
+pub use heat::HeatFigure;
 pub use png::{PngError, png};
 pub use svg::svg;
 pub use ticks::{Tick, compact, ticks};
@@ -200,6 +202,45 @@ fn aired((low, high): Extent, air: f64) -> Extent {
         return (low - half, high + half);
     }
     (low, high + air * (high - low))
+}
+
+/// Anything that can be saved as a picture or as numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Drawing {
+    /// Lines on axes.
+    Plot(Figure),
+    /// A picture of a matrix.
+    Heat(HeatFigure),
+}
+
+impl Drawing {
+    /// What it shows.
+    pub fn title(&self) -> &str {
+        match self {
+            Self::Plot(figure) => &figure.title,
+            Self::Heat(heat) => &heat.title,
+        }
+    }
+
+    /// The bytes of a file: `width × height` units, `scale` pixels for each in a picture.
+    ///
+    /// # Errors
+    /// If a picture cannot be drawn or encoded.
+    pub fn bytes(
+        &self,
+        format: Format,
+        (width, height): (f64, f64),
+        scale: f64,
+    ) -> Result<Vec<u8>, PngError> {
+        Ok(match (self, format) {
+            (Self::Plot(figure), Format::Csv) => csv(figure).into_bytes(),
+            (Self::Plot(figure), Format::Svg) => svg(figure, width, height).into_bytes(),
+            (Self::Plot(figure), Format::Png) => png(figure, width, height, scale)?,
+            (Self::Heat(heat), Format::Csv) => heat.csv().into_bytes(),
+            (Self::Heat(heat), Format::Svg) => heat.svg(width, height)?.into_bytes(),
+            (Self::Heat(heat), Format::Png) => heat.png(width, height, scale)?,
+        })
+    }
 }
 
 /// As what a figure is saved.

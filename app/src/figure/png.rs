@@ -25,13 +25,22 @@ pub enum PngError {
 /// # Errors
 /// For sizes of zero or beyond memory.
 pub fn png(figure: &Figure, width: f64, height: f64, scale: f64) -> Result<Vec<u8>, PngError> {
+    rasterise(&svg(figure, width, height), (width, height), scale)
+}
+
+/// A drawing in pixels, `scale` for each unit.
+pub(super) fn rasterise(
+    drawing: &str,
+    (width, height): (f64, f64),
+    scale: f64,
+) -> Result<Vec<u8>, PngError> {
     let mut options = usvg::Options::default();
     let fonts = Arc::make_mut(&mut options.fontdb);
     fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
     // Letters the first lacks, as σ, come from the second.
     fonts.load_font_data(epaint_default_fonts::HACK_REGULAR.to_vec());
     fonts.set_sans_serif_family("Ubuntu");
-    let tree = usvg::Tree::from_str(&svg(figure, width, height), &options)?;
+    let tree = usvg::Tree::from_str(drawing, &options)?;
     let (columns, rows) = ((width * scale) as u32, (height * scale) as u32);
     let mut pixels = tiny_skia::Pixmap::new(columns, rows).ok_or(PngError::Size(columns, rows))?;
     let transform = tiny_skia::Transform::from_scale(scale as f32, scale as f32);

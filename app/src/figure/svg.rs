@@ -26,7 +26,7 @@ fn colour(ink: Ink) -> &'static str {
 }
 
 /// From places on the axes to points of the drawing.
-struct Frame {
+pub(super) struct Frame {
     x: Extent,
     y: Extent,
     width: f64,
@@ -34,12 +34,12 @@ struct Frame {
 }
 
 impl Frame {
-    fn across(&self, place: f64) -> f64 {
+    pub(super) fn across(&self, place: f64) -> f64 {
         let share = (place - self.x.0) / (self.x.1 - self.x.0);
         LEFT + share * (self.width - LEFT - RIGHT)
     }
 
-    fn down(&self, place: f64) -> f64 {
+    pub(super) fn down(&self, place: f64) -> f64 {
         let share = (place - self.y.0) / (self.y.1 - self.y.0);
         self.height - BOTTOM - share * (self.height - TOP - BOTTOM)
     }
@@ -47,7 +47,22 @@ impl Frame {
 
 /// The figure as a drawing of that many units.
 pub fn svg(figure: &Figure, width: f64, height: f64) -> String {
-    let (x, y) = figure.extents();
+    document(figure, figure.extents(), (width, height), &|frame| {
+        let mut out = String::new();
+        for series in &figure.series {
+            draw(&mut out, figure, frame, series);
+        }
+        out
+    })
+}
+
+/// A drawing with the axes of a figure and something inside them.
+pub(super) fn document(
+    figure: &Figure,
+    (x, y): (Extent, Extent),
+    (width, height): (f64, f64),
+    inside: &dyn Fn(&Frame) -> String,
+) -> String {
     let frame = Frame { x, y, width, height };
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
@@ -59,13 +74,10 @@ pub fn svg(figure: &Figure, width: f64, height: f64) -> String {
     add(
         &mut out,
         format_args!(
-            "<clipPath id=\"inside\"><rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{inner_width}\" height=\"{inner_height}\"/></clipPath>\n<g clip-path=\"url(#inside)\">\n"
+            "<clipPath id=\"inside\"><rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{inner_width}\" height=\"{inner_height}\"/></clipPath>\n<g clip-path=\"url(#inside)\">\n{}</g>\n",
+            inside(&frame)
         ),
     );
-    for series in &figure.series {
-        draw(&mut out, figure, &frame, series);
-    }
-    out.push_str("</g>\n");
     legend(&mut out, figure, width);
     out.push_str("</svg>\n");
     out
@@ -80,10 +92,15 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// An axis may run downwards.
+fn ascending((a, b): Extent) -> Extent {
+    (a.min(b), a.max(b))
+}
+
 fn axes(out: &mut String, figure: &Figure, frame: &Frame) {
     let (bottom, right) = (frame.height - BOTTOM, frame.width - RIGHT);
     let stroke = |tick: &Tick| if tick.label.is_empty() { "0.4" } else { "1" };
-    for tick in ticks(frame.x, 6, figure.x.scale) {
+    for tick in ticks(ascending(frame.x), 6, figure.x.scale) {
         let x = frame.across(tick.place);
         add(
             out,
@@ -95,7 +112,7 @@ fn axes(out: &mut String, figure: &Figure, frame: &Frame) {
             ),
         );
     }
-    for tick in ticks(frame.y, 5, figure.y.scale) {
+    for tick in ticks(ascending(frame.y), 5, figure.y.scale) {
         let y = frame.down(tick.place);
         add(
             out,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use lapidary_engine::disk;
 
 use crate::document::FigureToSave;
-use crate::figure::{self, Format};
 use crate::jobs::{Event, Jobs, Kind};
 
 /// Size of a saved figure in units, and pixels for each.
@@ -21,21 +20,11 @@ impl Jobs {
             let extension = figure.format.extension();
             let is_named = path.extension().is_some();
             let path = if is_named { path } else { path.with_extension(extension) };
-            let saved = bytes(&figure).and_then(|bytes| {
+            let drawn = figure.drawing.bytes(figure.format, SIZE, PIXELS);
+            let saved = drawn.map_err(|error| error.to_string()).and_then(|bytes| {
                 disk::write_file(&path, &bytes).map_err(|error| error.sentence())
             });
             ticket.send(Event::Saved(saved.map(|()| path)));
         });
-    }
-}
-
-fn bytes(FigureToSave { figure, format }: &FigureToSave) -> Result<Vec<u8>, String> {
-    let (width, height) = SIZE;
-    match format {
-        Format::Csv => Ok(figure::csv(figure).into_bytes()),
-        Format::Svg => Ok(figure::svg(figure, width, height).into_bytes()),
-        Format::Png => {
-            figure::png(figure, width, height, PIXELS).map_err(|error| error.to_string())
-        }
     }
 }

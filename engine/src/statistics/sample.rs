@@ -128,12 +128,12 @@ fn counted_patterns(
     let chunks = chunks(tensor);
     // Chunks are shared out in runs, so that few tables are made.
     let run = chunks.len().div_ceil(2 * rayon::current_num_threads()).max(1);
-    let tables: Vec<Box<[u64; PATTERNS]>> = chunks
+    let tables: Vec<Vec<u64>> = chunks
         .chunks(run)
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|run| {
-            let mut table = Box::new([0_u64; PATTERNS]);
+            let mut table = vec![0_u64; PATTERNS];
             for &(first, n) in run {
                 observer.go_on()?;
                 count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, &mut table);
@@ -143,7 +143,7 @@ fn counted_patterns(
         .collect::<Result<_>>()?;
     let mut totals = vec![0_u64; PATTERNS];
     for table in tables {
-        for (total, count) in totals.iter_mut().zip(&table[..]) {
+        for (total, count) in totals.iter_mut().zip(table) {
             *total += count;
         }
     }
@@ -153,7 +153,9 @@ fn counted_patterns(
 
 /// Counts the patterns of a chunk. One table: weights of a layer have some 2,000 patterns in all, so that neighbours
 /// are seldom equal, and several tables would only fill the nearest cache.
-fn count(dtype: DType, bytes: &[u8], table: &mut [u64; PATTERNS]) {
+fn count(dtype: DType, bytes: &[u8], table: &mut [u64]) {
+    // An array of known length needs no test of each index.
+    let Some(table) = table.first_chunk_mut::<PATTERNS>() else { return };
     if dtype.bits() == 16 {
         let (fours, rest) = bytes.as_chunks::<8>();
         for four in fours {

@@ -219,22 +219,30 @@ impl Task<'_> {
             for (run, first) in weights.chunks(RUN).zip((0..).step_by(RUN)) {
                 // Most runs hold nothing that stands out, which their largest weight tells.
                 let largest = run.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
-                if largest <= part.least() && f64::from(largest) + self.mean.abs() <= self.limit {
-                    continue;
-                }
-                for (col, &w) in (first..).zip(run) {
-                    if let Some(mass) = self.outlier_mass(w) {
-                        here = (here.0 + 1, here.1 + mass);
-                        part.columns[col].0 += 1;
-                        part.columns[col].1 += mass;
-                    }
-                    part.offer(Place { row, col, value: w });
+                if largest > part.least() || f64::from(largest) + self.mean.abs() > self.limit {
+                    self.look_at(&mut part, &mut here, (row, first, run));
                 }
             }
             part.rows.push(here);
         })?;
         part.sort_largest();
         Ok(part)
+    }
+
+    fn look_at(
+        &self,
+        part: &mut Part,
+        here: &mut (u32, f64),
+        (row, first, run): (usize, usize, &[f32]),
+    ) {
+        for (col, &w) in (first..).zip(run) {
+            if let Some(mass) = self.outlier_mass(w) {
+                *here = (here.0 + 1, here.1 + mass);
+                part.columns[col].0 += 1;
+                part.columns[col].1 += mass;
+            }
+            part.offer(Place { row, col, value: w });
+        }
     }
 
     fn outlier_mass(&self, w: f32) -> Option<f64> {

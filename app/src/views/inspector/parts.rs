@@ -8,7 +8,7 @@ use crate::commands::Command;
 use crate::document::FigureToSave;
 use crate::document::metrics::metric;
 use crate::document::model::Model;
-use crate::figure::{Figure, Ink};
+use crate::figure::{Drawing, Figure, Ink};
 use crate::views::ViewContext;
 use crate::widgets::plot::{self, Answer, Options};
 
@@ -78,7 +78,8 @@ pub(super) fn plot(context: &ViewContext<'_>, ui: &mut Ui, id: &str, figure: &Fi
 /// Passes on what the person asked of a figure.
 pub(super) fn answer(context: &ViewContext<'_>, answer: Answer) {
     if let Some((figure, format)) = answer.save {
-        context.send(Command::SaveFigure(Arc::new(FigureToSave { figure, format })));
+        let drawing = Drawing::Plot(figure);
+        context.send(Command::SaveFigure(Arc::new(FigureToSave { drawing, format })));
     }
     if let Some(text) = answer.copy {
         context.send(Command::Copy(text));

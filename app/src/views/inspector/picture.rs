@@ -1,6 +1,7 @@
 //! The picture of a matrix: from the whole down to single weights with their values and places.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use egui::{
     Align2, Color32, ColorImage, ComboBox, FontId, Id, Pos2, Rect, Response, Sense, TextureHandle,
@@ -9,8 +10,10 @@ use egui::{
 use lapidary_engine::statistics::Pooled;
 
 use crate::commands::Command;
+use crate::document::FigureToSave;
 use crate::document::look::Quantity;
 use crate::document::model::Model;
+use crate::figure::{Drawing, Format, HeatFigure};
 use crate::theme::{diverging, sequential, text, text_on};
 use crate::views::ViewContext;
 use crate::views::inspector::parts::{note, waiting};
@@ -82,7 +85,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
         is_logarithmic: true,
         texture: None,
     });
-    toolbar(context, ui, model, &mut state);
+    let save = toolbar(context, ui, model, &mut state);
     if look.quantity.is_error() && model.assignment(layer).is_keep() {
         ui.weak("The layer is kept as it is: there is no error. Assign bits to see one.");
         ui.data_mut(|data| data.insert_temp(state_id(), Some(state)));
@@ -100,14 +103,21 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
             ui.colored_label(context.tokens.error, sentence);
         }
         Some((_, Ok(picture))) => {
-            draw(context, ui, model, (&mut state, &picture.map.levels));
+            draw(context, ui, model, (&mut state, &picture.map.levels, save));
         }
     }
     ui.data_mut(|data| data.insert_temp(state_id(), Some(state)));
 }
 
-fn toolbar(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, state: &mut State) {
+/// The choice of what is shown; gives the format to save it in, if one was chosen.
+fn toolbar(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    model: &Model,
+    state: &mut State,
+) -> Option<Format> {
     let now = model.look.quantity;
+    let mut save = None;
     ui.horizontal(|ui| {
         let title = Quantity::ALL.iter().find(|(quantity, _)| *quantity == now);
         let title = title.map_or("", |(_, title)| title);
@@ -127,14 +137,23 @@ fn toolbar(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, state: &mut St
         if ui.add_enabled(!state.zoom.is_whole(), all).on_hover_text("Back to the whole matrix; so does a double-click.").clicked() {
             state.zoom = Zoom::whole(state.zoom.plane[0] as usize, state.zoom.plane[1] as usize);
         }
+        let menu = ui.menu_button("Save", |ui| {
+            for format in Format::ALL {
+                if ui.button(format!("{}…", format.title())).clicked() {
+                    save = Some(format);
+                }
+            }
+        });
+        menu.response.on_hover_text("Save what the picture shows as PNG, SVG or CSV.");
     });
+    save
 }
 
 fn draw(
     context: &ViewContext<'_>,
     ui: &mut Ui,
     model: &Model,
-    (state, levels): (&mut State, &[Pooled]),
+    (state, levels, save): (&mut State, &[Pooled], Option<Format>),
 ) {
     let (rect, response) = canvas(ui, state.zoom.plane);
     response.widget_info(|| WidgetInfo::labeled(egui::Role::Image, true, "picture of the matrix"));
@@ -150,6 +169,12 @@ fn draw(
     let is_logarithmic = state.is_logarithmic;
     let paint = |value: f32| colour(value / largest, quantity, is_logarithmic);
     texture(ui, state, (cells, quantity), (rect, &paint));
+    if let (Some(format), Some((shown, _))) = (save, &state.texture) {
+        let heat = heat_figure(model, (state.layer, shown), cells, &paint);
+        let heat = HeatFigure { quantity: scale_text((largest, quantity)), ..heat };
+        let drawing = Drawing::Heat(heat);
+        context.send(Command::SaveFigure(Arc::new(FigureToSave { drawing, format })));
+    }
     write_values(ui, (&zoom, rect), cells, (quantity, &paint));
     read_out(context, ui, (&zoom, &response), (cells, quantity));
     scale(context, ui, (largest, quantity));
@@ -324,12 +349,42 @@ fn read_out(
     }
 }
 
-fn scale(context: &ViewContext<'_>, ui: &mut Ui, (largest, quantity): (f32, Quantity)) {
-    let largest = text::value(f64::from(largest));
-    let ends = if quantity == Quantity::Signed {
-        format!("colours from −{largest} to {largest}")
-    } else {
-        format!("colours from 0 to {largest}")
+/// What is shown, with its values and places, to be saved.
+fn heat_figure(
+    model: &Model,
+    (layer, shown): (usize, &Shown),
+    cells: Cells<'_>,
+    paint: &dyn Fn(f32) -> Color32,
+) -> HeatFigure {
+    let step = cells.pooled.step;
+    let places = shown.rows.clone().flat_map(|row| shown.cols.clone().map(move |col| (row, col)));
+    let value = |(row, col)| cells.value(shown.quantity, row, col).unwrap_or(0.0);
+    let values: Vec<f32> = places.map(value).collect();
+    let colour = |&value: &f32| {
+        let colour = paint(value);
+        [colour.r(), colour.g(), colour.b()]
     };
-    note(context, ui, ends);
+    HeatFigure {
+        title: model.short_name(layer),
+        quantity: String::new(),
+        first: [cells.first[0] + shown.rows.start * step, cells.first[1] + shown.cols.start * step],
+        step,
+        width: shown.cols.len(),
+        colours: values.iter().map(colour).collect(),
+        values,
+    }
+}
+
+fn scale(context: &ViewContext<'_>, ui: &mut Ui, of: (f32, Quantity)) {
+    note(context, ui, format!("colours: {}", scale_text(of)));
+}
+
+fn scale_text((largest, quantity): (f32, Quantity)) -> String {
+    let largest = text::value(f64::from(largest));
+    let title = Quantity::ALL.iter().find(|(other, _)| *other == quantity).map_or("", |(_, t)| t);
+    if quantity == Quantity::Signed {
+        format!("{title} from −{largest} to {largest}")
+    } else {
+        format!("{title} from 0 to {largest}")
+    }
 }
