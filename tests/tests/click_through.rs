@@ -1,77 +1,17 @@
 //! The whole path through the window without a display: open, filter, select, set bits, undo, redo, save, reopen, export.
 
+mod window;
+
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use egui::{Key, Modifiers, Role};
-use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
-use lapidary::app::App;
 use lapidary::commands::Command;
-use lapidary::document::model::Model;
+use lapidary::document::Slot;
 use lapidary::document::settings::Settings;
-use lapidary::document::{Document, Slot};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_tests::sample_path;
-
-/// The window as a person would have it, made with the first frame.
-struct Window {
-    app: Option<App>,
-    home: PathBuf,
-    path: Option<PathBuf>,
-}
-
-impl Window {
-    fn document(&self) -> &Document {
-        self.app.as_ref().expect("the first frame has run").document()
-    }
-
-    fn model(&self) -> &Model {
-        self.document().model.as_deref().expect("a model is open")
-    }
-
-    fn send(&self, command: Command) {
-        self.app.as_ref().expect("the first frame has run").send(command);
-    }
-}
-
-type Screen = Harness<'static, Window>;
-
-fn open_window(home: &Path, path: Option<PathBuf>) -> Screen {
-    let window = Window { app: None, home: home.to_path_buf(), path };
-    let frame = |ui: &mut egui::Ui, window: &mut Window| {
-        let app = window.app.get_or_insert_with(|| {
-            App::new(ui.ctx(), window.home.clone(), window.path.take())
-                .expect("threads for the window")
-        });
-        app.logic(ui.ctx());
-        app.ui(ui);
-    };
-    Harness::builder().with_size(egui::vec2(1280.0, 720.0)).build_ui_state(frame, window)
-}
-
-/// Draws frames until something holds; background work takes its time.
-#[track_caller]
-fn wait_until(screen: &mut Screen, what: &str, holds: impl Fn(&Document) -> bool) {
-    let begin = Instant::now();
-    while !holds(screen.state().document()) {
-        assert!(
-            begin.elapsed() < Duration::from_mins(2),
-            "waited in vain until {what}; {:?}",
-            screen.state().document().notice
-        );
-        screen.step();
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    screen.run_steps(3);
-}
-
-fn open_sample(home: &Path) -> Screen {
-    let mut screen = open_window(home, Some(sample_path()));
-    screen.step();
-    wait_until(&mut screen, "the sample is open", |document| document.model.is_some());
-    screen
-}
+use window::{Screen, open_sample, open_window, wait_until};
 
 fn label_of(screen: &Screen, name: &str) -> String {
     let model = screen.state().model();

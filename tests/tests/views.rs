@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
+use lapidary::document::look::{Picture, Tab};
 use lapidary::document::measurements::{Finding, Measurements};
 use lapidary::document::model::{Model, Opened};
+use lapidary::document::other::Other;
 use lapidary::document::project::View;
 use lapidary::document::selection::Selection;
 use lapidary::document::{Document, Sheet, Slot};
@@ -15,8 +17,11 @@ use lapidary::theme::{self, Tokens};
 use lapidary::views::{self, VIEWS, ViewContext};
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::compare;
 use lapidary_engine::plan::{Assignment, Plan};
-use lapidary_engine::statistics::{measure, measure_spectrum, measure_structure};
+use lapidary_engine::statistics::{
+    Field, measure, measure_heat, measure_profile, measure_spectrum, measure_structure,
+};
 use lapidary_engine::target::TARGETS;
 use lapidary_tests::sample_path;
 
@@ -89,6 +94,50 @@ fn every_view_draws_in_every_state_and_theme() {
             }
         }
     }
+}
+
+/// The tabs of the inspector on one layer, on several, and on a tensor that is no matrix; with everything computed,
+/// with nothing yet, and with failures.
+#[test]
+fn every_tab_draws_in_every_state_and_theme() {
+    for state in [State::Loading, State::Loaded, State::Failed] {
+        for (tab, title, _) in Tab::ALL {
+            for selected in [vec![0], vec![3, 4, 5, 9], vec![8]] {
+                for theme in [egui::Theme::Light, egui::Theme::Dark] {
+                    let mut document = document(state);
+                    let model = document.model.as_deref_mut().expect("a model in these states");
+                    model.selection = Selection::of(selected.clone());
+                    model.tab = tab;
+                    if state == State::Loaded {
+                        look_closely(model, &selected);
+                    }
+                    let harness = draw(document, theme, views::layout);
+                    assert!(
+                        harness.query_all_by_label(title).next().is_some(),
+                        "{state:?} {title}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Gives a model what the inspector computes for itself.
+fn look_closely(model: &mut Model, layers: &[usize]) {
+    let checkpoint = model.checkpoint.clone();
+    let other = Other::new(checkpoint.clone(), compare::pairs(&checkpoint, &checkpoint));
+    model.other = Slot::Ready(other);
+    let cursor = layers[0];
+    if checkpoint.tensors()[cursor].matrix.is_none() {
+        return;
+    }
+    for &layer in layers {
+        let profile = measure_profile(&checkpoint, layer, 0.0, &Silent).expect("a profile");
+        model.look.profiles.insert(layer, Some(Ok(Arc::new(profile))));
+    }
+    let map = Arc::new(measure_heat(&checkpoint, cursor, Field::Weights, &Silent).expect("a map"));
+    let picture = Picture { map, encoding: None };
+    model.look.picture = Some(((cursor, None), Ok(picture)));
 }
 
 /// A document in a state. Measuring the sample anew for each would take most of the test's time.

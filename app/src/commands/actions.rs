@@ -206,7 +206,7 @@ pub static ACTIONS: &[Action] = &[
         title: "Copy rows as CSV",
         tooltip: "Copy the selected rows of the list, or all of them if fewer than two are selected, with the columns shown.",
         menu: Menu::Edit,
-        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::C),
+        keys: keys(Modifiers::COMMAND, Key::C),
         enabled: has_model,
         command: || Command::CopyRows,
     },
@@ -328,6 +328,10 @@ pub fn pressed(context: &egui::Context) -> Vec<&'static Action> {
         let mut is_pressed = |keys: &KeyboardShortcut| {
             let is_plain = keys.modifiers == Modifiers::NONE;
             let is_function = matches!(keys.logical_key, Key::F1);
+            if keys.logical_key == Key::C {
+                // The system's own event, in the place of the key.
+                return !typing && input.events.contains(&egui::Event::Copy);
+            }
             (!typing || !is_plain || is_function) && input.consume_shortcut(keys)
         };
         actions.into_iter().filter(|(_, keys)| is_pressed(keys)).map(|(action, _)| action).collect()

@@ -95,7 +95,8 @@ impl MapLayout {
             return self.step_outside(layer, (right, down));
         };
         let within = self.cell(row, column);
-        if let Some(&next) = at.checked_add_signed(right).and_then(|at| within.get(at)) {
+        let beside = at.checked_add_signed(right).filter(|_| right != 0);
+        if let Some(&next) = beside.and_then(|at| within.get(at)) {
             return Some(next);
         }
         let (mut row, mut column) = (row as isize, column as isize);

@@ -202,7 +202,7 @@ pub static METRICS: &[Metric] = &[
         format: text::percent,
     },
     Metric {
-        id: "turned",
+        id: "cosine-distance",
         title: "1 − cosine to the second",
         short: "1 − cos",
         help: "1 − ⟨A,B⟩/(‖A‖‖B‖) against the second checkpoint: 0 where both point the same way, also if one is scaled.",

@@ -1,0 +1,455 @@
+//! Looking at models through the window: filters, trees, columns, experts, pictures, comparison, what is kept on disk.
+
+mod window;
+
+use std::path::Path;
+
+use egui::{Key, Modifiers};
+use egui_kittest::kittest::Queryable as _;
+use lapidary::commands::Command;
+use lapidary::document::columns::{self, Column};
+use lapidary::document::list::Row;
+use lapidary::document::look::{Quantity, Tab};
+use lapidary::document::metrics::{METRICS, Needs, find};
+use lapidary::document::model::{MapMode, Pane};
+use lapidary::document::selection::How;
+use lapidary::document::treemap::Treemap;
+use lapidary::document::{FigureToSave, Slot};
+use lapidary::figure::{Axis, Drawing, Figure, Format, Ink, Kind, Series};
+use lapidary::jobs::Purpose;
+use lapidary_engine::Silent;
+use lapidary_engine::checkpoint::Role;
+use lapidary_tests::{Weights, normals, sample_path};
+use ndarray::s;
+use window::{Screen, open_sample, open_window, wait_until};
+
+fn is_measured(document: &lapidary::document::Document) -> bool {
+    document.model.as_ref().is_some_and(|model| {
+        let (done, all) = model.progress();
+        done == all
+    })
+}
+
+fn measured_sample(home: &Path) -> Screen {
+    let mut screen = open_sample(home);
+    wait_until(&mut screen, "everything is measured", is_measured);
+    screen
+}
+
+fn open(home: &Path, path: &Path) -> Screen {
+    let mut screen = open_window(home, Some(path.to_path_buf()));
+    screen.step();
+    wait_until(&mut screen, "the model is open", |document| document.model.is_some());
+    screen
+}
+
+#[test]
+fn conditions_words_and_patterns_filter_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = measured_sample(folder.path());
+    let rows = |screen: &mut Screen, filter: &str| {
+        screen.state().send(Command::SetFilter(filter.to_owned()));
+        screen.run_steps(3);
+        screen.state().model().rows().to_vec()
+    };
+    let heavy = rows(&mut screen, "kurtosis > 1");
+    let model = screen.state().model();
+    let wanted: Vec<usize> = (0..model.checkpoint.tensors().len())
+        .filter(|&layer| model.statistics(layer).is_some_and(|found| found.kurtosis > 1.0))
+        .collect();
+    assert!(wanted.len() > 3 && heavy == wanted, "{heavy:?} {wanted:?}");
+    assert_eq!(rows(&mut screen, "*.down_proj.weight block >= 4").len(), 2);
+    assert_eq!(rows(&mut screen, "norm").len(), 13);
+    let before = rows(&mut screen, "down size > 1 kB");
+    assert_eq!(before.len(), 6);
+    assert_eq!(rows(&mut screen, "down curtosis > 1"), before, "a mistake leaves the rows");
+    assert!(screen.query_by_label_contains("“curtosis” is no quantity").is_some());
+    screen.state().send(Command::SortBy(Column::find("kurtosis").unwrap()));
+    screen.run_steps(2);
+    let model = screen.state().model();
+    let sorted: Vec<f64> =
+        model.rows().iter().map(|&layer| model.statistics(layer).unwrap().kurtosis).collect();
+    assert!(sorted.is_sorted_by(|a, b| a >= b), "{sorted:?}");
+}
+
+#[test]
+fn the_list_is_a_tree_whose_blocks_fold() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.key_press(Key::T);
+    screen.run_steps(3);
+    assert_eq!(screen.state().model().list.lines().len(), 57 + 7, "six blocks and the rest");
+    screen.get_by_label_contains("▼ block 0").click();
+    screen.run_steps(3);
+    let model = screen.state().model();
+    assert_eq!(model.list.lines().len(), 57 + 7 - 9);
+    assert!(model.list.lines().contains(&Row::Block(Some(0), 9)));
+    assert!(screen.query_by_label_contains("▶ block 0").is_some());
+}
+
+#[test]
+fn columns_are_chosen_ordered_kept_in_projects_and_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = measured_sample(folder.path());
+    let floor = Column::find("floor").unwrap();
+    screen.state().send(Command::ToggleColumn(floor));
+    screen.state().send(Command::MoveColumn(floor, -1));
+    screen.state().send(Command::ToggleColumn(Column::Assignment));
+    screen.state().send(Command::ToggleColumn(Column::Layer));
+    screen.run_steps(3);
+    let ids = |screen: &Screen| -> Vec<&str> {
+        screen.state().model().list.columns.iter().map(|column| column.id()).collect()
+    };
+    let wanted = ["layer", "bits", "bytes", "kurtosis", "rank", "floor", "histogram"];
+    assert_eq!(ids(&screen), wanted, "the name stays first");
+    let project = folder.path().join("p.ron");
+    screen.state().send(Command::SaveAs(project.clone()));
+    screen.run_steps(3);
+    let csv = columns::csv(screen.state().model(), &screen.state().model().list.columns, &[0, 5]);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines[0], "layer,bits,bytes,kurtosis,rank,floor");
+    let model = screen.state().model();
+    let cells: Vec<&str> = lines[2].split(',').collect();
+    assert_eq!(cells[0], model.checkpoint.tensors()[5].name);
+    assert_eq!(cells[3].parse::<f64>().unwrap(), model.statistics(5).unwrap().kurtosis);
+    screen.event(egui::Event::Copy);
+    screen.step();
+    let copied = |commands: &[egui::OutputCommand]| {
+        commands.iter().any(|command| {
+            matches!(command, egui::OutputCommand::CopyText(text) if text.lines().count() == 58)
+        })
+    };
+    let was_copied = (0..3).any(|_| {
+        let found = copied(&screen.output().platform_output.commands);
+        screen.step();
+        found
+    });
+    assert!(was_copied, "all rows with a head");
+    drop(screen);
+    assert_eq!(ids(&open(folder.path(), &project)), wanted, "the project remembers");
+}
+
+#[test]
+fn several_layers_are_laid_over_one_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = measured_sample(folder.path());
+    screen.get_by_label("map 2 · gate").click();
+    screen.run_steps(3);
+    for _ in 0..9 {
+        screen.key_press_modifiers(Modifiers::SHIFT, Key::ArrowDown);
+        screen.run_steps(2);
+    }
+    assert_eq!(screen.state().model().selection.len(), 4, "the last block ends the walk");
+    screen.key_press_modifiers(Modifiers::SHIFT, Key::ArrowRight);
+    screen.run_steps(3);
+    let model = screen.state().model();
+    assert_eq!(model.inspected().len(), 5);
+    for tab in [Tab::Weights, Tab::Spectrum] {
+        screen.state().send(Command::SetTab(tab));
+        screen.run_steps(3);
+        assert!(screen.query_all_by_label("4 · gate").count() >= 2, "in list and legend: {tab:?}");
+    }
+    screen.state().send(Command::SelectAll);
+    screen.run_steps(3);
+    assert_eq!(screen.state().model().inspected().len(), 8);
+    assert!(screen.query_by_label_contains("49 more are selected").is_some());
+}
+
+/// A llama-like layer with one spike, in a file of its own.
+fn spiked(folder: &Path) -> std::path::PathBuf {
+    let mut values = normals(3, 600 * 900);
+    values[123 * 900 + 456] = 200.0;
+    let path = folder.join("spiked.safetensors");
+    Weights::new()
+        .f32("model.layers.0.mlp.down_proj.weight", &[600, 900], &values)
+        .normal("model.layers.0.mlp.up_proj.weight", &[90, 60])
+        .write(&path);
+    path
+}
+
+#[test]
+fn a_super_weight_is_listed_and_pictured_down_to_its_cell() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open(folder.path(), &spiked(folder.path()));
+    wait_until(&mut screen, "everything is measured", is_measured);
+    screen.get_by_label("Outliers").click();
+    screen.run_steps(2);
+    wait_until(&mut screen, "the picture is there", |document| {
+        document.model.as_ref().is_some_and(|model| model.look.picture.is_some())
+    });
+    assert!(screen.query_by_label_contains("Super-weights of the model: 1").is_some());
+    assert!(screen.query_by_label_contains("Outliers are scattered").is_some());
+    screen.state().send(Command::LookNear(100..150, 430..480));
+    screen.run_steps(2);
+    wait_until(&mut screen, "the part near by is there", |document| {
+        document.model.as_ref().is_some_and(|model| model.look.near.is_some())
+    });
+    let model = screen.state().model();
+    let near = model.look.near.as_ref().unwrap();
+    let cells = near.cells.as_ref().unwrap();
+    let layer = model.selection.cursor().unwrap();
+    let weights = model.checkpoint.weights(layer, &Silent).unwrap();
+    assert_eq!(cells.extreme, weights.slice(s![100..150, 430..480]));
+    assert_eq!(cells.extreme[[23, 26]], 200.0);
+}
+
+#[test]
+fn the_error_of_an_assignment_is_pictured_and_has_a_spectrum() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::SetBits(3));
+    screen.state().send(Command::SetTab(Tab::Outliers));
+    screen.state().send(Command::SetQuantity(Quantity::Error));
+    screen.run_steps(2);
+    wait_until(&mut screen, "the error is pictured", |document| {
+        let picture = document.model.as_ref().and_then(|model| model.look.picture.as_ref());
+        picture.is_some_and(|(subject, _)| subject.1.is_some())
+    });
+    wait_until(&mut screen, "the error is measured", |document| {
+        document.model.as_ref().is_some_and(|model| model.preview.is_some())
+    });
+    let model = screen.state().model();
+    let layer = model.selection.cursor().unwrap();
+    let (_, picture) = model.look.picture.as_ref().unwrap();
+    let finest = &picture.as_ref().unwrap().map.levels[0];
+    assert_eq!(finest.step, 1, "the sample's layers are small");
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|w| f64::from(w) * f64::from(w)).sum::<f64>().sqrt()
+    };
+    let weights = model.checkpoint.weights(layer, &Silent).unwrap();
+    let error = norm(&mut finest.extreme.iter().copied()) / norm(&mut weights.iter().copied());
+    let measured = model.relative_error(layer).unwrap();
+    assert!((error - measured).abs() < 1e-9, "{error} pictured, {measured} measured");
+    screen.state().send(Command::SetTab(Tab::Spectrum));
+    screen.state().send(Command::ToggleErrorSpectrum);
+    screen.run_steps(2);
+    wait_until(&mut screen, "the spectrum of the error is there", |document| {
+        document.model.as_ref().is_some_and(|model| model.look.error_spectrum.is_some())
+    });
+    let model = screen.state().model();
+    let (_, spectrum) = model.look.error_spectrum.as_ref().unwrap();
+    let values = &spectrum.as_ref().unwrap().singular_values;
+    let of_spectrum = values.iter().map(|s| s * s).sum::<f64>().sqrt();
+    let of_weights = norm(&mut weights.iter().copied());
+    assert!((of_spectrum / of_weights - measured).abs() < 1e-6, "the same norm");
+}
+
+#[test]
+fn a_second_checkpoint_is_compared_layer_by_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    for (name, bytes) in lapidary_tests::read_folder(&sample_path()) {
+        lapidary_tests::write(&base.join(name), &bytes);
+    }
+    let file = base.join("model.safetensors");
+    let mut bytes = lapidary_tests::read(&file);
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x80;
+    lapidary_tests::write(&file, &bytes);
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::TakePath(Purpose::CompareFolder, base));
+    screen.run_steps(2);
+    wait_until(&mut screen, "everything is compared", |document| {
+        let other = document.model.as_ref().map(|model| &model.other);
+        matches!(other, Some(Slot::Ready(other)) if other.tally().waiting == 0)
+    });
+    let model = screen.state().model();
+    let Slot::Ready(other) = &model.other else { panic!("compared above") };
+    let tally = other.tally();
+    assert_eq!((tally.identical, tally.different, tally.alone, tally.failed), (56, 1, 0, 0));
+    let metric = find("bit-distance").unwrap();
+    let tensors = model.checkpoint.tensors();
+    let changed: Vec<usize> = (0..tensors.len())
+        .filter(|&layer| (metric.value)(model, layer).is_some_and(|bits| bits > 0.0))
+        .collect();
+    assert_eq!(changed.len(), 1);
+    let bits = (metric.value)(model, changed[0]).unwrap();
+    assert!((bits - 1.0 / tensors[changed[0]].parameters() as f64).abs() < 1e-15, "one bit");
+    assert!(screen.query_by_label("different").is_some());
+    screen.state().send(Command::StopComparing);
+    screen.run_steps(3);
+    assert!(screen.query_by_label("Folder…").is_some());
+}
+
+#[test]
+fn what_was_measured_is_there_at_once_when_a_model_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let fresh = measured_sample(folder.path());
+    let first = fresh.state().model().measured.clone();
+    drop(fresh);
+    // Keys are written down when all is measured, by a thread that may outlive the window.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut screen = open_sample(folder.path());
+    wait_until(&mut screen, "everything is recalled", is_measured);
+    let again = &screen.state().model().measured;
+    for layer in 0..first.statistics.len() {
+        assert_eq!(first.statistics[layer], again.statistics[layer]);
+        assert_eq!(first.structures[layer], again.structures[layer]);
+        assert_eq!(first.spectra[layer], again.spectra[layer]);
+    }
+    let files = lapidary_engine::disk::list_tree(&folder.path().join("measured"));
+    let ending = |ending: &str| {
+        files.iter().filter(|file| file.path.extension().is_some_and(|e| e == ending)).count()
+    };
+    assert_eq!((ending("statistics"), ending("structure"), ending("spectrum")), (57, 44, 44));
+    assert_eq!(ending("keys"), 1, "the next opening need not read the weights");
+}
+
+/// A mixture of experts with the names of Mixtral or of Qwen3-MoE and 16 × 8 matrices.
+fn mixture(folder: &Path, blocks: usize, experts: usize, is_mixtral: bool) -> std::path::PathBuf {
+    let mut weights = Weights::new().normal("model.embed_tokens.weight", &[32, 16]);
+    for block in 0..blocks {
+        let layer = format!("model.layers.{block}");
+        for name in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            weights = weights.normal(&format!("{layer}.self_attn.{name}.weight"), &[16, 16]);
+        }
+        weights = weights.normal(&format!("{layer}.input_layernorm.weight"), &[16]);
+        let mlp = if is_mixtral { "block_sparse_moe" } else { "mlp" };
+        weights = weights.normal(&format!("{layer}.{mlp}.gate.weight"), &[experts, 16]);
+        let names: [&str; 3] =
+            if is_mixtral { ["w1", "w3", "w2"] } else { ["gate_proj", "up_proj", "down_proj"] };
+        for expert in 0..experts {
+            for (name, shape) in names.into_iter().zip([[8, 16], [8, 16], [16, 8]]) {
+                let name = format!("{layer}.{mlp}.experts.{expert}.{name}.weight");
+                weights = weights.normal(&name, &shape);
+            }
+        }
+    }
+    let path = folder.join("mixture.safetensors");
+    weights.write(&path);
+    path
+}
+
+#[test]
+fn three_thousand_tensors_of_experts_have_their_places() {
+    for (is_mixtral, blocks, experts) in [(true, 32, 30), (false, 8, 128)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = mixture(folder.path(), blocks, experts, is_mixtral);
+        let mut screen = open(folder.path(), &path);
+        let model = screen.state().model();
+        assert!(model.checkpoint.tensors().len() > 3000);
+        assert_eq!((model.map.blocks.len(), model.map.most_in_a_cell), (blocks, experts));
+        let map = model.map.clone();
+        let role = |role| map.roles.iter().position(|r| *r == role).expect("a column");
+        for expert_role in [Role::Gate, Role::Up, Role::Down] {
+            assert_eq!(map.cell(blocks - 1, role(expert_role)).len(), experts);
+        }
+        assert_eq!(map.cell(0, role(Role::Router)).len(), 1);
+        // Walking to the right goes through the experts of a cell one by one.
+        let cell = map.cell(2, role(Role::Up));
+        screen.state().send(Command::Click(cell[0], How::Replace, Pane::Map));
+        screen.run_steps(2);
+        for _ in 0..3 {
+            screen.key_press(Key::ArrowRight);
+            screen.run_steps(2);
+        }
+        assert_eq!(screen.state().model().selection.cursor(), Some(cell[3]));
+        screen.key_press(Key::ArrowDown);
+        screen.run_steps(2);
+        let below = map.cell(3, role(Role::Up))[3];
+        let cursor = screen.state().model().selection.cursor();
+        assert_eq!(cursor, Some(below), "the same expert of the next block");
+        screen.state().send(Command::SetMapMode(MapMode::Bytes));
+        screen.run_steps(3);
+        wait_until(&mut screen, "what is on screen is measured", |document| {
+            let model = document.model.as_ref().expect("open");
+            model.visible.iter().flatten().all(|&layer| model.statistics(layer).is_some())
+        });
+    }
+}
+
+#[test]
+fn areas_of_the_treemap_are_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let screen = open_sample(folder.path());
+    let model = screen.state().model();
+    let treemap = Treemap::new(&model.map, |layer| model.bytes(layer), (1000.0, 700.0));
+    assert_eq!(treemap.tiles.len(), 57);
+    let area = |layer: usize| {
+        let tile = treemap.tiles.iter().find(|tile| tile.tensor == layer).unwrap();
+        f64::from(tile.area.width * tile.area.height)
+    };
+    let find = |name: &str| model.checkpoint.find(name).unwrap();
+    let (large, small) = (
+        find("model.layers.0.mlp.down_proj.weight"),
+        find("model.layers.0.self_attn.q_proj.weight"),
+    );
+    let wanted = model.bytes(large) as f64 / model.bytes(small) as f64;
+    let found = area(large) / area(small);
+    assert!((found / wanted - 1.0).abs() < 0.01, "{found} {wanted}: both are in one block");
+    let tile = treemap.tiles[20];
+    let centre = (tile.area.left + tile.area.width / 2.0, tile.area.top + tile.area.height / 2.0);
+    assert_eq!(treemap.at(centre.0, centre.1), Some(tile.tensor));
+}
+
+#[test]
+fn figures_are_saved_in_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let points = (1..50).map(|i| [f64::from(i), f64::from(i * i)]).collect();
+    let figure = Figure {
+        title: "Squares of 3 · down".to_owned(),
+        x: Axis::new("i"),
+        y: Axis::new("i²").in_unit("squares"),
+        series: vec![Series::new("squares", Ink::Data(0), Kind::Line, points)],
+    };
+    for format in Format::ALL {
+        let drawing = Drawing::Plot(figure.clone());
+        let to_save = FigureToSave { drawing, format };
+        assert_eq!(to_save.file_name(), format!("squares-of-3-down.{}", format.extension()));
+        // Without a desktop no dialog opens: the path is typed.
+        screen.state().send(Command::SaveFigure(std::sync::Arc::new(to_save)));
+        let path = folder.path().join(format!("figure.{}", format.extension()));
+        screen.state().send(Command::TakePath(Purpose::SaveFigure(format), path.clone()));
+        screen.run_steps(2);
+        wait_until(&mut screen, "the figure is saved", |_| path.exists());
+        let bytes = lapidary_tests::read(&path);
+        match format {
+            Format::Png => assert!(image::load_from_memory(&bytes).is_ok()),
+            Format::Svg => assert!(bytes.starts_with(b"<svg") && bytes.ends_with(b"</svg>\n")),
+            Format::Csv => {
+                assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 50);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_metric_has_values_on_a_measured_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = measured_sample(folder.path());
+    screen.state().send(Command::SelectAll);
+    screen.state().send(Command::SetBits(4));
+    screen.state().send(Command::SetMetric("damage"));
+    screen.run_steps(2);
+    wait_until(&mut screen, "the damage of every layer is measured", |document| {
+        let model = document.model.as_ref().expect("open");
+        (0..model.checkpoint.tensors().len())
+            .filter(|&layer| model.checkpoint.tensors()[layer].matrix.is_some())
+            .all(|layer| model.relative_error(layer).is_some())
+    });
+    let model = screen.state().model();
+    for metric in METRICS.iter().filter(|metric| metric.needs != Needs::Other) {
+        let values: Vec<f64> = (0..model.checkpoint.tensors().len())
+            .filter_map(|layer| (metric.value)(model, layer))
+            .collect();
+        assert!(values.len() >= 42, "{}: {} values", metric.id, values.len());
+        assert!(values.iter().all(|value| value.is_finite()), "{}", metric.id);
+    }
+    let layer = model.checkpoint.find("model.layers.3.mlp.down_proj.weight").unwrap();
+    let error = model.relative_error(layer).unwrap();
+    let damage = (find("damage").unwrap().value)(model, layer).unwrap();
+    assert!((damage - error * error).abs() < 1e-15 && (0.05..0.2).contains(&error), "{error}");
+}
+
+#[test]
+fn a_second_checkpoint_that_does_not_open_is_said_in_its_tab() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::Compare(folder.path().join("nothing here")));
+    screen.run_steps(2);
+    wait_until(&mut screen, "the failure is said", |document| {
+        document.model.as_ref().is_some_and(|model| matches!(model.other, Slot::Failed(_)))
+    });
+    assert!(screen.query_by_label_contains("nothing here").is_some());
+}
