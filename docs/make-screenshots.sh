@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the pictures of the README: runs the window on a virtual display. Needs Xvfb, xdotool and ImageMagick.
+# Makes the pictures of the README: runs the window on a virtual display. Needs Xvfb, xdotool, ImageMagick and Python 3.
 # Usage: docs/make-screenshots.sh [path to the lapidary program]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,22 +10,37 @@ trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$LAPIDARY_HOME"' EXIT
 Xvfb "$DISPLAY" -screen 0 1440x860x24 >/dev/null 2>&1 &
 sleep 1
 
-# picture NAME PROJECT COLOURS CLICK_X CLICK_Y: opens a project, clicks somewhere, waits for the measurements, takes the picture.
+click() { xdotool mousemove "$1" "$2" click 1; sleep 1; }
+keys() { xdotool key "$@"; sleep 1; }
+
+# picture NAME MODEL COLOURS ACTIONS...: opens a model, waits for the measurements, does what is asked, takes the picture.
 picture() {
+    local name=$1 model=$2
     echo "(colours: $3)" > "$LAPIDARY_HOME/settings.ron"
-    "$program" "$2" &
+    shift 3
+    "$program" "$model" &
     window=$!
-    sleep 5
+    sleep 6
     xdotool windowfocus "$(xdotool search --name Lapidary | tail -1)"
-    xdotool mousemove "$4" "$5" click 1
+    for action in "$@"; do eval "$action"; done
     sleep 2
-    xdotool mousemove 700 620
-    sleep 1
-    import -window root "docs/images/$1.png"
+    import -window root -define png:compression-level=9 "docs/images/$name.png"
     kill "$window"
     wait "$window" 2>/dev/null || true
 }
 
 mkdir -p docs/images
-picture window projects/sample-4-bit.ron Dark 905 260
-picture light projects/sample-mixed.ron Light 1117 102
+away="xdotool mousemove 760 640"
+mixture=$LAPIDARY_HOME/mixture
+docs/make-mixture.py "$mixture"
+lapidary_dense=$LAPIDARY_HOME/four-bit
+"$program" compress projects/sample-4-bit.ron --out "$lapidary_dense" >/dev/null 2>&1
+
+picture window projects/sample-4-bit.ron Dark "$away"
+picture light projects/sample-mixed.ron Light "click 1178 103" "$away"
+picture outliers projects/sample-4-bit.ron Dark "click 1110 103" "xdotool mousemove 1150 200" "xdotool click --repeat 12 4"
+picture spectrum projects/sample-4-bit.ron Dark "click 1178 103" "keys shift+Up shift+Up shift+Up" "$away"
+picture bits projects/sample-4-bit.ron Light "click 1233 103" "click 700 43" "$away"
+picture experts "$mixture" Dark "xdotool mousemove 700 420"
+picture compare projects/sample-4-bit.ron Dark "click 1284 103" "click 1043 160" \
+    "xdotool type $lapidary_dense" "keys Return" "sleep 3" "$away"

@@ -14,7 +14,7 @@ use lapidary::document::metrics::{METRICS, Needs, find};
 use lapidary::document::model::{MapMode, Pane};
 use lapidary::document::selection::How;
 use lapidary::document::treemap::Treemap;
-use lapidary::document::{FigureToSave, Slot};
+use lapidary::document::{FigureToSave, Sheet, Slot};
 use lapidary::figure::{Axis, Drawing, Figure, Format, Ink, Kind, Series};
 use lapidary::jobs::Purpose;
 use lapidary_engine::Silent;
@@ -452,4 +452,20 @@ fn a_second_checkpoint_that_does_not_open_is_said_in_its_tab() {
         document.model.as_ref().is_some_and(|model| matches!(model.other, Slot::Failed(_)))
     });
     assert!(screen.query_by_label_contains("nothing here").is_some());
+}
+
+#[test]
+fn a_path_typed_where_no_dialog_opens_is_taken_by_enter() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::ToggleSheet(Sheet::Path(Purpose::CompareFolder)));
+    screen.run_steps(3);
+    screen.get_by_label("Path").type_text(&sample_path().display().to_string());
+    screen.run_steps(3);
+    screen.key_press(Key::Enter);
+    screen.run_steps(3);
+    assert!(screen.state().document().sheet.is_none(), "the sheet closes");
+    wait_until(&mut screen, "the second checkpoint is open", |document| {
+        document.model.as_ref().is_some_and(|model| matches!(model.other, Slot::Ready(_)))
+    });
 }

@@ -131,7 +131,8 @@ fn look_closely(model: &mut Model, layers: &[usize]) {
     if checkpoint.tensors()[cursor].matrix.is_none() {
         return;
     }
-    for &layer in layers {
+    let is_matrix = |layer: &&usize| checkpoint.tensors()[**layer].matrix.is_some();
+    for &layer in layers.iter().filter(is_matrix) {
         let profile = measure_profile(&checkpoint, layer, 0.0, &Silent).expect("a profile");
         model.look.profiles.insert(layer, Some(Ok(Arc::new(profile))));
     }

@@ -71,13 +71,14 @@ fn path(context: &ViewContext<'_>, ui: &Ui, purpose: Purpose) {
         let label = ui.label("Path");
         let field =
             ui.add(TextEdit::singleline(&mut path).desired_width(440.0)).labelled_by(label.id);
+        // Asked before the focus is given back, which would make the field forget that it lost it.
+        let entered = field.lost_focus() && ui.input(|input| input.key_pressed(Key::Enter));
         if ui.memory(|memory| memory.focused().is_none()) {
             field.request_focus();
         }
         if field.changed() {
             context.send(Command::TypePath(path.clone()));
         }
-        let entered = field.lost_focus() && ui.input(|input| input.key_pressed(Key::Enter));
         ui.horizontal(|ui| {
             if ui.button("Cancel").clicked() {
                 context.send(Command::ToggleSheet(Sheet::Path(purpose)));

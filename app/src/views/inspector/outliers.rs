@@ -40,13 +40,13 @@ fn concentration(context: &ViewContext<'_>, ui: &mut Ui, found: &Concentration) 
     let sentence = match found.verdict() {
         Verdict::NoOutliers => "No outliers: the tails are no heavier than those of a normal distribution.".to_owned(),
         Verdict::Columns => format!(
-            "Outliers sit in {} input columns ({}): scale these inputs, or keep them at more bits.",
-            found.hot_columns.len(),
+            "Outliers sit in {} ({}): scale these inputs, or keep them at more bits.",
+            counted(found.hot_columns.len(), "input column"),
             named(&found.hot_columns)
         ),
         Verdict::Rows => format!(
-            "Outliers sit in {} output rows ({}): a scale for each row, or small groups, will hold them.",
-            found.hot_rows.len(),
+            "Outliers sit in {} ({}): a scale for each row, or small groups, will hold them.",
+            counted(found.hot_rows.len(), "output row"),
             named(&found.hot_rows)
         ),
         Verdict::Scattered => "Outliers are scattered: small groups, clipping, or keeping single weights apart will help; scaling rows or columns will not.".to_owned(),
@@ -68,6 +68,10 @@ fn concentration(context: &ViewContext<'_>, ui: &mut Ui, found: &Concentration) 
         ("scattered", text::percent(found.scattered), mass),
     ];
     numbers(context, ui, &entries);
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn largest(context: &ViewContext<'_>, ui: &mut Ui, structure: &Structure) {

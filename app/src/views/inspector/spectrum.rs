@@ -168,9 +168,10 @@ fn about_rank(
     let bytes = (rank * (shape.rows + shape.cols)) as u64 * tensor.dtype.bits() / 8;
     let error = spectrum.error_at_rank(rank);
     ui.horizontal_wrapped(|ui| {
-        ui.label("Rank").on_hover_text("Drag the line in the plot, or this number: what two factors of that rank would take and lose.");
+        let label = ui.label("Rank").on_hover_text("Drag the line in the plot, or this number: what two factors of that rank would take and lose.");
         let mut typed = rank;
-        if ui.add(DragValue::new(&mut typed).range(1..=most)).changed() {
+        let field = ui.add(DragValue::new(&mut typed).range(1..=most)).labelled_by(label.id);
+        if field.changed() {
             context.send(Command::SetRank(typed));
         }
         ui.monospace(format!("{} ({})", text::bytes(bytes), text::percent(bytes as f64 / tensor.bytes().max(1) as f64)))

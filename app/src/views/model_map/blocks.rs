@@ -167,7 +167,7 @@ fn experts(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layers): (R
     paint::frame(context, ui.painter(), squares.square(i), 1.0);
     let response = response.on_hover_ui_at_pointer(|ui| {
         card::ui(context, ui, model, layers[i]);
-        ui.weak(format!("{} experts in this cell; double-click selects all.", layers.len()));
+        ui.weak(format!("{} layers in this cell; double-click selects all.", layers.len()));
     });
     if response.double_clicked() {
         paint::clicked(context, &response, layers);
