@@ -93,8 +93,16 @@ fn keys(row: &Value) -> BTreeSet<&str> {
 const HEADER_FIELDS: [&str; 7] = ["name", "shape", "dtype", "block", "role", "parameters", "bytes"];
 const VALUE_FIELDS: [&str; 8] =
     ["mean", "std", "min", "max", "abs_max", "kurtosis", "outlier_fraction", "zeros"];
-/// Beyond the contract: what is not finite is counted.
-const COUNT_FIELDS: [&str; 3] = ["nan", "positive_infinity", "negative_infinity"];
+/// Beyond the contract: what is not finite is counted, and what bits carry.
+const COUNT_FIELDS: [&str; 7] = [
+    "nan",
+    "positive_infinity",
+    "negative_infinity",
+    "mean_abs_deviation",
+    "super_weights",
+    "lossless_floor_bits",
+    "narrowest_type",
+];
 const SPECTRUM_FIELDS: [&str; 3] = ["singular_values", "stable_rank", "effective_rank"];
 
 #[test]
@@ -147,6 +155,29 @@ fn inspect_prints_one_json_array_with_the_promised_fields() {
         assert_eq!(row["stable_rank"].is_number(), is_matrix);
         assert_eq!(row["effective_rank"].is_number(), is_matrix);
     }
+}
+
+#[test]
+fn inspect_says_how_weights_are_arranged() {
+    let home = TempDir::new().unwrap();
+    let arguments = ["inspect", "--structure", "--json"].map(OsStr::new);
+    let rows = json(&run(home.path(), [&arguments[..], &[sample().as_os_str()]].concat()));
+    for row in &rows {
+        let is_matrix = row["shape"].as_array().unwrap().len() == 2;
+        assert_eq!(row["group_peaks"]["128"].is_number(), is_matrix, "{}", row["name"]);
+        assert_eq!(row["largest"].as_array().map(Vec::len), is_matrix.then_some(32));
+        assert!(row["lossless_floor_bits"].as_f64().unwrap() < 16.0);
+        assert!(row["narrowest_type"].is_null(), "BF16 is what the sample needs");
+        let shares = ["outliers_in_columns", "outliers_in_rows", "outliers_scattered"];
+        let sum: f64 = shares.iter().filter_map(|share| row[share].as_f64()).sum();
+        assert!(!is_matrix || sum == 0.0 || (sum - 1.0).abs() < 1e-9, "{}", row["name"]);
+    }
+    let down =
+        rows.iter().find(|row| row["name"] == "model.layers.3.mlp.down_proj.weight").unwrap();
+    assert_eq!(down["hot_rows"], serde_json::json!([116]));
+    let first = &down["largest"][0];
+    assert_eq!((&first[0], &first[1]), (&116.into(), &514.into()));
+    assert_eq!(first[2].as_f64().unwrap().abs(), down["abs_max"].as_f64().unwrap());
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! `lapidary inspect`: every tensor of a checkpoint, as a table or as JSON.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::{Checkpoint, Tensor};
 use lapidary_engine::observer::{Observer as _, Progress};
-use lapidary_engine::statistics::{self, Spectrum, Statistics};
+use lapidary_engine::statistics::{self, Bits, GROUP_WIDTHS, Spectrum, Statistics, Structure};
+use lapidary_engine::tensor::DType;
 use serde::Serialize;
 
 use crate::cli::output::{self, Table, Terminal};
@@ -23,6 +25,9 @@ pub(super) struct Inspect {
     /// Compute singular values of every weight matrix too.
     #[arg(long, conflicts_with = "headers")]
     spectrum: bool,
+    /// Look how the weights of every matrix are arranged too: group peaks, where outliers sit, the largest weights.
+    #[arg(long, conflicts_with = "headers")]
+    structure: bool,
     /// Print one JSON array, an object per tensor.
     #[arg(long)]
     json: bool,
@@ -43,6 +48,8 @@ struct Row<'a> {
     #[serde(flatten)]
     values: Option<Values>,
     #[serde(flatten)]
+    structure: Option<StructureRow>,
+    #[serde(flatten)]
     spectrum: Option<SpectrumRow>,
 }
 
@@ -57,9 +64,56 @@ struct Values {
     kurtosis: f64,
     outlier_fraction: f64,
     zeros: f64,
+    mean_abs_deviation: f64,
+    super_weights: u64,
+    lossless_floor_bits: Option<f64>,
+    narrowest_type: Option<&'static str>,
     nan: u64,
     positive_infinity: u64,
     negative_infinity: u64,
+}
+
+/// How the weights of a matrix are arranged; null for other tensors.
+#[derive(Serialize)]
+struct StructureRow {
+    group_peaks: Option<BTreeMap<String, f64>>,
+    tails_against_normal: Option<f64>,
+    outliers_in_columns: Option<f64>,
+    outliers_in_rows: Option<f64>,
+    outliers_scattered: Option<f64>,
+    hot_columns: Option<Vec<usize>>,
+    hot_rows: Option<Vec<usize>>,
+    hidden_grid_levels: Option<usize>,
+    largest: Option<Vec<(usize, usize, f64)>>,
+}
+
+impl StructureRow {
+    fn new(structure: Option<Structure>) -> Self {
+        let peaks = |structure: &Structure| {
+            let widths = GROUP_WIDTHS.iter().map(ToString::to_string).chain(["row".to_owned()]);
+            widths.zip(structure.group_peaks.iter().copied()).collect()
+        };
+        let of = structure.as_ref().map(|structure| &structure.concentration);
+        Self {
+            group_peaks: structure.as_ref().map(peaks),
+            tails_against_normal: of.map(|found| found.against_normal),
+            outliers_in_columns: of.map(|found| found.in_columns),
+            outliers_in_rows: of.map(|found| found.in_rows),
+            outliers_scattered: of.map(|found| found.scattered),
+            hot_columns: of.map(|found| found.hot_columns.clone()),
+            hot_rows: of.map(|found| found.hot_rows.clone()),
+            hidden_grid_levels: structure
+                .as_ref()
+                .and_then(|structure| Some(structure.hidden_grid.as_ref()?.levels)),
+            largest: structure.as_ref().map(|structure| {
+                structure
+                    .largest
+                    .iter()
+                    .map(|place| (place.row, place.col, f64::from(place.value)))
+                    .collect()
+            }),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -80,6 +134,10 @@ impl Values {
             kurtosis: measured.kurtosis,
             outlier_fraction: measured.outlier_fraction,
             zeros: measured.zeros,
+            mean_abs_deviation: measured.mean_abs_deviation,
+            super_weights: measured.super_weight_count,
+            lossless_floor_bits: measured.bits.as_ref().map(Bits::floor_bits),
+            narrowest_type: measured.bits.as_ref().and_then(|bits| bits.narrowest).map(DType::name),
             nan: measured.nan,
             positive_infinity: measured.positive_infinity,
             negative_infinity: measured.negative_infinity,
@@ -139,7 +197,15 @@ impl Inspect {
         } else {
             None
         };
+        let structure = match &values {
+            Some(values) if self.structure && tensor.matrix.is_some() => {
+                let spread = (values.mean, values.std);
+                Some(statistics::measure_structure(checkpoint, index, spread, terminal)?)
+            }
+            _ => None,
+        };
         Ok(Row {
+            structure: self.structure.then(|| StructureRow::new(structure)),
             name: &tensor.name,
             shape: &tensor.shape.0,
             dtype: tensor.dtype.name(),
@@ -158,6 +224,9 @@ impl Inspect {
         if !self.headers {
             heads.extend(["std", "abs max", "kurtosis", "outliers", "zeros", "nan, inf"]);
         }
+        if self.structure {
+            heads.extend(["peak g128", "tails × normal", "in columns", "in rows", "scattered"]);
+        }
         if self.spectrum {
             heads.extend(["σ₁", "stable rank", "effective rank"]);
         }
@@ -175,6 +244,9 @@ impl Inspect {
             ];
             if !self.headers {
                 cells.extend(value_cells(row.values.as_ref()));
+            }
+            if let Some(structure) = &row.structure {
+                cells.extend(structure_cells(structure));
             }
             if let Some(spectrum) = &row.spectrum {
                 cells.extend(spectrum_cells(spectrum));
@@ -195,6 +267,19 @@ fn value_cells(values: Option<&Values>) -> [String; 6] {
         text::percent(values.outlier_fraction),
         text::percent(values.zeros),
         text::count(non_finite),
+    ]
+}
+
+fn structure_cells(structure: &StructureRow) -> [String; 5] {
+    let none = || "–".to_owned();
+    let peak = structure.group_peaks.as_ref().and_then(|peaks| peaks.get("128"));
+    let share = |share: Option<f64>| share.map_or_else(none, text::percent);
+    [
+        peak.copied().map_or_else(none, text::value),
+        structure.tails_against_normal.map_or_else(none, text::value),
+        share(structure.outliers_in_columns),
+        share(structure.outliers_in_rows),
+        share(structure.outliers_scattered),
     ]
 }
 

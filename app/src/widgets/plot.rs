@@ -77,7 +77,8 @@ pub fn plot(
         .grid_color(tokens.weak.gamma_multiply(0.35))
         .label_formatter(read_out(shown.x.clone(), shown.y.clone()));
     if shown.series.len() > 1 {
-        plot = plot.legend(Legend::default());
+        let legend = Legend::default().background_alpha(0.5).text_style(egui::TextStyle::Small);
+        plot = plot.legend(legend);
     }
     if reset {
         plot = plot.reset();
