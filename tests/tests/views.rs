@@ -103,23 +103,26 @@ fn every_tab_draws_in_every_state_and_theme() {
     for state in [State::Loading, State::Loaded, State::Failed] {
         for (tab, title, _) in Tab::ALL {
             for selected in [vec![0], vec![3, 4, 5, 9], vec![8]] {
+                let label = format!("{state:?} {title} {selected:?}");
                 for theme in [egui::Theme::Light, egui::Theme::Dark] {
-                    let mut document = document(state);
-                    let model = document.model.as_deref_mut().expect("a model in these states");
-                    model.selection = Selection::of(selected.clone());
-                    model.tab = tab;
-                    if state == State::Loaded {
-                        look_closely(model, &selected);
-                    }
-                    let harness = draw(document, theme, views::layout);
-                    assert!(
-                        harness.query_all_by_label(title).next().is_some(),
-                        "{state:?} {title}"
-                    );
+                    let harness = draw(looking(state, tab, &selected), theme, views::layout);
+                    assert!(harness.query_all_by_label(title).next().is_some(), "{label}");
                 }
             }
         }
     }
+}
+
+/// A document in a state whose inspector shows layers in a tab.
+fn looking(state: State, tab: Tab, selected: &[usize]) -> Document {
+    let mut document = document(state);
+    let model = document.model.as_deref_mut().expect("a model in these states");
+    model.selection = Selection::of(selected.to_vec());
+    model.tab = tab;
+    if state == State::Loaded {
+        look_closely(model, selected);
+    }
+    document
 }
 
 /// Gives a model what the inspector computes for itself.
