@@ -91,6 +91,19 @@ fn a_hot_column_and_a_hot_row_are_told_apart_from_scattered_outliers() {
 }
 
 #[test]
+fn a_hot_column_is_told_from_the_many_outliers_a_large_normal_matrix_has_anyway() {
+    let (rows, cols) = (3000, 3000);
+    let mut values = normals(6, rows * cols);
+    for row in 0..rows {
+        values[row * cols + 1234] *= 2.5;
+    }
+    let (_, structure, _) = look(rows, cols, &values);
+    let found = &structure.concentration;
+    assert!(found.against_normal < 2.0 && found.in_columns < 0.5, "{found:?}");
+    assert_eq!((found.verdict(), &found.hot_columns[..]), (Verdict::Columns, &[1234][..]));
+}
+
+#[test]
 fn a_cross_of_row_and_column_is_counted_once() {
     let (rows, cols) = (400, 400);
     let mut values = normals(4, rows * cols);

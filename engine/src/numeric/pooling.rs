@@ -1,7 +1,5 @@
 //! Pooling of a matrix into coarser pictures of it: the value that stands out most, and the mean magnitude.
 
-use std::ops::Range;
-
 use ndarray::{Array2, ArrayView2};
 
 /// A matrix seen from afar: each cell stands for a block of `step × step` weights, less at the far edges.
@@ -72,13 +70,6 @@ impl Pooled {
             (sum / n) as f32
         });
         Self { step, extreme, mean_abs }
-    }
-
-    /// The cells that show any of these rows and columns of weights.
-    pub fn cells(&self, rows: &Range<usize>, cols: &Range<usize>) -> (Range<usize>, Range<usize>) {
-        let covering =
-            |range: &Range<usize>| range.start / self.step..range.end.div_ceil(self.step);
-        (covering(rows), covering(cols))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::observer::Observer;
 use crate::tensor::{CHUNK_ELEMENTS, MatrixShape};
 
 /// Most cells of the finest level a pyramid keeps, and of a window.
-pub const MAX_CELLS: usize = 1 << 21;
+const MAX_CELLS: usize = 1 << 21;
 /// Most cells of a level along one side: what every graphics card takes as one texture.
 const MAX_SIDE: usize = 2048;
 
@@ -63,14 +63,6 @@ pub struct HeatMap {
     pub shape: MatrixShape,
     /// The levels, the finest first: blocks of 1 × 1 for matrices of up to 2048 × 1024 weights or so.
     pub levels: Vec<Pooled>,
-}
-
-impl HeatMap {
-    /// The coarsest level whose cells stand for at most `step` rows and columns, or the finest there is.
-    pub fn level(&self, step: usize) -> &Pooled {
-        let fitting = self.levels.iter().rev().find(|level| level.step <= step);
-        fitting.unwrap_or(&self.levels[0])
-    }
 }
 
 /// The step of the finest level that is kept: the least power of two for which the level fits.

@@ -19,7 +19,7 @@ mod summary;
 pub use crate::numeric::pooling::Pooled;
 pub use bits::Bits;
 pub use cache::{CACHE_LIMIT_BYTES, Cache, Cached, Key, MAX_RECORD_BYTES};
-pub use heat::{Field, HeatMap, MAX_CELLS, measure_heat, window};
+pub use heat::{Field, HeatMap, measure_heat, window};
 pub use profile::{Line, Profile, measure_profile};
 pub use spectrum::{
     ESTIMATED_SINGULAR_VALUES, SPECTRUM_MEMORY_BYTES, Spectrum, SpectrumEstimate, SpectrumMethod,

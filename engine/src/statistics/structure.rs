@@ -66,7 +66,7 @@ pub struct Concentration {
 /// Where most of the outlier mass sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The tails are no heavier than those of a normal distribution.
+    /// The tails are no heavier than those of a normal distribution, and no column or row is hot.
     NoOutliers,
     /// At least half in hot columns: a few inputs carry it.
     Columns,
@@ -79,13 +79,19 @@ pub enum Verdict {
 }
 
 impl Concentration {
-    /// Where most of it sits.
+    /// Where most of it sits, once what a normal distribution scatters is taken away: in a large matrix that alone
+    /// can outweigh a column that stands out by any measure.
     pub fn verdict(&self) -> Verdict {
+        let by_chance = 1.0 / self.against_normal;
+        let scattered = (self.scattered - by_chance).max(0.0);
+        let half = 0.5 * (self.in_columns + self.in_rows + scattered);
+        let no_line_is_hot = self.hot_columns.is_empty() && self.hot_rows.is_empty();
         match () {
-            () if self.outliers == 0 || self.against_normal < 2.0 => Verdict::NoOutliers,
-            () if self.in_columns >= 0.5 => Verdict::Columns,
-            () if self.in_rows >= 0.5 => Verdict::Rows,
-            () if self.scattered >= 0.5 => Verdict::Scattered,
+            () if self.outliers == 0 => Verdict::NoOutliers,
+            () if no_line_is_hot && self.against_normal < 2.0 => Verdict::NoOutliers,
+            () if self.in_columns >= half => Verdict::Columns,
+            () if self.in_rows >= half => Verdict::Rows,
+            () if scattered >= half => Verdict::Scattered,
             () => Verdict::Mixed,
         }
     }
@@ -319,7 +325,7 @@ impl Part {
     /// Keeps a weight if it may be among the largest. The list is allowed to grow to twice its length before it is
     /// sorted and cut, so that a weight costs one comparison.
     fn offer(&mut self, place: Place) {
-        if place.value.abs() > self.least() {
+        if place.value.is_finite() && place.value.abs() > self.least() {
             self.largest.push(place);
             if self.largest.len() >= 2 * LARGEST {
                 self.sort_largest();

@@ -25,19 +25,29 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
     ui.add_space(4.0);
     let state = &model.measured.structures[layer];
     if let Some(structure) = known(context, ui, state.as_ref(), "Looking where outliers sit…") {
-        concentration(context, ui, &structure.concentration);
+        let super_weights = model.statistics(layer).map_or(0, |found| found.super_weight_count);
+        concentration(context, ui, &structure.concentration, super_weights);
         largest(context, ui, structure);
     }
     super_weights(context, ui, model);
 }
 
-fn concentration(context: &ViewContext<'_>, ui: &mut Ui, found: &Concentration) {
+fn concentration(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    found: &Concentration,
+    super_weights: u64,
+) {
     let named = |lines: &[usize]| {
         let first: Vec<String> = lines.iter().take(NAMED).map(ToString::to_string).collect();
         let more = if lines.len() > NAMED { ", …" } else { "" };
         format!("{}{more}", first.join(", "))
     };
     let sentence = match found.verdict() {
+        Verdict::NoOutliers if super_weights > 0 => format!(
+            "Apart from {} beyond 50 std, the tails are no heavier than those of a normal distribution.",
+            counted(super_weights as usize, "weight")
+        ),
         Verdict::NoOutliers => "No outliers: the tails are no heavier than those of a normal distribution.".to_owned(),
         Verdict::Columns => format!(
             "Outliers sit in {} ({}): scale these inputs, or keep them at more bits.",
