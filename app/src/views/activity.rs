@@ -6,6 +6,7 @@ use crate::commands::Command;
 use crate::document::{Document, Slot};
 use crate::theme::text;
 use crate::views::ViewContext;
+use crate::widgets::busy::busy;
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.horizontal(|ui| {
@@ -14,7 +15,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             exporting(context, ui);
             if let Slot::Running { what, .. } = &context.document.opening {
                 ui.label(what);
-                ui.spinner();
+                busy(ui);
             }
             ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
                 notice(context, ui);
@@ -76,7 +77,7 @@ fn exporting(context: &ViewContext<'_>, ui: &mut Ui) {
         context.send(Command::CancelExport);
     }
     let Some(progress) = progress else {
-        ui.spinner();
+        busy(ui);
         return;
     };
     let share = progress.done_bytes as f32 / progress.total_bytes.max(1) as f32;

@@ -6,6 +6,7 @@ use crate::commands::Command;
 use crate::document::Slot;
 use crate::jobs::Purpose;
 use crate::views::ViewContext;
+use crate::widgets::busy::busy;
 
 /// Width of the column in the middle of the window.
 const WIDTH: f32 = 540.0;
@@ -58,7 +59,7 @@ fn buttons(context: &ViewContext<'_>, ui: &mut Ui) {
 fn state(context: &ViewContext<'_>, ui: &mut Ui) {
     match &context.document.opening {
         Slot::Running { what, .. } => {
-            ui.spinner();
+            busy(ui);
             ui.label(what);
         }
         Slot::Failed(sentence) => {

@@ -9,6 +9,7 @@ use crate::document::model::Model;
 use crate::theme::text;
 use crate::views::ViewContext;
 use crate::views::inspector::weights::current_preview;
+use crate::widgets::busy::busy;
 
 /// The stages a form offers, with their titles.
 const STAGES: [(Stage, &str, &str); 2] = [
@@ -216,7 +217,7 @@ fn effect(
         ui.colored_label(context.tokens.error, sentence);
     } else {
         ui.horizontal(|ui| {
-            ui.spinner();
+            busy(ui);
             ui.weak("measuring the error…");
         });
     }

@@ -12,6 +12,7 @@ use crate::jobs::Purpose;
 use crate::theme::text;
 use crate::views::ViewContext;
 use crate::views::inspector::parts::{self, known, note};
+use crate::widgets::busy::busy;
 
 const HEIGHT: f32 = 170.0;
 
@@ -20,7 +21,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
         Slot::Idle => choose(context, ui),
         Slot::Running { what, .. } => {
             ui.horizontal(|ui| {
-                ui.spinner();
+                busy(ui);
                 ui.label(what);
             });
         }

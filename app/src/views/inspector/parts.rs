@@ -10,6 +10,7 @@ use crate::document::metrics::metric;
 use crate::document::model::Model;
 use crate::figure::{Drawing, Figure, Ink};
 use crate::views::ViewContext;
+use crate::widgets::busy::busy;
 use crate::widgets::plot::{self, Answer, Options};
 
 /// Names and values in two columns, values aligned right.
@@ -54,7 +55,7 @@ pub(super) fn waiting(context: &ViewContext<'_>, ui: &mut Ui, doing: &str) {
         if context.document.measuring_stopped {
             ui.weak("Measuring is stopped; start it again in the status bar.");
         } else {
-            ui.spinner();
+            busy(ui);
             ui.label(doing);
         }
     });
