@@ -22,7 +22,13 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         Event::Picked(purpose, Picked::Path(path)) => picked(document, jobs, purpose, path),
         Event::Picked(_, Picked::Closed) => {}
         Event::Picked(purpose, Picked::NoDialog) => {
-            document.typed_path.clear();
+            let figure = document.figure_to_save.as_ref();
+            let suggested = figure.filter(|_| matches!(purpose, Purpose::SaveFigure(_)));
+            let suggested = suggested.map(|figure| {
+                let folder = std::env::current_dir().unwrap_or_default();
+                folder.join(figure.file_name()).display().to_string()
+            });
+            document.typed_path = suggested.unwrap_or_default();
             document.sheet = Some(Sheet::Path(purpose));
         }
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),

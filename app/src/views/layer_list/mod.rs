@@ -101,7 +101,8 @@ fn filter(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             let count = if selected > 1 {
                 format!("{selected} of {}", model.rows().len())
             } else {
-                format!("{} tensors", text::count(model.rows().len() as u64))
+                let n = model.rows().len();
+                format!("{} {}", text::count(n as u64), if n == 1 { "tensor" } else { "tensors" })
             };
             ui.weak(count).on_hover_text("Rows on show, and how many of them are selected.");
             let mut filter = model.list.filter.clone();

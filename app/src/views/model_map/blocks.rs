@@ -28,7 +28,8 @@ struct Geometry {
 impl Geometry {
     fn cell(&self, row: usize, column: usize) -> Rect {
         let at = vec2(column as f32, row as f32) * self.pitch;
-        Rect::from_min_size(self.origin + at, self.pitch - Vec2::splat(2.0))
+        // Room on every side for the frame of a selected cell.
+        Rect::from_min_size(self.origin + at, self.pitch).shrink(1.5)
     }
 
     /// The layers whose squares or cells a rectangle touches.
@@ -71,7 +72,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             for row in rows.clone() {
                 block_row(context, ui, model, (geometry, row));
             }
-            drag(context, ui, model, geometry);
+            if let Some(area) = paint::finished_drag(context, ui) {
+                paint::select(context, geometry.inside(model, area));
+            }
             follow_cursor(ui, model, geometry);
             report_visible(context, model, rows);
         });
@@ -129,27 +132,14 @@ fn interact(ui: &Ui, model: &Model, rect: Rect, layer: usize) -> egui::Response 
         let name = model.short_name(layer);
         WidgetInfo::labeled(egui::Role::Button, true, format!("map {name}"))
     });
-    if response.drag_started() {
-        let start = ui.input(|input| input.pointer.press_origin());
-        ui.data_mut(|data| data.insert_temp(drag_id(), start));
-    }
+    paint::begin_drag(ui, &response);
     response
 }
 
 fn single(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layer): (Rect, usize)) {
     let response = interact(ui, model, rect, layer);
-    ui.painter().rect_filled(rect, 3.0, paint::fill(context, model, layer));
-    let ink = paint::ink(ui, model, layer);
-    paint::write(ui.painter(), rect, &paint::bits_text(model, layer), ink);
-    if model.selection.has(layer) {
-        paint::frame(context, ui.painter(), rect, 2.5);
-    } else if response.hovered() {
-        paint::frame(context, ui.painter(), rect, 1.0);
-    }
-    let response = response.on_hover_ui(|ui| card::ui(context, ui, model, layer));
-    if response.clicked() {
-        paint::clicked(context, &response, &[layer]);
-    }
+    let text = paint::bits_text(model, layer);
+    paint::cell(context, ui, model, (layer, &text, response));
 }
 
 fn experts(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layers): (Rect, &[usize])) {
@@ -173,31 +163,6 @@ fn experts(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layers): (R
         paint::clicked(context, &response, layers);
     } else if response.clicked() {
         paint::clicked(context, &response, &layers[i..=i]);
-    }
-}
-
-fn drag_id() -> Id {
-    Id::unique("map drag")
-}
-
-/// A drag over the cells selects what its rectangle touches when it ends.
-fn drag(context: &ViewContext<'_>, ui: &Ui, model: &Model, geometry: Geometry) {
-    let Some(Some(start)) = ui.data(|data| data.get_temp::<Option<Pos2>>(drag_id())) else {
-        return;
-    };
-    let (now, is_down) =
-        ui.input(|input| (input.pointer.interact_pos(), input.pointer.primary_down()));
-    let Some(now) = now else { return };
-    let area = Rect::from_two_pos(start, now);
-    paint::frame(context, ui.painter(), area, 1.0);
-    ui.painter().rect_filled(area, 0.0, context.tokens.selected.gamma_multiply(0.12));
-    if is_down {
-        return;
-    }
-    ui.data_mut(|data| data.insert_temp::<Option<Pos2>>(drag_id(), None));
-    let found = geometry.inside(model, area);
-    if !found.is_empty() {
-        context.send(Command::Select(found));
     }
 }
 

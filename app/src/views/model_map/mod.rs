@@ -15,6 +15,8 @@ use crate::document::model::{MapMode, Model};
 use crate::document::shades::{CLIPS, Scaling};
 use crate::views::ViewContext;
 
+/// Width from which everything above the map stands in one line.
+const ONE_LINE: f32 = 400.0;
 /// Room for the legend under the map.
 const LEGEND_HEIGHT: f32 = 44.0;
 
@@ -38,6 +40,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
 }
 
 fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let is_wide = ui.available_width() >= ONE_LINE;
     ui.horizontal(|ui| {
         ui.strong("Model map");
         for (mode, title, tip) in [
@@ -49,20 +52,26 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
                 context.send(Command::SetMapMode(mode));
             }
         }
-        ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            let scale = ui.menu_button("Scale", |ui| scaling(context, ui, model));
-            scale
-                .response
-                .on_hover_text("Linear or logarithmic colours, and clipping of extremes.");
-            let choice =
-                ComboBox::from_id_salt("metric").width(130.0).selected_text(model.metric.title);
-            let choice = choice.height(400.0).show_ui(ui, |ui| metrics(context, ui, model));
-            choice.response.widget_info(|| {
-                WidgetInfo::labeled(egui::Role::ComboBox, true, "Colour of the map")
-            });
-            choice.response.on_hover_text(model.metric.help);
-        });
+        if is_wide {
+            let layout = Layout::right_to_left(Align::Center);
+            ui.with_layout(layout, |ui| colours(context, ui, model));
+        }
     });
+    if !is_wide {
+        ui.horizontal(|ui| colours(context, ui, model));
+    }
+}
+
+/// The metric that colours the map, and how.
+fn colours(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let scale = ui.menu_button("Scale", |ui| scaling(context, ui, model));
+    scale.response.on_hover_text("Linear or logarithmic colours, and clipping of extremes.");
+    let choice = ComboBox::from_id_salt("metric").width(130.0).selected_text(model.metric.title);
+    let choice = choice.height(400.0).show_ui(ui, |ui| metrics(context, ui, model));
+    choice
+        .response
+        .widget_info(|| WidgetInfo::labeled(egui::Role::ComboBox, true, "Colour of the map"));
+    choice.response.on_hover_text(model.metric.help);
 }
 
 fn metrics(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {

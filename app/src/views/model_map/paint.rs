@@ -1,12 +1,15 @@
 //! What cells of all kinds have in common: their colour, their text, how they answer the pointer.
 
-use egui::{Align2, Color32, FontId, Mesh, Painter, Rect, Response, Stroke, StrokeKind, Ui};
+use egui::{
+    Align2, Color32, FontId, Id, Mesh, Painter, Pos2, Rect, Response, Stroke, StrokeKind, Ui,
+};
 
 use crate::commands::Command;
 use crate::document::model::{Model, Pane};
 use crate::document::selection::How;
 use crate::theme::{bits_colour, sequential, text_on};
 use crate::views::ViewContext;
+use crate::views::model_map::card;
 
 /// The colour of a tensor's value of the present metric, if it is known.
 fn colour(model: &Model, layer: usize) -> Option<Color32> {
@@ -39,6 +42,27 @@ pub(super) fn bits_text(model: &Model, layer: usize) -> String {
 pub(super) fn write(painter: &Painter, rect: Rect, text: &str, ink: Color32) {
     let inside = painter.with_clip_rect(rect.intersect(painter.clip_rect()));
     inside.text(rect.center(), Align2::CENTER_CENTER, text, FontId::proportional(12.0), ink);
+}
+
+/// A cell of one layer: fill, text, frame, card, and what a click does.
+pub(super) fn cell(
+    context: &ViewContext<'_>,
+    ui: &Ui,
+    model: &Model,
+    (layer, text, response): (usize, &str, Response),
+) {
+    let rect = response.rect;
+    ui.painter().rect_filled(rect, 3.0, fill(context, model, layer));
+    write(ui.painter(), rect, text, ink(ui, model, layer));
+    if model.selection.has(layer) {
+        frame(context, ui.painter(), rect, 2.5);
+    } else if response.hovered() {
+        frame(context, ui.painter(), rect, 1.0);
+    }
+    let response = response.on_hover_ui(|ui| card::ui(context, ui, model, layer));
+    if response.clicked() {
+        clicked(context, &response, &[layer]);
+    }
 }
 
 /// A frame around a selected or hovered cell.
@@ -99,6 +123,40 @@ impl Squares {
         for (i, _) in layers.iter().enumerate().filter(is_selected) {
             frame(context, painter, self.square(i), 1.5);
         }
+    }
+}
+
+fn drag_id() -> Id {
+    Id::unique("map drag")
+}
+
+/// Remembers where a drag over the map began.
+pub(super) fn begin_drag(ui: &Ui, response: &Response) {
+    if response.drag_started() {
+        let start = ui.input(|input| input.pointer.press_origin());
+        ui.data_mut(|data| data.insert_temp(drag_id(), start));
+    }
+}
+
+/// Draws the rectangle of a drag over the map; gives it when the drag ends.
+pub(super) fn finished_drag(context: &ViewContext<'_>, ui: &Ui) -> Option<Rect> {
+    let start = ui.data(|data| data.get_temp::<Option<Pos2>>(drag_id()))??;
+    let (now, is_down) =
+        ui.input(|input| (input.pointer.interact_pos(), input.pointer.primary_down()));
+    let area = Rect::from_two_pos(start, now?);
+    frame(context, ui.painter(), area, 1.0);
+    ui.painter().rect_filled(area, 0.0, context.tokens.selected.gamma_multiply(0.12));
+    if is_down {
+        return None;
+    }
+    ui.data_mut(|data| data.insert_temp::<Option<Pos2>>(drag_id(), None));
+    Some(area)
+}
+
+/// Selects layers, if there are any.
+pub(super) fn select(context: &ViewContext<'_>, layers: Vec<usize>) {
+    if !layers.is_empty() {
+        context.send(Command::Select(layers));
     }
 }
 

@@ -33,22 +33,12 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
 }
 
 fn named(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
-    let (rect, response) = ui.allocate_exact_size(CELL, Sense::click());
+    let (_, response) = ui.allocate_exact_size(CELL, Sense::click());
     let name = model.short_name(layer);
     response.widget_info(|| WidgetInfo::labeled(egui::Role::Button, true, format!("map {name}")));
-    ui.painter().rect_filled(rect, 3.0, paint::fill(context, model, layer));
     let caption = name.rsplit('.').next().unwrap_or(&name);
     let text = format!("{caption} {}", paint::bits_text(model, layer));
-    paint::write(ui.painter(), rect, &text, paint::ink(ui, model, layer));
-    if model.selection.has(layer) {
-        paint::frame(context, ui.painter(), rect, 2.5);
-    } else if response.hovered() {
-        paint::frame(context, ui.painter(), rect, 1.0);
-    }
-    let response = response.on_hover_ui(|ui| card::ui(context, ui, model, layer));
-    if response.clicked() {
-        paint::clicked(context, &response, &[layer]);
-    }
+    paint::cell(context, ui, model, (layer, &text, response));
 }
 
 /// Norms, biases and odd tensors: squares in the checkpoint's order.

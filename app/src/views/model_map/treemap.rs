@@ -22,7 +22,8 @@ struct Kept {
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let size = vec2(ui.available_width(), (ui.available_height() - LEGEND_HEIGHT).max(40.0));
-    let (rect, response) = ui.allocate_exact_size(size, Sense::click());
+    let (rect, response) = ui.allocate_exact_size(size, Sense::click_and_drag());
+    paint::begin_drag(ui, &response);
     response.widget_info(|| WidgetInfo::labeled(egui::Role::Button, true, "map by bytes"));
     let treemap = laid_out(ui, model, rect);
     let place = |area: &Area| {
@@ -50,6 +51,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let stroke = Stroke::new(1.0, context.tokens.weak);
     for (_, area) in &treemap.blocks {
         ui.painter().rect_stroke(place(area), 1.0, stroke, StrokeKind::Inside);
+    }
+    if let Some(area) = paint::finished_drag(context, ui) {
+        let touched = treemap.tiles.iter().filter(|tile| place(&tile.area).intersects(area));
+        paint::select(context, touched.map(|tile| tile.tensor).collect());
     }
     answer(context, &response, model, (&treemap, rect));
 }
