@@ -67,10 +67,15 @@ pub(crate) fn wait_until(screen: &mut Screen, what: &str, holds: impl Fn(&Docume
     screen.run_steps(3);
 }
 
+/// A window on a checkpoint, as soon as it is open.
+pub(crate) fn open(home: &Path, path: &Path) -> Screen {
+    let mut screen = open_window(home, Some(path.to_path_buf()));
+    screen.step();
+    wait_until(&mut screen, "the model is open", |document| document.model.is_some());
+    screen
+}
+
 /// A window on the sample.
 pub(crate) fn open_sample(home: &Path) -> Screen {
-    let mut screen = open_window(home, Some(sample_path()));
-    screen.step();
-    wait_until(&mut screen, "the sample is open", |document| document.model.is_some());
-    screen
+    open(home, &sample_path())
 }
