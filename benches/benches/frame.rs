@@ -13,7 +13,6 @@ use lapidary_benches::{Table, model};
 
 const LIMIT_MS: f64 = 4.0;
 const FRAMES: usize = 600;
-const EXPERTS: usize = 128;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("10,000 tensors, all of them measured:");
@@ -26,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn frames(blocks: usize, measured: bool) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("model.safetensors");
-    let tensors = mixture(blocks);
+    let tensors = model::mixture(blocks);
     let n = tensors.len();
     model::write(&path, &tensors)?;
     let context = Context::default();
@@ -75,21 +74,6 @@ fn timed(window: &mut Window<'_>, what: &str, act: fn(&mut Window<'_>, usize)) -
         format!("{:.0} %", 100.0 * late / LIMIT_MS),
         format!("{:.2} ms", times[FRAMES - 1]),
     ]
-}
-
-fn mixture(blocks: usize) -> model::Tensors {
-    let mut tensors = model::llama(blocks, 16, 32, 64);
-    for block in 0..blocks {
-        for expert in 0..EXPERTS {
-            for (name, shape) in
-                [("gate_proj", [8, 16]), ("up_proj", [8, 16]), ("down_proj", [16, 8])]
-            {
-                let module = format!("model.layers.{block}.mlp.experts.{expert}.{name}");
-                tensors.push((format!("{module}.weight"), shape));
-            }
-        }
-    }
-    tensors
 }
 
 struct Window<'a> {

@@ -68,3 +68,20 @@ pub fn llama(blocks: usize, hidden: usize, intermediate: usize, vocabulary: usiz
     }
     tensors
 }
+
+/// A mixture of experts: the attention of small llama blocks, and 128 experts in each.
+pub fn mixture(blocks: usize) -> Tensors {
+    const EXPERTS: usize = 128;
+    let mut tensors = llama(blocks, 16, 32, 64);
+    for block in 0..blocks {
+        for expert in 0..EXPERTS {
+            for (name, shape) in
+                [("gate_proj", [8, 16]), ("up_proj", [8, 16]), ("down_proj", [16, 8])]
+            {
+                let module = format!("model.layers.{block}.mlp.experts.{expert}.{name}");
+                tensors.push((format!("{module}.weight"), shape));
+            }
+        }
+    }
+    tensors
+}

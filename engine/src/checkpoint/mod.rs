@@ -191,7 +191,12 @@ impl Checkpoint {
 
     /// The fused group a tensor belongs to.
     pub fn fused_group_of(&self, tensor: usize) -> Option<&FusedGroup> {
-        self.fused_of.get(&tensor).map(|&group| &self.fused[group])
+        self.fused_index_of(tensor).map(|group| &self.fused[group])
+    }
+
+    /// The place of that group in [`Checkpoint::fused_groups`].
+    pub fn fused_index_of(&self, tensor: usize) -> Option<usize> {
+        self.fused_of.get(&tensor).copied()
     }
 
     /// The embedding that is also the head, where the model ties them.

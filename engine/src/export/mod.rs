@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::job::{self, Limits, Store};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Manifest, Target};
+use crate::target::{Aim, Case, Manifest, Target, refuse_errors};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
@@ -51,12 +51,14 @@ struct Work<'a> {
 pub fn export(
     checkpoint: &Checkpoint,
     plan: &Plan,
-    target: &dyn Target,
+    aim: impl Into<Aim>,
     destination: Destination<'_>,
     observer: &dyn Observer,
 ) -> Result<Report> {
+    let aim = aim.into();
+    let target = aim.target;
     let manifest = Manifest::new(checkpoint, plan, target)?;
-    manifest.refuse_problems()?;
+    refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
     refuse_full_disk(&manifest, destination.folder)?;

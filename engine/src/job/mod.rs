@@ -1,6 +1,7 @@
 //! A plan applied to a checkpoint: tensor by tensor under a memory limit, into a store. In: checkpoint, plan.
 //! Out: a [`Store`] of finished encodings. Never knows what file they will be written to.
 
+mod damage;
 mod preview;
 mod store;
 
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
+pub use damage::{Curve, Damage, Sample, curves};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
 

@@ -1,10 +1,14 @@
 //! What an assignment does to one layer, before anything is exported.
 
+use ndarray::ArrayView2;
+use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
+
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::job;
 use crate::numeric::distance::relative_error;
+use crate::numeric::histogram::Histogram;
 use crate::observer::Observer;
 use crate::plan::Plan;
 
@@ -15,6 +19,8 @@ pub struct Preview {
     pub relative_error: f64,
     /// The levels weights were rounded to, where there are such.
     pub grid: Option<Grid>,
+    /// The weights after the assignment, in the bins that were asked for.
+    pub after: Option<Histogram>,
 }
 
 /// The grid of a quantised layer. Every group has its own; drawn is that of the group whose scale is the median.
@@ -32,11 +38,13 @@ pub struct Grid {
     pub levels: Vec<f32>,
 }
 
-/// Compresses one layer as the plan says and measures the result. Cost: that of its methods and one decoding.
+/// Compresses one layer as the plan says and measures the result, counting the weights after it in the bins of
+/// `bins`. Cost: that of its methods and one decoding.
 pub fn preview(
     checkpoint: &Checkpoint,
     plan: &Plan,
     layer: usize,
+    bins: Option<&Histogram>,
     observer: &dyn Observer,
 ) -> Result<Preview> {
     let weights = checkpoint.weights(layer, observer)?;
@@ -44,7 +52,19 @@ pub fn preview(
     observer.go_on()?;
     let decoded = encoding.decode();
     let relative_error = relative_error(weights.view(), decoded.view());
-    Ok(Preview { relative_error, grid: grid_of(&encoding) })
+    let after = bins.map(|bins| count(decoded.view(), bins));
+    Ok(Preview { relative_error, grid: grid_of(&encoding), after })
+}
+
+/// Values counted in the bins of a histogram. Counts do not depend on the threads.
+fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
+    let empty = || Histogram::new(bins.low, bins.high, bins.counts.len());
+    let add = |mut histogram: Histogram, row: ndarray::ArrayView1<'_, f32>| {
+        row.iter().for_each(|&value| histogram.add(f64::from(value), 1));
+        histogram
+    };
+    let rows = values.outer_iter().into_par_iter();
+    rows.fold(empty, add).reduce(empty, |a, b| a.merge(&b))
 }
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {

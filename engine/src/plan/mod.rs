@@ -2,14 +2,18 @@
 //! Out: plain, comparable data. Making a plan opens no file and computes no matrix; never knows jobs or statistics.
 
 mod edit;
+mod pattern;
 mod rules;
+mod summary;
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use rules::Rules;
+pub use pattern::Pattern;
+pub use rules::{Rule, Rules};
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::Layout;
@@ -55,30 +59,86 @@ impl Assignment {
     }
 }
 
-/// An assignment for each layer, by tensor name; layers not named are kept.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Where the assignment of a layer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing speaks of the layer: it is kept.
+    Nothing,
+    /// It was set for this layer by name.
+    ByHand,
+    /// The rule at this place in [`Plan::rules`].
+    Rule(usize),
+}
+
+/// What a rule comes to on a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Matches {
+    /// Layers its pattern speaks of.
+    pub all: usize,
+    /// Layers it decides: neither set by hand nor spoken of by a rule that outranks it.
+    pub decided: usize,
+}
+
+/// An assignment for each layer: by hand, by tensor name, or else by ordered rules; layers nobody speaks of are kept.
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
-    assignments: BTreeMap<String, Arc<Assignment>>,
+    by_hand: BTreeMap<Arc<str>, Arc<Assignment>>,
+    rules: Arc<Vec<Rule>>,
+    by_rule: Arc<ByRule>,
+}
+
+/// What the rules come to on a checkpoint, whatever is set by hand.
+#[derive(Debug, Default)]
+struct ByRule {
+    /// The rule that decides each layer.
+    rule: BTreeMap<Arc<str>, usize>,
+    /// Matches of each rule.
+    matches: Vec<Matches>,
+}
+
+impl PartialEq for Plan {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Arc<Assignment>, &Arc<Assignment>)| Arc::ptr_eq(a, b) || a == b;
+        self.by_hand.len() == other.by_hand.len()
+            && (Arc::ptr_eq(&self.rules, &other.rules) || self.rules == other.rules)
+            && self.by_hand.keys().eq(other.by_hand.keys())
+            && self.by_hand.values().zip(other.by_hand.values()).all(same)
+    }
 }
 
 impl Plan {
     /// The assignment of a layer; `None` where it is kept without a word.
-    pub fn get(&self, name: &str) -> Option<&Assignment> {
-        self.assignments.get(name).map(AsRef::as_ref)
+    pub fn get(&self, name: &str) -> Option<&Arc<Assignment>> {
+        self.by_hand.get(name).or_else(|| self.given(name))
+    }
+
+    /// What the rules give a layer.
+    fn given(&self, name: &str) -> Option<&Arc<Assignment>> {
+        self.by_rule.rule.get(name).map(|&rule| &self.rules[rule].assignment)
     }
 
     /// The assignment of a layer, [`Assignment::keep`] where none is set.
     pub fn assignment(&self, name: &str) -> Arc<Assignment> {
-        self.assignments.get(name).cloned().unwrap_or_else(|| Arc::new(Assignment::keep()))
+        self.get(name).cloned().unwrap_or_else(|| Arc::new(Assignment::keep()))
     }
 
-    /// Sets the assignment of a layer; an unlocked keep removes the entry.
+    /// Sets the assignment of a layer by hand. What the rules say anyway, or an unlocked keep where they say nothing,
+    /// leaves no entry.
     pub fn set(&mut self, name: &str, assignment: Assignment) {
-        if assignment.is_keep() && !assignment.locked {
-            self.assignments.remove(name);
+        let is_said = match self.given(name) {
+            Some(given) => **given == assignment,
+            None => assignment.is_keep() && !assignment.locked,
+        };
+        if is_said {
+            self.by_hand.remove(name);
         } else {
-            self.assignments.insert(name.to_owned(), Arc::new(assignment));
+            self.by_hand.insert(name.into(), Arc::new(assignment));
         }
+    }
+
+    /// Takes back what was set for a layer by hand, so that the rules decide.
+    pub fn forget(&mut self, name: &str) {
+        self.by_hand.remove(name);
     }
 
     /// Whether the layer is locked.
@@ -86,19 +146,117 @@ impl Plan {
         self.get(name).is_some_and(|assignment| assignment.locked)
     }
 
-    /// Layers with an assignment, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Assignment)> {
-        self.assignments.iter().map(|(name, assignment)| (name.as_str(), assignment.as_ref()))
+    /// What was set by hand, by name.
+    pub fn by_hand(&self) -> impl Iterator<Item = (&str, &Arc<Assignment>)> {
+        self.by_hand.iter().map(|(name, assignment)| (name.as_ref(), assignment))
     }
 
-    /// Number of layers with an assignment.
+    /// The rules in their order; exact names are not among them.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Replaces the rules; what was set by hand stays. Exact names among them are set by hand. Cost: each rule is
+    /// held against each tensor's name.
+    pub fn set_rules(&mut self, checkpoint: &Checkpoint, rules: Vec<Rule>) {
+        let (exact, rules): (Vec<Rule>, Vec<Rule>) =
+            rules.into_iter().partition(|rule| matches!(rule.pattern, Pattern::Exact(_)));
+        // Of one rank the first in order decides, so a stable sort by rank makes "the first match" the answer.
+        let mut order: Vec<usize> = (0..rules.len()).collect();
+        order.sort_by_key(|&rule| rules[rule].pattern.rank());
+        let decide = |tensor: &Tensor| {
+            let rule = order.iter().copied().find(|&rule| rules[rule].pattern.matches(tensor))?;
+            Some((Arc::from(tensor.name.as_str()), rule))
+        };
+        let rule: BTreeMap<Arc<str>, usize> =
+            checkpoint.tensors().iter().filter_map(decide).collect();
+        let count = |(at, wanted): (usize, &Rule)| {
+            let spoken_of = checkpoint.tensors().iter().filter(|t| wanted.pattern.matches(t));
+            let decided = rule.values().filter(|&&rule| rule == at);
+            Matches { all: spoken_of.count(), decided: decided.count() }
+        };
+        let matches = rules.iter().enumerate().map(count).collect();
+        self.by_rule = Arc::new(ByRule { rule, matches });
+        self.rules = Arc::new(rules);
+        let by_hand = std::mem::take(&mut self.by_hand);
+        for (name, assignment) in by_hand {
+            self.set(&name, Assignment::clone(&assignment));
+        }
+        for rule in exact {
+            self.set(&rule.pattern.to_string(), Assignment::clone(&rule.assignment));
+        }
+    }
+
+    /// Where the assignment of a layer comes from.
+    pub fn origin(&self, name: &str) -> Origin {
+        if self.by_hand.contains_key(name) {
+            return Origin::ByHand;
+        }
+        self.by_rule.rule.get(name).map_or(Origin::Nothing, |&rule| Origin::Rule(rule))
+    }
+
+    /// What each rule comes to, in the order of [`Plan::rules`].
+    pub fn matches(&self) -> Vec<Matches> {
+        let mut matches = self.by_rule.matches.clone();
+        for name in self.by_hand.keys() {
+            if let Some(&rule) = self.by_rule.rule.get(name) {
+                matches[rule].decided -= 1;
+            }
+        }
+        matches
+    }
+
+    /// Layers with an assignment: those set by hand, then those of the rules, each by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<Assignment>)> {
+        let rest = self.by_rule.rule.iter().filter(|(name, _)| !self.by_hand.contains_key(*name));
+        let rest = rest.map(|(name, &rule)| (name.as_ref(), &self.rules[rule].assignment));
+        self.by_hand().chain(rest)
+    }
+
+    /// Number of layers that are not kept.
     pub fn len(&self) -> usize {
-        self.assignments.len()
+        self.iter().filter(|(_, assignment)| !assignment.is_keep()).count()
     }
 
     /// Whether every layer is kept.
     pub fn is_empty(&self) -> bool {
-        self.assignments.is_empty()
+        self.len() == 0
+    }
+
+    /// The tensors whose assignment differs between two plans of one checkpoint. Cost: one comparison of pointers
+    /// for each assignment.
+    pub fn changed_from(&self, other: &Self, checkpoint: &Checkpoint) -> Vec<usize> {
+        let differs = |name: &str| match (self.get(name), other.get(name)) {
+            (Some(a), Some(b)) => !Arc::ptr_eq(a, b) && a != b,
+            (None, None) => false,
+            (Some(one), None) | (None, Some(one)) => !one.is_keep() || one.locked,
+        };
+        let mut changed: BTreeSet<usize> = BTreeSet::new();
+        if !Arc::ptr_eq(&self.by_rule, &other.by_rule) {
+            let names = checkpoint.tensors().iter().enumerate();
+            changed.extend(names.filter(|(_, tensor)| differs(&tensor.name)).map(|(i, _)| i));
+            return changed.into_iter().collect();
+        }
+        // Both are in the order of names, so that one walk along both finds what only one has.
+        let (mut ours, mut theirs) =
+            (self.by_hand.iter().peekable(), other.by_hand.iter().peekable());
+        loop {
+            let order = match (ours.peek(), theirs.peek()) {
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let our = if order == Ordering::Greater { None } else { ours.next() };
+            let their = if order == Ordering::Less { None } else { theirs.next() };
+            let is_same = matches!((our, their), (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b));
+            if let (Some((name, _)), false) = (our.or(their), is_same)
+                && differs(name)
+            {
+                changed.extend(checkpoint.find(name));
+            }
+        }
+        changed.into_iter().collect()
     }
 
     /// Checks every entry against a checkpoint: the layer exists, is a matrix of weights, and its assignment

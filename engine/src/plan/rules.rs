@@ -1,21 +1,48 @@
-//! A plan as people write it: assignments by exact name or by pattern with `*`.
+//! A plan as people write it: assignments by exact name, by pattern with `*`, by role, or for everything.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::ser::{SerializeMap as _, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::plan::{Assignment, Plan, named_tensor};
+use crate::error::Result;
+use crate::plan::{Assignment, Pattern, Plan, named_tensor};
 
-/// Assignments by tensor name or pattern; `*` stands for any characters.
+/// An assignment for the layers that a pattern speaks of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Which layers.
+    pub pattern: Pattern,
+    /// What becomes of them.
+    pub assignment: Arc<Assignment>,
+}
+
+impl Rule {
+    /// A rule from a pattern as it is written.
+    pub fn new(pattern: &str, assignment: Assignment) -> Result<Self> {
+        Ok(Self { pattern: Pattern::parse(pattern)?, assignment: Arc::new(assignment) })
+    }
+}
+
+/// Rules in order, read and written as a map from pattern to assignment.
 ///
-/// An exact name outranks every pattern. Two patterns may not give one layer different assignments.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Rules(pub BTreeMap<String, Assignment>);
+/// An exact name outranks patterns with `*`, these outrank roles, and these the default; of two of one kind the first
+/// in order decides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules(pub Vec<Rule>);
+
+impl Serialize for Rules {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for rule in &self.0 {
+            map.serialize_entry(&rule.pattern.to_string(), rule.assignment.as_ref())?;
+        }
+        map.end()
+    }
+}
 
 impl<'de> Deserialize<'de> for Rules {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -23,7 +50,7 @@ impl<'de> Deserialize<'de> for Rules {
     }
 }
 
-/// Reads a map whose keys are all different: of two equal ones a plain map would drop the first unsaid.
+/// Reads a map in its order, whose keys are all different: of two equal ones the second would be dead.
 struct RulesVisitor;
 
 impl<'de> Visitor<'de> for RulesVisitor {
@@ -34,121 +61,61 @@ impl<'de> Visitor<'de> for RulesVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Rules, A::Error> {
-        let mut rules = BTreeMap::new();
+        let mut rules: Vec<Rule> = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
         while let Some(pattern) = map.next_key::<String>()? {
-            let assignment = map.next_value()?;
-            if rules.contains_key(&pattern) {
+            let pattern =
+                Pattern::parse(&pattern).map_err(|error| A::Error::custom(error.sentence()))?;
+            if !seen.insert(pattern.clone()) {
                 return Err(A::Error::custom(format!("{pattern} appears twice in the plan")));
             }
-            rules.insert(pattern, assignment);
+            rules.push(Rule { pattern, assignment: Arc::new(map.next_value()?) });
         }
         Ok(Rules(rules))
     }
 }
 
 impl Rules {
-    /// The rules that name each layer of `plan`.
+    /// The rules of `plan`: those by hand under the names of their layers, then its patterns in order.
     pub fn of(plan: &Plan) -> Self {
-        Self(plan.iter().map(|(name, assignment)| (name.to_owned(), assignment.clone())).collect())
+        let by_hand = plan.by_hand().map(|(name, assignment)| Rule {
+            pattern: Pattern::Exact(name.to_owned()),
+            assignment: assignment.clone(),
+        });
+        Self(by_hand.chain(plan.rules().iter().cloned()).collect())
     }
 
-    /// The plan these rules make for a checkpoint.
+    /// The plan these rules make for a checkpoint. A pattern that matches nothing is no error here: it stands in
+    /// [`Plan::matches`], and no export goes past it.
     ///
     /// # Errors
-    /// [`Error::Plan`] for a name or pattern that matches nothing, for patterns that disagree, and for every
-    /// defect [`Plan::check`] finds.
+    /// [`crate::Error::Plan`] for an exact name that is not there, and for every defect [`Plan::check`] finds.
     pub fn resolve(&self, checkpoint: &Checkpoint) -> Result<Plan> {
-        let (patterns, names): (Vec<_>, Vec<_>) =
-            self.0.iter().partition(|(pattern, _)| pattern.contains('*'));
+        let (exact, patterns): (Vec<_>, Vec<_>) =
+            self.0.iter().cloned().partition(|rule| matches!(rule.pattern, Pattern::Exact(_)));
         let mut plan = Plan::default();
-        let mut decided_by = BTreeMap::new();
-        for (pattern, assignment) in patterns {
-            self.resolve_pattern(checkpoint, pattern, &mut decided_by)?
-                .into_iter()
-                .for_each(|name| plan.set(name, assignment.clone()));
-        }
-        for (name, assignment) in names {
-            named_tensor(checkpoint, name)?;
-            plan.set(name, assignment.clone());
+        plan.set_rules(checkpoint, patterns);
+        for rule in exact {
+            let name = rule.pattern.to_string();
+            named_tensor(checkpoint, &name)?;
+            plan.set(&name, Assignment::clone(&rule.assignment));
         }
         plan.check(checkpoint)?;
         Ok(plan)
     }
 
-    /// The layers a pattern names, noted in `decided_by`; an error where an earlier pattern said otherwise.
-    fn resolve_pattern<'a>(
-        &self,
-        checkpoint: &'a Checkpoint,
-        pattern: &'a str,
-        decided_by: &mut BTreeMap<&'a str, &'a str>,
-    ) -> Result<Vec<&'a str>> {
-        // A pattern speaks of weight matrices only: `*` must not trip over a norm.
-        let layers: Vec<&str> = checkpoint
-            .tensors()
-            .iter()
-            .filter(|tensor| tensor.matrix.is_some() && matches(pattern, &tensor.name))
-            .map(|tensor| tensor.name.as_str())
-            .collect();
-        if layers.is_empty() {
-            let what = format!(
-                "the pattern {pattern} matches no layer of {}",
-                checkpoint.path().display()
-            );
-            return Err(Error::plan(what, "correct or remove it"));
-        }
-        for layer in &layers {
-            let earlier = decided_by.insert(layer, pattern);
-            if let Some(earlier) =
-                earlier.filter(|earlier| self.0.get(*earlier) != self.0.get(pattern))
-            {
-                return Err(Error::plan(
-                    format!("the patterns {earlier} and {pattern} disagree about layer {layer}"),
-                    "narrow one of them, or name the layer exactly",
-                ));
+    /// Takes out the exact names that a checkpoint does not have, and gives them: for a recipe that comes from
+    /// another model.
+    pub fn without_strangers(self, checkpoint: &Checkpoint) -> (Self, Vec<String>) {
+        let is_known = |rule: &Rule| match &rule.pattern {
+            Pattern::Exact(name) => {
+                let tensor = checkpoint.find(name).map(|index| &checkpoint.tensors()[index]);
+                tensor.is_some_and(|tensor| tensor.matrix.is_some())
             }
-        }
-        Ok(layers)
-    }
-}
-
-/// Whether `name` fits `pattern`, in which `*` stands for any characters: greedy with one step back.
-fn matches(pattern: &str, name: &str) -> bool {
-    let mut pieces = pattern.split('*');
-    let first = pieces.next().unwrap_or("");
-    let Some(mut rest) = name.strip_prefix(first) else {
-        return false;
-    };
-    let mut pieces: Vec<&str> = pieces.collect();
-    let Some(last) = pieces.pop() else {
-        return rest.is_empty();
-    };
-    for piece in pieces {
-        match rest.find(piece) {
-            Some(at) => rest = &rest[at + piece.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stars_match_any_characters() {
-        for (pattern, name, expected) in [
-            ("*", "anything", true),
-            ("*.down_proj.weight", "model.layers.0.mlp.down_proj.weight", true),
-            ("*.down_proj", "model.layers.0.mlp.down_proj.weight", false),
-            ("model.layers.*.mlp.*.weight", "model.layers.12.mlp.up_proj.weight", true),
-            ("model.layers.1.*", "model.layers.12.mlp.up_proj.weight", false),
-            ("exact", "exact", true),
-            ("exact", "exactly", false),
-            ("a*a", "a", false),
-            ("a*a", "aa", true),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} on {name}");
-        }
+            _ => true,
+        };
+        let (known, strangers): (Vec<_>, Vec<_>) = self.0.into_iter().partition(is_known);
+        let names = strangers.into_iter().map(|rule| rule.pattern.to_string()).collect();
+        (Self(known), names)
     }
 }

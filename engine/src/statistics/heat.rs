@@ -21,6 +21,8 @@ const MAX_SIDE: usize = 2048;
 pub enum Field<'a> {
     /// The weights W.
     Weights,
+    /// What an encoding makes of them, Ŵ; the function gives a row of it.
+    Decoded(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
     /// The error W − Ŵ; the function gives a row of Ŵ.
     Error(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
@@ -35,13 +37,17 @@ impl Field<'_> {
         cols: Range<usize>,
     ) -> Result<Array2<f32>> {
         let mut block = checkpoint.weight_block(index, rows.clone(), cols.clone())?;
-        if let Self::Error(decode_row) = self {
-            let mut decoded = vec![0.0; shape_of(checkpoint, index)?.cols];
-            for (row, mut weights) in rows.zip(block.outer_iter_mut()) {
-                decode_row(row, &mut decoded);
-                for (w, d) in weights.iter_mut().zip(&decoded[cols.clone()]) {
-                    *w -= d;
-                }
+        let (decode_row, kept) = match self {
+            Self::Weights => return Ok(block),
+            Self::Decoded(decode_row) => (decode_row, 0.0),
+            Self::Error(decode_row) => (decode_row, 1.0),
+        };
+        let sign = if kept == 0.0 { 1.0 } else { -1.0 };
+        let mut decoded = vec![0.0; shape_of(checkpoint, index)?.cols];
+        for (row, mut weights) in rows.zip(block.outer_iter_mut()) {
+            decode_row(row, &mut decoded);
+            for (w, d) in weights.iter_mut().zip(&decoded[cols.clone()]) {
+                *w = kept * *w + sign * d;
             }
         }
         Ok(block)

@@ -9,20 +9,36 @@ use std::collections::BTreeMap;
 use ndarray::Array2;
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, MatrixKind, Role, Tensor};
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Affine, AffineLayout, Encoding, Layout};
 use crate::format::compressed_tensors::{
     Packing, Scheme, pack, quantization_config, stored, unpack,
 };
 use crate::format::safetensors::Spec;
-use crate::numeric::grouping::Grouping;
-use crate::target::{About, Entry, Problem, Storage, Target};
+use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
+use crate::target::{About, Entry, MARLIN, Storage, Target};
 
 /// Both integer layouts of compressed-tensors.
 pub(super) struct CompressedTensors {
     about: &'static About,
+    capabilities: &'static Capabilities,
     packing: Packing,
 }
+
+/// What none of both layouts covers.
+const KEPT: &[(Which, &str)] = &[
+    (Which::Router, "routers of experts stay in full precision"),
+    (Which::NoModule, "it is not the weight of a module"),
+    (Which::Conv1d, "transformers knows this layer as Conv1D, which the format does not cover"),
+    (Which::Convolution, "the format does not cover convolutions"),
+    (Which::Embedding, "the format does not cover embeddings"),
+    (Which::Unknown, "what kind of layer it is cannot be told from its name"),
+];
+/// What a quantised head beside a tied embedding comes to.
+const TIED: &str =
+    "a tied model has no head of its own in the file: loaders take the embedding for it";
+/// What zeros save.
+const SPARSITY: &str = "readers of compressed-tensors dropped sparse layouts in 2026-03, so zeros are stored like any weight";
 
 /// The registry's entry for packed words.
 pub(super) static PACKED: CompressedTensors = CompressedTensors {
@@ -31,7 +47,24 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
         title: "vLLM, transformers (compressed-tensors)",
         summary: "Linear layers as packed 2-, 4- or 8-bit integers with scales: the format vLLM runs and transformers loads.",
         source: "vllm-project/compressed-tensors and vLLM, 2026-08",
-        is_dense: false,
+        writes: true,
+    },
+    capabilities: &Capabilities {
+        integers: &[
+            Integers { bits: &[2, 4, 8], symmetric: true, groups: &[], rows: true },
+            Integers { bits: &[2, 4, 8], symmetric: false, groups: &[], rows: true },
+        ],
+        why_not_bits: "are packed differently before and after June 2026; choose 2, 4 or 8 bits",
+        kept: KEPT,
+        inputs_multiple: 1,
+        outputs_multiple: 1,
+        fused: Agreement::Must,
+        experts: Agreement::May,
+        schemes: Agreement::May,
+        tied: TIED,
+        may_quantise_tied_head: false,
+        sparsity: SPARSITY,
+        kernel: Some(MARLIN),
     },
     packing: Packing::Packed,
 };
@@ -43,53 +76,27 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
         title: "transformers (compressed-tensors, int8)",
         summary: "Linear layers as one signed byte a weight, whatever the bits: loads in transformers. vLLM takes this form only with 8-bit activations.",
         source: "vllm-project/compressed-tensors and vLLM, 2026-08",
-        is_dense: false,
+        writes: true,
+    },
+    capabilities: &Capabilities {
+        integers: &[
+            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: true, groups: &[], rows: true },
+            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: false, groups: &[], rows: true },
+        ],
+        why_not_bits: "do not fit a byte",
+        kept: KEPT,
+        inputs_multiple: 1,
+        outputs_multiple: 1,
+        fused: Agreement::Must,
+        experts: Agreement::May,
+        schemes: Agreement::May,
+        tied: TIED,
+        may_quantise_tied_head: false,
+        sparsity: SPARSITY,
+        kernel: None,
     },
     packing: Packing::Int,
 };
-
-impl CompressedTensors {
-    /// Why a layer of this layout cannot be stored natively.
-    fn why_dense(&self, tensor: &Tensor, layout: &Layout) -> Option<String> {
-        let Some(affine) = layout.affine() else {
-            return Some(
-                "the format holds only grouped integers, so sparsity alone saves nothing here"
-                    .to_owned(),
-            );
-        };
-        let matrix = tensor.matrix?;
-        let kind = match matrix.kind {
-            MatrixKind::Linear if tensor.place.role == Role::Router => {
-                Some("routers of experts stay in full precision")
-            }
-            MatrixKind::Linear if !tensor.name.ends_with(".weight") => {
-                Some("it is not the weight of a module")
-            }
-            MatrixKind::Linear => None,
-            MatrixKind::Conv1d => {
-                Some("transformers knows this layer as Conv1D, which the format does not cover")
-            }
-            MatrixKind::Convolution => Some("the format does not cover convolutions"),
-            MatrixKind::Embedding => Some("the format does not cover embeddings"),
-            MatrixKind::Unknown => Some("what kind of layer it is cannot be told from its name"),
-        };
-        if let Some(kind) = kind {
-            return Some(kind.to_owned());
-        }
-        if self.packing == Packing::Packed && !matches!(affine.bits, 2 | 4 | 8) {
-            return Some(format!(
-                "{}-bit codes are packed differently before and after June 2026; choose 2, 4 or 8 bits",
-                affine.bits
-            ));
-        }
-        match affine.grouping {
-            Grouping::Group(size) if !matrix.shape.cols.is_multiple_of(size) => {
-                Some(format!("groups of {size} do not divide its {} inputs", matrix.shape.cols))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// The integers of an encoding, under a mask or not: dropped weights already have the code of zero.
 fn affine_of(encoding: &Encoding) -> Option<&Affine> {
@@ -111,47 +118,13 @@ fn is_linear_module(tensor: &Tensor) -> bool {
         && tensor.name.ends_with(".weight")
 }
 
-/// Members of a fused group that would not be stored alike.
-fn unequal_groups(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<Problem> {
-    let unequal = checkpoint.fused_groups().iter().filter(|group| {
-        group
-            .members
-            .windows(2)
-            .any(|pair| scheme_of(&entries[pair[0]]) != scheme_of(&entries[pair[1]]))
-    });
-    unequal
-        .map(|group| {
-            let names: Vec<&str> =
-                group.members.iter().map(|&i| checkpoint.tensors()[i].module()).collect();
-            Problem {
-                tensors: group.members.clone(),
-                what: format!(
-                    "{} are one layer in vLLM but would be stored differently",
-                    names.join(", ")
-                ),
-                mend: format!(
-                    "give {} of this block the same bits, grouping and symmetry",
-                    group.kind.name()
-                ),
-            }
-        })
-        .collect()
-}
-
 impl Target for CompressedTensors {
     fn about(&self) -> &'static About {
         self.about
     }
 
-    fn fuses(&self) -> bool {
-        true
-    }
-
-    fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage {
-        match self.why_dense(tensor, layout) {
-            Some(because) => Storage::Dense { because },
-            None => Storage::Native,
-        }
+    fn capabilities(&self) -> &'static Capabilities {
+        self.capabilities
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
@@ -166,26 +139,8 @@ impl Target for CompressedTensors {
         stored(self.packing, affine, matrix.shape).into_iter().map(spec).collect()
     }
 
-    fn problems(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<Problem> {
-        let mut problems = unequal_groups(checkpoint, entries);
-        let quantised =
-            checkpoint.config().and_then(|config| config.value().get("quantization_config"));
-        if checkpoint.config().is_none() {
-            problems.push(Problem {
-                tensors: Vec::new(),
-                what: "the checkpoint has no config.json, where loaders read how it is quantised"
-                    .to_owned(),
-                mend: "open the model's folder instead of a lone file, or choose the dense target"
-                    .to_owned(),
-            });
-        } else if quantised.is_some_and(|value| !value.is_null()) {
-            problems.push(Problem {
-                tensors: Vec::new(),
-                what: "the checkpoint's config.json says it is quantised already".to_owned(),
-                mend: "start from the original checkpoint".to_owned(),
-            });
-        }
-        problems
+    fn needs_config(&self) -> bool {
+        true
     }
 
     fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value> {

@@ -1,12 +1,10 @@
 //! Dense safetensors: the compressed weights decoded into the source's element type. Loads wherever the source does.
 
-use ndarray::Array2;
-use serde_json::Value;
-
-use crate::checkpoint::{Checkpoint, Tensor};
-use crate::encoding::{Encoding, Layout};
+use crate::checkpoint::Tensor;
+use crate::encoding::Layout;
 use crate::format::safetensors::Spec;
-use crate::target::{About, Entry, Problem, Storage, Target};
+use crate::target::capabilities::{Agreement, Capabilities};
+use crate::target::{About, Target};
 
 /// Decoded weights under the source's names, types and shards.
 pub(super) struct Dense;
@@ -19,7 +17,22 @@ static ABOUT: About = About {
     title: "Dense (safetensors)",
     summary: "Every layer is stored in full, with the values compression gave it: loads wherever the source loads, to measure damage; saves nothing.",
     source: "safetensors 0.8, 2026-05",
-    is_dense: true,
+    writes: true,
+};
+
+static CAPABILITIES: Capabilities = Capabilities {
+    integers: &[],
+    why_not_bits: "",
+    kept: &[],
+    inputs_multiple: 1,
+    outputs_multiple: 1,
+    fused: Agreement::May,
+    experts: Agreement::May,
+    schemes: Agreement::May,
+    tied: "the embedding and the head keep their values, compressed or not",
+    may_quantise_tied_head: true,
+    sparsity: "zeros are stored like any weight, and save 0 bytes",
+    kernel: None,
 };
 
 impl Target for Dense {
@@ -27,32 +40,11 @@ impl Target for Dense {
         &ABOUT
     }
 
-    fn storage(&self, _tensor: &Tensor, _layout: &Layout) -> Storage {
-        Storage::Dense { because: "this target stores every layer in full".to_owned() }
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
     }
 
     fn specs(&self, _tensor: &Tensor, _layout: &Layout) -> Vec<Spec> {
         Vec::new()
-    }
-
-    fn problems(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Vec<Problem> {
-        Vec::new()
-    }
-
-    fn config(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Option<Value> {
-        None
-    }
-
-    fn pack(&self, _tensor: &Tensor, _encoding: &Encoding, _name: &str) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn unpack<'a>(
-        &self,
-        _tensor: &Tensor,
-        _layout: &Layout,
-        _get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
-        None
     }
 }

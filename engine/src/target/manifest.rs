@@ -8,8 +8,8 @@ use crate::checkpoint::{Checkpoint, SideFile};
 use crate::encoding::Layout;
 use crate::error::{Error, Result};
 use crate::format::safetensors::{FilePlan, Spec};
-use crate::plan::Plan;
-use crate::target::{Problem, Storage, Target};
+use crate::plan::{Assignment, Plan};
+use crate::target::{Storage, Target};
 
 /// What becomes of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,8 +55,6 @@ pub struct Manifest {
     pub texts: Vec<Text>,
     /// Files that are copied, with their bytes.
     pub copies: Vec<SideFile>,
-    /// What would keep the output from loading.
-    pub problems: Vec<Problem>,
 }
 
 impl Manifest {
@@ -66,6 +64,11 @@ impl Manifest {
         let entries: Vec<Entry> = (0..checkpoint.tensors().len())
             .map(|tensor| entry(checkpoint, plan, target, tensor))
             .collect::<Result<_>>()?;
+        Self::of(checkpoint, target, entries)
+    }
+
+    /// Lays out the export of entries that are known already.
+    pub fn of(checkpoint: &Checkpoint, target: &dyn Target, entries: Vec<Entry>) -> Result<Self> {
         let files = files(checkpoint, &entries)?;
         let mut texts = Vec::new();
         let mut copies = Vec::new();
@@ -77,8 +80,7 @@ impl Manifest {
             texts.push(index(&files)?);
         }
         copies.extend_from_slice(checkpoint.side_files());
-        let problems = target.problems(checkpoint, &entries);
-        Ok(Self { entries, files, texts, copies, problems })
+        Ok(Self { entries, files, texts, copies })
     }
 
     /// Bytes of all tensors of the output.
@@ -102,19 +104,34 @@ impl Manifest {
     pub fn bits_per_weight(&self, checkpoint: &Checkpoint) -> f64 {
         self.tensor_bytes() as f64 * 8.0 / checkpoint.parameters() as f64
     }
-
-    /// [`Error::Plan`] if the output would not load.
-    pub fn refuse_problems(&self) -> Result<()> {
-        match self.problems.first() {
-            None => Ok(()),
-            Some(Problem { what, mend, .. }) => Err(Error::plan(what.clone(), mend.clone())),
-        }
-    }
 }
 
-fn entry(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target, index: usize) -> Result<Entry> {
+/// What becomes of one tensor of a plan.
+///
+/// # Errors
+/// Those of [`Assignment::layout`].
+pub fn entry(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    target: &dyn Target,
+    index: usize,
+) -> Result<Entry> {
+    let assignment = plan.get(&checkpoint.tensors()[index].name);
+    entry_of(checkpoint, index, assignment.map(AsRef::as_ref), target)
+}
+
+/// What an assignment makes of one tensor; `None` keeps it.
+///
+/// # Errors
+/// Those of [`Assignment::layout`].
+pub fn entry_of(
+    checkpoint: &Checkpoint,
+    index: usize,
+    assignment: Option<&Assignment>,
+    target: &dyn Target,
+) -> Result<Entry> {
     let tensor = &checkpoint.tensors()[index];
-    let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep());
+    let assignment = assignment.filter(|assignment| !assignment.is_keep());
     let (layout, storage) = match (assignment, tensor.matrix) {
         (Some(assignment), Some(matrix)) => {
             let layout = assignment.layout(matrix.shape, tensor.dtype)?;
@@ -125,11 +142,7 @@ fn entry(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target, index: usize
     };
     let specs = match (&layout, &storage) {
         (Some(layout), Storage::Native) => target.specs(tensor, layout),
-        _ => vec![Spec {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-        }],
+        _ => vec![target.kept(tensor)],
     };
     let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;
     Ok(Entry { tensor: index, layout, storage, specs, bytes })

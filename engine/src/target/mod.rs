@@ -1,14 +1,26 @@
 //! What each runtime and format can hold. In: a checkpoint's meta-data and a plan. Out: for every tensor how it
-//! is stored or why not, the problems that keep a file from loading, and exact sizes. Never knows methods' internals.
+//! is stored or why not, what keeps a file from loading and how to mend it, and exact sizes. Never knows methods' internals.
 
+mod awq;
+mod capabilities;
 mod compressed_tensors;
 mod dense;
+mod gguf;
+mod gptq;
+mod lint;
 mod manifest;
+mod mend;
+mod mlx;
+mod preset;
 
 use ndarray::Array2;
 use serde_json::Value;
 
-pub use manifest::{Entry, Manifest, OutputFile, Text};
+pub use capabilities::{Agreement, Capabilities, Integers, Kernel, Which};
+pub use lint::{Case, Fix, Lint, Severity, lints, refuse_errors};
+pub use manifest::{Entry, Manifest, OutputFile, Text, entry, entry_of};
+pub use mend::{Next, held_instead, mend_all, refusal, step_from};
+pub use preset::{PRESETS, Preset};
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::{Encoding, Layout};
@@ -16,8 +28,24 @@ use crate::error::{Error, Result};
 use crate::format::safetensors::Spec;
 
 /// Every target, in the order menus show them.
-pub static TARGETS: &[&dyn Target] =
-    &[&dense::ENTRY, &compressed_tensors::PACKED, &compressed_tensors::INT];
+pub static TARGETS: &[&dyn Target] = &[
+    &dense::ENTRY,
+    &compressed_tensors::PACKED,
+    &compressed_tensors::INT,
+    &gptq::ENTRY,
+    &awq::ENTRY,
+    &gguf::ENTRY,
+    &mlx::ENTRY,
+];
+
+/// vLLM's kernel for integer weights.
+const MARLIN: Kernel = Kernel {
+    name: "Marlin",
+    bits: &[4, 8],
+    groups: &[32, 64, 128],
+    inputs_multiple: 128,
+    outputs_multiple: 64,
+};
 
 /// What menus and validation know of a target.
 #[derive(Debug)]
@@ -30,8 +58,23 @@ pub struct About {
     pub summary: &'static str,
     /// Where its rules were read, and when.
     pub source: &'static str,
-    /// Whether it stores every layer in full, whatever the plan says.
-    pub is_dense: bool,
+    /// Whether this program writes its files; otherwise it can be planned for, and its sizes are forecasts.
+    pub writes: bool,
+}
+
+/// What an export is for: a target, and how it will be run.
+#[derive(Clone, Copy)]
+pub struct Aim {
+    /// The runtime and format.
+    pub target: &'static dyn Target,
+    /// Devices that each layer is split over.
+    pub tensor_parallel: u32,
+}
+
+impl From<&'static dyn Target> for Aim {
+    fn from(target: &'static dyn Target) -> Self {
+        Self { target, tensor_parallel: 1 }
+    }
 }
 
 /// How a target stores a layer.
@@ -48,49 +91,54 @@ pub enum Storage {
     },
 }
 
-/// Something that would keep the output from loading, and what mends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The tensors concerned.
-    pub tensors: Vec<usize>,
-    /// What is wrong.
-    pub what: String,
-    /// What to do.
-    pub mend: String,
-}
-
 /// A runtime and format to export for.
 pub trait Target: Sync {
     /// Title and provenance.
     fn about(&self) -> &'static About;
 
-    /// Whether fused layers must be stored alike, so that they are best assigned together.
-    fn fuses(&self) -> bool {
+    /// What it can hold.
+    fn capabilities(&self) -> &'static Capabilities;
+
+    /// Whether loaders read in config.json how the layers are stored.
+    fn needs_config(&self) -> bool {
         false
     }
 
     /// How a layer of this layout would be stored: [`Storage::Native`] or [`Storage::Dense`].
-    fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage;
+    fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage {
+        match self.capabilities().why_not(tensor, layout) {
+            Some(because) => Storage::Dense { because },
+            None => Storage::Native,
+        }
+    }
+
+    /// The tensor that holds a layer in full.
+    fn kept(&self, tensor: &Tensor) -> Spec {
+        Spec { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() }
+    }
 
     /// The tensors that hold a natively stored layer.
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec>;
 
-    /// What would keep this plan's output from loading.
-    fn problems(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<Problem>;
-
     /// config.json of the output, where it differs from the source's.
-    fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value>;
+    fn config(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Option<Value> {
+        None
+    }
 
     /// The bytes of one of the [`Target::specs`] of a natively stored layer; `None` for any other name.
-    fn pack(&self, tensor: &Tensor, encoding: &Encoding, name: &str) -> Option<Vec<u8>>;
+    fn pack(&self, _tensor: &Tensor, _encoding: &Encoding, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
 
     /// Decodes a natively stored layer from `get(name)` by other code than [`Target::pack`], for the proof.
     fn unpack<'a>(
         &self,
-        tensor: &Tensor,
-        layout: &Layout,
-        get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>>;
+        _tensor: &Tensor,
+        _layout: &Layout,
+        _get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Array2<f32>> {
+        None
+    }
 }
 
 /// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.
@@ -107,4 +155,9 @@ pub fn find(id: &str) -> Result<&'static dyn Target> {
             format!("choose one of {}", known.join(", ")),
         )
     })
+}
+
+/// The targets whose files this program writes.
+pub fn writable() -> impl Iterator<Item = &'static dyn Target> {
+    TARGETS.iter().copied().filter(|target| target.about().writes)
 }

@@ -1,0 +1,149 @@
+//! What assignments do to one layer: at once from a sample of its rows, exactly from all of them.
+
+use ndarray::{Array2, s};
+
+use crate::checkpoint::Checkpoint;
+use crate::encoding::Encoding;
+use crate::error::{Error, Result};
+use crate::method::{self, Kind, METHODS, Stage, Step, Task};
+use crate::numeric::distance::relative_error;
+use crate::observer::Observer;
+use crate::plan::Assignment;
+
+/// Weights of a sample: some 64 rows of 4096.
+const SAMPLE: usize = 1 << 18;
+/// Rows of a sample, at least.
+const LEAST_ROWS: usize = 8;
+/// Group sizes of a curve; whole rows come last.
+const GROUPS: [i64; 3] = [32, 64, 128];
+
+/// The relative error of an assignment on one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Damage {
+    /// ‖W − Ŵ‖/‖W‖ over the rows measured.
+    pub relative_error: f64,
+    /// Rows measured, spread evenly.
+    pub rows: usize,
+    /// Rows of the layer.
+    pub of: usize,
+}
+
+impl Damage {
+    /// Whether every row was measured; otherwise it is an estimate.
+    pub fn is_exact(&self) -> bool {
+        self.rows == self.of
+    }
+
+    /// No damage: the layer is kept.
+    pub fn none() -> Self {
+        Self { relative_error: 0.0, rows: 0, of: 0 }
+    }
+}
+
+/// A sample of the rows of a layer, on which assignments are tried. A layer of at most 2¹⁸ weights is taken whole.
+pub struct Sample {
+    tensor: String,
+    dtype: crate::tensor::DType,
+    weights: Array2<f32>,
+    of: usize,
+}
+
+impl Sample {
+    /// Reads rows ⌊i·rows/k⌋, i = 0 … k−1, with k such that they hold some 2¹⁸ weights; at least 8 rows.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tensor that is no matrix, [`Error::Io`], [`Error::Cancelled`].
+    pub fn new(checkpoint: &Checkpoint, layer: usize, observer: &dyn Observer) -> Result<Self> {
+        let tensor = &checkpoint.tensors()[layer];
+        let matrix = tensor.matrix.ok_or_else(|| Error::Unsupported {
+            what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
+        })?;
+        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
+        let taken = (SAMPLE / cols.max(1)).max(LEAST_ROWS).min(rows);
+        let weights = if taken == rows {
+            checkpoint.weight_block(layer, 0..rows, 0..cols)?
+        } else {
+            let mut weights = Array2::zeros((taken, cols));
+            for i in 0..taken {
+                observer.go_on()?;
+                let row = i * rows / taken;
+                let block = checkpoint.weight_block(layer, row..row + 1, 0..cols)?;
+                weights.slice_mut(s![i..=i, ..]).assign(&block);
+            }
+            weights
+        };
+        let (name, dtype) = (tensor.name.clone(), tensor.dtype);
+        Ok(Self { tensor: name, dtype, weights, of: rows })
+    }
+
+    /// Compresses the sample as if it were the layer and measures the error. Exact where the sample is the whole;
+    /// otherwise an estimate, and a rough one for what depends on the whole matrix (one scale for the tensor, the
+    /// smallest weights anywhere).
+    ///
+    /// # Errors
+    /// Those of [`method::run_chain`].
+    pub fn damage(&self, steps: &[Step], observer: &dyn Observer) -> Result<Damage> {
+        let encoding = self.compress(steps, observer)?;
+        let relative_error = relative_error(self.weights.view(), encoding.decode().view());
+        Ok(Damage { relative_error, rows: self.weights.nrows(), of: self.of })
+    }
+
+    fn compress(&self, steps: &[Step], observer: &dyn Observer) -> Result<Encoding> {
+        observer.go_on()?;
+        let task = Task {
+            tensor: &self.tensor,
+            weights: self.weights.view(),
+            dtype: self.dtype,
+            previous: None,
+            observer,
+        };
+        method::run_chain(steps, &task)
+    }
+}
+
+/// A curve of error against bits: one way to quantise, at each of its bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// What it is, as `round to nearest, groups of 64`.
+    pub name: String,
+    /// The assignments, by bits ascending.
+    pub assignments: Vec<Assignment>,
+}
+
+/// Every way to quantise a layer that takes bits: each method with groups of 32, 64 and 128 and whole rows. Other
+/// parameters are those of `now`, where it uses the method; what stands before the quantiser stays.
+pub fn curves(now: &Assignment) -> Vec<Curve> {
+    let mut curves = Vec::new();
+    for method in METHODS.iter().filter(|method| method.about().stage == Stage::Quantise) {
+        let about = method.about();
+        let bits = about.parameters.iter().find(|parameter| parameter.name == "bits");
+        let Some(Kind::Integer { min, max, .. }) = bits.map(|parameter| &parameter.kind) else {
+            continue;
+        };
+        let own = now.step_at(Stage::Quantise).filter(|step| step.method == about.id);
+        let base = own.cloned().unwrap_or_else(|| Step::new(about.id));
+        let has_groups = about.parameters.iter().any(|parameter| parameter.name == "group_size");
+        let groups: Vec<Option<i64>> = if has_groups {
+            GROUPS.into_iter().map(Some).chain([None]).collect()
+        } else {
+            vec![None]
+        };
+        for group in groups {
+            let step = match group {
+                Some(size) => base.clone().with("granularity", "group").with("group_size", size),
+                None if has_groups => base.clone().with("granularity", "channel"),
+                None => base.clone(),
+            };
+            let at = |bits: i64| {
+                now.with_step_at(Stage::Quantise, Some(step.clone().with("bits", bits)))
+            };
+            let grouping =
+                group.map_or_else(|| "rows".to_owned(), |size| format!("groups of {size}"));
+            curves.push(Curve {
+                name: format!("{}, {grouping}", about.title),
+                assignments: (*min..=*max).map(at).collect(),
+            });
+        }
+    }
+    curves
+}

@@ -1,0 +1,179 @@
+//! What a runtime and format can hold, as data, and the one function that holds a layer against it.
+
+use serde::Serialize;
+
+use crate::checkpoint::{MatrixKind, Role, Tensor};
+use crate::encoding::{AffineLayout, Layout};
+use crate::numeric::grouping::Grouping;
+
+/// What a runtime and format can hold.
+#[derive(Debug, Serialize)]
+pub struct Capabilities {
+    /// Grouped integers it has a form for; empty where every layer is stored in full.
+    pub integers: &'static [Integers],
+    /// Why other bits are not held, for a message.
+    pub why_not_bits: &'static str,
+    /// Layers that stay in full precision, with the reason.
+    pub kept: &'static [(Which, &'static str)],
+    /// Inputs of a layer must be a multiple of this.
+    pub inputs_multiple: usize,
+    /// Outputs of a layer must be a multiple of this.
+    pub outputs_multiple: usize,
+    /// Whether q/k/v and gate/up must be stored alike.
+    pub fused: Agreement,
+    /// Whether the experts of a block must be stored alike, role by role.
+    pub experts: Agreement,
+    /// Whether all compressed layers of the model must share bits, grouping and symmetry.
+    pub schemes: Agreement,
+    /// What a quantised head of a tied model comes to.
+    pub tied: &'static str,
+    /// Whether a quantised head may stand beside a tied embedding.
+    pub may_quantise_tied_head: bool,
+    /// What zeros save.
+    pub sparsity: &'static str,
+    /// The kernel that runs it fast, and what that asks for.
+    pub kernel: Option<Kernel>,
+}
+
+/// Bits, symmetry and groupings that belong together.
+#[derive(Debug, Serialize)]
+pub struct Integers {
+    /// Bits of a code.
+    pub bits: &'static [u32],
+    /// Grids without a zero point, or with one.
+    pub symmetric: bool,
+    /// Group sizes; empty for any that divides the inputs.
+    pub groups: &'static [usize],
+    /// Whether a scale may be for a whole output row, or the whole tensor written as equal rows.
+    pub rows: bool,
+}
+
+/// Layers that formats tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// Routers of experts.
+    Router,
+    /// Tables looked up by row.
+    Embedding,
+    /// The language-model head.
+    Head,
+    /// Linear layers of the GPT-2 family, stored `[in, out]`.
+    Conv1d,
+    /// Convolutions.
+    Convolution,
+    /// Layers whose kind cannot be told from their name.
+    Unknown,
+    /// Tensors that are not `….weight`.
+    NoModule,
+}
+
+/// Whether layers that belong together must be stored alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Agreement {
+    /// They must.
+    Must,
+    /// They may differ.
+    May,
+}
+
+/// What a fast kernel asks for, in each part of a layer split over devices.
+#[derive(Debug, Serialize)]
+pub struct Kernel {
+    /// Its name.
+    pub name: &'static str,
+    /// Bits it computes with.
+    pub bits: &'static [u32],
+    /// Group sizes; whole rows always.
+    pub groups: &'static [usize],
+    /// Inputs of a part must be a multiple of this.
+    pub inputs_multiple: usize,
+    /// Outputs of a part must be a multiple of this.
+    pub outputs_multiple: usize,
+}
+
+impl Which {
+    fn includes(self, tensor: &Tensor) -> bool {
+        let kind = tensor.matrix.map(|matrix| matrix.kind);
+        match self {
+            Self::Router => tensor.place.role == Role::Router,
+            Self::Embedding => kind == Some(MatrixKind::Embedding),
+            Self::Head => tensor.place.role == Role::Head,
+            Self::Conv1d => kind == Some(MatrixKind::Conv1d),
+            Self::Convolution => kind == Some(MatrixKind::Convolution),
+            Self::Unknown => kind == Some(MatrixKind::Unknown),
+            Self::NoModule => !tensor.name.ends_with(".weight"),
+        }
+    }
+}
+
+impl Capabilities {
+    /// Whether it holds nothing compressed at all.
+    pub fn is_dense(&self) -> bool {
+        self.integers.is_empty()
+    }
+
+    /// Why a layer of this layout is stored in full, in a sentence without a full stop; `None` where it is held.
+    pub fn why_not(&self, tensor: &Tensor, layout: &Layout) -> Option<String> {
+        if self.is_dense() {
+            return Some("this target stores every layer in full".to_owned());
+        }
+        let Some(affine) = layout.affine() else {
+            return Some(
+                "the format holds only grouped integers, so sparsity alone saves nothing here"
+                    .to_owned(),
+            );
+        };
+        let shape = tensor.matrix?.shape;
+        if let Some((_, why)) = self.kept.iter().find(|(which, _)| which.includes(tensor)) {
+            return Some((*why).to_owned());
+        }
+        if let Some(why) = self.why_not_integers(affine) {
+            return Some(why);
+        }
+        for (n, multiple, what) in [
+            (shape.cols, self.inputs_multiple, "inputs"),
+            (shape.rows, self.outputs_multiple, "outputs"),
+        ] {
+            if !n.is_multiple_of(multiple) {
+                return Some(format!("its {n} {what} are no multiple of {multiple}"));
+            }
+        }
+        match affine.grouping {
+            Grouping::Group(size) if !shape.cols.is_multiple_of(size) => {
+                Some(format!("groups of {size} do not divide its {} inputs", shape.cols))
+            }
+            _ => None,
+        }
+    }
+
+    fn why_not_integers(&self, affine: &AffineLayout) -> Option<String> {
+        let of_bits = || self.integers.iter().filter(|held| held.bits.contains(&affine.bits));
+        if of_bits().next().is_none() {
+            return Some(format!("{}-bit codes {}", affine.bits, self.why_not_bits));
+        }
+        let Some(held) = of_bits().find(|held| held.symmetric == affine.symmetric) else {
+            let (is, other) = if affine.symmetric {
+                ("symmetric", "asymmetric")
+            } else {
+                ("asymmetric", "symmetric")
+            };
+            return Some(format!(
+                "the format has no {is} grid of {} bits; choose the {other} one",
+                affine.bits
+            ));
+        };
+        match affine.grouping {
+            Grouping::Group(size) if !held.groups.is_empty() && !held.groups.contains(&size) => {
+                let sizes: Vec<String> = held.groups.iter().map(ToString::to_string).collect();
+                Some(format!("groups of {size} have no form here; choose {}", sizes.join(", ")))
+            }
+            Grouping::Channel | Grouping::Tensor if !held.rows => {
+                let sizes: Vec<String> = held.groups.iter().map(ToString::to_string).collect();
+                Some(format!("scales are for groups here; choose {}", sizes.join(", ")))
+            }
+            _ => None,
+        }
+    }
+}

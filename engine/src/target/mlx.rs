@@ -1,0 +1,99 @@
+//! MLX folders with affine quantisation. Laid out to the byte; the writer comes with the other exporters.
+//!
+//! `weight` u32 `[out, in·b/32]`, `scales` and `biases` `[out, in/g]` in the model's type.
+
+use crate::checkpoint::Tensor;
+use crate::encoding::Layout;
+use crate::format::safetensors::Spec;
+use crate::numeric::grouping::Grouping;
+use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
+use crate::target::{About, Target};
+use crate::tensor::{DType, Shape};
+
+/// Affine groups.
+pub(super) struct Mlx;
+
+/// The registry's entry.
+pub(super) static ENTRY: Mlx = Mlx;
+
+static ABOUT: About = About {
+    id: "mlx",
+    title: "MLX",
+    summary: "Linear layers and embeddings as 2-, 3-, 4-, 5-, 6- or 8-bit integers with a scale and a bias for each group of 32, 64 or 128: what mlx-lm runs on Apple silicon.",
+    source: "mlx 0.29 and mlx-lm 0.28, 2026-08",
+    writes: false,
+};
+
+static CAPABILITIES: Capabilities = Capabilities {
+    integers: &[
+        Integers {
+            bits: &[2, 3, 4, 5, 6, 8],
+            symmetric: true,
+            groups: &[32, 64, 128],
+            rows: false,
+        },
+        Integers {
+            bits: &[2, 3, 4, 5, 6, 8],
+            symmetric: false,
+            groups: &[32, 64, 128],
+            rows: false,
+        },
+    ],
+    why_not_bits: "have no kernel in MLX; choose 2, 3, 4, 5, 6 or 8 bits",
+    kept: &[
+        (
+            Which::Router,
+            "mlx-lm's own conversion keeps routers at 8 bits or more; they stay in full",
+        ),
+        (Which::Convolution, "MLX quantises no convolutions"),
+        (
+            Which::Conv1d,
+            "mlx-lm transposes this layer when it loads, which packed groups do not survive",
+        ),
+        (Which::Unknown, "what kind of layer it is cannot be told from its name"),
+        (Which::NoModule, "it is not the weight of a module"),
+    ],
+    inputs_multiple: 32,
+    outputs_multiple: 1,
+    fused: Agreement::May,
+    experts: Agreement::Must,
+    schemes: Agreement::May,
+    tied: "there is no head in the file: the quantised embedding serves both",
+    may_quantise_tied_head: false,
+    sparsity: "zeros are stored like any weight, and save 0 bytes",
+    kernel: None,
+};
+
+impl Target for Mlx {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    fn needs_config(&self) -> bool {
+        true
+    }
+
+    fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
+        let (Some(affine), Some(matrix)) = (layout.affine(), tensor.matrix) else {
+            return Vec::new();
+        };
+        let Grouping::Group(size) = affine.grouping else {
+            return Vec::new();
+        };
+        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
+        let spec = |suffix: &str, dtype, cols: usize| Spec {
+            name: format!("{}.{suffix}", tensor.module()),
+            dtype,
+            shape: Shape(vec![rows, cols]),
+        };
+        vec![
+            spec("weight", DType::U32, cols * affine.bits as usize / 32),
+            spec("scales", affine.scale_dtype, cols / size),
+            spec("biases", affine.scale_dtype, cols / size),
+        ]
+    }
+}
