@@ -11,7 +11,7 @@ use lapidary_engine::disk::{self, Source};
 use lapidary_engine::encoding::Encoding;
 use lapidary_engine::method::{self, Step, Task};
 use lapidary_engine::numeric::seeds::Random;
-use lapidary_engine::plan::{Assignment, Plan, Rules};
+use lapidary_engine::plan::{Assignment, Plan, Rule, Rules};
 use lapidary_engine::tensor::DType;
 use lapidary_engine::{Error, Result, Silent};
 use ndarray::Array2;
@@ -113,10 +113,9 @@ pub fn compress(steps: &[Step], weights: &Array2<f32>, dtype: DType) -> Result<E
 
 /// A plan of one chain for every layer that a pattern matches.
 pub fn plan(checkpoint: &Checkpoint, rules: &[(&str, Vec<Step>)]) -> Result<Plan> {
-    let rule = |(pattern, steps): &(&str, Vec<Step>)| {
-        ((*pattern).to_owned(), Assignment::of(steps.clone()))
-    };
-    Rules(rules.iter().map(rule).collect()).resolve(checkpoint)
+    let rule =
+        |(pattern, steps): &(&str, Vec<Step>)| Rule::new(pattern, Assignment::of(steps.clone()));
+    Rules(rules.iter().map(rule).collect::<Result<_>>()?).resolve(checkpoint)
 }
 
 /// A round-to-nearest step.

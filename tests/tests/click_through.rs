@@ -10,6 +10,7 @@ use lapidary::commands::Command;
 use lapidary::document::Slot;
 use lapidary::document::settings::Settings;
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::target::Severity;
 use lapidary_tests::sample_path;
 use window::{Screen, open_sample, open_window, wait_until};
 
@@ -73,7 +74,7 @@ fn from_opening_to_export() {
     screen.run_steps(4);
     screen.state().send(Command::SetExportFolder(out.display().to_string()));
     screen.run_steps(4);
-    let bytes = screen.state().model().manifest.as_ref().expect("a legal plan").total_bytes();
+    let bytes = screen.state().model().manifest().expect("a legal plan").total_bytes();
     let button = format!("Export {}", lapidary::theme::text::bytes(bytes));
     screen.get_by_label(&button).click();
     screen.run_steps(2);
@@ -124,7 +125,7 @@ fn the_map_selects_and_fused_layers_are_assigned_together() {
         );
     }
     assert_eq!(label_of(&screen, "model.layers.2.self_attn.o_proj.weight"), "keep");
-    assert!(screen.state().model().manifest.as_ref().unwrap().problems.is_empty());
+    assert_eq!(screen.state().model().outcome.count(Severity::Error), 0);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use lapidary_engine::job::{self, Limits};
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
-use lapidary_engine::target::{Manifest, Storage, TARGETS, Target};
+use lapidary_engine::target::{Manifest, Storage, Target, writable};
 use lapidary_engine::{Error, Observer, Progress, Silent};
 use lapidary_tests::reader::{Output, header, round_to_bf16};
 use lapidary_tests::{
@@ -21,7 +21,7 @@ fn limits() -> Limits {
     Limits::default()
 }
 
-fn run(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target, folder: &Path) -> Report {
+fn run(checkpoint: &Checkpoint, plan: &Plan, target: &'static dyn Target, folder: &Path) -> Report {
     let destination = Destination { folder, replace: false, limits: limits() };
     export(checkpoint, plan, target, destination, &Silent)
         .unwrap_or_else(|error| panic!("{}: {error}", target.about().id))
@@ -83,11 +83,11 @@ fn every_target_holds_what_the_store_holds_bit_for_bit() {
     let mut native = 0;
     for (name, plan) in plans(&sample) {
         let store = job::run(&sample, &plan, limits(), None, &Silent).unwrap();
-        for target in TARGETS {
+        for target in writable() {
             let folder = TempDir::new().unwrap();
             let out = folder.path().join("out");
-            run(&sample, &plan, *target, &out);
-            let manifest = Manifest::new(&sample, &plan, *target).unwrap();
+            run(&sample, &plan, target, &out);
+            let manifest = Manifest::new(&sample, &plan, target).unwrap();
             let what =
                 |tensor: &Tensor| format!("{name} for {}: {}", target.about().id, tensor.name);
             let output = Output::open(&out);
@@ -130,12 +130,12 @@ fn every_target_holds_what_the_store_holds_bit_for_bit() {
 fn sizes_are_known_before_and_add_up_after() {
     let sample = sample();
     for (name, plan) in plans(&sample) {
-        for target in TARGETS {
+        for target in writable() {
             let what = format!("{name} for {}", target.about().id);
             let folder = TempDir::new().unwrap();
             let out = folder.path().join("out");
-            let manifest = Manifest::new(&sample, &plan, *target).unwrap();
-            let report = run(&sample, &plan, *target, &out);
+            let manifest = Manifest::new(&sample, &plan, target).unwrap();
+            let report = run(&sample, &plan, target, &out);
             let files = read_folder(&out);
             let on_disk: u64 = files
                 .iter()
@@ -192,10 +192,10 @@ fn reported_errors_are_those_of_the_files() {
     let sample = sample();
     let source = Output::open(&sample_path());
     for (name, plan) in plans(&sample) {
-        for target in TARGETS {
+        for target in writable() {
             let folder = TempDir::new().unwrap();
             let out = folder.path().join("out");
-            let report = run(&sample, &plan, *target, &out);
+            let report = run(&sample, &plan, target, &out);
             let output = Output::open(&out);
             for tensor in &report.tensors {
                 let (before, after) = (source.weights(&tensor.name), output.weights(&tensor.name));
@@ -221,14 +221,14 @@ fn reported_errors_are_those_of_the_files() {
 fn bytes_do_not_depend_on_the_threads_or_the_memory() {
     let sample = sample();
     for (name, plan) in plans(&sample).into_iter().filter(|(name, _)| *name != "one") {
-        for target in TARGETS {
+        for target in writable() {
             let folder = TempDir::new().unwrap();
             let export_with = |threads: usize, memory_bytes: u64| {
                 let out = folder.path().join(format!("{threads}-{memory_bytes}"));
                 let destination =
                     Destination { folder: &out, replace: false, limits: Limits { memory_bytes } };
                 on_threads(threads, || {
-                    export(&sample, &plan, *target, destination, &Silent).unwrap();
+                    export(&sample, &plan, target, destination, &Silent).unwrap();
                 });
                 read_folder(&out)
             };
@@ -255,10 +255,10 @@ fn an_export_opens_here_again_with_its_side_files() {
     ];
     let source = read_folder(&sample_path());
     for (_, plan) in plans(&sample) {
-        for target in TARGETS {
+        for target in writable() {
             let folder = TempDir::new().unwrap();
             let out = folder.path().join("out");
-            run(&sample, &plan, *target, &out);
+            run(&sample, &plan, target, &out);
             let files = read_folder(&out);
             for side in sides {
                 assert_eq!(files[side], source[side], "{side}");
@@ -271,7 +271,7 @@ fn an_export_opens_here_again_with_its_side_files() {
             let mut config = read_json(&out.join("config.json"));
             let quantised = config.as_object_mut().unwrap().remove("quantization_config");
             assert_eq!(config, read_json(&sample_path().join("config.json")));
-            let native = Manifest::new(&sample, &plan, *target).unwrap();
+            let native = Manifest::new(&sample, &plan, target).unwrap();
             let is_native =
                 |entry: &lapidary_engine::target::Entry| entry.storage == Storage::Native;
             assert_eq!(quantised.is_some(), native.entries.iter().any(is_native));
@@ -301,7 +301,7 @@ impl Observer for Impatient {
 fn cancelling_at_any_time_leaves_nothing() {
     let sample = sample();
     let (_, plan) = plans(&sample).swap_remove(1);
-    for target in TARGETS {
+    for target in writable() {
         let folder = TempDir::new().unwrap();
         let out = folder.path().join("out");
         // At once, while compressing, while writing, while proving: some 84, 150 and 60 reports.
@@ -309,7 +309,7 @@ fn cancelling_at_any_time_leaves_nothing() {
         for after in [0, 1, 40, 83, 90, 120, 150, 160, 180, 190] {
             let destination = Destination { folder: &out, replace: false, limits: limits() };
             let observer = Impatient { after, seen: 0.into() };
-            match export(&sample, &plan, *target, destination, &observer) {
+            match export(&sample, &plan, target, destination, &observer) {
                 Err(Error::Cancelled) => {
                     cancelled += 1;
                     assert!(names_in(folder.path()).is_empty(), "after {after}");
@@ -338,12 +338,12 @@ fn fused_layers_stored_unequally_are_refused_where_it_matters() {
         for step in [rtn(8), rtn(4).with("group_size", 64), asymmetric(4, 128), Step::new("keep")] {
             let rules = [("*_proj.weight", vec![rtn(4)]), (pattern, vec![step])];
             let plan = plan(&sample, &rules).unwrap();
-            for target in TARGETS {
+            for target in writable() {
                 let id = target.about().id;
                 let folder = TempDir::new().unwrap();
                 let out = folder.path().join("out");
                 let destination = Destination { folder: &out, replace: false, limits: limits() };
-                let result = export(&sample, &plan, *target, destination, &Silent);
+                let result = export(&sample, &plan, target, destination, &Silent);
                 if id == "dense" {
                     result.unwrap();
                 } else {

@@ -9,7 +9,7 @@ use egui_kittest::kittest::Queryable as _;
 use lapidary::commands::Command;
 use lapidary::document::columns::{self, Column};
 use lapidary::document::list::Row;
-use lapidary::document::look::{Quantity, Tab};
+use lapidary::document::look::{Quantity, Seen, Tab};
 use lapidary::document::metrics::{METRICS, Needs, find};
 use lapidary::document::{FigureToSave, Sheet, Slot};
 use lapidary::figure::{Axis, Drawing, Figure, Format, Ink, Kind, Series};
@@ -67,11 +67,15 @@ fn the_list_is_a_tree_whose_blocks_fold() {
     let mut screen = open_sample(folder.path());
     screen.key_press(Key::T);
     screen.run_steps(3);
-    assert_eq!(screen.state().model().list.lines().len(), 57 + 7, "six blocks and the rest");
+    assert_eq!(
+        screen.state().model().list.lines().len(),
+        57 + 7 - 18,
+        "six blocks and the rest, q k v and gate up in a row each"
+    );
     screen.get_by_label_contains("▼ block 0").click();
     screen.run_steps(3);
     let model = screen.state().model();
-    assert_eq!(model.list.lines().len(), 57 + 7 - 9);
+    assert_eq!(model.list.lines().len(), 57 + 7 - 18 - 6);
     assert!(model.list.lines().contains(&Row::Block(Some(0), 9)));
     assert!(screen.query_by_label_contains("▶ block 0").is_some());
 }
@@ -186,13 +190,13 @@ fn a_super_weight_is_listed_and_pictured_down_to_its_cell() {
 fn the_error_of_an_assignment_is_pictured_and_has_a_spectrum() {
     let folder = tempfile::tempdir().unwrap();
     let mut screen = open_sample(folder.path());
-    screen.state().send(Command::SetBits(3));
+    screen.state().send(Command::SetBits(2));
     screen.state().send(Command::SetTab(Tab::Outliers));
     screen.state().send(Command::SetQuantity(Quantity::Error));
     screen.run_steps(2);
     wait_until(&mut screen, "the error is pictured", |document| {
         let picture = document.model.as_ref().and_then(|model| model.look.picture.as_ref());
-        picture.is_some_and(|(subject, _)| subject.1.is_some())
+        picture.is_some_and(|(subject, _)| matches!(subject.1, Seen::Error(_)))
     });
     wait_until(&mut screen, "the error is measured", |document| {
         document.model.as_ref().is_some_and(|model| model.preview.is_some())
@@ -331,7 +335,8 @@ fn every_metric_has_values_on_a_measured_plan() {
             .all(|layer| model.relative_error(layer).is_some())
     });
     let model = screen.state().model();
-    for metric in METRICS.iter().filter(|metric| metric.needs != Needs::Other) {
+    let is_there = |needs| !matches!(needs, Needs::Other | Needs::Price);
+    for metric in METRICS.iter().filter(|metric| is_there(metric.needs)) {
         let values: Vec<f64> = (0..model.checkpoint.tensors().len())
             .filter_map(|layer| (metric.value)(model, layer))
             .collect();

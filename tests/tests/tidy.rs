@@ -26,7 +26,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "tensor", "encoding", "checkpoint", "method"]),
-    ("target", &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "plan"]),
+    (
+        "target",
+        &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "method", "plan"],
+    ),
     (
         "job",
         &[

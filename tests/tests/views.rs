@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
-use lapidary::document::look::{Picture, Tab};
+use lapidary::document::draft::Draft;
+use lapidary::document::look::{Picture, Seen, Tab};
 use lapidary::document::measurements::{Finding, Measurements};
 use lapidary::document::model::{Model, Opened};
 use lapidary::document::other::Other;
@@ -37,8 +38,12 @@ fn model() -> Model {
     let checkpoint = Arc::new(Checkpoint::open(&sample_path()).expect("the sample opens"));
     let mut plan = Plan::default();
     plan.set("model.layers.0.mlp.down_proj.weight", Assignment::keep().with_bits(4));
-    let opened =
-        Opened { checkpoint, plan, target: TARGETS[1], view: View::default(), project: None };
+    let opened = Opened {
+        checkpoint,
+        draft: Draft::new(plan, TARGETS[1]),
+        view: View::default(),
+        project: None,
+    };
     Model::new(opened)
 }
 
@@ -141,7 +146,7 @@ fn look_closely(model: &mut Model, layers: &[usize]) {
     }
     let map = Arc::new(measure_heat(&checkpoint, cursor, Field::Weights, &Silent).expect("a map"));
     let picture = Picture { map, encoding: None };
-    model.look.picture = Some(((cursor, None), Ok(picture)));
+    model.look.picture = Some(((cursor, Seen::Weights), Ok(picture)));
 }
 
 /// A document in a state. Measuring the sample anew for each would take most of the test's time.

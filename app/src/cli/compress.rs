@@ -63,7 +63,8 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
     let mut table =
         Table::new(&["layer", "<assignment", "bits", "bytes", "of", "error", "<stored"]);
     // Where the target stores everything in full, saying so in every row would say nothing.
-    let is_dense = target::find(&report.target).is_ok_and(|target| target.about().is_dense);
+    let is_dense =
+        target::find(&report.target).is_ok_and(|target| target.capabilities().is_dense());
     for tensor in report.tensors.iter().filter(|tensor| tensor.stored != "copied") {
         let stored = match &tensor.because {
             Some(because) if !is_dense => format!("in full: {because}"),

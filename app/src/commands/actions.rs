@@ -2,7 +2,8 @@
 
 use egui::{Key, KeyboardShortcut, Modifiers};
 
-use crate::commands::{Command, Direction};
+use crate::commands::{Command, Direction, Grow};
+use crate::document::model::Side;
 use crate::document::{Document, Sheet};
 use crate::jobs::Purpose;
 
@@ -74,6 +75,10 @@ fn can_undo(document: &Document) -> bool {
 
 fn can_redo(document: &Document) -> bool {
     document.model.as_ref().is_some_and(|model| model.history.redo_label().is_some())
+}
+
+fn can_paste(document: &Document) -> bool {
+    document.copied.is_some() && has_selection(document)
 }
 
 macro_rules! bits_action {
@@ -179,6 +184,38 @@ pub static ACTIONS: &[Action] = &[
         enabled: has_model,
         command: || Command::SelectAll,
     },
+    Action {
+        title: "Invert the selection",
+        tooltip: "Select every layer shown that is not selected.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::I),
+        enabled: has_model,
+        command: || Command::Invert,
+    },
+    Action {
+        title: "Select the same role",
+        tooltip: "Let the selection grow to all layers of the same roles.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::R),
+        enabled: has_selection,
+        command: || Command::Grow(Grow::Role),
+    },
+    Action {
+        title: "Select the same block",
+        tooltip: "Let the selection grow to all layers of the same blocks.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::B),
+        enabled: has_selection,
+        command: || Command::Grow(Grow::Block),
+    },
+    Action {
+        title: "Select the fused group",
+        tooltip: "Let the selection grow to the layers that runtimes store together with those selected.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::G),
+        enabled: has_selection,
+        command: || Command::Grow(Grow::Fused),
+    },
     bits_action!(2, Num2),
     bits_action!(3, Num3),
     bits_action!(4, Num4),
@@ -203,6 +240,38 @@ pub static ACTIONS: &[Action] = &[
         command: || Command::ToggleLock,
     },
     Action {
+        title: "Copy assignment",
+        tooltip: "Copy the assignment of the layer in the inspector.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::C),
+        enabled: has_selection,
+        command: || Command::CopyAssignment,
+    },
+    Action {
+        title: "Paste assignment",
+        tooltip: "Give the copied assignment to the selected layers.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::V),
+        enabled: can_paste,
+        command: || Command::PasteAssignment,
+    },
+    Action {
+        title: "Leave to the rules",
+        tooltip: "Take back what was set for the selected layers by hand, so that the rules decide.",
+        menu: Menu::Edit,
+        keys: None,
+        enabled: has_selection,
+        command: || Command::Forget,
+    },
+    Action {
+        title: "Mend all problems",
+        tooltip: "Mend every error and warning that a click can, as one step.",
+        menu: Menu::Edit,
+        keys: None,
+        enabled: has_model,
+        command: || Command::MendAll,
+    },
+    Action {
         title: "Copy rows as CSV",
         tooltip: "Copy the selected rows of the list, or all of them if fewer than two are selected, with the columns shown.",
         menu: Menu::Edit,
@@ -225,6 +294,54 @@ pub static ACTIONS: &[Action] = &[
         keys: keys(Modifiers::NONE, Key::T),
         enabled: has_model,
         command: || Command::ToggleTree,
+    },
+    Action {
+        title: "Before or after",
+        tooltip: "Show histogram and picture of the layer as it is, or after its assignment.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::Space),
+        enabled: has_model,
+        command: || Command::ToggleAfter,
+    },
+    Action {
+        title: "Brush",
+        tooltip: "Take a brush with the assignment of the layer in the inspector, or lay it down; drag over the map to paint.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::P),
+        enabled: has_model,
+        command: || Command::ToggleBrush,
+    },
+    Action {
+        title: "Show layers",
+        tooltip: "Show the layer list in the left column.",
+        menu: Menu::View,
+        keys: keys(Modifiers::ALT, Key::Num1),
+        enabled: has_model,
+        command: || Command::SetSide(Side::Layers),
+    },
+    Action {
+        title: "Show rules",
+        tooltip: "Show the plan as ordered rules in the left column.",
+        menu: Menu::View,
+        keys: keys(Modifiers::ALT, Key::Num2),
+        enabled: has_model,
+        command: || Command::SetSide(Side::Rules),
+    },
+    Action {
+        title: "Show problems",
+        tooltip: "Show what is wrong with the plan, and what mends it.",
+        menu: Menu::View,
+        keys: keys(Modifiers::ALT, Key::Num3),
+        enabled: has_model,
+        command: || Command::SetSide(Side::Problems),
+    },
+    Action {
+        title: "Show history",
+        tooltip: "Show every step of the plan.",
+        menu: Menu::View,
+        keys: keys(Modifiers::ALT, Key::Num4),
+        enabled: has_model,
+        command: || Command::SetSide(Side::History),
     },
     Action {
         title: "Next layer",
@@ -299,6 +416,14 @@ pub static ACTIONS: &[Action] = &[
         command: || Command::ToggleMeasuring,
     },
     Action {
+        title: "Palette…",
+        tooltip: "Find anything there is to do by typing a few letters of it.",
+        menu: Menu::Help,
+        keys: keys(Modifiers::COMMAND, Key::K),
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::Palette),
+    },
+    Action {
         title: "Keys",
         tooltip: "Show every key.",
         menu: Menu::Help,
@@ -326,13 +451,15 @@ pub fn pressed(context: &egui::Context) -> Vec<&'static Action> {
     actions.sort_by_key(|(_, keys)| std::cmp::Reverse(weight(keys.modifiers)));
     context.input_mut(|input| {
         let mut is_pressed = |keys: &KeyboardShortcut| {
-            let is_plain = keys.modifiers == Modifiers::NONE;
+            let is_plain = matches!(keys.modifiers, Modifiers::NONE | Modifiers::SHIFT);
+            // What a text field does with these keys is not for the layers behind it.
+            let is_of_text = matches!(keys.logical_key, Key::A | Key::Z | Key::Y);
             let is_function = matches!(keys.logical_key, Key::F1);
-            if keys.logical_key == Key::C {
+            if keys.logical_key == Key::C && keys.modifiers == Modifiers::COMMAND {
                 // The system's own event, in the place of the key.
                 return !typing && input.events.contains(&egui::Event::Copy);
             }
-            (!typing || !is_plain || is_function) && input.consume_shortcut(keys)
+            (!typing || !(is_plain || is_of_text) || is_function) && input.consume_shortcut(keys)
         };
         actions.into_iter().filter(|(_, keys)| is_pressed(keys)).map(|(action, _)| action).collect()
     })

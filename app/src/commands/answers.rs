@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use lapidary_engine::job::Damage;
+
 use crate::commands::{Command, apply, look};
 use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
@@ -51,8 +53,9 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         }
         Event::Preview(layer, assignment, result) => {
             if let Ok(preview) = &result {
-                let damage = (assignment.clone(), Ok(preview.relative_error));
-                model.take(layer, Finding::Damage(damage));
+                let of = model.checkpoint.tensors()[layer].matrix.map_or(0, |m| m.shape.rows);
+                let damage = Damage { relative_error: preview.relative_error, rows: of, of };
+                model.take(layer, Finding::Damage((assignment.clone(), Ok(damage))));
             }
             model.preview = Some((layer, assignment, result));
         }
@@ -75,6 +78,13 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
                 other.found[layer] = Some(result);
                 model.changed();
             }
+        }
+        Event::LaidOut(laid_out) => {
+            let present = model.history.current().clone();
+            if !model.outcome.take(laid_out, &present) {
+                look::request(model, jobs);
+            }
+            model.changed();
         }
         Event::Estimate(layer, estimate) => model.look.estimate = Some((layer, estimate)),
         Event::ErrorSpectrum(subject, result) => {

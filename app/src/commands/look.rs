@@ -1,17 +1,29 @@
 //! After every command: what the window now shows and nobody has computed yet is asked for.
 
-use crate::document::look::{Subject, Tab};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lapidary_engine::job::{self, Preview};
+use lapidary_engine::plan::Assignment;
+use lapidary_engine::target::Next;
+
+use crate::document::damages::Found;
+use crate::document::look::{Seen, Subject, Tab, Trying};
+use crate::document::metrics::Needs;
 use crate::document::model::Model;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Trial};
 
 /// Asks for everything the window lacks.
 pub(super) fn request(model: &mut Model, jobs: &mut Jobs) {
     let inspected = model.inspected();
     jobs.measure_first(&inspected, model.visible.concat());
     preview(model, jobs);
-    if model.wants_damage() {
-        jobs.measure_damage(model);
+    let outcome = &model.outcome;
+    if outcome.is_late && outcome.defect.is_none() && outcome.in_flight.is_none() {
+        model.outcome.in_flight = Some(model.history.current().clone());
+        jobs.lay_out(model);
     }
+    trials(model, jobs);
     match model.tab {
         Tab::Weights => profiles(model, jobs, inspected),
         Tab::Outliers => {
@@ -22,7 +34,88 @@ pub(super) fn request(model: &mut Model, jobs: &mut Jobs) {
             estimate(model, jobs);
             error_spectrum(model, jobs);
         }
-        Tab::Bits | Tab::Compare => {}
+        Tab::Bits | Tab::Compare | Tab::Damage => {}
+    }
+}
+
+/// What is to be tried on samples of layers: what the inspector shows, then the whole plan, then the prices of steps.
+/// The list is made anew when plan, selection or what is shown has changed.
+fn trials(model: &mut Model, jobs: &mut Jobs) {
+    let state = Trying {
+        plan: model.plan().clone(),
+        target: model.target.about().id,
+        inspected: model.inspected(),
+        curves: model.tab == Tab::Damage,
+        prices: model.wants(Needs::Price),
+        exact: model.wants(Needs::Damage),
+        visible: model.visible.concat(),
+    };
+    if model.look.asked.trials.as_ref() == Some(&state) {
+        return;
+    }
+    let mut wanted = Wanted { model, seen: BTreeSet::new(), trials: Vec::new() };
+    let compressed = || model.outcome.entries.iter().filter(|entry| entry.layout.is_some());
+    for &layer in &state.inspected {
+        wanted.add(layer, &model.assignment(layer), false);
+    }
+    if let (true, Some(&layer)) = (state.curves, state.inspected.first()) {
+        for curve in job::curves(&model.assignment(layer)) {
+            for assignment in curve.assignments {
+                wanted.add(layer, &Arc::new(assignment), false);
+            }
+        }
+        wanted.add_prices(layer);
+    }
+    for entry in compressed() {
+        wanted.add(entry.tensor, &model.assignment(entry.tensor), false);
+    }
+    if state.prices {
+        let all = 0..model.checkpoint.tensors().len();
+        state.visible.iter().copied().chain(all).for_each(|layer| wanted.add_prices(layer));
+    }
+    if state.exact {
+        for entry in compressed() {
+            wanted.add(entry.tensor, &model.assignment(entry.tensor), true);
+        }
+    }
+    let trials = wanted.trials;
+    jobs.try_out(&model.checkpoint, trials);
+    model.look.asked.trials = Some(state);
+}
+
+/// Trials as they are gathered.
+struct Wanted<'a> {
+    model: &'a Model,
+    seen: BTreeSet<usize>,
+    trials: Vec<Trial>,
+}
+
+impl Wanted<'_> {
+    fn add(&mut self, layer: usize, assignment: &Arc<Assignment>, exact: bool) {
+        if assignment.is_keep() || !self.model.is_matrix(layer) {
+            return;
+        }
+        let known = self.model.measured.damages.get(layer, assignment);
+        let is_enough = |found: &Found| match found {
+            Ok(damage) => damage.is_exact() || !exact,
+            Err(_) => true,
+        };
+        if !known.is_some_and(is_enough) {
+            self.trials.push(Trial { layer, assignment: assignment.clone(), exact });
+        }
+    }
+
+    /// The steps up and down from a layer's assignment.
+    fn add_prices(&mut self, layer: usize) {
+        if !self.seen.insert(layer) {
+            return;
+        }
+        self.add(layer, &self.model.assignment(layer), false);
+        for next in [Next::Down, Next::Up] {
+            if let Some(step) = self.model.next_step(layer, next) {
+                self.add(layer, &step.assignment, false);
+            }
+        }
     }
 }
 
@@ -33,12 +126,16 @@ fn preview(model: &Model, jobs: &mut Jobs) {
     };
     let assignment = model.assignment(layer);
     let is_matrix = model.checkpoint.tensors()[layer].matrix.is_some();
-    let is_known = model
-        .preview
-        .as_ref()
-        .is_some_and(|(known, tried, _)| *known == layer && *tried == assignment);
+    let statistics = model.statistics(layer).cloned();
+    let has_bins = |preview: &Result<Arc<Preview>, String>| {
+        statistics.is_none() || preview.as_ref().map_or(true, |preview| preview.after.is_some())
+    };
+    let is_known = model.preview.as_ref().is_some_and(|(known, tried, found)| {
+        *known == layer && *tried == assignment && has_bins(found)
+    });
     if is_matrix && !assignment.is_keep() && !is_known {
-        jobs.preview(model.checkpoint.clone(), model.plan().clone(), layer, assignment);
+        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        jobs.preview(checkpoint, plan, (layer, assignment), statistics);
     }
 }
 
@@ -56,15 +153,17 @@ fn profiles(model: &mut Model, jobs: &mut Jobs, inspected: Vec<usize>) {
     jobs.profile(model, lacking);
 }
 
-/// What the picture should show now.
+/// What the picture should show now: the weights, what the assignment makes of them, or its error.
 fn subject(model: &Model, is_error: bool) -> Option<Subject> {
     let layer = model.selection.cursor()?;
     model.checkpoint.tensors()[layer].matrix?;
-    if !is_error {
-        return Some((layer, None));
-    }
     let assignment = model.assignment(layer);
-    (!assignment.is_keep()).then_some((layer, Some(assignment)))
+    match (is_error, assignment.is_keep()) {
+        (true, true) => None,
+        (true, false) => Some((layer, Seen::Error(assignment))),
+        (false, false) if model.look.after => Some((layer, Seen::After(assignment))),
+        (false, _) => Some((layer, Seen::Weights)),
+    }
 }
 
 fn picture(model: &mut Model, jobs: &mut Jobs) {

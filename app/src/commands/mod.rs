@@ -10,13 +10,15 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lapidary_engine::plan::Assignment;
+use lapidary_engine::plan::{Assignment, Rule};
+use lapidary_engine::target::Lint;
 
 pub use answers::absorb;
 
+use crate::document::brush::Brush;
 use crate::document::columns::{self, Column};
 use crate::document::look::{Quantity, Tab};
-use crate::document::model::{MapMode, Pane};
+use crate::document::model::{MapMode, Pane, Side};
 use crate::document::project::{self, Project, VERSION, View};
 use crate::document::selection::How;
 use crate::document::settings::Colours;
@@ -35,6 +37,17 @@ pub enum Direction {
     Up,
     /// Downwards.
     Down,
+}
+
+/// What a selection grows to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grow {
+    /// Every layer of the same roles.
+    Role,
+    /// Every layer of the same blocks.
+    Block,
+    /// The rest of fused groups.
+    Fused,
 }
 
 /// Something the person asked for.
@@ -58,6 +71,8 @@ pub enum Command {
     SaveAs(PathBuf),
     /// A click on a tensor in a part of the window.
     Click(usize, How, Pane),
+    /// A click on the row of a fused group.
+    ClickGroup(usize, How),
     /// Select these tensors.
     Select(Vec<usize>),
     /// Select every layer the list shows.
@@ -68,6 +83,50 @@ pub enum Command {
     Assign(Assignment),
     /// Set the bits of the selected layers.
     SetBits(i64),
+    /// Paint layers with the brush.
+    Paint(Vec<usize>),
+    /// Take the brush, or lay it down.
+    SetBrush(Option<Brush>),
+    /// Take a brush with the assignment of the layer in the inspector, or lay it down.
+    ToggleBrush,
+    /// Take back what was set for the selected layers by hand, so that the rules decide.
+    Forget,
+    /// Copy the assignment of the layer in the inspector.
+    CopyAssignment,
+    /// Give it to the selected layers.
+    PasteAssignment,
+    /// Begin from a starting point.
+    Preset(&'static str),
+    /// Replace the rules; the text names the step.
+    SetRules(&'static str, Vec<Rule>),
+    /// Write the plan anew with few rules.
+    SumUp,
+    /// Say in the status bar that something is wrong.
+    Complain(String),
+    /// Change what is typed in the palette.
+    TypePalette(String),
+    /// Mend a lint.
+    Mend(Arc<Lint>),
+    /// Mend all that a click can.
+    MendAll,
+    /// Take over the plan of another target.
+    TakePlanOf(&'static str),
+    /// Split each layer over that many devices.
+    SetTensorParallel(u32),
+    /// Go to a step of the history.
+    GoTo(usize),
+    /// Show another part in the left column.
+    SetSide(Side),
+    /// Select every layer shown that is not selected.
+    Invert,
+    /// Let the selection grow.
+    Grow(Grow),
+    /// Show the layers of a fused group one by one, or as one row.
+    Unfold(usize),
+    /// Give the layers of a fused group assignments of their own, or one again.
+    Split(usize),
+    /// Show layers before their assignment, or after it.
+    ToggleAfter,
     /// Keep the selected layers.
     Keep,
     /// Lock the selected layers, or unlock them if all are locked.
@@ -166,8 +225,15 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         Command::CancelExport => jobs.cancel_export(),
         Command::ToggleMeasuring => toggle_measuring(document, jobs),
         Command::Dismiss => document.notice = None,
+        Command::Complain(text) => document.complain(text),
+        Command::TypePalette(text) => document.palette = text,
         Command::Copy(text) => copy(document, text),
         Command::CopyRows => copy_rows(document),
+        Command::CopyAssignment => copy_assignment(document),
+        Command::PasteAssignment => match document.copied.clone() {
+            Some(copied) => apply(document, jobs, Command::Assign(Assignment::clone(&copied))),
+            None => document.say("Copy an assignment first (C)"),
+        },
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             if let Some(question) = document.question.take().filter(|_| yes) {
@@ -201,7 +267,6 @@ fn in_model(document: &mut Document, jobs: &mut Jobs, command: Command) {
         return;
     };
     let said = match command {
-        Command::SetTarget(id) => model.set_target(id).err(),
         Command::Compare(path) => {
             let what = format!("Opening {}", path.display());
             model.other = Slot::Running { what, progress: None };
@@ -215,18 +280,37 @@ fn in_model(document: &mut Document, jobs: &mut Jobs, command: Command) {
             model.changed();
             None
         }
-        edit @ (Command::Assign(_)
-        | Command::SetBits(_)
-        | Command::Keep
-        | Command::ToggleLock
-        | Command::Undo
-        | Command::Redo) => edit::edit(model, edit),
+        command if is_edit(&command) => edit::edit(model, command),
         view => view::view(model, view),
     };
     look::request(model, jobs);
     if let Some(text) = said {
         document.say(text);
     }
+}
+
+/// Whether a command changes what undo covers.
+fn is_edit(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Assign(_)
+            | Command::SetBits(_)
+            | Command::Paint(_)
+            | Command::Keep
+            | Command::Forget
+            | Command::ToggleLock
+            | Command::Preset(_)
+            | Command::SetRules(..)
+            | Command::SumUp
+            | Command::Mend(_)
+            | Command::MendAll
+            | Command::SetTarget(_)
+            | Command::TakePlanOf(_)
+            | Command::SetTensorParallel(_)
+            | Command::Undo
+            | Command::Redo
+            | Command::GoTo(_)
+    )
 }
 
 fn ask(document: &mut Document, text: &str, yes: &'static str, command: Command) {
@@ -272,6 +356,8 @@ fn save_as(document: &mut Document, path: PathBuf) {
         checkpoint: project::relative_checkpoint(model.checkpoint.path(), &path),
         target: model.target.about().id.to_owned(),
         plan: lapidary_engine::plan::Rules::of(model.plan()),
+        plans: project::other_plans(model.history.current()),
+        tensor_parallel: model.history.current().tensor_parallel,
         view: View {
             selected: model.selection.layers().map(|layer| tensors[layer].name.clone()).collect(),
             metric: model.metric.id.to_owned(),
@@ -330,6 +416,20 @@ fn copy(document: &mut Document, text: String) {
     let lines = text.lines().count();
     document.clipboard = Some(text);
     document.say(format!("Copied {lines} lines to the clipboard"));
+}
+
+fn copy_assignment(document: &mut Document) {
+    let Some(model) = document.model.as_deref() else {
+        return;
+    };
+    let Some(layer) = model.selection.cursor().filter(|&layer| model.is_matrix(layer)) else {
+        document.say("Only weight matrices have assignments");
+        return;
+    };
+    let copied = Assignment { locked: false, ..Assignment::clone(&model.assignment(layer)) };
+    let said = format!("Copied {}; V gives it to the selected layers", copied.label());
+    document.copied = Some(Arc::new(copied));
+    document.say(said);
 }
 
 fn copy_rows(document: &mut Document) {

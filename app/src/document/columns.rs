@@ -139,7 +139,41 @@ impl Column {
             Self::Parameters => text::count(tensor.parameters()),
             Self::Histogram | Self::Spectrum => String::new(),
             Self::Metric(metric) => {
-                (metric.value)(model, layer).map_or_else(|| "–".to_owned(), metric.format)
+                let value = (metric.value)(model, layer).map(metric.format);
+                let sign = if model.is_estimate(layer, metric) { "~" } else { "" };
+                value.map_or_else(|| "–".to_owned(), |value| format!("{sign}{value}"))
+            }
+        }
+    }
+
+    /// Its cell for the layers of a fused group: sums of sizes, of other numbers the largest.
+    pub fn group_cell(self, model: &Model, group: usize) -> String {
+        let members = &model.checkpoint.fused_groups()[group].members;
+        let weights = || -> u64 {
+            members.iter().map(|&layer| model.checkpoint.tensors()[layer].parameters()).sum()
+        };
+        let bytes = || members.iter().map(|&layer| model.bytes(layer)).sum::<u64>();
+        match self {
+            Self::Layer => model.group_name(group),
+            Self::Assignment => {
+                let label = self.cell(model, members[0]);
+                let is_common = members.iter().all(|&layer| self.cell(model, layer) == label);
+                if is_common { label } else { "mixed".to_owned() }
+            }
+            Self::Type => self.cell(model, members[0]),
+            Self::Shape | Self::Histogram | Self::Spectrum => String::new(),
+            Self::Parameters => text::count(weights()),
+            Self::Metric(metric) if metric.id == "bytes" => text::bytes(bytes()),
+            Self::Metric(metric) if metric.id == "bits" => {
+                text::bits(bytes() as f64 * 8.0 / weights().max(1) as f64)
+            }
+            Self::Metric(metric) => {
+                let known = |&&layer: &&usize| (metric.value)(model, layer).is_some();
+                let value = |&&layer: &&usize| (metric.value)(model, layer);
+                let largest = members.iter().filter(known).max_by(|a, b| {
+                    value(a).unwrap_or(f64::NAN).total_cmp(&value(b).unwrap_or(f64::NAN))
+                });
+                largest.map_or_else(|| "–".to_owned(), |&layer| self.cell(model, layer))
             }
         }
     }

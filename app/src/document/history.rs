@@ -71,6 +71,19 @@ impl<T: Clone + PartialEq> History<T> {
         Some(label)
     }
 
+    /// Every step in order, those taken back at the end, and how many are done.
+    pub fn steps(&self) -> (Vec<&str>, usize) {
+        let past = self.past.iter().map(|(label, _)| label.as_str());
+        let future = self.future.iter().rev().map(|(label, _)| label.as_str());
+        (past.chain(future).collect(), self.past.len())
+    }
+
+    /// Steps back or forward until `done` steps are done.
+    pub fn go_to(&mut self, done: usize) {
+        while self.past.len() > done && self.undo().is_some() {}
+        while self.past.len() < done && self.redo().is_some() {}
+    }
+
     /// The step that undo would take back.
     pub fn undo_label(&self) -> Option<&str> {
         self.past.last().map(|(label, _)| label.as_str())
@@ -101,6 +114,10 @@ mod tests {
         history.redo();
         history.redo();
         assert_eq!(**history.current(), 3);
+        history.go_to(0);
+        assert_eq!((**history.current(), history.steps()), (0, (vec!["Paint", "Paint"], 0)));
+        history.go_to(9);
+        assert_eq!((**history.current(), history.steps().1), (3, 2));
         assert_eq!(history.redo(), None);
     }
 

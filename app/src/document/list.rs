@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use lapidary_engine::target::Agreement;
+
 use crate::document::columns::{Column, Sort};
 use crate::document::filter::Filter;
 use crate::document::model::Model;
@@ -11,6 +13,8 @@ use crate::document::model::Model;
 pub enum Row {
     /// The head of a block, or of what is outside the blocks, with the number of its tensors that pass the filter.
     Block(Option<u32>, usize),
+    /// A fused group with the number of its layers that pass the filter.
+    Fused(usize, usize),
     /// A tensor.
     Tensor(usize),
 }
@@ -26,6 +30,8 @@ pub struct ListView {
     pub is_tree: bool,
     /// Blocks whose tensors are hidden.
     pub folded: BTreeSet<Option<u32>>,
+    /// Fused groups whose layers are shown one by one.
+    pub unfolded: BTreeSet<usize>,
     /// The text of the filter.
     pub filter: String,
     /// Why the filter was not understood; the rows are those of the last one that was.
@@ -33,6 +39,7 @@ pub struct ListView {
     understood: Filter,
     lines: Vec<Row>,
     rows: Vec<usize>,
+    stops: Vec<usize>,
 }
 
 impl ListView {
@@ -44,11 +51,13 @@ impl ListView {
             sort: Sort::default(),
             is_tree: false,
             folded: BTreeSet::new(),
+            unfolded: BTreeSet::new(),
             filter: String::new(),
             mistake: None,
             understood: Filter::default(),
             lines: Vec::new(),
             rows: Vec::new(),
+            stops: Vec::new(),
         };
         list.set_filter(filter);
         list
@@ -71,6 +80,16 @@ impl ListView {
     /// The tensors on screen, in order.
     pub fn rows(&self) -> &[usize] {
         &self.rows
+    }
+
+    /// Where keys stop: every line, a fused group at its first layer.
+    pub fn stops(&self) -> &[usize] {
+        &self.stops
+    }
+
+    /// Whether a tensor has a line, or a part of one.
+    pub fn shows(&self, tensor: usize) -> bool {
+        self.rows.contains(&tensor)
     }
 
     /// Whether the list shows, sorts or filters by a metric.
@@ -108,11 +127,54 @@ impl ListView {
     }
 }
 
+/// The lines of the list with the tensors they stand for.
+#[derive(Default)]
+struct Arranged {
+    lines: Vec<Row>,
+    rows: Vec<usize>,
+    stops: Vec<usize>,
+}
+
+impl Arranged {
+    /// Adds tensors in their order, the layers of a fused group where the first of them stands.
+    fn add(&mut self, model: &Model, tensors: &[usize]) {
+        let mut done: BTreeSet<usize> = BTreeSet::new();
+        let passing: std::collections::HashSet<usize> = tensors.iter().copied().collect();
+        for &tensor in tensors {
+            let Some(group) = model.checkpoint.fused_index_of(tensor) else {
+                self.add_tensor(tensor);
+                continue;
+            };
+            if !done.insert(group) {
+                continue;
+            }
+            let passes = |member: &&usize| passing.contains(*member);
+            let members = &model.checkpoint.fused_groups()[group].members;
+            let members: Vec<usize> = members.iter().filter(passes).copied().collect();
+            self.lines.push(Row::Fused(group, members.len()));
+            self.stops.push(tensor);
+            if model.list.unfolded.contains(&group) || !model.is_one(group) {
+                self.stops.pop();
+                for member in members {
+                    self.add_tensor(member);
+                }
+            } else {
+                self.rows.extend(members);
+            }
+        }
+    }
+
+    fn add_tensor(&mut self, tensor: usize) {
+        self.lines.push(Row::Tensor(tensor));
+        self.rows.push(tensor);
+        self.stops.push(tensor);
+    }
+}
+
 /// Filters and sorts the list of a model again.
-fn lines(model: &Model) -> (Vec<Row>, Vec<usize>) {
+fn arranged(model: &Model) -> Arranged {
     let list = &model.list;
-    let mut lines = Vec::new();
-    let mut rows = Vec::new();
+    let mut lines = Arranged::default();
     let passing = |tensors: &mut dyn Iterator<Item = usize>| {
         let mut passing: Vec<usize> =
             tensors.filter(|&tensor| list.understood.passes(model, tensor)).collect();
@@ -120,28 +182,57 @@ fn lines(model: &Model) -> (Vec<Row>, Vec<usize>) {
         passing
     };
     if !list.is_tree {
-        rows = passing(&mut (0..model.checkpoint.tensors().len()));
-        lines.extend(rows.iter().map(|&tensor| Row::Tensor(tensor)));
-        return (lines, rows);
+        lines.add(model, &passing(&mut (0..model.checkpoint.tensors().len())));
+        return lines;
     }
     for family in &model.map.families {
         let tensors = passing(&mut family.tensors.iter().copied());
         if tensors.is_empty() {
             continue;
         }
-        lines.push(Row::Block(family.block, tensors.len()));
+        lines.lines.push(Row::Block(family.block, tensors.len()));
         if !list.folded.contains(&family.block) {
-            lines.extend(tensors.iter().map(|&tensor| Row::Tensor(tensor)));
-            rows.extend(tensors);
+            lines.add(model, &tensors);
         }
     }
-    (lines, rows)
+    lines
 }
 
 impl Model {
     /// Filters and sorts the list again.
     pub fn refresh_rows(&mut self) {
-        let (lines, rows) = lines(self);
-        (self.list.lines, self.list.rows) = (lines, rows);
+        let Arranged { lines, rows, stops } = arranged(self);
+        (self.list.lines, self.list.rows, self.list.stops) = (lines, rows, stops);
+    }
+
+    /// Whether the layers of a fused group have one row and take their assignments together: where the target must
+    /// have them alike, and elsewhere until they are split or differ.
+    pub fn is_one(&self, group: usize) -> bool {
+        if self.target.capabilities().fused == Agreement::Must {
+            return true;
+        }
+        let members = &self.checkpoint.fused_groups()[group].members;
+        let first = self.assignment(members[0]);
+        !self.split.contains(&group)
+            && members.iter().all(|&member| self.assignment(member).steps == first.steps)
+    }
+
+    /// Whether an edit of a layer is one of its whole fused group.
+    pub fn moves_as_one(&self, layer: usize) -> bool {
+        self.checkpoint.fused_index_of(layer).is_some_and(|group| self.is_one(group))
+    }
+
+    /// Whether a tensor is a weight matrix.
+    pub fn is_matrix(&self, tensor: usize) -> bool {
+        self.checkpoint.tensors()[tensor].matrix.is_some()
+    }
+
+    /// A short name for a fused group: `3 · q k v`.
+    pub fn group_name(&self, group: usize) -> String {
+        let group = &self.checkpoint.fused_groups()[group];
+        let place = self.checkpoint.tensors()[group.members[0]].place;
+        let block = place.block.map_or_else(String::new, |block| format!("{block} · "));
+        let expert = place.expert.map_or_else(String::new, |expert| format!("e{expert} · "));
+        format!("{block}{expert}{}", group.kind.name())
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lapidary_engine::encoding::Encoding;
-use lapidary_engine::plan::Assignment;
+use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{HeatMap, Pooled, Profile, Spectrum, SpectrumEstimate};
 
 use crate::document::measurements::Measured;
@@ -27,11 +27,13 @@ pub enum Tab {
     Bits,
     /// Against a second checkpoint.
     Compare,
+    /// What bits cost: error against size.
+    Damage,
 }
 
 impl Tab {
     /// Every tab with its title and what it shows.
-    pub const ALL: [(Self, &'static str, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str, &'static str); 6] = [
         (
             Self::Weights,
             "Weights",
@@ -56,6 +58,11 @@ impl Tab {
             Self::Compare,
             "Compare",
             "The same layer in a second checkpoint: the base of a fine-tune, or an export.",
+        ),
+        (
+            Self::Damage,
+            "Damage",
+            "What bits and groups cost: error against size for every way to quantise the layer, and what the next step is worth.",
         ),
     ];
 }
@@ -97,8 +104,19 @@ impl Quantity {
     }
 }
 
-/// A layer with the assignment whose error is pictured; `None` for the weights themselves.
-pub type Subject = (usize, Option<Arc<Assignment>>);
+/// What of a layer is pictured.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// The weights as they are.
+    Weights,
+    /// What an assignment makes of them.
+    After(Arc<Assignment>),
+    /// The difference.
+    Error(Arc<Assignment>),
+}
+
+/// A layer and what of it is pictured.
+pub type Subject = (usize, Seen);
 
 /// A part of a picture near by.
 #[derive(Clone, Debug)]
@@ -118,13 +136,44 @@ pub struct Near {
 pub struct Picture {
     /// The levels.
     pub map: Arc<HeatMap>,
-    /// Where the error is pictured, what it is the error of.
+    /// Where an assignment is pictured, what it made.
     pub encoding: Option<Arc<Encoding>>,
+}
+
+/// What the list of trials was made for.
+#[derive(Debug)]
+pub struct Trying {
+    /// The plan whose assignments are tried.
+    pub plan: Arc<Plan>,
+    /// The target, by which steps are taken.
+    pub target: &'static str,
+    /// The layers to begin with.
+    pub inspected: Vec<usize>,
+    /// Whether curves of the first of them are wanted.
+    pub curves: bool,
+    /// Whether the prices of all layers are wanted.
+    pub prices: bool,
+    /// Whether exact errors are wanted.
+    pub exact: bool,
+    /// What is on screen.
+    pub visible: Vec<usize>,
+}
+
+impl PartialEq for Trying {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.plan, &other.plan)
+            && (self.target, self.curves, self.prices, self.exact)
+                == (other.target, other.curves, other.prices, other.exact)
+            && self.inspected == other.inspected
+            && (!self.prices || self.visible == other.visible)
+    }
 }
 
 /// What was asked of background work last.
 #[derive(Debug, Default, PartialEq)]
 pub struct Asked {
+    /// The assignments to try.
+    pub trials: Option<Trying>,
     /// The layers to profile.
     pub profiles: Vec<usize>,
     /// The layer to picture.
@@ -158,6 +207,8 @@ pub struct Look {
     pub wants_error_spectrum: bool,
     /// The spectrum of an assignment's error.
     pub error_spectrum: Option<(Subject, Result<Arc<Spectrum>, String>)>,
+    /// Whether histogram and picture show the layer after its assignment.
+    pub after: bool,
     /// The rank the person is asking about.
     pub rank: Option<usize>,
 }

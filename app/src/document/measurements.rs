@@ -6,11 +6,13 @@ use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
 
+use crate::document::damages::{Damages, Found};
+
 /// Something that is measured in the background: the value, or a sentence why there is none.
 pub type Measured<T> = Option<Result<Arc<T>, String>>;
 
-/// The relative error of an assignment tried on a layer.
-pub type Damage = (Arc<Assignment>, Result<f64, String>);
+/// An assignment tried on a layer, and what it does.
+pub type Damage = (Arc<Assignment>, Found);
 
 /// What was measured, by tensor.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +24,7 @@ pub struct Measurements {
     /// Singular values; matrices only.
     pub spectra: Vec<Measured<Spectrum>>,
     /// What assignments were found to do.
-    pub damages: Vec<Option<Damage>>,
+    pub damages: Damages,
     /// Statistics, structures and spectra known, and how many there will be.
     done: usize,
     all: usize,
@@ -52,7 +54,7 @@ impl Measurements {
             statistics: vec![None; n],
             structures: vec![None; n],
             spectra: vec![None; n],
-            damages: vec![None; n],
+            damages: Damages::new(n),
         }
     }
 
@@ -62,8 +64,8 @@ impl Measurements {
             Finding::Statistics(result) => self.statistics[tensor].replace(result).is_none(),
             Finding::Structure(result) => self.structures[tensor].replace(result).is_none(),
             Finding::Spectrum(result) => self.spectra[tensor].replace(result).is_none(),
-            Finding::Damage(damage) => {
-                self.damages[tensor] = Some(damage);
+            Finding::Damage((assignment, found)) => {
+                self.damages.put(tensor, assignment, found);
                 false
             }
         };

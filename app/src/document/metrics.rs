@@ -1,6 +1,7 @@
 //! Numbers of a layer that colour the map and fill columns: each with a sentence, a formula, and advice.
 
 use lapidary_engine::numeric::grouping::Grouping;
+use lapidary_engine::target::Next;
 
 use crate::document::measurements::value;
 use crate::document::model::Model;
@@ -13,8 +14,10 @@ pub enum Needs {
     Plan,
     /// Statistics, structure or spectrum, which are measured by themselves.
     Measuring,
-    /// The errors of all assignments, measured while the metric is shown.
+    /// The errors of all assignments.
     Damage,
+    /// The errors of the assignments next to them, estimated while the metric is shown.
+    Price,
     /// A second checkpoint.
     Other,
 }
@@ -74,7 +77,7 @@ pub static METRICS: &[Metric] = &[
         id: "damage",
         title: "Predicted damage",
         short: "Damage",
-        help: "Squared relative error of the weights, ‖W−Ŵ‖²/‖W‖², of the present assignment, measured layer by layer. It predicts the loss of a model as far as every layer matters alike (Malinovskii et al. 2024); without calibration that is the best guess there is. 4 bits give some 1 %.",
+        help: "Squared relative error of the weights, ‖W−Ŵ‖²/‖W‖², of the present assignment: ~ where it is estimated from a sample of rows, else measured. It predicts the loss of a model as far as every layer matters alike (Malinovskii et al. 2024); without calibration that is the best guess there is. 4 bits give some 1 %.",
         logarithmic: true,
         needs: Needs::Damage,
         value: |model, layer| model.relative_error(layer).map(|error| error * error),
@@ -93,6 +96,26 @@ pub static METRICS: &[Metric] = &[
             (saved > 0)
                 .then(|| Some(model.relative_error(layer)?.powi(2) / (saved as f64 / 1e6)))?
         },
+        format: text::percent,
+    },
+    Metric {
+        id: "price-down",
+        title: "Price of a step down",
+        short: "Price ↓",
+        help: "Damage added for each MB saved by the next step with fewer bits that the target holds, Δ(‖W−Ŵ‖²/‖W‖²)/ΔMB; an estimate from a sample of rows. Take bits where it is lowest.",
+        logarithmic: true,
+        needs: Needs::Price,
+        value: |model, layer| model.next_step(layer, Next::Down)?.price(),
+        format: text::percent,
+    },
+    Metric {
+        id: "price-up",
+        title: "Worth of a step up",
+        short: "Worth ↑",
+        help: "Damage removed for each MB spent by the next step with more bits that the target holds, Δ(‖W−Ŵ‖²/‖W‖²)/ΔMB; an estimate from a sample of rows. Give bits where it is highest.",
+        logarithmic: true,
+        needs: Needs::Price,
+        value: |model, layer| model.next_step(layer, Next::Up)?.price(),
         format: text::percent,
     },
     Metric {

@@ -1,6 +1,9 @@
 //! What is open and what the person wants of it. Knows the engine, never egui.
 
+pub mod brush;
 pub mod columns;
+pub mod damages;
+pub mod draft;
 pub mod filter;
 pub mod history;
 pub mod list;
@@ -10,6 +13,8 @@ pub mod measurements;
 pub mod metrics;
 pub mod model;
 pub mod other;
+pub mod outcome;
+pub mod price;
 pub mod project;
 pub mod selection;
 pub mod settings;
@@ -21,6 +26,7 @@ use std::sync::Arc;
 
 use lapidary_engine::Progress;
 use lapidary_engine::export::Report;
+use lapidary_engine::plan::Assignment;
 
 use crate::commands::Command;
 use crate::document::model::Model;
@@ -107,6 +113,8 @@ impl FigureToSave {
 pub enum Sheet {
     /// The export form.
     Export,
+    /// Everything there is to do, to be found by typing.
+    Palette,
     /// The list of keys.
     Keys,
     /// About this program.
@@ -128,12 +136,16 @@ pub struct Document {
     pub export_folder: String,
     /// The path in the welcome form, or in the sheet that stands in for a file dialog.
     pub typed_path: String,
+    /// What is typed in the palette.
+    pub palette: String,
     /// What the status bar says.
     pub notice: Option<Notice>,
     /// A question that waits for its answer.
     pub question: Option<Question>,
     /// The small window that is open.
     pub sheet: Option<Sheet>,
+    /// An assignment to paste.
+    pub copied: Option<Arc<Assignment>>,
     /// Whether measuring was stopped by the person.
     pub measuring_stopped: bool,
     /// Text to put on the clipboard.

@@ -1,17 +1,21 @@
 //! An open model: checkpoint, what was measured of it, plan, target, selection, and what the export would be.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
 use lapidary_engine::compare::Comparison;
-use lapidary_engine::job::Preview;
+use lapidary_engine::job::{Damage, Preview};
 use lapidary_engine::numeric::grouping::Grouping;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
-use lapidary_engine::target::{self, Manifest, Storage, Target};
+use lapidary_engine::target::{Manifest, Storage, Target};
 
 use crate::document::Slot;
+use crate::document::brush::Brush;
+use crate::document::damages::DamageSum;
+use crate::document::draft::Draft;
 use crate::document::history::History;
 use crate::document::list::ListView;
 use crate::document::look::{Look, MAX_OVERLAID, Tab};
@@ -19,6 +23,7 @@ use crate::document::map::MapLayout;
 use crate::document::measurements::{Finding, Measured, Measurements, value};
 use crate::document::metrics::{METRICS, Metric, Needs, metric};
 use crate::document::other::Other;
+use crate::document::outcome::Outcome;
 use crate::document::project::View;
 use crate::document::selection::Selection;
 use crate::document::shades::{Scaling, Shades};
@@ -36,17 +41,6 @@ pub enum MapMode {
     Bytes,
 }
 
-/// What an export would weigh as a whole, kept because summing over tensors is no work for a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sizes {
-    /// Bytes of all tensors.
-    pub tensor_bytes: u64,
-    /// Bytes of the folder, the report apart.
-    pub total_bytes: u64,
-    /// Effective bits per weight.
-    pub bits_per_weight: f64,
-}
-
 /// The part of the window that arrow keys walk in: the one clicked last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pane {
@@ -57,14 +51,34 @@ pub enum Pane {
     Map,
 }
 
+/// What the left column shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Side {
+    /// The layer list.
+    #[default]
+    Layers,
+    /// The rules of the plan.
+    Rules,
+    /// What is wrong with the plan.
+    Problems,
+    /// The steps that undo takes back.
+    History,
+}
+
 /// An open model.
 pub struct Model {
     /// The checkpoint.
     pub checkpoint: SharedCheckpoint,
-    /// The plan with its undo history.
-    pub history: History<Plan>,
+    /// Plan and target with their undo history.
+    pub history: History<Draft>,
     /// The target of the export.
     pub target: &'static dyn Target,
+    /// What dragging over the map paints, while the brush is out.
+    pub brush: Option<Brush>,
+    /// What the left column shows.
+    pub side: Side,
+    /// Fused groups whose layers have assignments of their own, where the target allows it.
+    pub split: BTreeSet<usize>,
     /// What is selected.
     pub selection: Selection,
     /// The metric that colours the map.
@@ -93,16 +107,17 @@ pub struct Model {
     pub project: Option<PathBuf>,
     /// What the assignment of the layer in the inspector does, with the assignment it was measured for.
     pub preview: Option<Tried>,
-    /// The export to the byte, or why there is none.
-    pub manifest: Result<Arc<Manifest>, String>,
-    /// What the export would weigh as a whole; nothing where there is none.
-    pub sizes: Sizes,
+    /// What the plan comes to for the target.
+    pub outcome: Outcome,
     /// What was measured.
     pub measured: Measurements,
+    /// The damage of all compressed layers together, as far as it is known.
+    pub damage_sum: DamageSum,
     /// Grows with every change of what is shown, so that what is derived can be kept until then.
     pub revision: u64,
     is_stale: bool,
-    saved: (Arc<Plan>, &'static str),
+    rows_are_stale: bool,
+    saved: Arc<Draft>,
 }
 
 impl std::fmt::Debug for Model {
@@ -115,10 +130,8 @@ impl std::fmt::Debug for Model {
 pub struct Opened {
     /// The checkpoint.
     pub checkpoint: SharedCheckpoint,
-    /// The plan.
-    pub plan: Plan,
-    /// The target.
-    pub target: &'static dyn Target,
+    /// Plan and target.
+    pub draft: Draft,
     /// What was on screen.
     pub view: View,
     /// The project's file, if it was opened through one.
@@ -135,7 +148,9 @@ impl Model {
         } else {
             Selection::of(selected)
         };
-        let history = History::new(opened.plan);
+        let outcome = Outcome::new(&opened.checkpoint, &opened.draft);
+        let target = opened.draft.target();
+        let history = History::new(opened.draft);
         let mut model = Self {
             selection,
             metric: metric(&opened.view.metric),
@@ -151,17 +166,20 @@ impl Model {
             map: MapLayout::new(&opened.checkpoint),
             project: opened.project,
             preview: None,
-            manifest: Err(String::new()),
-            sizes: Sizes::default(),
+            outcome,
+            brush: None,
+            side: Side::default(),
+            split: BTreeSet::new(),
             measured: Measurements::new(&opened.checkpoint),
+            damage_sum: DamageSum::default(),
             revision: 0,
             is_stale: true,
-            saved: (history.current().clone(), opened.target.about().id),
+            rows_are_stale: false,
+            saved: history.current().clone(),
             checkpoint: opened.checkpoint,
-            target: opened.target,
+            target,
             history,
         };
-        model.plan_changed();
         model.refresh_rows();
         model.refresh();
         model
@@ -169,7 +187,12 @@ impl Model {
 
     /// The present plan.
     pub fn plan(&self) -> &Arc<Plan> {
-        self.history.current()
+        self.history.current().plan()
+    }
+
+    /// The export to the byte, or why there is none.
+    pub fn manifest(&self) -> Result<&Arc<Manifest>, &str> {
+        self.outcome.laid_out.manifest.as_ref().map_err(String::as_str)
     }
 
     /// The assignment of a layer.
@@ -202,15 +225,35 @@ impl Model {
         &self.measured.spectra[layer]
     }
 
-    /// The measured relative error of a layer's present assignment; 0 where it is kept.
-    pub fn relative_error(&self, layer: usize) -> Option<f64> {
+    /// What an assignment does to a layer, as far as it is known; nothing where it keeps the layer.
+    pub fn damage_of(&self, layer: usize, assignment: &Assignment) -> Option<Damage> {
         self.checkpoint.tensors()[layer].matrix?;
-        let assignment = self.assignment(layer);
         if assignment.is_keep() {
-            return Some(0.0);
+            return Some(Damage::none());
         }
-        let (tried, error) = self.measured.damages[layer].as_ref()?;
-        (tried.steps == assignment.steps).then(|| error.clone().ok())?
+        self.measured.damages.get(layer, assignment)?.as_ref().ok().copied()
+    }
+
+    /// What the present assignment of a layer does to it, as far as it is known.
+    pub fn damage(&self, layer: usize) -> Option<Damage> {
+        match self.plan().get(&self.checkpoint.tensors()[layer].name) {
+            Some(assignment) => self.damage_of(layer, assignment),
+            None => self.checkpoint.tensors()[layer].matrix.map(|_| Damage::none()),
+        }
+    }
+
+    /// The relative error of a layer's present assignment, as far as it is known; 0 where it is kept.
+    pub fn relative_error(&self, layer: usize) -> Option<f64> {
+        self.damage(layer).map(|damage| damage.relative_error)
+    }
+
+    /// Whether a number of a layer rests on a sample of its rows.
+    pub fn is_estimate(&self, layer: usize, metric: &Metric) -> bool {
+        match metric.needs {
+            Needs::Damage => self.damage(layer).is_some_and(|damage| !damage.is_exact()),
+            Needs::Price => true,
+            Needs::Plan | Needs::Measuring | Needs::Other => false,
+        }
     }
 
     /// Which weights of a layer would share a scale, where it is quantised in groups.
@@ -259,9 +302,26 @@ impl Model {
         let values = tensors.map(|layer| (self.metric.value)(self, layer)).collect();
         let logarithmic = self.scaling.logarithmic.unwrap_or(self.metric.logarithmic);
         self.shades = Shades::new(values, logarithmic, self.scaling.clip);
-        if self.list.depends_on_measurements() {
+        self.damage_sum = self.add_up();
+        if std::mem::take(&mut self.rows_are_stale) || self.list.depends_on_measurements() {
             self.refresh_rows();
         }
+    }
+
+    fn add_up(&self) -> DamageSum {
+        let mut sum = DamageSum::default();
+        let entries = self.outcome.entries.iter().filter(|entry| entry.layout.is_some());
+        for entry in entries {
+            match self.damage(entry.tensor) {
+                None => sum.unknown += 1,
+                Some(damage) => {
+                    sum.sum += damage.relative_error.powi(2);
+                    let count = if damage.is_exact() { &mut sum.exact } else { &mut sum.estimated };
+                    *count += 1;
+                }
+            }
+        }
+        sum
     }
 
     /// The layers the inspector shows, the cursor first, at most eight.
@@ -271,15 +331,15 @@ impl Model {
         std::iter::once(cursor).chain(others).take(MAX_OVERLAID).collect()
     }
 
-    /// Whether the errors of all assignments are to be measured.
-    pub fn wants_damage(&self) -> bool {
-        let ids = METRICS.iter().filter(|metric| metric.needs == Needs::Damage).map(|m| m.id);
-        ids.into_iter().any(|id| self.metric.id == id || self.list.uses(id))
+    /// Whether a metric of that need is on show.
+    pub fn wants(&self, needs: Needs) -> bool {
+        let mut ids = METRICS.iter().filter(|metric| metric.needs == needs).map(|metric| metric.id);
+        ids.any(|id| self.metric.id == id || self.list.uses(id))
     }
 
     /// Bytes of a layer in the export, or in the source where no export is possible.
     pub fn bytes(&self, layer: usize) -> u64 {
-        let entry = self.manifest.as_ref().ok().and_then(|manifest| manifest.entries.get(layer));
+        let entry = self.outcome.entries.get(layer);
         entry.map_or_else(|| self.checkpoint.tensors()[layer].bytes(), |entry| entry.bytes)
     }
 
@@ -300,7 +360,7 @@ impl Model {
 
     /// Why a compressed layer is stored in full by the target.
     pub fn why_dense(&self, layer: usize) -> Option<&str> {
-        match &self.manifest.as_ref().ok()?.entries.get(layer)?.storage {
+        match &self.outcome.entries.get(layer)?.storage {
             Storage::Dense { because } => Some(because),
             Storage::Copied | Storage::Native => None,
         }
@@ -313,25 +373,27 @@ impl Model {
 
     /// Whether plan or target differ from the saved project.
     pub fn is_changed(&self) -> bool {
-        self.saved != (self.plan().clone(), self.target.about().id)
+        !Arc::ptr_eq(&self.saved, self.history.current()) && self.saved != *self.history.current()
     }
 
     /// Remembers the present plan and target as saved.
     pub fn mark_saved(&mut self) {
-        self.saved = (self.plan().clone(), self.target.about().id);
+        self.saved = self.history.current().clone();
     }
 
-    /// Computes again what depends on plan and target.
+    /// Marks the work as not saved anywhere, as after a recovery.
+    pub fn mark_unsaved(&mut self) {
+        let mut other = Draft::clone(self.history.current());
+        other.tensor_parallel = 0;
+        self.saved = Arc::new(other);
+    }
+
+    /// Takes in what depends on plan and target.
     pub fn plan_changed(&mut self) {
-        let manifest = Manifest::new(&self.checkpoint, self.plan(), self.target);
-        self.manifest = manifest.map(Arc::new).map_err(|error| error.sentence());
-        let sizes = |manifest: &Arc<Manifest>| Sizes {
-            tensor_bytes: manifest.tensor_bytes(),
-            total_bytes: manifest.total_bytes(),
-            bits_per_weight: manifest.bits_per_weight(&self.checkpoint),
-        };
-        self.sizes = self.manifest.as_ref().map_or_else(|_| Sizes::default(), sizes);
+        self.outcome.follow(&self.checkpoint, self.history.current());
+        self.target = self.history.current().target();
         self.is_stale = true;
+        self.rows_are_stale = true;
     }
 
     /// A short name for lists and cells: `3 · down`, or the full name where the role says too little.
@@ -357,13 +419,6 @@ impl Model {
     /// Measurements made so far and in all: statistics, structures and spectra.
     pub fn progress(&self) -> (usize, usize) {
         self.measured.progress()
-    }
-
-    /// Takes on another target.
-    pub fn set_target(&mut self, id: &str) -> Result<(), String> {
-        self.target = target::find(id).map_err(|error| error.sentence())?;
-        self.plan_changed();
-        Ok(())
     }
 }
 

@@ -1,14 +1,18 @@
 //! Project files (`.ron`): checkpoint, plan, target and view, versioned. Types of their own, so that the engine
 //! may change without breaking a file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::Rules;
-use lapidary_engine::{Error, Result, disk};
+use lapidary_engine::{Error, Result, disk, target};
 use serde::{Deserialize, Serialize};
 
+use crate::document::draft::Draft;
+
 /// The version this program writes and the newest it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The largest project that is read.
 const MAX_PROJECT_BYTES: u64 = 64 << 20;
 
@@ -23,9 +27,15 @@ pub struct Project {
     /// A target's id.
     #[serde(default = "default_target")]
     pub target: String,
-    /// Assignments by tensor name or pattern.
+    /// Assignments by tensor name, pattern or role, in order.
     #[serde(default)]
     pub plan: Rules,
+    /// The plans of other targets, by their ids.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plans: BTreeMap<String, Rules>,
+    /// Devices each layer is split over when it is run.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub tensor_parallel: u32,
     /// What was on screen.
     #[serde(default)]
     pub view: View,
@@ -49,6 +59,15 @@ pub struct View {
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_one(n: &u32) -> bool {
+    *n == 1
 }
 
 fn default_target() -> String {
@@ -87,10 +106,29 @@ impl Project {
         disk::write_file(path, (text + "\n").as_bytes())
     }
 
+    /// Plans and target on an open checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for targets and layers that are not there.
+    pub fn draft(&self, checkpoint: &Checkpoint) -> Result<Draft> {
+        let plan = self.plan.resolve(checkpoint)?;
+        let mut draft = Draft::new(plan, target::find(&self.target)?);
+        draft.tensor_parallel = self.tensor_parallel.max(1);
+        for (id, rules) in &self.plans {
+            draft.set_other(target::find(id)?, rules.resolve(checkpoint)?);
+        }
+        Ok(draft)
+    }
+
     /// Where the checkpoint lies, given where the project lies.
     pub fn checkpoint_path(&self, project: &Path) -> PathBuf {
         project.parent().unwrap_or(Path::new(".")).join(&self.checkpoint)
     }
+}
+
+/// The plans of targets that are not the present one.
+pub fn other_plans(draft: &Draft) -> BTreeMap<String, Rules> {
+    draft.others().map(|(id, plan)| (id.to_owned(), Rules::of(plan))).collect()
 }
 
 /// `checkpoint` as a project at `project` names it: relative where there is a way, with forward slashes.
@@ -143,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_said_before_its_unknown_fields() {
-        let error = read(r#"(version: 2, checkpoint: "m", colours: "many")"#).unwrap_err();
+        let error = read(r#"(version: 99, checkpoint: "m", colours: "many")"#).unwrap_err();
         assert!(error.to_string().contains("newer Lapidary"), "{error}");
     }
 

@@ -9,7 +9,7 @@ use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{self, Field};
 use lapidary_engine::{Error, Result, job};
 
-use crate::document::look::{Near, Picture, Subject};
+use crate::document::look::{Near, Picture, Seen, Subject};
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind, Ticket};
@@ -58,7 +58,8 @@ impl Jobs {
         self.spawn("near", move || {
             let step = rows.len().max(cols.len()).div_ceil(NEAR_SIDE).max(1).next_power_of_two();
             let place = (step, rows.clone(), cols.clone());
-            let cells = with_field(encoding.as_ref(), |field| {
+            let seen = subject.1.clone();
+            let cells = with_field(&seen, encoding.as_ref(), |field| {
                 statistics::window(&checkpoint, subject.0, field, place, &ticket)
             });
             if let Some(cells) = sentence(cells) {
@@ -99,23 +100,32 @@ impl Jobs {
 fn picture(
     checkpoint: &SharedCheckpoint,
     plan: &Plan,
-    (layer, assignment): &Subject,
+    (layer, seen): &Subject,
     ticket: &Ticket,
 ) -> Result<Picture> {
     let compress = || job::compress_layer(checkpoint, plan, *layer, ticket).map(Arc::new);
-    let encoding = assignment.as_ref().map(|_| compress()).transpose()?;
-    let map = with_field(encoding.as_ref(), |field| {
+    let encoding = match seen {
+        Seen::Weights => None,
+        Seen::After(_) | Seen::Error(_) => Some(compress()?),
+    };
+    let map = with_field(seen, encoding.as_ref(), |field| {
         statistics::measure_heat(checkpoint, *layer, field, ticket)
     })?;
     Ok(Picture { map: Arc::new(map), encoding })
 }
 
-fn with_field<T>(encoding: Option<&Arc<Encoding>>, work: impl FnOnce(Field<'_>) -> T) -> T {
-    match encoding {
-        None => work(Field::Weights),
-        Some(encoding) => {
-            let decode = |row: usize, out: &mut [f32]| encoding.decode_row(row, out);
-            work(Field::Error(&decode))
-        }
+fn with_field<T>(
+    seen: &Seen,
+    encoding: Option<&Arc<Encoding>>,
+    work: impl FnOnce(Field<'_>) -> T,
+) -> T {
+    let Some(encoding) = encoding else {
+        return work(Field::Weights);
+    };
+    let decode = |row: usize, out: &mut [f32]| encoding.decode_row(row, out);
+    match seen {
+        Seen::Weights => work(Field::Weights),
+        Seen::After(_) => work(Field::Decoded(&decode)),
+        Seen::Error(_) => work(Field::Error(&decode)),
     }
 }

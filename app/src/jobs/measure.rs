@@ -4,8 +4,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
-use lapidary_engine::job;
-use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{
     self, CACHE_LIMIT_BYTES, Cache, Cached, Key, Statistics, Structure,
 };
@@ -270,44 +268,6 @@ impl Jobs {
     pub fn measure_first(&self, inspected: &[usize], visible: Vec<usize>) {
         self.urgent.set(Wanted { inspected: inspected.to_vec(), visible });
     }
-
-    /// Measures the error of every assignment that is not known yet. A plan already at work is left to go on.
-    pub fn measure_damage(&mut self, model: &Model) {
-        let is_at_work =
-            self.damage_plan.as_ref().is_some_and(|plan| Arc::ptr_eq(plan, model.plan()));
-        if is_at_work {
-            return;
-        }
-        self.damage_plan = Some(model.plan().clone());
-        let unknown: Vec<usize> = (0..model.checkpoint.tensors().len())
-            .filter(|&layer| model.checkpoint.tensors()[layer].matrix.is_some())
-            .filter(|&layer| model.relative_error(layer).is_none())
-            .collect();
-        let ticket = self.begin(Kind::Damage);
-        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
-        self.spawn("damage", move || {
-            for layer in unknown {
-                if ticket.is_cancelled() {
-                    return;
-                }
-                let assignment = plan.assignment(&checkpoint.tensors()[layer].name);
-                if let Some(error) = error_of(&checkpoint, &plan, layer, &ticket) {
-                    let damage: (Arc<Assignment>, _) = (assignment, error);
-                    ticket.send(Event::Found(vec![(layer, Finding::Damage(damage))]));
-                }
-            }
-        });
-    }
-}
-
-fn error_of(
-    checkpoint: &SharedCheckpoint,
-    plan: &Plan,
-    layer: usize,
-    ticket: &Ticket,
-) -> Option<Result<f64, String>> {
-    let preview = sentence(job::preview(checkpoint, plan, layer, ticket))?;
-    Some(preview.map(|preview| preview.relative_error))
 }
 
 /// A value, or a sentence why there is none.

@@ -2,7 +2,9 @@
 //! Numerics run in one pool of low priority, so that the window keeps drawing while every core is busy.
 
 mod compare;
+mod damage;
 mod export;
+mod lay_out;
 mod look;
 mod measure;
 mod open;
@@ -18,7 +20,7 @@ use std::thread::JoinHandle;
 
 use lapidary_engine::compare::Comparison;
 use lapidary_engine::job::Preview;
-use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::plan::Assignment;
 use lapidary_engine::statistics::{Profile, Spectrum, SpectrumEstimate};
 use lapidary_engine::{Observer, Progress};
 use thread_priority::ThreadPriority;
@@ -28,6 +30,8 @@ use crate::document::look::{Near, Picture, Subject};
 use crate::document::measurements::Finding;
 use crate::document::model::Opened;
 use crate::document::other::Other;
+use crate::document::outcome::LaidOut;
+pub use damage::Trial;
 pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
@@ -58,6 +62,8 @@ pub enum Event {
     OtherOpened(Result<Box<Other>, String>),
     /// A tensor was compared with its counterpart.
     Compared(usize, Result<Arc<Comparison>, String>),
+    /// Files, headers and lints of a plan were laid out.
+    LaidOut(LaidOut),
     /// A figure was saved, or not.
     Saved(Result<PathBuf, String>),
     /// An assignment was tried on a layer.
@@ -83,6 +89,7 @@ enum Kind {
     Open,
     Measure,
     Damage,
+    LayOut,
     Preview,
     Profile,
     Picture,
@@ -95,7 +102,7 @@ enum Kind {
     Save,
 }
 
-const KINDS: usize = 13;
+const KINDS: usize = 14;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -144,8 +151,7 @@ pub struct Jobs {
     revisions: [u64; KINDS],
     flags: [Arc<AtomicBool>; KINDS],
     urgent: Arc<measure::Urgent>,
-    /// The plan whose errors are being measured.
-    damage_plan: Option<Arc<Plan>>,
+    trials: Arc<damage::Trials>,
     cache_folder: PathBuf,
     export_thread: Option<JoinHandle<()>>,
 }
@@ -169,7 +175,7 @@ impl Jobs {
             revisions: [0; KINDS],
             flags: std::array::from_fn(|_| Arc::default()),
             urgent: Arc::default(),
-            damage_plan: None,
+            trials: Arc::default(),
             cache_folder: home.join("measured"),
             export_thread: None,
         })
@@ -224,7 +230,7 @@ impl Jobs {
     pub fn stop_measuring(&mut self) {
         self.stop(Kind::Measure);
         self.stop(Kind::Damage);
-        self.damage_plan = None;
+        self.trials.clear();
     }
 
     /// Asks the export to stop; its last answer still comes.

@@ -8,6 +8,7 @@ use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target;
 
+use crate::document::draft::Draft;
 use crate::document::model::Opened;
 use crate::document::project::{Project, View};
 use crate::jobs::{Event, Jobs, Kind};
@@ -28,18 +29,12 @@ fn open(path: &Path) -> Result<Opened> {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ron")) {
         let project = Project::read(path)?;
         let checkpoint = Arc::new(Checkpoint::open(&project.checkpoint_path(path))?);
-        let plan = project.plan.resolve(&checkpoint)?;
-        let target = target::find(&project.target)?;
-        return Ok(Opened {
-            checkpoint,
-            plan,
-            target,
-            view: project.view,
-            project: Some(path.to_path_buf()),
-        });
+        let draft = project.draft(&checkpoint)?;
+        let (view, project) = (project.view, Some(path.to_path_buf()));
+        return Ok(Opened { checkpoint, draft, view, project });
     }
     let checkpoint = Arc::new(Checkpoint::open(path)?);
     let target = target::default_for(&checkpoint);
     let view = View { metric: "kurtosis".to_owned(), ..View::default() };
-    Ok(Opened { checkpoint, plan: Plan::default(), target, view, project: None })
+    Ok(Opened { checkpoint, draft: Draft::new(Plan::default(), target), view, project: None })
 }

@@ -2,7 +2,7 @@
 
 use egui::{Align2, Key, RichText, ScrollArea, TextEdit, Ui, Window};
 use lapidary_engine::export::REPORT;
-use lapidary_engine::target::{Manifest, Storage};
+use lapidary_engine::target::{Manifest, Severity, Storage};
 
 use crate::commands::Command;
 use crate::document::model::Model;
@@ -10,6 +10,9 @@ use crate::document::{Exported, Sheet, Slot};
 use crate::jobs::Purpose;
 use crate::theme::text;
 use crate::views::ViewContext;
+
+/// Errors that are written out.
+const MOST_ERRORS: usize = 4;
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let (Some(Sheet::Export), Some(model)) = (context.document.sheet, &context.document.model)
@@ -26,7 +29,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             ui.strong(about.title).on_hover_text(about.source);
             ui.label(about.summary);
             ui.add_space(6.0);
-            match &model.manifest {
+            match model.manifest() {
                 Ok(manifest) => form(context, ui, model, manifest),
                 Err(sentence) => {
                     ui.colored_label(context.tokens.error, sentence);
@@ -43,8 +46,16 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
 
 fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     coverage(context, ui, model, manifest);
-    for problem in &manifest.problems {
-        ui.colored_label(context.tokens.error, format!("⚠ {}; {}", problem.what, problem.mend));
+    let errors = model.outcome.count(Severity::Error);
+    for lint in model.outcome.laid_out.lints.iter().take(errors.min(MOST_ERRORS)) {
+        ui.colored_label(context.tokens.error, format!("⚠ {}; {}", lint.what, lint.mend));
+    }
+    if errors > MOST_ERRORS {
+        ui.colored_label(context.tokens.error, format!("and {} more", errors - MOST_ERRORS));
+    }
+    let writes = model.target.about().writes;
+    if !writes {
+        ui.colored_label(context.tokens.warning, "Plans can be made for this target, but its files cannot be written yet. Sizes are forecasts from its layouts.");
     }
     ui.add_space(6.0);
     ui.horizontal(|ui| {
@@ -61,14 +72,14 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
     });
     let running = context.document.export.is_running();
     ui.horizontal_wrapped(|ui| {
-        let enabled = manifest.problems.is_empty() && !running;
+        let enabled = errors == 0 && writes && !running;
         let button = egui::Button::new(
             RichText::new(format!("Export {}", text::bytes(manifest.total_bytes()))).strong(),
         );
         if ui
             .add_enabled(enabled, button)
             .on_disabled_hover_text(
-                "An export is running, or a problem above must be mended first.",
+                "An export is running, or what stands above must be mended first.",
             )
             .clicked()
         {

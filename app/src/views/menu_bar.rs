@@ -1,12 +1,16 @@
 //! The menus, what is open, and the target.
 
+use std::sync::Arc;
+
 use egui::{Align, Button, ComboBox, Layout, MenuBar, RichText, Ui};
-use lapidary_engine::target::TARGETS;
+use lapidary_engine::target::{PRESETS, TARGETS, Target};
 
 use crate::commands::Command;
 use crate::commands::actions::{ACTIONS, Action, Menu};
 use crate::document::Document;
 use crate::document::metrics::METRICS;
+use crate::document::model::Model;
+use crate::document::outcome::Change;
 use crate::document::settings::Colours;
 use crate::theme::text;
 use crate::views::ViewContext;
@@ -33,9 +37,16 @@ fn menu_items(context: &ViewContext<'_>, ui: &mut Ui, menu: Menu) {
             recent(context, ui);
             ui.separator();
         }
-        if matches!(action.title, "Export…" | "Redo" | "Select all shown" | "Set 8 bits") {
+        if matches!(
+            action.title,
+            "Export…" | "Redo" | "Select the fused group" | "Set 8 bits" | "Lock or unlock"
+        ) {
             ui.separator();
         }
+    }
+    if menu == Menu::Edit && context.document.model.is_some() {
+        ui.separator();
+        presets(context, ui);
     }
     if menu == Menu::View {
         ui.separator();
@@ -101,6 +112,16 @@ fn metrics(context: &ViewContext<'_>, ui: &mut Ui) {
     });
 }
 
+fn presets(context: &ViewContext<'_>, ui: &mut Ui) {
+    ui.menu_button("Start from", |ui| {
+        for preset in PRESETS {
+            if ui.button(preset.title).on_hover_text(preset.summary).clicked() {
+                context.send(Command::Preset(preset.id));
+            }
+        }
+    });
+}
+
 fn colours(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.menu_button("Colours", |ui| {
         for (colours, title) in
@@ -130,6 +151,66 @@ fn summary(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.label(RichText::new(checkpoint.title()).strong());
 }
 
+/// What a target is, and what going there would change.
+fn target_card(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, target: &'static dyn Target) {
+    let about = target.about();
+    ui.set_max_width(420.0);
+    ui.label(about.summary);
+    ui.weak(format!("Rules read from: {}.", about.source));
+    if !about.writes {
+        ui.colored_label(
+            context.tokens.warning,
+            "Its files cannot be written yet: plan for it, and sizes are forecasts.",
+        );
+    }
+    if about.id == model.target.about().id {
+        return;
+    }
+    // Laying out every tensor is no work for each frame of a pointer that rests.
+    let id = egui::Id::unique(("change of target", about.id, model.outcome.revision));
+    let known = ui.data(|data| data.get_temp::<Arc<Option<Change>>>(id));
+    let change = known.unwrap_or_else(|| Arc::new(model.would_change(target)));
+    ui.data_mut(|data| data.insert_temp(id, change.clone()));
+    let Some(change) = change.as_ref() else {
+        return;
+    };
+    ui.separator();
+    ui.monospace(format!(
+        "{} → {}",
+        text::bytes(model.outcome.tensor_bytes),
+        text::bytes(change.bytes)
+    ));
+    if change.own_plan > 0 {
+        ui.label(format!(
+            "Its own plan comes back: {} layers differ from the present one.",
+            change.own_plan
+        ));
+    }
+    for (because, layers) in change.in_full.iter().take(4) {
+        ui.label(format!("{} layers stored in full: {because}.", layers.len()));
+    }
+    if change.in_full.is_empty() && change.own_plan == 0 {
+        ui.label("It holds the present plan as it is.");
+    }
+}
+
+/// Over how many devices each layer is split when it is run.
+fn parallel(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    if model.target.capabilities().kernel.is_none() {
+        return;
+    }
+    ui.separator();
+    ui.horizontal(|ui| {
+        ui.weak("tensor parallel").on_hover_text("Devices that each layer is split over (vLLM --tensor-parallel-size). Groups must not be cut, and kernels ask for multiples of inputs and outputs in each part.");
+        for devices in [1, 2, 4, 8] {
+            let is_chosen = model.history.current().tensor_parallel == devices;
+            if ui.selectable_label(is_chosen, devices.to_string()).clicked() {
+                context.send(Command::SetTensorParallel(devices));
+            }
+        }
+    });
+}
+
 fn target(context: &ViewContext<'_>, ui: &mut Ui) {
     let Some(model) = &context.document.model else {
         return;
@@ -141,14 +222,13 @@ fn target(context: &ViewContext<'_>, ui: &mut Ui) {
             for target in TARGETS {
                 let about = target.about();
                 let is_chosen = about.id == model.target.about().id;
-                if ui
-                    .selectable_label(is_chosen, about.title)
-                    .on_hover_text(format!("{}\n{}", about.summary, about.source))
-                    .clicked()
-                {
+                let choice = ui.selectable_label(is_chosen, about.title);
+                let choice = choice.on_hover_ui(|ui| target_card(context, ui, model, *target));
+                if choice.clicked() {
                     context.send(Command::SetTarget(about.id));
                 }
             }
+            parallel(context, ui, model);
         });
     let label = ui.label("Target");
     choice.response.labelled_by(label.id);

@@ -2,11 +2,17 @@
 
 mod activity;
 mod export;
+mod history;
 mod inspector;
 mod layer_list;
+mod layer_menu;
 mod menu_bar;
 mod model_map;
+mod palette;
+mod problems;
+mod rules;
 mod sheets;
+mod side_tabs;
 mod size_meter;
 mod welcome;
 
@@ -16,7 +22,11 @@ use egui::{CentralPanel, Panel, Ui};
 
 use crate::commands::Command;
 use crate::document::Document;
+use crate::document::model::Side;
 use crate::theme::Tokens;
+
+/// Bits that number keys, menus and brushes offer.
+const BITS: std::ops::RangeInclusive<i64> = 2..=8;
 
 /// What a view may see and do.
 pub struct ViewContext<'a> {
@@ -46,7 +56,11 @@ pub struct View {
 /// Every view, in reading order. Tests walk this list.
 pub static VIEWS: &[View] = &[
     View { id: "menu bar", ui: menu_bar::ui },
+    View { id: "side tabs", ui: side_tabs::ui },
     View { id: "layer list", ui: layer_list::ui },
+    View { id: "rules", ui: rules::ui },
+    View { id: "problems", ui: problems::ui },
+    View { id: "history", ui: history::ui },
     View { id: "model map", ui: model_map::ui },
     View { id: "size meter", ui: size_meter::ui },
     View { id: "inspector", ui: inspector::ui },
@@ -54,21 +68,27 @@ pub static VIEWS: &[View] = &[
     View { id: "welcome", ui: welcome::ui },
     View { id: "export", ui: export::ui },
     View { id: "sheets", ui: sheets::ui },
+    View { id: "palette", ui: palette::ui },
 ];
 
 /// Places the views in the window: list, map and inspector side by side, or the welcome without a model.
 pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
     Panel::top("menu bar").show(ui, |ui| menu_bar::ui(context, ui));
     Panel::bottom("activity").show(ui, |ui| activity::ui(context, ui));
-    if context.document.model.is_some() {
+    if let Some(model) = &context.document.model {
         // Side by side from 1280 pixels up: the map gets what list and inspector leave.
         let width = ui.available_width();
         let list = (0.33 * width).clamp(380.0, 480.0);
         let inspector = (0.3 * width).clamp(360.0, 480.0);
-        Panel::left("layers")
-            .default_size(list)
-            .size_range(240.0..=900.0)
-            .show(ui, |ui| layer_list::ui(context, ui));
+        Panel::left("layers").default_size(list).size_range(240.0..=900.0).show(ui, |ui| {
+            side_tabs::ui(context, ui);
+            match model.side {
+                Side::Layers => layer_list::ui(context, ui),
+                Side::Rules => rules::ui(context, ui),
+                Side::Problems => problems::ui(context, ui),
+                Side::History => history::ui(context, ui),
+            }
+        });
         Panel::right("inspector")
             .default_size(inspector)
             .size_range(320.0..=900.0)
@@ -80,4 +100,5 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
     }
     export::ui(context, ui);
     sheets::ui(context, ui);
+    palette::ui(context, ui);
 }

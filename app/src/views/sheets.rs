@@ -13,7 +13,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         Some(Sheet::Keys) => sheet(context, ui, Sheet::Keys, "Keys", keys),
         Some(Sheet::About) => sheet(context, ui, Sheet::About, "About Lapidary", about),
         Some(Sheet::Path(purpose)) => path(context, ui, purpose),
-        Some(Sheet::Export) | None => {}
+        Some(Sheet::Export | Sheet::Palette) | None => {}
     }
     question(context, ui);
 }

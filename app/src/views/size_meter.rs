@@ -1,9 +1,11 @@
-//! What the export will weigh, to the byte, and what stands in its way.
+//! What the export will weigh, to the byte, what it does to the weights, and what stands in its way.
 
 use egui::{Label, ProgressBar, RichText, Ui};
+use lapidary_engine::target::Severity;
 
 use crate::commands::Command;
 use crate::document::Sheet;
+use crate::document::model::{Model, Side};
 use crate::theme::text;
 use crate::views::ViewContext;
 
@@ -12,44 +14,92 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         return;
     };
     ui.add_space(4.0);
-    let manifest = match &model.manifest {
-        Ok(manifest) => manifest,
-        Err(sentence) => {
-            ui.colored_label(context.tokens.error, sentence);
-            return;
-        }
-    };
-    let (before, after) = (model.checkpoint.tensor_bytes(), model.sizes.tensor_bytes);
-    let share = if before == 0 { 1.0 } else { after as f64 / before as f64 };
+    if let Some(defect) = &model.outcome.defect {
+        ui.colored_label(context.tokens.error, defect);
+        return;
+    }
     ui.horizontal_wrapped(|ui| {
-        ui.label(RichText::new(format!("{} → {}", text::bytes(before), text::bytes(after))).strong().size(16.0))
-            .on_hover_text(format!(
-                "Tensors now and in the export, exact: {} and {} bytes. The folder with headers, config and tokenizer: {} bytes.",
-                text::count(before),
-                text::count(after),
-                text::count(model.sizes.total_bytes)
-            ));
-        ui.add(ProgressBar::new(share as f32).desired_width(110.0).text(text::percent(share)));
-        let bits = text::bits(model.sizes.bits_per_weight);
-        let bits = RichText::new(format!("{bits} bits/weight")).monospace();
-        ui.add(Label::new(bits).extend())
-            .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters.");
-        if ui.button(format!("Export {}…", text::bytes(model.sizes.total_bytes))).clicked() {
-            context.send(Command::ToggleSheet(Sheet::Export));
-        }
+        sizes(ui, model);
+        damage(ui, model);
+        export(context, ui, model);
     });
-    for problem in manifest.problems.iter().take(3) {
-        ui.horizontal_wrapped(|ui| {
-            ui.colored_label(context.tokens.error, format!("⚠ {}; {}", problem.what, problem.mend));
-            if !problem.tensors.is_empty()
-                && ui.small_button("Show").on_hover_text("Select these layers.").clicked()
-            {
-                context.send(Command::Select(problem.tensors.clone()));
-            }
-        });
-    }
-    if manifest.problems.len() > 3 {
-        ui.colored_label(context.tokens.error, format!("and {} more", manifest.problems.len() - 3));
-    }
+    worst(context, ui, model);
     ui.add_space(2.0);
+}
+
+fn sizes(ui: &mut Ui, model: &Model) {
+    let (before, after) = (model.checkpoint.tensor_bytes(), model.outcome.tensor_bytes);
+    let share = if before == 0 { 1.0 } else { after as f64 / before as f64 };
+    let folder = match model.manifest() {
+        Ok(manifest) if !model.outcome.is_late => format!(
+            " The folder with headers, config and tokenizer: {} bytes.",
+            text::count(manifest.total_bytes())
+        ),
+        _ => String::new(),
+    };
+    let kind = if model.target.about().writes {
+        "exact"
+    } else {
+        "a forecast from the target's layouts, whose files cannot be written yet"
+    };
+    ui.label(
+        RichText::new(format!("{} → {}", text::bytes(before), text::bytes(after)))
+            .strong()
+            .size(16.0),
+    )
+    .on_hover_text(format!(
+        "Tensors now and in the export, {kind}: {} and {} bytes.{folder}",
+        text::count(before),
+        text::count(after),
+    ));
+    ui.add(ProgressBar::new(share as f32).desired_width(90.0).text(text::percent(share)));
+    let parameters = model.checkpoint.parameters().max(1);
+    let bits = text::bits(after as f64 * 8.0 / parameters as f64);
+    let bits = RichText::new(format!("{bits} bits/weight")).monospace();
+    ui.add(Label::new(bits).extend())
+        .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters.");
+}
+
+/// The sum of the damages, with how it is known.
+fn damage(ui: &mut Ui, model: &Model) {
+    let sum = model.damage_sum;
+    if sum.exact + sum.estimated + sum.unknown == 0 {
+        return;
+    }
+    let sign = if sum.estimated > 0 { "~" } else { "" };
+    let more = if sum.unknown > 0 { "+" } else { "" };
+    let shown = RichText::new(format!("Σ damage {sign}{}{more}", text::value(sum.sum))).monospace();
+    ui.add(Label::new(shown).extend()).on_hover_text(format!(
+        "Σ ‖W−Ŵ‖²/‖W‖² over the compressed layers: {} measured, {} estimated from a sample of rows, {} not known yet. It predicts the loss of the model as far as every layer matters alike.",
+        sum.exact, sum.estimated, sum.unknown
+    ));
+}
+
+fn export(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let total =
+        model.manifest().map_or(model.outcome.tensor_bytes, |manifest| manifest.total_bytes());
+    if ui.button(format!("Export {}…", text::bytes(total))).clicked() {
+        context.send(Command::ToggleSheet(Sheet::Export));
+    }
+}
+
+/// The worst problem, and a way to all of them.
+fn worst(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let lints = &model.outcome.laid_out.lints;
+    let Some(first) = lints.iter().find(|lint| lint.severity < Severity::Note) else {
+        return;
+    };
+    let colour = match first.severity {
+        Severity::Error => context.tokens.error,
+        Severity::Warning | Severity::Note => context.tokens.warning,
+    };
+    ui.horizontal(|ui| {
+        let serious = lints.iter().filter(|lint| lint.severity < Severity::Note).count();
+        let title = format!("⚠ {serious} problem{}", if serious == 1 { "" } else { "s" });
+        if ui.button(title).on_hover_text("Show every problem with what mends it.").clicked() {
+            context.send(Command::SetSide(Side::Problems));
+        }
+        let text = RichText::new(format!("{}; {}", first.what, first.mend)).color(colour);
+        ui.add(Label::new(text).truncate());
+    });
 }

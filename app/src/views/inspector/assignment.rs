@@ -2,10 +2,11 @@
 
 use egui::{Align, ComboBox, DragValue, Layout, Response, RichText, Slider, Ui, vec2};
 use lapidary_engine::method::{About, Kind, METHODS, Parameter, Resolved, Stage, Step, Value};
-use lapidary_engine::plan::Assignment;
+use lapidary_engine::plan::{Assignment, Origin};
+use lapidary_engine::target;
 
 use crate::commands::Command;
-use crate::document::model::Model;
+use crate::document::model::{Model, Side};
 use crate::theme::text;
 use crate::views::ViewContext;
 use crate::views::inspector::weights::current_preview;
@@ -51,20 +52,92 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
     if assignment.locked {
         ui.weak("Locked: unlock to change it.");
     }
+    origin(context, ui, model, layer);
     ui.add_enabled_ui(!assignment.locked, |ui| {
+        let form = Form { model, layer, assignment: &assignment };
         for (stage, title, help) in STAGES {
-            stage_form(context, ui, &assignment, (stage, title, help));
+            stage_form(context, ui, &form, (stage, title, help));
         }
     });
     effect(context, ui, model, layer, &assignment);
 }
 
+/// What a form is for.
+struct Form<'a> {
+    model: &'a Model,
+    layer: usize,
+    assignment: &'a Assignment,
+}
+
+impl Form<'_> {
+    /// Why the target could not hold another assignment; nothing is refused that is there already.
+    fn refusal(&self, other: &Assignment) -> Option<String> {
+        let tensor = &self.model.checkpoint.tensors()[self.layer];
+        let why_not = target::refusal(tensor, other, self.model.target)?;
+        (other.steps != self.assignment.steps).then_some(why_not)
+    }
+
+    /// The assignment, or the nearest the target holds: a method is no reason to refuse its usual group size.
+    fn nearest(&self, other: &Assignment) -> Assignment {
+        let tensor = &self.model.checkpoint.tensors()[self.layer];
+        if self.refusal(other).is_none() {
+            return other.clone();
+        }
+        let nearest = target::held_instead(tensor, other, self.model.target);
+        if nearest.is_keep() { other.clone() } else { nearest }
+    }
+
+    /// A choice that sets something, grey with the reason where the target could not hold it.
+    fn choice(
+        &self,
+        ui: &mut Ui,
+        (is_chosen, title, tip): (bool, &str, &str),
+        other: &Assignment,
+    ) -> bool {
+        let why_not = self.refusal(other);
+        let label = egui::Button::selectable(is_chosen, title);
+        let response = ui.add_enabled(why_not.is_none(), label).on_hover_text(tip);
+        let clicked = response.clicked();
+        if let Some(why_not) = why_not {
+            let name = self.model.target.about().title;
+            response.on_disabled_hover_text(format!("Not for {name}: {why_not}."));
+        }
+        clicked
+    }
+}
+
+/// Where the assignment comes from: a rule, or a hand.
+fn origin(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    let rules = model.plan().rules();
+    match model.plan().origin(&model.checkpoint.tensors()[layer].name) {
+        Origin::Nothing => {}
+        Origin::Rule(at) => {
+            let text = format!("from rule {}: {}", at + 1, rules[at].pattern);
+            let link = egui::Button::new(RichText::new(text).small()).frame(false);
+            if ui.add(link).on_hover_text("Show the rules.").clicked() {
+                context.send(Command::SetSide(Side::Rules));
+            }
+        }
+        Origin::ByHand if rules.is_empty() => {}
+        Origin::ByHand => {
+            ui.horizontal(|ui| {
+                ui.weak("set by hand");
+                let tip = "Take back what was set by hand, so that the rules decide.";
+                if ui.small_button("Leave to the rules").on_hover_text(tip).clicked() {
+                    context.send(Command::Forget);
+                }
+            });
+        }
+    }
+}
+
 fn stage_form(
     context: &ViewContext<'_>,
     ui: &mut Ui,
-    assignment: &Assignment,
+    form: &Form<'_>,
     (stage, title, help): (Stage, &str, &str),
 ) {
+    let assignment = form.assignment;
     let step = assignment.step_at(stage);
     let chosen = step.and_then(|step| about(&step.method));
     ui.horizontal(|ui| {
@@ -81,12 +154,10 @@ fn stage_form(
                 {
                     let is_chosen = chosen.is_some_and(|chosen| chosen.id == about.id);
                     let tip = format!("{}\n{}", about.summary, about.citation);
-                    if ui.selectable_label(is_chosen, about.title).on_hover_text(tip).clicked()
-                        && !is_chosen
-                    {
-                        context.send(Command::Assign(
-                            assignment.with_step_at(stage, Some(Step::new(about.id))),
-                        ));
+                    let other =
+                        form.nearest(&assignment.with_step_at(stage, Some(Step::new(about.id))));
+                    if form.choice(ui, (is_chosen, about.title, &tip), &other) && !is_chosen {
+                        context.send(Command::Assign(other));
                     }
                 }
             });
@@ -99,9 +170,12 @@ fn stage_form(
         return;
     };
     for parameter in about.parameters.iter().filter(|parameter| resolved.uses(parameter)) {
-        if let Some(value) = field(ui, parameter, &resolved) {
+        let other = |value: Value| {
             let step = step.clone().with(parameter.name, value);
-            context.send(Command::Assign(assignment.with_step_at(stage, Some(step))));
+            assignment.with_step_at(stage, Some(step))
+        };
+        if let Some(value) = field(ui, form, &other, (parameter, &resolved)) {
+            context.send(Command::Assign(other(value)));
         }
     }
 }
@@ -120,13 +194,19 @@ fn about(id: &str) -> Option<&'static About> {
 }
 
 /// One parameter; gives the value it was changed to.
-fn field(ui: &mut Ui, parameter: &Parameter, resolved: &Resolved) -> Option<Value> {
+fn field(
+    ui: &mut Ui,
+    form: &Form<'_>,
+    other: &dyn Fn(Value) -> Assignment,
+    (parameter, resolved): (&Parameter, &Resolved),
+) -> Option<Value> {
     ui.horizontal_wrapped(|ui| {
         ui.spacing_mut().item_spacing.x = 4.0;
         form_label(ui, &format!("    {}", parameter.title), parameter.help);
         match (&parameter.kind, resolved.get(parameter.name)?) {
             (Kind::Integer { min, max, usual, .. }, Value::Integer(value)) => {
-                integer(ui, parameter, (*min, *max), usual, *value)
+                let offered = (*min..=*max, *usual);
+                integer(ui, (form, other), (parameter, offered), *value)
             }
             (Kind::Fraction { min, max, .. }, Value::Fraction(value)) => {
                 let mut share = *value;
@@ -138,9 +218,8 @@ fn field(ui: &mut Ui, parameter: &Parameter, resolved: &Resolved) -> Option<Valu
             }
             (Kind::Choice(options), Value::Text(value)) => {
                 let clicked = options.iter().filter(|option| {
-                    ui.selectable_label(option.id == value, option.title)
-                        .on_hover_text(option.help)
-                        .clicked()
+                    let shown = (option.id == value, option.title, option.help);
+                    form.choice(ui, shown, &other(Value::from(option.id)))
                 });
                 clicked
                     .last()
@@ -155,25 +234,21 @@ fn field(ui: &mut Ui, parameter: &Parameter, resolved: &Resolved) -> Option<Valu
 
 fn integer(
     ui: &mut Ui,
-    parameter: &Parameter,
-    (min, max): (i64, i64),
-    usual: &[i64],
+    (form, other): (&Form<'_>, &dyn Fn(Value) -> Assignment),
+    (parameter, (range, usual)): (&Parameter, (std::ops::RangeInclusive<i64>, &[i64])),
     value: i64,
 ) -> Option<Value> {
     let mut chosen = value;
     for &offered in usual {
-        if ui
-            .selectable_label(offered == value, offered.to_string())
-            .on_hover_text(parameter.help)
-            .clicked()
-        {
+        let shown = (offered == value, offered.to_string());
+        let shown = (shown.0, shown.1.as_str(), parameter.help);
+        if form.choice(ui, shown, &other(Value::Integer(offered))) {
             chosen = offered;
         }
     }
     // Where every value is offered there is nothing else to type.
-    if (usual.len() as i64) <= max - min {
-        ui.add(DragValue::new(&mut chosen).range(min..=max))
-            .on_hover_text("Drag, or click to type.");
+    if (usual.len() as i64) <= range.end() - range.start() {
+        ui.add(DragValue::new(&mut chosen).range(range)).on_hover_text("Drag, or click to type.");
     }
     (chosen != value).then_some(Value::Integer(chosen))
 }
@@ -217,6 +292,15 @@ fn effect(
         ui.colored_label(context.tokens.error, sentence);
     } else {
         ui.horizontal(|ui| {
+            if let Some(damage) = model.damage(layer) {
+                let error = text::percent(damage.relative_error);
+                let kind = if damage.is_exact() {
+                    "measured".to_owned()
+                } else {
+                    format!("estimate from {} of {} rows", damage.rows, damage.of)
+                };
+                ui.monospace(format!("relative error {error} ({kind})"));
+            }
             busy(ui);
             ui.weak("measuring the error…");
         });

@@ -3,6 +3,7 @@
 mod assignment;
 mod bits;
 mod compare;
+mod damage;
 mod outliers;
 mod parts;
 mod picture;
@@ -37,6 +38,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             Tab::Spectrum => spectrum::ui(context, ui, model, &layers),
             Tab::Bits => bits::ui(context, ui, model, layer),
             Tab::Compare => compare::ui(context, ui, model, &layers),
+            Tab::Damage => damage::ui(context, ui, model, layer),
         }
         ui.separator();
         assignment::ui(context, ui, model, layer);

@@ -61,6 +61,27 @@ pub(super) fn waiting(context: &ViewContext<'_>, ui: &mut Ui, doing: &str) {
     });
 }
 
+/// A switch between the layer as it is and what its assignment makes of it; the space bar does the same.
+pub(super) fn before_after(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let Some(layer) = model.selection.cursor() else {
+        return;
+    };
+    if model.assignment(layer).is_keep() {
+        return;
+    }
+    ui.spacing_mut().item_spacing.x = 2.0;
+    for (after, title) in [(false, "before"), (true, "after")] {
+        let choice = ui.selectable_label(model.look.after == after, title);
+        if choice
+            .on_hover_text("The weights as they are, or after the assignment. Space switches.")
+            .clicked()
+            && model.look.after != after
+        {
+            context.send(Command::ToggleAfter);
+        }
+    }
+}
+
 /// A line of small secondary text.
 pub(super) fn note(
     context: &ViewContext<'_>,

@@ -11,12 +11,12 @@ use lapidary_engine::statistics::Pooled;
 
 use crate::commands::Command;
 use crate::document::FigureToSave;
-use crate::document::look::Quantity;
+use crate::document::look::{Quantity, Seen};
 use crate::document::model::Model;
 use crate::figure::{Drawing, Format, HeatFigure};
 use crate::theme::{diverging, sequential, text, text_on};
 use crate::views::ViewContext;
-use crate::views::inspector::parts::{note, waiting};
+use crate::views::inspector::parts::{before_after, note, waiting};
 use crate::widgets::zoom::Zoom;
 
 /// Width of a cell that has room for its value.
@@ -94,7 +94,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
     let wanted = look.asked.picture.as_ref().or(look.picture.as_ref().map(|(subject, _)| subject));
     let picture = look.picture.as_ref().filter(|(subject, _)| {
         subject.0 == layer
-            && subject.1.is_some() == look.quantity.is_error()
+            && matches!(subject.1, Seen::Error(_)) == look.quantity.is_error()
             && wanted.is_none_or(|wanted| wanted == subject)
     });
     match picture {
@@ -133,6 +133,7 @@ fn toolbar(
         choice.response.labelled_by(label.id);
         ui.checkbox(&mut state.is_logarithmic, "log")
             .on_hover_text("Logarithmic colours: shows the many small values beside the few large ones.");
+        before_after(context, ui, model);
         let all = egui::Button::new("Show all").small();
         if ui.add_enabled(!state.zoom.is_whole(), all).on_hover_text("Back to the whole matrix; so does a double-click.").clicked() {
             state.zoom = Zoom::whole(state.zoom.plane[0] as usize, state.zoom.plane[1] as usize);

@@ -4,6 +4,7 @@ use egui::{DragValue, Id, RichText, Ui};
 use lapidary_engine::statistics::{Spectrum, SpectrumMethod};
 
 use crate::commands::Command;
+use crate::document::look::Seen;
 use crate::document::model::Model;
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::{PLOT_HEIGHT, text};
@@ -135,7 +136,7 @@ fn figure(model: &Model, layers: &[usize], view: View) -> Figure {
     if let Some((subject, Ok(error))) = &model.look.error_spectrum
         && model.look.wants_error_spectrum
         && subject.0 == layer
-        && subject.1.as_ref() == Some(&model.assignment(layer))
+        && subject.1 == Seen::Error(model.assignment(layer))
     {
         series.push(Series::new("error", Ink::Grid, Kind::Line, view.points(error)));
     }

@@ -8,7 +8,7 @@ use crate::document::model::Model;
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series, compact};
 use crate::theme::{PLOT_HEIGHT, text};
 use crate::views::ViewContext;
-use crate::views::inspector::parts::{self, known, note};
+use crate::views::inspector::parts::{self, before_after, known, note};
 use crate::views::inspector::profile;
 
 /// Grids of more levels would be a solid block.
@@ -58,6 +58,8 @@ fn single(
     parts::plot(context, ui, "histogram", &figure, PLOT_HEIGHT);
     let histogram = &statistics.histogram;
     ui.horizontal_wrapped(|ui| {
+        before_after(context, ui, model);
+        ui.add_space(6.0);
         ui.checkbox(&mut fits, "fits").on_hover_text("A normal and a Laplace distribution of the same mean and spread.");
         if fits {
             let distance = |d| text::percent(statistics.distance(d));
@@ -94,11 +96,14 @@ fn histogram(
     (layer, statistics, preview): (usize, &Statistics, Option<&Preview>),
     fits: bool,
 ) -> Figure {
-    let histogram = &statistics.histogram;
+    // After the assignment the weights stand on the levels of the grid; the bins are the same.
+    let after = preview.and_then(|preview| preview.after.as_ref()).filter(|_| model.look.after);
+    let histogram = after.unwrap_or(&statistics.histogram);
     let width = histogram.width();
     let bars = histogram.counts.iter().enumerate();
     let bars = bars.map(|(i, &count)| [histogram.centre(i), count as f64]).collect();
-    let mut series = vec![Series::new("weights", Ink::Data(0), Kind::Bars(width), bars)];
+    let name = if after.is_some() { "weights after" } else { "weights" };
+    let mut series = vec![Series::new(name, Ink::Data(0), Kind::Bars(width), bars)];
     let n = statistics.finite as f64;
     if fits {
         for (name, ink, fit) in [

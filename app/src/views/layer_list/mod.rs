@@ -39,7 +39,7 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let cursor_row = model
         .selection
         .cursor()
-        .and_then(|cursor| lines.iter().position(|line| *line == Row::Tensor(cursor)));
+        .and_then(|cursor| lines.iter().position(|line| stands_for(model, *line, cursor)));
     let is_moved = cursor_moved(ui, model);
     // Each arrangement of columns remembers its own widths.
     let arrangement: Vec<&str> = model.list.columns.iter().map(|column| column.id()).collect();
@@ -69,6 +69,10 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         .body(|body| {
             body.rows(ROW_HEIGHT, lines.len(), |mut row| match lines[row.index()] {
                 Row::Block(block, count) => row::block(context, model, (block, count), &mut row),
+                Row::Fused(group, _) => {
+                    visible.extend(&model.checkpoint.fused_groups()[group].members);
+                    row::fused(context, model, group, &mut row);
+                }
                 Row::Tensor(layer) => {
                     visible.push(layer);
                     row::tensor(context, model, layer, &mut row);
@@ -77,6 +81,15 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         });
     if visible != model.visible[Pane::List as usize] {
         context.send(Command::Visible(Pane::List, visible));
+    }
+}
+
+/// Whether a line is that of a tensor, or of its fused group.
+fn stands_for(model: &Model, line: Row, tensor: usize) -> bool {
+    match line {
+        Row::Block(..) => false,
+        Row::Fused(group, _) => model.checkpoint.fused_index_of(tensor) == Some(group),
+        Row::Tensor(other) => other == tensor,
     }
 }
 
@@ -99,7 +112,7 @@ fn filter(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             }
             let selected = model.selection.len();
             let count = if selected > 1 {
-                format!("{selected} of {}", model.rows().len())
+                format!("{selected} selected, {} shown", model.rows().len())
             } else {
                 let n = model.rows().len();
                 format!("{} {}", text::count(n as u64), if n == 1 { "tensor" } else { "tensors" })

@@ -2,6 +2,7 @@
 
 use egui::{Align, Label, Layout, RichText, Ui};
 use egui_extras::TableRow;
+use lapidary_engine::target::Agreement;
 
 use crate::commands::Command;
 use crate::document::columns::Column;
@@ -29,6 +30,7 @@ pub(super) fn tensor(
         ui.label(&tensor.name);
         ui.weak(format!("{} · {} · {size}", tensor.shape, tensor.dtype));
     });
+    response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::List));
     if hovered.clicked() {
         let modifiers = response.ctx.input(|input| input.modifiers);
         let how = match (modifiers.shift, modifiers.command) {
@@ -58,8 +60,9 @@ fn cell(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, (layer, column): 
     if is_assignment && model.plan().is_locked(&tensor.name) {
         cell = format!("🔒 {cell}");
     }
-    let is_stored_in_full =
-        is_assignment && model.why_dense(layer).is_some() && !model.target.about().is_dense;
+    let is_stored_in_full = is_assignment
+        && model.why_dense(layer).is_some()
+        && !model.target.capabilities().is_dense();
     let text = if is_stored_in_full {
         RichText::new(format!("⚠ {cell}")).color(context.tokens.warning)
     } else if tensor.matrix.is_some() {
@@ -67,10 +70,86 @@ fn cell(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, (layer, column): 
     } else {
         RichText::new(cell).color(context.tokens.weak)
     };
-    if column == Column::Layer && model.list.is_tree {
-        ui.add_space(14.0);
+    if column == Column::Layer {
+        let is_fused = model.checkpoint.fused_index_of(layer).is_some();
+        let depth = u8::from(model.list.is_tree) + u8::from(is_fused);
+        ui.add_space(14.0 * f32::from(depth));
     }
     ui.add(Label::new(text).truncate());
+}
+
+/// The layers of a fused group as one row.
+pub(super) fn fused(
+    context: &ViewContext<'_>,
+    model: &Model,
+    group: usize,
+    row: &mut TableRow<'_, '_>,
+) {
+    let members = &model.checkpoint.fused_groups()[group].members;
+    row.set_selected(members.iter().all(|&member| model.selection.has(member)));
+    for &column in &model.list.columns {
+        row.col(|ui| match column {
+            Column::Layer => fused_name(context, ui, model, group),
+            column if column.is_number() => {
+                ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                    let cell = column.group_cell(model, group);
+                    ui.add(Label::new(RichText::new(cell).monospace()).truncate());
+                });
+            }
+            Column::Assignment => {
+                let is_locked = members.iter().any(|&m| model.assignment(m).locked);
+                let lock = if is_locked { "🔒 " } else { "" };
+                let label = format!("{lock}{}", column.group_cell(model, group));
+                ui.add(Label::new(label).truncate());
+            }
+            column => {
+                ui.add(Label::new(column.group_cell(model, group)).truncate());
+            }
+        });
+    }
+    row.col(|_ui| {});
+    let response = row.response();
+    response.context_menu(|ui| context.layer_menu(ui, model, members[0], Pane::List));
+    let response = response.on_hover_text(
+        "Layers that runtimes store as one. Sizes are sums; of other numbers the largest is shown.",
+    );
+    if response.clicked() {
+        let modifiers = response.ctx.input(|input| input.modifiers);
+        let how = match (modifiers.shift, modifiers.command) {
+            (true, _) => How::Range,
+            (_, true) => How::Toggle,
+            _ => How::Replace,
+        };
+        context.send(Command::ClickGroup(group, how));
+    }
+}
+
+/// The name of a fused group, a sign that unfolds it, and where the target allows it a way to split it.
+fn fused_name(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, group: usize) {
+    if model.list.is_tree {
+        ui.add_space(14.0);
+    }
+    ui.spacing_mut().item_spacing.x = 3.0;
+    let may_split = model.target.capabilities().fused == Agreement::May;
+    let is_open = model.list.unfolded.contains(&group) || !model.is_one(group);
+    let (sign, tip) = match (is_open, model.is_one(group)) {
+        (false, _) => ("▶", "Show the layers one by one."),
+        (true, true) => ("▼", "Show them as one row."),
+        (true, false) => ("▼", "Their assignments are their own: this target allows it."),
+    };
+    let button = egui::Button::new(RichText::new(sign).small()).frame(false);
+    if ui.add(button).on_hover_text(tip).clicked() {
+        context.send(Command::Unfold(group));
+    }
+    if may_split && is_open {
+        let is_split = !model.is_one(group);
+        let tip =
+            "Split: give these layers assignments of their own. The target stores them apart.";
+        if ui.selectable_label(is_split, "split").on_hover_text(tip).clicked() {
+            context.send(Command::Split(group));
+        }
+    }
+    ui.add(Label::new(model.group_name(group)).truncate());
 }
 
 /// The head of a block: its tensors together.

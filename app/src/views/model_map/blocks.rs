@@ -32,6 +32,21 @@ impl Geometry {
         Rect::from_min_size(self.origin + at, self.pitch).shrink(1.5)
     }
 
+    /// The layer at a point.
+    fn at(&self, model: &Model, point: Pos2) -> Option<usize> {
+        let place = (point - self.origin) / self.pitch;
+        if place.x < 0.0 || place.y < 0.0 {
+            return None;
+        }
+        let (row, column) = (place.y as usize, place.x as usize);
+        if row >= model.map.blocks.len() || column >= model.map.roles.len() {
+            return None;
+        }
+        let layers = model.map.cell(row, column);
+        let squares = paint::Squares::new(self.cell(row, column), layers.len());
+        layers.get(squares.at(point)?).copied()
+    }
+
     /// The layers whose squares or cells a rectangle touches.
     fn inside(&self, model: &Model, area: Rect) -> Vec<usize> {
         let map = &model.map;
@@ -72,7 +87,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             for row in rows.clone() {
                 block_row(context, ui, model, (geometry, row));
             }
-            if let Some(area) = paint::finished_drag(context, ui) {
+            if model.brush.is_some() {
+                let step = pitch.min_elem() / 2.0;
+                let points = paint::stroke(ui, ui.clip_rect(), step);
+                paint::paint_under(context, &points, |point| geometry.at(model, point));
+            } else if let Some(area) = paint::finished_drag(context, ui) {
                 paint::select(context, geometry.inside(model, area));
             }
             follow_cursor(ui, model, geometry);
@@ -132,7 +151,7 @@ fn interact(ui: &Ui, model: &Model, rect: Rect, layer: usize) -> egui::Response 
         let name = model.short_name(layer);
         WidgetInfo::labeled(egui::Role::Button, true, format!("map {name}"))
     });
-    paint::begin_drag(ui, &response);
+    paint::begin_drag(ui, model, &response);
     response
 }
 
@@ -147,6 +166,8 @@ fn experts(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layers): (R
     let response = interact(ui, model, rect, layers[0]);
     squares.paint(context, ui.painter(), model, layers);
     let hovered = response.hover_pos().and_then(|point| squares.at(point));
+    let under = hovered.map_or(layers[0], |i| layers[i]);
+    response.context_menu(|ui| context.layer_menu(ui, model, under, Pane::Map));
     let Some(i) = hovered else {
         // A click without a pointer, as an assistive technology sends it, is for all experts of the cell.
         if response.clicked() {
@@ -159,7 +180,9 @@ fn experts(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layers): (R
         card::ui(context, ui, model, layers[i]);
         ui.weak(format!("{} layers in this cell; double-click selects all.", layers.len()));
     });
-    if response.double_clicked() {
+    if model.brush.is_some() {
+        // The stroke over the whole map paints.
+    } else if response.double_clicked() {
         paint::clicked(context, &response, layers);
     } else if response.clicked() {
         paint::clicked(context, &response, &layers[i..=i]);

@@ -15,7 +15,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         if shades.known == 0 {
             ui.weak(match model.metric.needs {
                 Needs::Plan | Needs::Measuring => "Measuring…",
-                Needs::Damage => "No layer is compressed yet: assign bits to see what they cost.",
+                Needs::Damage | Needs::Price => {
+                    "No layer is compressed yet: assign bits to see what they cost."
+                }
                 Needs::Other => "Open a second checkpoint in the inspector under Compare.",
             });
             return;

@@ -1,6 +1,7 @@
 //! The model map: blocks down, roles across, experts inside a cell; or a treemap by bytes. Filled by a metric.
 
 mod blocks;
+mod brush;
 mod card;
 mod legend;
 mod paint;
@@ -25,6 +26,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         return;
     };
     head(context, ui, model);
+    brush::ui(context, ui, model);
     match model.map_mode {
         MapMode::Bytes => treemap::ui(context, ui, model),
         MapMode::Blocks => {

@@ -60,8 +60,56 @@ pub(super) fn cell(
         frame(context, ui.painter(), rect, 1.0);
     }
     let response = response.on_hover_ui(|ui| card::ui(context, ui, model, layer));
-    if response.clicked() {
+    response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::Map));
+    if model.brush.is_some() {
+        if response.contains_pointer() && is_painting(ui) {
+            context.send(Command::Paint(vec![layer]));
+        }
+    } else if response.clicked() {
         clicked(context, &response, &[layer]);
+    }
+}
+
+/// Whether the button that paints is down.
+pub(super) fn is_painting(ui: &Ui) -> bool {
+    ui.input(|input| input.pointer.primary_down())
+}
+
+/// Points along the way the pointer took since the last frame, so that a fast stroke leaves no gap; none while
+/// nothing is painted, or where the stroke began outside `area`.
+pub(super) fn stroke(ui: &Ui, area: Rect, step: f32) -> Vec<Pos2> {
+    let id = Id::unique("map stroke");
+    let (now, begun, is_down) = ui.input(|input| {
+        let pointer = &input.pointer;
+        (pointer.interact_pos(), pointer.press_origin(), pointer.primary_down())
+    });
+    let last = ui.data(|data| data.get_temp::<Option<Pos2>>(id)).flatten();
+    let (Some(now), Some(begun), true) = (now, begun, is_down) else {
+        ui.data_mut(|data| data.insert_temp::<Option<Pos2>>(id, None));
+        return Vec::new();
+    };
+    if !area.contains(begun) {
+        return Vec::new();
+    }
+    ui.data_mut(|data| data.insert_temp(id, Some(now)));
+    let from = last.unwrap_or(begun);
+    if last == Some(now) {
+        return Vec::new();
+    }
+    let n = ((now - from).length() / step.max(1.0)).ceil().max(1.0) as usize;
+    (0..=n).map(|i| from.lerp(now, i as f32 / n as f32)).collect()
+}
+
+/// Paints what lies under a stroke.
+pub(super) fn paint_under(
+    context: &ViewContext<'_>,
+    points: &[Pos2],
+    at: impl Fn(Pos2) -> Option<usize>,
+) {
+    let layers: std::collections::BTreeSet<usize> =
+        points.iter().filter_map(|point| at(*point)).collect();
+    if !layers.is_empty() {
+        context.send(Command::Paint(layers.into_iter().collect()));
     }
 }
 
@@ -131,7 +179,13 @@ fn drag_id() -> Id {
 }
 
 /// Remembers where a drag over the map began.
-pub(super) fn begin_drag(ui: &Ui, response: &Response) {
+pub(super) fn begin_drag(ui: &Ui, model: &Model, response: &Response) {
+    if model.brush.is_some() {
+        if response.hovered() {
+            ui.output_mut(|output| output.cursor_icon = egui::CursorIcon::Crosshair);
+        }
+        return;
+    }
     if response.drag_started() {
         let start = ui.input(|input| input.pointer.press_origin());
         ui.data_mut(|data| data.insert_temp(drag_id(), start));

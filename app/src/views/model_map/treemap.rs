@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use egui::{Id, Mesh, Rect, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
 
-use crate::document::model::Model;
+use crate::document::model::{Model, Pane};
 use crate::document::treemap::{Area, Treemap};
 use crate::views::ViewContext;
 use crate::views::model_map::{LEGEND_HEIGHT, card, paint};
@@ -15,7 +15,7 @@ const LEAST_WRITTEN: egui::Vec2 = vec2(58.0, 15.0);
 /// A layout with what it was made for.
 #[derive(Clone)]
 struct Kept {
-    manifest: usize,
+    sizes: u64,
     size: (u32, u32),
     treemap: Arc<Treemap>,
 }
@@ -23,7 +23,7 @@ struct Kept {
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let size = vec2(ui.available_width(), (ui.available_height() - LEGEND_HEIGHT).max(40.0));
     let (rect, response) = ui.allocate_exact_size(size, Sense::click_and_drag());
-    paint::begin_drag(ui, &response);
+    paint::begin_drag(ui, model, &response);
     response.widget_info(|| WidgetInfo::labeled(egui::Role::Button, true, "map by bytes"));
     let treemap = laid_out(ui, model, rect);
     let place = |area: &Area| {
@@ -52,7 +52,12 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     for (_, area) in &treemap.blocks {
         ui.painter().rect_stroke(place(area), 1.0, stroke, StrokeKind::Inside);
     }
-    if let Some(area) = paint::finished_drag(context, ui) {
+    if model.brush.is_some() {
+        let points = paint::stroke(ui, rect, LEAST_WRITTEN.y);
+        paint::paint_under(context, &points, |point| {
+            treemap.at(point.x - rect.left(), point.y - rect.top())
+        });
+    } else if let Some(area) = paint::finished_drag(context, ui) {
         let touched = treemap.tiles.iter().filter(|tile| place(&tile.area).intersects(area));
         paint::select(context, touched.map(|tile| tile.tensor).collect());
     }
@@ -72,7 +77,8 @@ fn answer(
     if let Some(layer) = tile {
         let hovered = response.clone();
         hovered.on_hover_ui_at_pointer(|ui| card::ui(context, ui, model, layer));
-        if response.clicked() {
+        response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::Map));
+        if response.clicked() && model.brush.is_none() {
             paint::clicked(context, response, &[layer]);
         }
     }
@@ -81,16 +87,16 @@ fn answer(
 /// The layout for the present sizes, kept until plan, target or room change.
 fn laid_out(ui: &Ui, model: &Model, rect: Rect) -> Arc<Treemap> {
     let id = Id::unique("treemap");
-    let manifest = model.manifest.as_ref().map_or(0, |manifest| Arc::as_ptr(manifest) as usize);
+    let sizes = model.outcome.revision;
     let size = (rect.width() as u32, rect.height() as u32);
     let kept = ui.data(|data| data.get_temp::<Kept>(id));
-    if let Some(kept) = kept.filter(|kept| (kept.manifest, kept.size) == (manifest, size)) {
+    if let Some(kept) = kept.filter(|kept| (kept.sizes, kept.size) == (sizes, size)) {
         return kept.treemap;
     }
     let bytes = |layer: usize| model.bytes(layer);
     let treemap = Arc::new(Treemap::new(&model.map, bytes, (rect.width(), rect.height())));
     ui.data_mut(|data| {
-        data.insert_temp(id, Kept { manifest, size, treemap: treemap.clone() });
+        data.insert_temp(id, Kept { sizes, size, treemap: treemap.clone() });
     });
     treemap
 }

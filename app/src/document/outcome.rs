@@ -1,0 +1,172 @@
+//! What the plan comes to for the target: every tensor's entry at once, files, headers and lints soon after.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::plan::Plan;
+use lapidary_engine::target::{self, Aim, Case, Entry, Lint, Manifest, Severity, Storage, Target};
+
+use crate::document::draft::Draft;
+use crate::document::model::Model;
+
+/// Tensors up to which files, headers and lints are laid out within the frame; more are laid out in the background.
+const AT_ONCE: usize = 3000;
+
+/// Files, headers and lints of a plan.
+#[derive(Clone, Debug)]
+pub struct LaidOut {
+    /// The export to the byte, or why there is none.
+    pub manifest: Result<Arc<Manifest>, String>,
+    /// What is wrong, errors first.
+    pub lints: Arc<Vec<Lint>>,
+}
+
+impl LaidOut {
+    /// Lays out entries that are known. Cost: names and extents of every tensor are written as JSON.
+    pub fn new(checkpoint: &Checkpoint, plan: &Plan, aim: Aim, entries: Vec<Entry>) -> Self {
+        let case = Case { checkpoint, plan, aim, entries: &entries };
+        let lints = Arc::new(target::lints(&case));
+        let manifest = Manifest::of(checkpoint, aim.target, entries);
+        Self { manifest: manifest.map(Arc::new).map_err(|error| error.sentence()), lints }
+    }
+}
+
+/// What the plan comes to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// One entry for each tensor, always of the present plan.
+    pub entries: Vec<Entry>,
+    /// Bytes of all tensors, always of the present plan.
+    pub tensor_bytes: u64,
+    /// Why there are no entries of the present plan, where an assignment has no layout.
+    pub defect: Option<String>,
+    /// Files, headers and lints, perhaps of a moment ago.
+    pub laid_out: LaidOut,
+    /// Whether they are.
+    pub is_late: bool,
+    /// The draft that is being laid out in the background.
+    pub in_flight: Option<Arc<Draft>>,
+    /// Grows with every change of a size.
+    pub revision: u64,
+    plan: Arc<Plan>,
+    target: &'static str,
+}
+
+impl Outcome {
+    /// That of a draft.
+    pub fn new(checkpoint: &Checkpoint, draft: &Draft) -> Self {
+        let nothing = LaidOut { manifest: Err(String::new()), lints: Arc::default() };
+        let mut outcome = Self {
+            entries: Vec::new(),
+            tensor_bytes: 0,
+            defect: None,
+            laid_out: nothing,
+            is_late: true,
+            in_flight: None,
+            revision: 0,
+            plan: draft.plan().clone(),
+            target: "",
+        };
+        outcome.follow(checkpoint, draft);
+        outcome.lay_out(checkpoint, draft);
+        outcome
+    }
+
+    /// Takes in a changed draft; gives the tensors whose assignment or storage may have changed.
+    pub fn follow(&mut self, checkpoint: &Checkpoint, draft: &Draft) -> Vec<usize> {
+        let target = draft.target();
+        let is_new_target = self.target != target.about().id;
+        let changed = if is_new_target || self.defect.is_some() {
+            (0..checkpoint.tensors().len()).collect()
+        } else {
+            draft.plan().changed_from(&self.plan, checkpoint)
+        };
+        self.defect = self.replace(checkpoint, draft, &changed).err().map(|e| e.sentence());
+        self.plan = draft.plan().clone();
+        self.target = target.about().id;
+        self.is_late = true;
+        self.revision += 1;
+        if checkpoint.tensors().len() <= AT_ONCE {
+            self.lay_out(checkpoint, draft);
+        }
+        changed
+    }
+
+    fn replace(
+        &mut self,
+        checkpoint: &Checkpoint,
+        draft: &Draft,
+        changed: &[usize],
+    ) -> lapidary_engine::Result<()> {
+        let (plan, target) = (draft.plan(), draft.target());
+        if self.entries.is_empty() {
+            let tensors = 0..checkpoint.tensors().len();
+            let entries = tensors.map(|index| target::entry(checkpoint, plan, target, index));
+            self.entries = entries.collect::<Result<_, _>>()?;
+            self.tensor_bytes = self.entries.iter().map(|entry| entry.bytes).sum();
+            return Ok(());
+        }
+        for &index in changed {
+            let entry = target::entry(checkpoint, plan, target, index)?;
+            self.tensor_bytes = self.tensor_bytes - self.entries[index].bytes + entry.bytes;
+            self.entries[index] = entry;
+        }
+        Ok(())
+    }
+
+    fn lay_out(&mut self, checkpoint: &Checkpoint, draft: &Draft) {
+        self.laid_out = match &self.defect {
+            Some(defect) => LaidOut { manifest: Err(defect.clone()), lints: Arc::default() },
+            None => LaidOut::new(checkpoint, draft.plan(), draft.aim(), self.entries.clone()),
+        };
+        self.is_late = false;
+    }
+
+    /// Takes in what was laid out in the background; whether it was of the present draft.
+    pub fn take(&mut self, laid_out: LaidOut, present: &Arc<Draft>) -> bool {
+        let is_present = self.in_flight.take().is_some_and(|of| Arc::ptr_eq(&of, present));
+        self.laid_out = laid_out;
+        self.is_late = !is_present;
+        is_present
+    }
+
+    /// Lints of that severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.laid_out.lints.iter().filter(|lint| lint.severity == severity).count()
+    }
+}
+
+/// What going to another target would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Bytes of all tensors there.
+    pub bytes: u64,
+    /// Layers whose assignment differs, where the target has a plan of its own.
+    pub own_plan: usize,
+    /// Compressed layers that it would store in full, by the reason.
+    pub in_full: BTreeMap<String, Vec<usize>>,
+}
+
+impl Model {
+    /// What going to another target would change; `None` where its plan has no layout. Cost: that of laying out every
+    /// tensor.
+    pub fn would_change(&self, target: &'static dyn Target) -> Option<Change> {
+        let draft = self.history.current();
+        let plan = draft.plan_of(target.about().id);
+        let mut change = Change {
+            own_plan: plan.changed_from(draft.plan(), &self.checkpoint).len(),
+            ..Change::default()
+        };
+        for index in 0..self.checkpoint.tensors().len() {
+            let entry = target::entry(&self.checkpoint, plan, target, index).ok()?;
+            change.bytes += entry.bytes;
+            if let Storage::Dense { because } = entry.storage
+                && !target.capabilities().is_dense()
+            {
+                change.in_full.entry(because).or_default().push(index);
+            }
+        }
+        Some(change)
+    }
+}

@@ -1,0 +1,48 @@
+//! What the next step of a layer costs and saves: which click is worth it.
+
+use std::sync::Arc;
+
+use lapidary_engine::plan::Assignment;
+use lapidary_engine::target::{self, Next};
+
+use crate::document::model::Model;
+
+/// The next step of a layer, and what it changes.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The assignment after it.
+    pub assignment: Arc<Assignment>,
+    /// Bytes after it, less those before.
+    pub bytes: i64,
+    /// Squared relative error after it, less that before; `None` while one of them is not known.
+    pub damage: Option<f64>,
+}
+
+impl Step {
+    /// Change of damage for each million bytes that the step saves or costs; `None` where it does neither.
+    pub fn price(&self) -> Option<f64> {
+        let megabytes = self.bytes.unsigned_abs() as f64 / 1e6;
+        (self.bytes != 0).then(|| Some(self.damage?.abs() / megabytes))?
+    }
+}
+
+impl Model {
+    /// The next step of a layer with more or fewer bits, among those the target holds.
+    pub fn next_step(&self, layer: usize, next: Next) -> Option<Step> {
+        let tensor = &self.checkpoint.tensors()[layer];
+        let now = self.assignment(layer);
+        if now.locked {
+            return None;
+        }
+        let assignment = target::step_from(tensor, &now, next, self.target)?;
+        let entry =
+            target::entry_of(&self.checkpoint, layer, Some(&assignment), self.target).ok()?;
+        let damage = self.damage_of(layer, &assignment).zip(self.damage_of(layer, &now));
+        Some(Step {
+            bytes: entry.bytes as i64 - self.bytes(layer) as i64,
+            damage: damage
+                .map(|(then, now)| then.relative_error.powi(2) - now.relative_error.powi(2)),
+            assignment: Arc::new(assignment),
+        })
+    }
+}

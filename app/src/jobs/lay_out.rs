@@ -1,0 +1,18 @@
+//! Files, headers and lints of large models, laid out beside the frames.
+
+use crate::document::model::Model;
+use crate::document::outcome::LaidOut;
+use crate::jobs::{Event, Jobs, Kind};
+
+impl Jobs {
+    /// Lays out what the plan comes to; the latest request wins.
+    pub fn lay_out(&mut self, model: &Model) {
+        let ticket = self.begin(Kind::LayOut);
+        let (checkpoint, draft) = (model.checkpoint.clone(), model.history.current().clone());
+        let entries = model.outcome.entries.clone();
+        self.spawn("lay out", move || {
+            let laid_out = LaidOut::new(&checkpoint, draft.plan(), draft.aim(), entries);
+            ticket.send(Event::LaidOut(laid_out));
+        });
+    }
+}

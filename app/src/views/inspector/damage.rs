@@ -1,0 +1,149 @@
+//! What bits cost: error against size for every way to quantise a layer, the next steps and what they are worth.
+
+use egui::{Grid, RichText, Ui};
+use lapidary_engine::job::{self, Curve, Damage};
+use lapidary_engine::plan::Assignment;
+use lapidary_engine::target::{self, Next};
+
+use crate::commands::Command;
+use crate::document::model::Model;
+use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
+use crate::theme::{PLOT_HEIGHT, text};
+use crate::views::ViewContext;
+use crate::views::inspector::parts::{self, note};
+
+pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    if !model.is_matrix(layer) {
+        let tensor = &model.checkpoint.tensors()[layer];
+        ui.weak(format!("No damage: {}.", tensor.why_no_matrix()));
+        return;
+    }
+    let curves = job::curves(&model.assignment(layer));
+    let figure = figure(model, layer, &curves);
+    parts::plot(context, ui, "damage", &figure, PLOT_HEIGHT * 1.25);
+    let (known, all) = progress(model, layer, &curves);
+    let sampled = known.iter().find(|damage| !damage.is_exact());
+    let text = match (sampled, known.len() < all) {
+        (_, true) => format!("{} of {all} tried…", known.len()),
+        (Some(damage), false) => {
+            format!(
+                "estimates from {} of {} rows; the mark is exact once measured",
+                damage.rows, damage.of
+            )
+        }
+        (None, false) => "measured on every row".to_owned(),
+    };
+    note(context, ui, text).on_hover_text("Each point is a bit-width tried on rows spread evenly over the layer: effective bits on disk for the present target against ‖W−Ŵ‖/‖W‖. What the target stores in full is left out.");
+    steps(context, ui, model, layer);
+    selection(context, ui, model);
+}
+
+fn progress(model: &Model, layer: usize, curves: &[Curve]) -> (Vec<Damage>, usize) {
+    let all = || curves.iter().flat_map(|curve| &curve.assignments);
+    let known = all().filter_map(|assignment| model.damage_of(layer, assignment)).collect();
+    (known, all().count())
+}
+
+fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
+    let parameters = model.checkpoint.tensors()[layer].parameters().max(1) as f64;
+    let bits = |assignment: &Assignment| {
+        let entry =
+            target::entry_of(&model.checkpoint, layer, Some(assignment), model.target).ok()?;
+        let is_held =
+            model.target.capabilities().is_dense() || entry.storage == target::Storage::Native;
+        // A dense target stores all alike; there the bits of the codes themselves tell more.
+        let bytes = match (&entry.layout, model.target.capabilities().is_dense()) {
+            (Some(layout), true) => layout.bytes(model.checkpoint.tensors()[layer].matrix?.shape),
+            _ => entry.bytes,
+        };
+        is_held.then_some(bytes as f64 * 8.0 / parameters)
+    };
+    let point = |assignment: &Assignment| {
+        let error = model.damage_of(layer, assignment)?.relative_error;
+        Some([bits(assignment)?, error])
+    };
+    let mut series: Vec<Series> = curves
+        .iter()
+        .enumerate()
+        .map(|(i, curve)| {
+            let points: Vec<[f64; 2]> = curve.assignments.iter().filter_map(point).collect();
+            Series::new(&curve.name, Ink::Data(i % 8), Kind::Line, points)
+        })
+        .filter(|series| !series.points.is_empty())
+        .collect();
+    let now = model.assignment(layer);
+    if let Some(at) = point(&now).filter(|_| !now.is_keep()) {
+        series.push(Series::new("now", Ink::Mark, Kind::Points, vec![at]));
+    }
+    Figure {
+        title: format!("Damage of {}", model.short_name(layer)),
+        x: Axis::new("effective bits").in_unit("bits/weight"),
+        y: Axis::new("relative error").or_log(Scale::Log),
+        series,
+    }
+}
+
+/// The next step down and up: what they change, and at what price.
+fn steps(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
+    let rows = [
+        (Next::Down, "fewer bits", "price", "Damage added for each MB saved."),
+        (Next::Up, "more bits", "worth", "Damage removed for each MB spent."),
+    ];
+    Grid::new("next steps").num_columns(6).spacing([10.0, 2.0]).show(ui, |ui| {
+        for (next, title, word, tip) in rows {
+            let Some(step) = model.next_step(layer, next) else { continue };
+            note(context, ui, title);
+            ui.label(step.assignment.label());
+            let sign = if step.bytes < 0 { "−" } else { "+" };
+            ui.monospace(format!("{sign}{}", text::bytes(step.bytes.unsigned_abs())));
+            let damage = step.damage.map_or_else(
+                || "…".to_owned(),
+                |damage| {
+                    format!(
+                        "{}{}",
+                        if damage < 0.0 { "−" } else { "+" },
+                        text::percent(damage.abs())
+                    )
+                },
+            );
+            ui.monospace(format!("damage {damage}"))
+                .on_hover_text("Change of ‖W−Ŵ‖²/‖W‖², estimated from a sample of rows.");
+            let price = step.price().map_or_else(|| "–".to_owned(), text::percent);
+            ui.monospace(format!("{word} {price}/MB")).on_hover_text(tip);
+            if ui
+                .small_button("Take")
+                .on_hover_text("Give the selected layers this assignment.")
+                .clicked()
+            {
+                context.send(Command::Assign(lapidary_engine::plan::Assignment::clone(
+                    &step.assignment,
+                )));
+            }
+            ui.end_row();
+        }
+    });
+}
+
+/// What the plan does to everything selected.
+fn selection(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let layers: Vec<usize> = model.selection.layers().filter(|&l| model.is_matrix(l)).collect();
+    if layers.len() < 2 {
+        return;
+    }
+    let before: u64 = layers.iter().map(|&l| model.checkpoint.tensors()[l].bytes()).sum();
+    let after: u64 = layers.iter().map(|&l| model.bytes(l)).sum();
+    let damages: Vec<Damage> = layers.iter().filter_map(|&l| model.damage(l)).collect();
+    let sum: f64 = damages.iter().map(|damage| damage.relative_error.powi(2)).sum();
+    let sign = if damages.iter().all(Damage::is_exact) { "" } else { "~" };
+    let more = if damages.len() < layers.len() { "+" } else { "" };
+    ui.add_space(4.0);
+    ui.label(RichText::new(format!("{} layers selected", layers.len())).color(context.tokens.weak));
+    ui.monospace(format!(
+        "{} → {} ({} saved), Σ damage {sign}{}{more}",
+        text::bytes(before),
+        text::bytes(after),
+        text::bytes(before.saturating_sub(after)),
+        text::value(sum)
+    ))
+    .on_hover_text("Bytes exact; Σ ‖W−Ŵ‖²/‖W‖² over the selected layers, ~ where samples of rows stand for some of them.");
+}
