@@ -2,11 +2,15 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use egui::{Context, Ui, ViewportCommand};
 
 use crate::commands::{Command, absorb, actions, apply};
 use crate::document::Document;
+use crate::document::draft::Draft;
+use crate::document::project::Project;
+use crate::document::recovery::{Keeper, Unsaved};
 use crate::document::settings::{Colours, Settings};
 use crate::jobs::Jobs;
 use crate::theme::{self, Tokens};
@@ -22,6 +26,9 @@ pub struct App {
     commands: RefCell<Vec<Command>>,
     title: String,
     colours: Option<Colours>,
+    /// Where work that is not saved is kept, and which state of it was kept last.
+    keeper: Option<Keeper>,
+    kept: Option<Arc<Draft>>,
 }
 
 impl App {
@@ -35,6 +42,7 @@ impl App {
         let jobs = Jobs::new(&home, move || waker.request_repaint())?;
         let remembered = Settings::load(&home);
         let is_first_start = remembered.is_none();
+        let keeper = Keeper::new(&home);
         let document =
             Document { settings: remembered.unwrap_or_default(), home, ..Document::default() };
         let app = Self {
@@ -43,7 +51,10 @@ impl App {
             commands: RefCell::default(),
             title: String::new(),
             colours: None,
+            keeper,
+            kept: None,
         };
+        app.commands.borrow_mut().push(Command::AskRecovery);
         match path {
             Some(path) => app.commands.borrow_mut().push(Command::Open(path)),
             None if is_first_start => app.commands.borrow_mut().push(Command::OpenSample),
@@ -90,7 +101,38 @@ impl App {
         if let (true, Some(model)) = (is_gesture_over, &mut self.document.model) {
             model.history.seal();
         }
+        if is_gesture_over {
+            self.keep_work();
+        }
         self.tell_window(context);
+    }
+
+    /// Keeps the plan on disk while it is not saved, so that a crash takes nothing but the gesture at hand.
+    fn keep_work(&mut self) {
+        let Some(keeper) = &self.keeper else {
+            return;
+        };
+        let model = self.document.model.as_ref().filter(|model| model.is_changed());
+        let Some(model) = model else {
+            if self.kept.take().is_some() {
+                self.jobs.stop_keeping();
+                keeper.forget();
+            }
+            return;
+        };
+        let draft = model.history.current().clone();
+        if self.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &draft)) {
+            return;
+        }
+        self.kept = Some(draft.clone());
+        let checkpoint = lapidary_engine::disk::absolute(model.checkpoint.path());
+        let checkpoint = checkpoint.to_string_lossy().into_owned();
+        let (view, file) = (model.view(), model.project.clone());
+        let step = model.history.undo_label().unwrap_or("recovered").to_owned();
+        let unsaved =
+            move || Unsaved { project: Project::of(checkpoint, &draft, view), file, step };
+        let old = self.document.recovered.take();
+        self.jobs.keep(unsaved, keeper.path().to_path_buf(), old);
     }
 
     fn take_dropped_files(&self, context: &Context) {
@@ -139,6 +181,13 @@ impl App {
         if !self.commands.borrow().is_empty() {
             ui.ctx().request_repaint();
         }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // A window that closes has asked about unsaved work; nothing may be written after its keeper is gone.
+        self.jobs.stop_keeping();
     }
 }
 

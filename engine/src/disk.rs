@@ -215,6 +215,20 @@ pub fn file_bytes(path: &Path) -> Result<u64> {
     Ok(path.metadata().map_err(Error::io("read", path))?.len())
 }
 
+/// A lock on a file of its own, held until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for as long as it lives")] File);
+
+impl Lock {
+    /// Takes the lock; `None` where another process holds it.
+    pub fn take(path: &Path) -> Result<Option<Self>> {
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true).open(path);
+        let file = file.map_err(Error::io("create", path))?;
+        Ok(file.try_lock().is_ok().then_some(Self(file)))
+    }
+}
+
 /// Free bytes on the disk that holds `folder` (or its nearest existing parent).
 pub fn free_bytes(folder: &Path) -> Result<u64> {
     let existing = folder.ancestors().find(|path| path.is_dir()).unwrap_or_else(|| Path::new("."));

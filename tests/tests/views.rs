@@ -43,6 +43,7 @@ fn model() -> Model {
         draft: Draft::new(plan, TARGETS[1]),
         view: View::default(),
         project: None,
+        recovered: None,
     };
     Model::new(opened)
 }

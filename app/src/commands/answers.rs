@@ -112,8 +112,14 @@ fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Resul
             }
             document.export_folder.clear();
             document.measuring_stopped = false;
-            document.settings.opened(&path);
-            document.save_settings();
+            if opened.recovered.is_none() {
+                document.settings.opened(&path);
+                document.save_settings();
+            }
+            document.recovered.clone_from(&opened.recovered);
+            if opened.recovered.is_some() {
+                document.say("Opened what was not saved; save it to keep it");
+            }
             let mut model = Box::new(Model::new(opened));
             jobs.measure(&model);
             look::request(&mut model, jobs);

@@ -19,7 +19,8 @@ use crate::document::brush::Brush;
 use crate::document::columns::{self, Column};
 use crate::document::look::{Quantity, Tab};
 use crate::document::model::{MapMode, Pane, Side};
-use crate::document::project::{self, Project, VERSION, View};
+use crate::document::project::{self, Project};
+use crate::document::recovery::{self, Unsaved};
 use crate::document::selection::How;
 use crate::document::settings::Colours;
 use crate::document::shades::Scaling;
@@ -193,6 +194,12 @@ pub enum Command {
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
     Dismiss,
+    /// Ask what to do with work of a window that did not close.
+    AskRecovery,
+    /// Open it.
+    Recover(PathBuf),
+    /// Throw it away.
+    DiscardRecovery(PathBuf),
     /// Answer the question.
     Answer(bool),
     /// Choose the colours.
@@ -236,9 +243,22 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         },
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
-            if let Some(question) = document.question.take().filter(|_| yes) {
-                apply(document, jobs, question.command);
+            let chosen = document.question.take().and_then(|question| {
+                if yes { Some(question.command) } else { question.no.map(|(_, command)| command) }
+            });
+            if let Some(command) = chosen {
+                apply(document, jobs, command);
             }
+        }
+        Command::AskRecovery => ask_recovery(document),
+        Command::Recover(path) => {
+            let what = "Opening what was not saved".to_owned();
+            document.opening = Slot::Running { what, progress: None };
+            jobs.recover(path);
+        }
+        Command::DiscardRecovery(path) => {
+            lapidary_engine::disk::remove_file(&path).ok();
+            ask_recovery(document);
         }
         Command::SetColours(colours) => {
             document.settings.colours = colours;
@@ -314,7 +334,7 @@ fn is_edit(command: &Command) -> bool {
 }
 
 fn ask(document: &mut Document, text: &str, yes: &'static str, command: Command) {
-    document.question = Some(Question { text: text.to_owned(), yes, command });
+    document.question = Some(Question { text: text.to_owned(), yes, command, no: None });
 }
 
 fn open(document: &mut Document, jobs: &mut Jobs, path: PathBuf) {
@@ -350,21 +370,8 @@ fn save_as(document: &mut Document, path: PathBuf) {
         return;
     };
     let path = if path.extension().is_none() { path.with_extension("ron") } else { path };
-    let tensors = model.checkpoint.tensors();
-    let project = Project {
-        version: VERSION,
-        checkpoint: project::relative_checkpoint(model.checkpoint.path(), &path),
-        target: model.target.about().id.to_owned(),
-        plan: lapidary_engine::plan::Rules::of(model.plan()),
-        plans: project::other_plans(model.history.current()),
-        tensor_parallel: model.history.current().tensor_parallel,
-        view: View {
-            selected: model.selection.layers().map(|layer| tensors[layer].name.clone()).collect(),
-            metric: model.metric.id.to_owned(),
-            filter: model.list.filter.clone(),
-            columns: model.list.columns.iter().map(|column| column.id().to_owned()).collect(),
-        },
-    };
+    let checkpoint = project::relative_checkpoint(model.checkpoint.path(), &path);
+    let project = Project::of(checkpoint, model.history.current(), model.view());
     match project.write(&path) {
         Ok(()) => {
             model.mark_saved();
@@ -375,6 +382,27 @@ fn save_as(document: &mut Document, path: PathBuf) {
         }
         Err(error) => document.complain(error.sentence()),
     }
+}
+
+/// Asks about work of a window that did not close, if there is any.
+fn ask_recovery(document: &mut Document) {
+    let orphans = recovery::orphans(&document.home);
+    let found = orphans.into_iter().find_map(|path| Some((Unsaved::read(&path).ok()?, path)));
+    let Some((unsaved, path)) = found else {
+        return;
+    };
+    let name = PathBuf::from(&unsaved.project.checkpoint);
+    let name = unsaved.file.as_deref().unwrap_or(&name).file_name();
+    let name = name.map_or_else(|| "a model".to_owned(), |n| n.to_string_lossy().into_owned());
+    document.question = Some(Question {
+        text: format!(
+            "A window on {name} ended without saving its plan. The last step was: {}. Open it again?",
+            unsaved.step
+        ),
+        yes: "Open it",
+        command: Command::Recover(path.clone()),
+        no: Some(("Throw it away", Command::DiscardRecovery(path))),
+    });
 }
 
 fn toggle_sheet(document: &mut Document, sheet: Sheet) {

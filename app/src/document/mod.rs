@@ -16,6 +16,7 @@ pub mod other;
 pub mod outcome;
 pub mod price;
 pub mod project;
+pub mod recovery;
 pub mod selection;
 pub mod settings;
 pub mod shades;
@@ -78,6 +79,8 @@ pub struct Question {
     pub yes: &'static str,
     /// What it does.
     pub command: Command,
+    /// The button that does something else instead of nothing, and what.
+    pub no: Option<(&'static str, Command)>,
 }
 
 /// A finished export.
@@ -144,6 +147,8 @@ pub struct Document {
     pub question: Option<Question>,
     /// The small window that is open.
     pub sheet: Option<Sheet>,
+    /// The file of a window that did not close, from which the open model was recovered, until it is kept anew.
+    pub recovered: Option<PathBuf>,
     /// An assignment to paste.
     pub copied: Option<Arc<Assignment>>,
     /// Whether measuring was stopped by the person.

@@ -136,6 +136,8 @@ pub struct Opened {
     pub view: View,
     /// The project's file, if it was opened through one.
     pub project: Option<PathBuf>,
+    /// The file of a window that did not close, where this was recovered from one.
+    pub recovered: Option<PathBuf>,
 }
 
 impl Model {
@@ -150,6 +152,7 @@ impl Model {
         };
         let outcome = Outcome::new(&opened.checkpoint, &opened.draft);
         let target = opened.draft.target();
+        let is_recovered = opened.recovered.is_some();
         let history = History::new(opened.draft);
         let mut model = Self {
             selection,
@@ -180,6 +183,9 @@ impl Model {
             target,
             history,
         };
+        if is_recovered {
+            model.mark_unsaved();
+        }
         model.refresh_rows();
         model.refresh();
         model

@@ -10,6 +10,7 @@ use lapidary_engine::{Error, Result, disk, target};
 use serde::{Deserialize, Serialize};
 
 use crate::document::draft::Draft;
+use crate::document::model::Model;
 
 /// The version this program writes and the newest it reads.
 pub const VERSION: u32 = 2;
@@ -126,8 +127,36 @@ impl Project {
     }
 }
 
+impl Project {
+    /// Work on a checkpoint that is named so.
+    pub fn of(checkpoint: String, draft: &Draft, view: View) -> Self {
+        Self {
+            version: VERSION,
+            checkpoint,
+            target: draft.target().about().id.to_owned(),
+            plan: Rules::of(draft.plan()),
+            plans: other_plans(draft),
+            tensor_parallel: draft.tensor_parallel,
+            view,
+        }
+    }
+}
+
+impl Model {
+    /// What is on screen.
+    pub fn view(&self) -> View {
+        let tensors = self.checkpoint.tensors();
+        View {
+            selected: self.selection.layers().map(|l| tensors[l].name.clone()).collect(),
+            metric: self.metric.id.to_owned(),
+            filter: self.list.filter.clone(),
+            columns: self.list.columns.iter().map(|column| column.id().to_owned()).collect(),
+        }
+    }
+}
+
 /// The plans of targets that are not the present one.
-pub fn other_plans(draft: &Draft) -> BTreeMap<String, Rules> {
+fn other_plans(draft: &Draft) -> BTreeMap<String, Rules> {
     draft.others().map(|(id, plan)| (id.to_owned(), Rules::of(plan))).collect()
 }
 

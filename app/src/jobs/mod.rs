@@ -4,6 +4,7 @@
 mod compare;
 mod damage;
 mod export;
+mod keep;
 mod lay_out;
 mod look;
 mod measure;
@@ -152,6 +153,7 @@ pub struct Jobs {
     flags: [Arc<AtomicBool>; KINDS],
     urgent: Arc<measure::Urgent>,
     trials: Arc<damage::Trials>,
+    keeping: Arc<keep::Order>,
     cache_folder: PathBuf,
     export_thread: Option<JoinHandle<()>>,
 }
@@ -176,6 +178,7 @@ impl Jobs {
             flags: std::array::from_fn(|_| Arc::default()),
             urgent: Arc::default(),
             trials: Arc::default(),
+            keeping: Arc::default(),
             cache_folder: home.join("measured"),
             export_thread: None,
         })

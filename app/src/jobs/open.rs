@@ -11,6 +11,7 @@ use lapidary_engine::target;
 use crate::document::draft::Draft;
 use crate::document::model::Opened;
 use crate::document::project::{Project, View};
+use crate::document::recovery::Unsaved;
 use crate::jobs::{Event, Jobs, Kind};
 
 impl Jobs {
@@ -24,6 +25,15 @@ impl Jobs {
     }
 }
 
+/// Opens work that was kept, with its checkpoint.
+pub(super) fn recover(path: &Path) -> Result<Opened> {
+    let unsaved = Unsaved::read(path)?;
+    let checkpoint = Arc::new(Checkpoint::open(Path::new(&unsaved.project.checkpoint))?);
+    let draft = unsaved.project.draft(&checkpoint)?;
+    let recovered = Some(path.to_path_buf());
+    Ok(Opened { checkpoint, draft, view: unsaved.project.view, project: unsaved.file, recovered })
+}
+
 /// Opens a project (`.ron`) with its checkpoint, or a checkpoint with an empty plan.
 fn open(path: &Path) -> Result<Opened> {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ron")) {
@@ -31,10 +41,11 @@ fn open(path: &Path) -> Result<Opened> {
         let checkpoint = Arc::new(Checkpoint::open(&project.checkpoint_path(path))?);
         let draft = project.draft(&checkpoint)?;
         let (view, project) = (project.view, Some(path.to_path_buf()));
-        return Ok(Opened { checkpoint, draft, view, project });
+        return Ok(Opened { checkpoint, draft, view, project, recovered: None });
     }
     let checkpoint = Arc::new(Checkpoint::open(path)?);
     let target = target::default_for(&checkpoint);
     let view = View { metric: "kurtosis".to_owned(), ..View::default() };
-    Ok(Opened { checkpoint, draft: Draft::new(Plan::default(), target), view, project: None })
+    let draft = Draft::new(Plan::default(), target);
+    Ok(Opened { checkpoint, draft, view, project: None, recovered: None })
 }

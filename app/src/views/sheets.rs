@@ -109,7 +109,8 @@ fn question(context: &ViewContext<'_>, ui: &Ui) {
             ui.label(&question.text);
             ui.add_space(8.0);
             ui.horizontal(|ui| {
-                if ui.button("Cancel").clicked() {
+                let no = question.no.as_ref().map_or("Cancel", |(title, _)| title);
+                if ui.button(no).clicked() {
                     context.send(Command::Answer(false));
                 }
                 if ui.button(question.yes).clicked() {
@@ -117,7 +118,8 @@ fn question(context: &ViewContext<'_>, ui: &Ui) {
                 }
             });
         });
-    if ui.input(|input| input.key_pressed(Key::Escape)) {
+    // Escape is no answer where both are deeds.
+    if question.no.is_none() && ui.input(|input| input.key_pressed(Key::Escape)) {
         context.send(Command::Answer(false));
     }
 }
