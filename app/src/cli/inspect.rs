@@ -26,6 +26,9 @@ pub(super) struct Inspect {
     #[arg(long, conflicts_with = "headers")]
     spectrum: bool,
     /// Look how the weights of every matrix are arranged too: group peaks, where outliers sit, the largest weights.
+    ///
+    /// `tails × normal` (`tails_against_normal`) is Σz² over |z| > 4, with z = (w − mean)/std, over what as many normal
+    /// weights have there, n·0.001134: 1 for a normal distribution. Where these outliers sit is given in shares of Σz².
     #[arg(long, conflicts_with = "headers")]
     structure: bool,
     /// Print one JSON array, an object per tensor.
