@@ -23,7 +23,7 @@ use lapidary_engine::statistics::{
     Field, measure, measure_heat, measure_profile, measure_spectrum, measure_structure,
 };
 use lapidary_engine::target::TARGETS;
-use lapidary_tests::sample_path;
+use lapidary_tests::{Weights, sample_path};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
@@ -173,6 +173,39 @@ fn document(state: State) -> Document {
     model.refresh();
     document.model = Some(Box::new(model));
     document
+}
+
+/// A window on a model made on the spot, its layer `name` selected.
+fn on(weights: &Weights, name: &str) -> Document {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.safetensors");
+    weights.write(&path);
+    let checkpoint = Arc::new(Checkpoint::open(&path).expect("a valid file"));
+    let selected = checkpoint.find(name).expect("the layer");
+    let opened = Opened {
+        checkpoint,
+        plan: Plan::default(),
+        target: TARGETS[1],
+        view: View::default(),
+        project: None,
+    };
+    let mut model = Model::new(opened);
+    let statistics = measure(&model.checkpoint, selected, &Silent).expect("statistics");
+    model.take(selected, Finding::Statistics(Ok(Arc::new(statistics))));
+    model.selection = Selection::one(selected);
+    model.refresh();
+    Document { model: Some(Box::new(model)), ..Document::default() }
+}
+
+#[test]
+fn a_layer_stored_the_other_way_round_says_how_it_is_seen() {
+    let name = "h.0.attn.c_attn.weight";
+    let weights = Weights::new().normal(name, &[8, 24]).normal("h.0.mlp.up.weight", &[8, 8]);
+    let said = "seen as [out, in] 24 × 8 (transposed)";
+    let harness = draw(on(&weights, name), egui::Theme::Dark, views::layout);
+    assert!(harness.query_by_label(said).is_some());
+    let harness = draw(on(&weights, "h.0.mlp.up.weight"), egui::Theme::Dark, views::layout);
+    assert!(harness.query_by_label_contains("seen as").is_none());
 }
 
 /// What a person must read on the whole window in each state.

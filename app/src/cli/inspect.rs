@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lapidary_engine::Error;
-use lapidary_engine::checkpoint::{Checkpoint, Tensor};
+use lapidary_engine::checkpoint::{Checkpoint, Matrix, MatrixKind, Tensor};
 use lapidary_engine::observer::{Observer as _, Progress};
 use lapidary_engine::statistics::{self, Bits, GROUP_WIDTHS, Spectrum, Statistics, Structure};
 use lapidary_engine::tensor::DType;
@@ -29,6 +29,9 @@ pub(super) struct Inspect {
     ///
     /// `tails × normal` (`tails_against_normal`) is Σz² over |z| > 4, with z = (w − mean)/std, over what as many normal
     /// weights have there, n·0.001134: 1 for a normal distribution. Where these outliers sit is given in shares of Σz².
+    ///
+    /// Rows and columns (`largest`, `hot_rows`, `hot_columns`) are those of `matrix`, [out, in]. Layers of the GPT-2
+    /// family are stored [in, out]; `transposed` says where the rows of the matrix are the columns of the file.
     #[arg(long, conflicts_with = "headers")]
     structure: bool,
     /// Print one JSON array, an object per tensor.
@@ -76,9 +79,26 @@ struct Values {
     negative_infinity: u64,
 }
 
+/// How a tensor is seen as a matrix [out, in], to which rows and columns refer.
+#[derive(Serialize)]
+struct MatrixRow {
+    rows: usize,
+    cols: usize,
+    /// Whether the file has rows and columns the other way round.
+    transposed: bool,
+}
+
+impl MatrixRow {
+    fn new(matrix: Matrix) -> Self {
+        let Matrix { shape, kind } = matrix;
+        Self { rows: shape.rows, cols: shape.cols, transposed: kind == MatrixKind::Conv1d }
+    }
+}
+
 /// How the weights of a matrix are arranged; null for other tensors.
 #[derive(Serialize)]
 struct StructureRow {
+    matrix: Option<MatrixRow>,
     group_peaks: Option<BTreeMap<String, f64>>,
     tails_against_normal: Option<f64>,
     outliers_in_columns: Option<f64>,
@@ -91,13 +111,14 @@ struct StructureRow {
 }
 
 impl StructureRow {
-    fn new(structure: Option<Structure>) -> Self {
+    fn new(matrix: Option<Matrix>, structure: Option<Structure>) -> Self {
         let peaks = |structure: &Structure| {
             let widths = GROUP_WIDTHS.iter().map(ToString::to_string).chain(["row".to_owned()]);
             widths.zip(structure.group_peaks.iter().copied()).collect()
         };
         let of = structure.as_ref().map(|structure| &structure.concentration);
         Self {
+            matrix: matrix.map(MatrixRow::new),
             group_peaks: structure.as_ref().map(peaks),
             tails_against_normal: of.map(|found| found.against_normal),
             outliers_in_columns: of.map(|found| found.in_columns),
@@ -208,7 +229,7 @@ impl Inspect {
             _ => None,
         };
         Ok(Row {
-            structure: self.structure.then(|| StructureRow::new(structure)),
+            structure: self.structure.then(|| StructureRow::new(tensor.matrix, structure)),
             name: &tensor.name,
             shape: &tensor.shape.0,
             dtype: tensor.dtype.name(),
