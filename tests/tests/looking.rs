@@ -192,7 +192,7 @@ fn bf16_stored_as_f32_and_weights_rounded_before_are_found() {
     let (statistics, structure, _) = look(64, 256, &bf16);
     let bits = statistics.bits.unwrap();
     assert_eq!((bits.low_zero_bits, bits.narrowest), (16, Some(DType::BF16)));
-    assert!(bits.floor_bits() < 12.0, "{bits:?}");
+    assert!(bits.floor_bits().unwrap() < 12.0, "{bits:?}");
     assert_eq!(structure.hidden_grid, None);
 
     let int4: Vec<f32> = normals(8, 64 * 256)
@@ -210,6 +210,19 @@ fn bf16_stored_as_f32_and_weights_rounded_before_are_found() {
     let (statistics, _, _) = look(64, 256, &normals(9, 64 * 256));
     let bits = statistics.bits.unwrap();
     assert_eq!((bits.low_zero_bits, bits.narrowest), (0, None));
+}
+
+#[test]
+fn a_lossless_floor_is_told_only_where_there_are_weights_enough() {
+    let floor = |n: usize| {
+        let (statistics, _, _) = look(1, n, &normals(12, n));
+        statistics.bits.unwrap().floor_bits()
+    };
+    assert_eq!((floor(16), floor(1000)), (None, None), "their number is what would be told");
+    // 23 random bits of mantissa, 1 of sign, 2.6 of exponent.
+    assert!((26.0..27.0).contains(&floor(20_000).unwrap()), "{:?}", floor(20_000));
+    let (statistics, _, _) = look(1, 64, &[1.0; 64]);
+    assert_eq!(statistics.bits.unwrap().floor_bits(), Some(0.0), "one pattern is told by few");
 }
 
 #[test]

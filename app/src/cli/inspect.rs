@@ -72,6 +72,7 @@ struct Values {
     zeros: f64,
     mean_abs_deviation: f64,
     super_weights: u64,
+    /// Null for integers, and where there are too few weights to tell.
     lossless_floor_bits: Option<f64>,
     narrowest_type: Option<&'static str>,
     nan: u64,
@@ -160,7 +161,7 @@ impl Values {
             zeros: measured.zeros,
             mean_abs_deviation: measured.mean_abs_deviation,
             super_weights: measured.super_weight_count,
-            lossless_floor_bits: measured.bits.as_ref().map(Bits::floor_bits),
+            lossless_floor_bits: measured.bits.as_ref().and_then(Bits::floor_bits),
             narrowest_type: measured.bits.as_ref().and_then(|bits| bits.narrowest).map(DType::name),
             nan: measured.nan,
             positive_infinity: measured.positive_infinity,
