@@ -39,6 +39,13 @@ pub struct Metric {
     pub format: fn(f64) -> String,
 }
 
+impl Metric {
+    /// Whether its values are shown in percent.
+    pub fn is_percent(&self) -> bool {
+        (self.format)(1.0).ends_with('%')
+    }
+}
+
 impl std::fmt::Debug for Metric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.id)
