@@ -83,7 +83,8 @@ fn compared(
         rows(context, ui, model, (other, layers));
     }
     let figure = over_the_model(model, other);
-    parts::plot(context, ui, "differences", &figure, HEIGHT);
+    parts::plot_of_layers(context, ui, "differences", &figure, HEIGHT);
+    parts::swatches(context, ui, figure.series.iter());
     note(context, ui, "On the map: colour by difference, cosine, changed share or bit distance.");
 }
 
