@@ -230,6 +230,11 @@ fn demo_works_without_a_display_on_an_empty_machine() {
 #[test]
 fn without_a_display_it_says_so_and_names_the_commands() {
     let home = TempDir::new().unwrap();
+    fails(
+        &run(home.path(), ["frobnicate"]),
+        2,
+        &["cannot open frobnicate: No such", "check the path"],
+    );
     for arguments in [Vec::new(), vec![sample()]] {
         let output = run(home.path(), arguments);
         fails(
