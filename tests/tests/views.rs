@@ -208,6 +208,33 @@ fn a_layer_stored_the_other_way_round_says_how_it_is_seen() {
     assert!(harness.query_by_label_contains("seen as").is_none());
 }
 
+#[test]
+fn comparing_says_what_only_the_second_has_and_what_the_error_leaves_out() {
+    let (down, up) = ("layers.0.mlp.down.weight", "layers.0.mlp.up.weight");
+    let mine = Weights::new().normal(down, &[4, 8]).normal(up, &[4, 8]).normal("mine", &[4, 4]);
+    let theirs = Weights::new().normal(down, &[4, 8]).normal(up, &[8, 8]).normal("theirs", &[2, 2]);
+    let mut document = on(&mine, down);
+    let other = on(&theirs, down).model.expect("a model").checkpoint;
+    let model = document.model.as_deref_mut().expect("a model");
+    let pairs = compare::pairs(&model.checkpoint, &other);
+    let mut found = Other::new(other, pairs);
+    for layer in 0..model.checkpoint.tensors().len() {
+        if let Some(pair) = &found.pairs[layer] {
+            let result =
+                compare::compare(&model.checkpoint, layer, &found.checkpoint, pair, &Silent);
+            found.found[layer] = Some(result.map(Arc::new).map_err(|error| error.sentence()));
+        }
+    }
+    let tally = found.tally();
+    assert_eq!((tally.identical, tally.alone, tally.only_there, tally.failed), (1, 1, 1, 1));
+    model.other = Slot::Ready(found);
+    model.tab = Tab::Compare;
+    let harness = draw(document, egui::Theme::Dark, views::layout);
+    assert!(harness.query_by_label("only there").is_some());
+    let said = "leaves out 3 tensors: 1 only here, 1 only there, 1 not comparable";
+    assert!(harness.query_by_label_contains(said).is_some());
+}
+
 /// What a person must read on the whole window in each state.
 #[test]
 fn each_state_says_what_it_is() {

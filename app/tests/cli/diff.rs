@@ -95,6 +95,34 @@ fn diff_lists_what_only_one_side_has_and_what_cannot_be_compared() {
     assert!(table.contains("only in A") && table.contains("only in B"), "{table}");
     let wanted = "1 identical, 1 differ, 1 cannot be compared, 1 only in A, 1 only in B";
     assert!(table.lines().last().unwrap().starts_with(wanted), "{table}");
+    // 1 − 0.6: the table shows what small differences show in.
+    assert!(table.contains("1 − cosine"), "{table}");
+    let w = table.lines().find(|line| line.starts_with("w ")).unwrap();
+    assert!(w.contains("0.4000") && !w.contains("0.6000"), "{w}");
     fails(&run(home.path(), ["diff", "a.safetensors", "nowhere"]), 2, &["nowhere"]);
     assert_eq!(run(home.path(), ["diff", "a.safetensors"]).status.code(), Some(2));
+}
+
+#[test]
+fn diff_of_models_with_nothing_in_common_is_exit_2() {
+    let home = TempDir::new().unwrap();
+    let write = |name: &str, tensors: &[(&str, &[usize], &[f32])]| {
+        weights(&home.path().join(name), tensors);
+    };
+    write("a.safetensors", &[("w", &[2], &[3.0, 4.0]), ("v", &[1], &[1.0])]);
+    write("b.safetensors", &[("other", &[1], &[1.0])]);
+    write("c.safetensors", &[("w", &[1], &[1.0]), ("other", &[1], &[1.0])]);
+    for options in [&[][..], &["--json"]] {
+        let diff = |b: &str| run(home.path(), [&["diff", "a.safetensors", b], options].concat());
+        fails(
+            &diff("b.safetensors"),
+            2,
+            &["no tensor of a.safetensors", "b.safetensors", "2 have no"],
+        );
+        fails(
+            &diff("c.safetensors"),
+            2,
+            &["1 have no", "shape [1]", "two checkpoints of one model"],
+        );
+    }
 }
