@@ -2,7 +2,7 @@
 //! or folders that appear whole or not at all (temporary name, fsync, rename). Never knows what a file means.
 
 use std::fs::File;
-use std::io::{BufWriter, Read as _, Write as _};
+use std::io::{BufWriter, ErrorKind, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -62,7 +62,7 @@ impl Source {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let info = file.metadata().map_err(Error::io("open", path))?;
         if info.is_dir() {
-            return Err(Error::io("open", path)(std::io::ErrorKind::IsADirectory.into()));
+            return Err(Error::io("open", path)(ErrorKind::IsADirectory.into()));
         }
         let map =
             if info.len() == 0 { None } else { Some(map(&file).map_err(Error::io("map", path))?) };
@@ -99,7 +99,7 @@ impl Source {
         let whole: &[u8] = self.map.as_ref().map_or(&[], |map| map);
         let end = range.end.min(whole.len() as u64);
         if now_bytes < range.end || end < range.end {
-            return Err(Error::io("read", &self.path)(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(Error::io("read", &self.path)(ErrorKind::UnexpectedEof.into()));
         }
         Ok(&whole[range.start as usize..end as usize])
     }
@@ -118,15 +118,9 @@ fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
 
 /// The text of a small file, refusing more than `limit_bytes`.
 pub fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut text = String::new();
-    let read =
-        file.take(limit_bytes + 1).read_to_string(&mut text).map_err(Error::io("read", path))?;
-    if read as u64 > limit_bytes {
-        let what = format!("reading {}", path.display());
-        return Err(Error::Limit { what, needed_bytes: read as u64, allowed_bytes: limit_bytes });
-    }
-    Ok(text)
+    let no_text = std::io::Error::new(ErrorKind::InvalidData, "it is no text in UTF-8");
+    let bytes = read_bytes(path, limit_bytes)?;
+    String::from_utf8(bytes).map_err(|_not_utf8| Error::io("read", path)(no_text))
 }
 
 /// The bytes of a small file, refusing more than `limit_bytes`.
@@ -181,9 +175,7 @@ pub fn list_tree(folder: &Path) -> Vec<Found> {
 /// Removes a file; one that is not there any more is no failure.
 pub fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),
     }
 }
@@ -238,6 +230,22 @@ pub fn free_bytes(folder: &Path) -> Result<u64> {
 /// Writes a whole file atomically: a reader sees the old one or the new one, never a part.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(path, bytes, true)
+}
+
+/// The same for a file whose place a person named: a folder that is not there is more likely mistyped than wanted, so
+/// none is made.
+///
+/// # Errors
+/// [`Error::Plan`] for a folder that is not there; [`Error::Io`].
+pub fn write_named_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = parent(path);
+    if !folder.is_dir() {
+        return Err(Error::plan(
+            format!("{} cannot be saved: there is no folder {}", path.display(), folder.display()),
+            "create the folder first, or save elsewhere",
+        ));
+    }
+    write_file(path, bytes)
 }
 
 /// The same without waiting for the disk: after a power cut the file may hold anything. For what can be computed
@@ -478,6 +486,16 @@ mod tests {
         assert!(out.join("b").exists());
         assert!(!out.join("thesis.tex").exists());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
+    }
+
+    #[test]
+    fn a_folder_mistyped_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("typo").join("plot.svg");
+        let sentence = write_named_file(&path, b"<svg/>").unwrap_err().sentence();
+        assert!(sentence.contains("typo") && sentence.contains("create the folder"), "{sentence}");
+        assert!(!folder.path().join("typo").exists());
+        write_named_file(&folder.path().join("plot.svg"), b"<svg/>").unwrap();
     }
 
     #[test]

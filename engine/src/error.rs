@@ -28,6 +28,8 @@ pub enum Error {
         path: PathBuf,
         /// The defect, naming the tensor or field.
         what: String,
+        /// What to do, where that is not to get the file anew.
+        mend: Option<&'static str>,
     },
     /// Us: valid, but beyond what this program does.
     #[error("{what} is not supported")]
@@ -99,7 +101,16 @@ impl Error {
 
     /// An [`Error::Malformed`].
     pub fn malformed(format: &'static str, path: &Path, what: impl Into<String>) -> Self {
-        Self::Malformed { format, path: path.to_path_buf(), what: what.into() }
+        Self::Malformed { format, path: path.to_path_buf(), what: what.into(), mend: None }
+    }
+
+    /// The same error with another mend, where it is [`Error::Malformed`].
+    #[must_use]
+    pub fn mended_by(mut self, better: &'static str) -> Self {
+        if let Self::Malformed { mend, .. } = &mut self {
+            *mend = Some(better);
+        }
+        self
     }
 
     /// An [`Error::Plan`].
@@ -125,6 +136,7 @@ impl Error {
                 }
                 _ => return None,
             },
+            Self::Malformed { mend: Some(mend), .. } => mend,
             Self::Malformed { .. } => {
                 "download or save the file again, or check it against its source"
             }
@@ -179,6 +191,7 @@ mod tests {
                 source: std::io::ErrorKind::NotFound.into(),
             },
             Error::malformed("safetensors", &path, "tensor a ends beyond the file"),
+            Error::malformed("config.json", &path, "it is no object").mended_by("repair it"),
             Error::Unsupported { what: "dtype F4 of tensor a".to_owned() },
             Error::Shape {
                 tensor: "a".to_owned(),

@@ -48,8 +48,8 @@ fn export_to(checkpoint: &Checkpoint, plan: &Plan, id: &str, folder: &Path) -> R
 #[test]
 fn files_that_are_no_safetensors() {
     assert_refused(b"", &["0 bytes"]);
-    assert_refused(b"PK\x03\x04", &["4 bytes"]);
-    assert_refused(&[b'x'; 200], &["first 8 bytes", "more than the format's"]);
+    assert_refused(b"\x03\x04\x05", &["3 bytes"]);
+    assert_refused(&[0xfe; 200], &["first 8 bytes", "more than the format's"]);
     assert_refused(&with_header("[1, 2]", 0), &["not a JSON object"]);
     assert_refused(&with_header("{\"a\": ", 0), &["header cannot be read"]);
     assert_refused(&with_header("{\"a\": 3}", 0), &["tensor a"]);
@@ -57,6 +57,25 @@ fn files_that_are_no_safetensors() {
     let latin1 = raw_file("{\"caf\u{e9}\": 1}", &[]);
     let cut: Vec<u8> = latin1.into_iter().filter(|byte| *byte != 0xa9).collect();
     assert_refused(&cut, &[]);
+}
+
+#[test]
+fn files_of_other_kinds_are_named_with_what_to_do() {
+    let of = |magic: &[u8]| [magic, &[3, 0, 0, 0, 9, 1, 0, 0, 0xff, 0xfe, 7, 7]].concat();
+    assert_refused(&of(b"GGUF"), &["GGUF", "llama.cpp", "it was made from"]);
+    assert_refused(&of(b"PK\x03\x04"), &["zip archive", "PyTorch", "convert it to safetensors"]);
+    for protocol in 2..=5 {
+        assert_refused(&of(&[0x80, protocol, 0x7d, 0x71]), &["pickle", "can run code"]);
+    }
+    assert_refused(&of(b"\x89HDF\r\n\x1a\n"), &["HDF5", "convert"]);
+    assert_refused(b"{\"model_type\": \"gpt2\"}", &["JSON text", "open the .safetensors file"]);
+    assert_refused(b"# A model card\n\nWith words.\n", &["it is a text", "the folder"]);
+    assert_refused(b"<!DOCTYPE html><html></html>", &["web page", "download the file itself"]);
+    assert_refused(b"version https://git-lfs.github.com/spec/v1\noid", &["git lfs pull"]);
+    for bytes in [&of(b"GGUF")[..], b"# A model card", b"PK\x03\x04"] {
+        let sentence = open(bytes).unwrap_err().sentence();
+        assert!(!sentence.contains("announce") && !sentence.contains("again"), "{sentence}");
+    }
 }
 
 #[test]
@@ -234,12 +253,13 @@ fn config_json_that_is_none() {
         [("{\"model_type\": ", "line 1"), ("[]", "not a JSON object"), ("\u{0}", "line 1")]
     {
         write(&folder.path().join("config.json"), text.as_bytes());
-        assert_says(Checkpoint::open(folder.path()), &["config.json", said]);
+        let mend = "repair or move away config.json";
+        assert_says(Checkpoint::open(folder.path()), &["config.json", said, mend]);
         // A lone file is a way to look all the same, unless its folder's config.json is broken too.
         assert_says(Checkpoint::open(&folder.path().join("model.safetensors")), &["config.json"]);
     }
     write(&folder.path().join("config.json"), b"\xff\xfe{}");
-    assert_says(Checkpoint::open(folder.path()), &["config.json"]);
+    assert_says(Checkpoint::open(folder.path()), &["config.json", "move away"]);
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     assert!(Checkpoint::open(folder.path()).is_ok(), "it is optional");
 }

@@ -103,6 +103,32 @@ fn a_hot_column_is_told_from_the_many_outliers_a_large_normal_matrix_has_anyway(
     assert_eq!((found.verdict(), &found.hot_columns[..]), (Verdict::Columns, &[1234][..]));
 }
 
+/// A small layer: its few outliers are not to be hidden by what chance is granted.
+#[test]
+fn the_tails_are_the_plain_ratio_to_a_normal_distribution_also_in_a_small_layer() {
+    let (rows, cols) = (24, 64);
+    let mut values = normals(11, rows * cols);
+    for w in values.iter_mut().step_by(151) {
+        *w += 15.0;
+    }
+    let (statistics, structure, _) = look(rows, cols, &values);
+    let z = values.iter().map(|w| (f64::from(*w) - statistics.mean) / statistics.std);
+    let mass: f64 = z.filter(|z| z.abs() > 4.0).map(|z| z * z).sum();
+    let found = &structure.concentration;
+    let wanted = mass / (0.001_134 * (rows * cols) as f64);
+    assert!(wanted > 50.0 && (found.against_normal / wanted - 1.0).abs() < 1e-9, "{found:?}");
+    assert_eq!(found.verdict(), Verdict::Scattered);
+
+    // One weight just beyond 4 std is chance, whatever the ratio.
+    let mut values = vec![1.0_f32; 400];
+    values.iter_mut().step_by(2).for_each(|w| *w = -1.0);
+    values[33] = 4.3;
+    let (_, structure, _) = look(20, 20, &values);
+    let found = &structure.concentration;
+    assert_eq!((found.outliers, found.verdict()), (1, Verdict::NoOutliers), "{found:?}");
+    assert!(found.against_normal > 30.0, "{found:?}");
+}
+
 #[test]
 fn a_cross_of_row_and_column_is_counted_once() {
     let (rows, cols) = (400, 400);
@@ -166,7 +192,7 @@ fn bf16_stored_as_f32_and_weights_rounded_before_are_found() {
     let (statistics, structure, _) = look(64, 256, &bf16);
     let bits = statistics.bits.unwrap();
     assert_eq!((bits.low_zero_bits, bits.narrowest), (16, Some(DType::BF16)));
-    assert!(bits.floor_bits() < 12.0, "{bits:?}");
+    assert!(bits.floor_bits().unwrap() < 12.0, "{bits:?}");
     assert_eq!(structure.hidden_grid, None);
 
     let int4: Vec<f32> = normals(8, 64 * 256)
@@ -184,6 +210,19 @@ fn bf16_stored_as_f32_and_weights_rounded_before_are_found() {
     let (statistics, _, _) = look(64, 256, &normals(9, 64 * 256));
     let bits = statistics.bits.unwrap();
     assert_eq!((bits.low_zero_bits, bits.narrowest), (0, None));
+}
+
+#[test]
+fn a_lossless_floor_is_told_only_where_there_are_weights_enough() {
+    let floor = |n: usize| {
+        let (statistics, _, _) = look(1, n, &normals(12, n));
+        statistics.bits.unwrap().floor_bits()
+    };
+    assert_eq!((floor(16), floor(1000)), (None, None), "their number is what would be told");
+    // 23 random bits of mantissa, 1 of sign, 2.6 of exponent.
+    assert!((26.0..27.0).contains(&floor(20_000).unwrap()), "{:?}", floor(20_000));
+    let (statistics, _, _) = look(1, 64, &[1.0; 64]);
+    assert_eq!(statistics.bits.unwrap().floor_bits(), Some(0.0), "one pattern is told by few");
 }
 
 #[test]

@@ -362,6 +362,35 @@ fn a_second_checkpoint_that_does_not_open_is_said_in_its_tab() {
 }
 
 #[test]
+fn a_suggested_path_is_selected_so_that_typing_replaces_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    for _ in 0..2 {
+        screen.state().send(Command::TypePath("/suggested/figure.svg".to_owned()));
+        screen.state().send(Command::ToggleSheet(Sheet::Path(Purpose::SaveProject)));
+        screen.run_steps(4);
+        screen.get_by_label("Path").type_text("mine");
+        screen.run_steps(2);
+        screen.get_by_label("Path").type_text(".ron");
+        screen.run_steps(2);
+        assert_eq!(screen.state().document().typed_path, "mine.ron");
+        screen.key_press(Key::Escape);
+        screen.run_steps(3);
+        assert!(screen.state().document().sheet.is_none());
+    }
+}
+
+#[test]
+fn nothing_is_saved_into_a_folder_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.state().send(Command::SaveAs(folder.path().join("typo").join("plan.ron")));
+    screen.run_steps(3);
+    assert!(screen.query_by_label_contains("there is no folder").is_some());
+    assert!(!folder.path().join("typo").exists());
+}
+
+#[test]
 fn a_path_typed_where_no_dialog_opens_is_taken_by_enter() {
     let folder = tempfile::tempdir().unwrap();
     let mut screen = open_sample(folder.path());

@@ -24,7 +24,7 @@ use lapidary_engine::statistics::{
     Field, measure, measure_heat, measure_profile, measure_spectrum, measure_structure,
 };
 use lapidary_engine::target::TARGETS;
-use lapidary_tests::sample_path;
+use lapidary_tests::{Weights, sample_path};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
@@ -179,6 +179,66 @@ fn document(state: State) -> Document {
     model.refresh();
     document.model = Some(Box::new(model));
     document
+}
+
+/// A window on a model made on the spot, its layer `name` selected.
+fn on(weights: &Weights, name: &str) -> Document {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.safetensors");
+    weights.write(&path);
+    let checkpoint = Arc::new(Checkpoint::open(&path).expect("a valid file"));
+    let selected = checkpoint.find(name).expect("the layer");
+    let opened = Opened {
+        checkpoint,
+        plan: Plan::default(),
+        target: TARGETS[1],
+        view: View::default(),
+        project: None,
+    };
+    let mut model = Model::new(opened);
+    let statistics = measure(&model.checkpoint, selected, &Silent).expect("statistics");
+    model.take(selected, Finding::Statistics(Ok(Arc::new(statistics))));
+    model.selection = Selection::one(selected);
+    model.refresh();
+    Document { model: Some(Box::new(model)), ..Document::default() }
+}
+
+#[test]
+fn a_layer_stored_the_other_way_round_says_how_it_is_seen() {
+    let name = "h.0.attn.c_attn.weight";
+    let weights = Weights::new().normal(name, &[8, 24]).normal("h.0.mlp.up.weight", &[8, 8]);
+    let said = "seen as [out, in] 24 × 8 (transposed)";
+    let harness = draw(on(&weights, name), egui::Theme::Dark, views::layout);
+    assert!(harness.query_by_label(said).is_some());
+    let harness = draw(on(&weights, "h.0.mlp.up.weight"), egui::Theme::Dark, views::layout);
+    assert!(harness.query_by_label_contains("seen as").is_none());
+}
+
+#[test]
+fn comparing_says_what_only_the_second_has_and_what_the_error_leaves_out() {
+    let (down, up) = ("layers.0.mlp.down.weight", "layers.0.mlp.up.weight");
+    let mine = Weights::new().normal(down, &[4, 8]).normal(up, &[4, 8]).normal("mine", &[4, 4]);
+    let theirs = Weights::new().normal(down, &[4, 8]).normal(up, &[8, 8]).normal("theirs", &[2, 2]);
+    let mut document = on(&mine, down);
+    let other = on(&theirs, down).model.expect("a model").checkpoint;
+    let model = document.model.as_deref_mut().expect("a model");
+    let pairs = compare::pairs(&model.checkpoint, &other);
+    let mut found = Other::new(other, pairs);
+    for layer in 0..model.checkpoint.tensors().len() {
+        if let Some(pair) = &found.pairs[layer] {
+            let result =
+                compare::compare(&model.checkpoint, layer, &found.checkpoint, pair, &Silent);
+            found.found[layer] = Some(result.map(Arc::new).map_err(|error| error.sentence()));
+        }
+    }
+    let tally = found.tally();
+    assert_eq!((tally.identical, tally.alone, tally.only_there, tally.failed), (1, 1, 1, 1));
+    model.other = Slot::Ready(found);
+    model.tab = Tab::Compare;
+    let harness = draw(document, egui::Theme::Dark, views::layout);
+    assert!(harness.query_by_label("only there").is_some());
+    let said = "leaves out 3 tensors: 1 only here, 1 only there, 1 not comparable";
+    assert!(harness.query_by_label_contains(said).is_some());
 }
 
 /// What a person must read on the whole window in each state.

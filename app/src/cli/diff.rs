@@ -20,7 +20,8 @@ pub(super) struct Diff {
     a: PathBuf,
     /// The other: fine-tuned, converted, or compressed (compressed-tensors integers).
     b: PathBuf,
-    /// Print one JSON array, an object per tensor.
+    /// Print one JSON array, an object per tensor. It has `cosine` where the table has 1 − cosine, in which small
+    /// differences show.
     #[arg(long)]
     json: bool,
 }
@@ -93,6 +94,9 @@ impl Diff {
             }
         }
         terminal.finish();
+        if summary.identical + summary.differ == 0 {
+            return Err(summary.nothing_in_common((&a, &b), &rows).into());
+        }
         if self.json {
             return output::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         }
@@ -144,7 +148,7 @@ impl<'a> Pair<'a> {
         [
             shape.join(" × "),
             or_dash(self.relative_error, text::value),
-            or_dash(self.cosine, text::value),
+            or_dash(self.cosine.map(|cosine| 1.0 - cosine), text::value),
             or_dash(self.max_abs_difference, text::value),
             or_dash(self.changed, text::percent),
             or_dash(self.bit_distance, text::bits),
@@ -164,6 +168,25 @@ impl Summary {
             self.squares.0 += found.distance * found.distance;
             self.squares.1 += found.norm * found.norm;
         }
+    }
+
+    /// Two checkpoints of which nothing can be compared are hardly those that were meant.
+    fn nothing_in_common(&self, (a, b): (&Checkpoint, &Checkpoint), rows: &[Row<'_>]) -> Error {
+        let reason = |row: &Row<'_>| match row {
+            Row::Pair(Pair { name, because: Some(because), .. }) => {
+                Some(format!(" ({name}: {because})"))
+            }
+            _ => None,
+        };
+        let what = format!(
+            "no tensor of {} can be compared with one of {}: {} have none of their name, {} have one that does not fit{}",
+            a.title(),
+            b.title(),
+            self.only_in_a,
+            self.not_comparable,
+            rows.iter().find_map(reason).unwrap_or_default()
+        );
+        Error::plan(what, "give two checkpoints of one model")
     }
 
     fn line(&self) -> String {
@@ -189,7 +212,7 @@ fn table(rows: &[Row<'_>]) -> String {
         "tensor",
         "<shape",
         "relative error",
-        "cosine",
+        "1 − cosine",
         "max difference",
         "changed",
         "bit distance",

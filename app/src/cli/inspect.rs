@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lapidary_engine::Error;
-use lapidary_engine::checkpoint::{Checkpoint, Tensor};
+use lapidary_engine::checkpoint::{Checkpoint, Matrix, MatrixKind, Tensor};
 use lapidary_engine::observer::{Observer as _, Progress};
 use lapidary_engine::statistics::{self, Bits, GROUP_WIDTHS, Spectrum, Statistics, Structure};
 use lapidary_engine::tensor::DType;
@@ -26,6 +26,12 @@ pub(super) struct Inspect {
     #[arg(long, conflicts_with = "headers")]
     spectrum: bool,
     /// Look how the weights of every matrix are arranged too: group peaks, where outliers sit, the largest weights.
+    ///
+    /// `tails × normal` (`tails_against_normal`) is Σz² over |z| > 4, with z = (w − mean)/std, over what as many normal
+    /// weights have there, n·0.001134: 1 for a normal distribution. Where these outliers sit is given in shares of Σz².
+    ///
+    /// Rows and columns (`largest`, `hot_rows`, `hot_columns`) are those of `matrix`, [out, in]. Layers of the GPT-2
+    /// family are stored [in, out]; `transposed` says where the rows of the matrix are the columns of the file.
     #[arg(long, conflicts_with = "headers")]
     structure: bool,
     /// Print one JSON array, an object per tensor.
@@ -66,6 +72,7 @@ struct Values {
     zeros: f64,
     mean_abs_deviation: f64,
     super_weights: u64,
+    /// Null for integers, and where there are too few weights to tell.
     lossless_floor_bits: Option<f64>,
     narrowest_type: Option<&'static str>,
     nan: u64,
@@ -73,9 +80,26 @@ struct Values {
     negative_infinity: u64,
 }
 
+/// How a tensor is seen as a matrix [out, in], to which rows and columns refer.
+#[derive(Serialize)]
+struct MatrixRow {
+    rows: usize,
+    cols: usize,
+    /// Whether the file has rows and columns the other way round.
+    transposed: bool,
+}
+
+impl MatrixRow {
+    fn new(matrix: Matrix) -> Self {
+        let Matrix { shape, kind } = matrix;
+        Self { rows: shape.rows, cols: shape.cols, transposed: kind == MatrixKind::Conv1d }
+    }
+}
+
 /// How the weights of a matrix are arranged; null for other tensors.
 #[derive(Serialize)]
 struct StructureRow {
+    matrix: Option<MatrixRow>,
     group_peaks: Option<BTreeMap<String, f64>>,
     tails_against_normal: Option<f64>,
     outliers_in_columns: Option<f64>,
@@ -88,13 +112,14 @@ struct StructureRow {
 }
 
 impl StructureRow {
-    fn new(structure: Option<Structure>) -> Self {
+    fn new(matrix: Option<Matrix>, structure: Option<Structure>) -> Self {
         let peaks = |structure: &Structure| {
             let widths = GROUP_WIDTHS.iter().map(ToString::to_string).chain(["row".to_owned()]);
             widths.zip(structure.group_peaks.iter().copied()).collect()
         };
         let of = structure.as_ref().map(|structure| &structure.concentration);
         Self {
+            matrix: matrix.map(MatrixRow::new),
             group_peaks: structure.as_ref().map(peaks),
             tails_against_normal: of.map(|found| found.against_normal),
             outliers_in_columns: of.map(|found| found.in_columns),
@@ -136,7 +161,7 @@ impl Values {
             zeros: measured.zeros,
             mean_abs_deviation: measured.mean_abs_deviation,
             super_weights: measured.super_weight_count,
-            lossless_floor_bits: measured.bits.as_ref().map(Bits::floor_bits),
+            lossless_floor_bits: measured.bits.as_ref().and_then(Bits::floor_bits),
             narrowest_type: measured.bits.as_ref().and_then(|bits| bits.narrowest).map(DType::name),
             nan: measured.nan,
             positive_infinity: measured.positive_infinity,
@@ -205,7 +230,7 @@ impl Inspect {
             _ => None,
         };
         Ok(Row {
-            structure: self.structure.then(|| StructureRow::new(structure)),
+            structure: self.structure.then(|| StructureRow::new(tensor.matrix, structure)),
             name: &tensor.name,
             shape: &tensor.shape.0,
             dtype: tensor.dtype.name(),

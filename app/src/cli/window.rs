@@ -1,10 +1,12 @@
 //! Opening the window, or saying why it cannot open.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
 use eframe::NativeOptions;
 use egui::{IconData, ViewportBuilder};
+use lapidary_engine::Error;
 
 use crate::app::App;
 use crate::builtin;
@@ -22,6 +24,13 @@ pub(super) fn has_display() -> bool {
 /// Opens the window on a checkpoint or project; without one on what a first start shows.
 pub(super) fn open(path: Option<PathBuf>) -> anyhow::Result<()> {
     if !has_display() {
+        // What was mistyped is more use to know than what would be needed to show it.
+        if let Some(path) = path
+            && let Err(error) = path.metadata()
+            && error.kind() == ErrorKind::NotFound
+        {
+            return Err(Error::io("open", &path)(error).into());
+        }
         bail!("there is no display to open a window on; {HEADLESS}");
     }
     let viewport = ViewportBuilder::default()

@@ -1,6 +1,10 @@
-//! The filter of the layer list: words, patterns with `*`, and conditions as `kurtosis > 10`.
+//! The filter of the layer list: words, patterns with `*`, and conditions as `kurtosis > 10` or `eff. rank < 60 %`.
+//!
+//! A condition names a quantity by its id, its title, or the head of its column, in any case; the first words of a
+//! name will do where no other begins so. A bare number has the unit the column shows: `60` is 60 % of a quantity
+//! shown in percent, so a share is never written as a fraction of 1.
 
-use crate::document::metrics::{METRICS, find};
+use crate::document::metrics::{METRICS, Metric, find};
 use crate::document::model::Model;
 
 /// One part of a filter; all must hold.
@@ -34,16 +38,21 @@ enum Comparison {
 }
 
 /// Operators, the longer before those they begin with.
-const OPERATORS: [(&str, Comparison); 8] = [
+const OPERATORS: [(&str, Comparison); 10] = [
     (">=", Comparison::AtLeast),
     ("<=", Comparison::AtMost),
     ("!=", Comparison::Unequal),
     ("==", Comparison::Equal),
     ("≥", Comparison::AtLeast),
+    ("≤", Comparison::AtMost),
+    ("≠", Comparison::Unequal),
     (">", Comparison::More),
     ("<", Comparison::Less),
     ("=", Comparison::Equal),
 ];
+
+/// What operators are made of.
+const SIGNS: [char; 7] = ['<', '>', '=', '!', '≥', '≤', '≠'];
 
 /// Units of numbers, the longer before those they end in.
 const UNITS: [(&str, f64); 8] = [
@@ -69,22 +78,29 @@ impl Filter {
     /// # Errors
     /// A sentence for a condition on an unknown quantity or with no number.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let text = joined(text);
-        let mut words: Vec<String> = Vec::new();
-        for word in text.split_whitespace() {
-            let is_unit = UNITS.iter().any(|(unit, _)| *unit == word);
-            match words.last_mut() {
-                Some(last)
-                    if is_unit
-                        && last.contains(['<', '>', '='])
-                        && last.ends_with(|c: char| c.is_ascii_digit()) =>
-                {
-                    last.push_str(word);
-                }
-                _ => words.push(word.to_owned()),
-            }
+        let lower = text.to_lowercase();
+        let pieces = pieces(&lower);
+        let (mut terms, mut words) = (Vec::new(), Vec::new());
+        let mut rest = pieces.as_slice();
+        while let Some((&piece, after)) = rest.split_first() {
+            rest = after;
+            let Some(comparison) = comparison_of(piece) else {
+                words.push(piece);
+                continue;
+            };
+            let (quantity, name) = take_name(&mut words)?;
+            let number = after.first().copied().unwrap_or_default();
+            let unit = after.get(1).filter(|unit| is_unit(unit));
+            let unit = unit.filter(|_| number.ends_with(|c: char| c.is_ascii_digit()));
+            let limit = quantity.limit(number, unit.copied().unwrap_or_default());
+            let limit = limit.ok_or_else(|| {
+                format!("“{name}” is compared with no number; write {name} > 10, or 5 %, or 1.5 MB")
+            })?;
+            rest = &after[1 + usize::from(unit.is_some())..];
+            terms.extend(words.drain(..).map(Term::of_word));
+            terms.push(Term::Condition(quantity, comparison, limit));
         }
-        let terms = words.iter().map(|word| term(word)).collect::<Result<_, _>>()?;
+        terms.extend(words.into_iter().map(Term::of_word));
         Ok(Self { terms })
     }
 
@@ -111,16 +127,58 @@ impl Filter {
     }
 }
 
+impl Term {
+    fn of_word(word: &str) -> Self {
+        let is_pattern = word.contains(['*', '?']);
+        if is_pattern { Self::Pattern(word.into()) } else { Self::Word(word.into()) }
+    }
+}
+
 impl Quantity {
+    /// Every quantity with its names: the id first, then what is read on screen.
+    fn all() -> impl Iterator<Item = (Self, Vec<&'static str>)> {
+        let others = [
+            (Self::Block, vec!["block"]),
+            (Self::Expert, vec!["expert"]),
+            (Self::Parameters, vec!["parameters", "weights"]),
+            (Self::SourceBytes, vec!["source-bytes"]),
+        ];
+        let names = |metric: &'static Metric| vec![metric.id, metric.title, metric.short];
+        METRICS.iter().map(move |metric| (Self::Metric(metric.id), names(metric))).chain(others)
+    }
+
+    /// The quantity called `name`, or the only one with a name that begins with all its words.
     fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "block" => Self::Block,
-            "expert" => Self::Expert,
-            "parameters" | "weights" => Self::Parameters,
-            "source-bytes" => Self::SourceBytes,
-            "size" => Self::Metric("bytes"),
-            other => Self::Metric(find(&other.replace('_', "-"))?.id),
-        })
+        let name = spaced(name);
+        let having = |fits: &dyn Fn(&str) -> bool| -> Vec<Self> {
+            let of = |(_, names): &(Self, Vec<&str>)| names.iter().any(|n| fits(&spaced(n)));
+            Self::all().filter(of).map(|(quantity, _)| quantity).collect()
+        };
+        if let Some(quantity) = having(&|whole| whole == name).first() {
+            return Some(*quantity);
+        }
+        match having(&|whole| whole.starts_with(&format!("{name} ")))[..] {
+            [quantity] if !name.is_empty() => Some(quantity),
+            _ => None,
+        }
+    }
+
+    /// A number with an optional unit, in the unit of the values: `10`, `1e-3`, `5 %`, `1.5 mb`, `7k`.
+    fn limit(self, number: &str, unit: &str) -> Option<f64> {
+        let text = format!("{number}{unit}");
+        let bare = if let Self::Metric(id) = self
+            && find(id)?.is_percent()
+        {
+            0.01
+        } else {
+            1.0
+        };
+        let with_unit = || {
+            let (unit, factor) = UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
+            Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor)
+        };
+        let number = text.parse::<f64>().ok().map(|number| number * bare);
+        number.or_else(with_unit).filter(|number| number.is_finite())
     }
 
     fn value(self, model: &Model, tensor: usize) -> Option<f64> {
@@ -148,50 +206,58 @@ impl Comparison {
     }
 }
 
-/// The text without spaces around operators, so that a condition is one word.
-fn joined(text: &str) -> String {
-    let mut out = String::new();
-    for character in text.to_lowercase().chars() {
-        let is_operator = |c: char| "<>=!≥".contains(c);
-        if is_operator(character) {
-            out.truncate(out.trim_end().len());
+/// Words and operators, in order.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    for mut word in text.split_whitespace() {
+        while let Some(at) = word.find(SIGNS) {
+            if at > 0 {
+                pieces.push(&word[..at]);
+            }
+            let of_operators = OPERATORS.iter().map(|(sign, _)| *sign);
+            let sign = of_operators.into_iter().find(|sign| word[at..].starts_with(sign));
+            // A lone `!` belongs to no operator, and is a word nothing is called.
+            let end = at + sign.map_or(1, str::len);
+            pieces.push(&word[at..end]);
+            word = &word[end..];
         }
-        let follows_operator = out.chars().last().is_some_and(is_operator);
-        if !(character.is_whitespace() && follows_operator) {
-            out.push(character);
+        if !word.is_empty() {
+            pieces.push(word);
         }
     }
-    out
+    pieces
 }
 
-fn term(word: &str) -> Result<Term, String> {
-    let operator = OPERATORS.iter().find_map(|(sign, comparison)| {
-        word.split_once(sign).map(|(name, number)| (name, number, *comparison))
-    });
-    let Some((name, number, comparison)) = operator else {
-        let is_pattern = word.contains(['*', '?']);
-        return Ok(if is_pattern { Term::Pattern(word.into()) } else { Term::Word(word.into()) });
-    };
-    let quantity = Quantity::named(name).ok_or_else(|| {
-        let known: Vec<&str> = METRICS.iter().map(|metric| metric.id).collect();
-        format!(
-            "“{name}” is no quantity; there are {}, block, expert, parameters",
-            known.join(", ")
-        )
-    })?;
-    let limit = number_of(number).ok_or_else(|| {
-        format!("“{name}” is compared with no number; write {name} > 10, or 5 %, or 1.5 MB")
-    })?;
-    Ok(Term::Condition(quantity, comparison, limit))
+fn comparison_of(piece: &str) -> Option<Comparison> {
+    OPERATORS.iter().find(|(sign, _)| *sign == piece).map(|(_, comparison)| *comparison)
 }
 
-/// A number with an optional unit: `10`, `1e-3`, `5%`, `1.5mb`, `7k`.
-fn number_of(text: &str) -> Option<f64> {
-    let with_unit = || {
-        let (unit, factor) = UNITS.iter().find(|(unit, _)| text.ends_with(unit))?;
-        Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor)
-    };
-    text.parse().ok().or_else(with_unit).filter(|number| number.is_finite())
+fn is_unit(word: &str) -> bool {
+    UNITS.iter().any(|(unit, _)| *unit == word)
+}
+
+/// Takes the name of a quantity off the end of the words: as many of them as a name can have.
+fn take_name(words: &mut Vec<&str>) -> Result<(Quantity, String), String> {
+    for first in 0..words.len() {
+        let name = words[first..].join(" ");
+        if let Some(quantity) = Quantity::named(&name) {
+            words.truncate(first);
+            return Ok((quantity, name));
+        }
+    }
+    let known: Vec<&str> = Quantity::all().map(|(_, names)| names[0]).collect();
+    let known = known.join(", ");
+    Err(match words.last() {
+        Some(name) => format!("“{name}” is no quantity; there are {known}, and titles of columns"),
+        None => format!("nothing is compared; write one of {known} before the sign"),
+    })
+}
+
+/// A name in lower case, its words of letters and digits with one space between.
+fn spaced(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let words = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether all of `name` matches a pattern of `*` and `?`. Linear in practice: on a mismatch the last `*` takes one
@@ -245,10 +311,60 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_number_has_the_unit_the_column_shows() {
+        let rank = |limit| [Term::Condition(Quantity::Metric("rank"), Comparison::Less, limit)];
+        for text in ["rank < 60", "rank < 60 %", "rank<60%"] {
+            assert_eq!(Filter::parse(text).unwrap().terms, rank(0.6), "{text}");
+        }
+        assert_eq!(Filter::parse("rank < 0.6").unwrap().terms, rank(0.006));
+        let of = |text: &str| Filter::parse(text).unwrap().terms.remove(0);
+        let kurtosis = Term::Condition(Quantity::Metric("kurtosis"), Comparison::More, 60.0);
+        assert_eq!(of("kurtosis > 60"), kurtosis, "not shown in percent");
+        let percent: Vec<&str> = METRICS.iter().filter(|m| m.is_percent()).map(|m| m.id).collect();
+        let shares =
+            ["damage", "damage-per-byte", "outliers", "rank", "zeros", "difference", "changed"];
+        assert_eq!(percent, shares);
+    }
+
+    #[test]
+    fn titles_of_columns_are_names_too() {
+        for (text, id) in [
+            ("eff rank < 60 %", "rank"),
+            ("Eff. rank<60", "rank"),
+            ("Effective rank share < 60 %", "rank"),
+            ("effective rank < 60", "rank"),
+            ("stable rank < 10", "stable-rank"),
+            ("stable_rank < 10", "stable-rank"),
+            ("1 − cos < 0.1", "cosine-distance"),
+            ("damage/MB < 3", "damage-per-byte"),
+            ("size < 1 MB", "bytes"),
+        ] {
+            let filter = Filter::parse(text).unwrap();
+            assert!(filter.names(id) && filter.terms.len() == 1, "{text}: {filter:?}");
+        }
+        for metric in METRICS {
+            for name in [metric.id, metric.title, metric.short] {
+                let filter = Filter::parse(&format!("{name} >= 1")).unwrap();
+                assert!(filter.names(metric.id) && filter.terms.len() == 1, "{name}: {filter:?}");
+            }
+        }
+        let filter = Filter::parse("down stable rank < 10 v_proj bits ≤ 4").unwrap();
+        assert!(filter.names("stable-rank") && filter.names("bits"));
+        assert!(filter.terms.contains(&Term::Word("down".into())));
+        assert!(filter.terms.contains(&Term::Word("v_proj".into())));
+        assert_eq!(filter.terms.len(), 4);
+    }
+
+    #[test]
     fn mistakes_are_said_in_a_sentence() {
         let unknown = Filter::parse("curtosis > 10").unwrap_err();
         assert!(unknown.contains("curtosis") && unknown.contains("kurtosis"), "{unknown}");
         assert!(Filter::parse("kurtosis >").unwrap_err().contains("no number"));
+        assert!(Filter::parse("kurtosis > high").unwrap_err().contains("no number"));
+        for text in ["shape > 3", "down curtosis<3", "> 3", "rank share < 3", "gate ≤ 1"] {
+            let sentence = Filter::parse(text).unwrap_err();
+            assert!(sentence.contains("stable-rank") && sentence.contains("block"), "{sentence}");
+        }
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl ListView {
 
     /// Whether measuring something may change which rows are shown, or their order.
     pub fn depends_on_measurements(&self) -> bool {
-        self.sort.is_by_metric() || self.filter.contains(['<', '>', '='])
+        self.sort.is_by_metric() || self.filter.contains(['<', '>', '=', '≤', '≥', '≠'])
     }
 
     /// Shows a column at the end, or takes it out; the layer's name stays.

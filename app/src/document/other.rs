@@ -1,5 +1,6 @@
 //! A second checkpoint that the open one is compared with: the base of a fine-tune, or an export.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use lapidary_engine::checkpoint::SharedCheckpoint;
@@ -14,6 +15,8 @@ pub struct Other {
     pub checkpoint: SharedCheckpoint,
     /// For each tensor of the open checkpoint its counterpart.
     pub pairs: Arc<Vec<Option<Counterpart>>>,
+    /// Tensors of the second that belong to none of the open one.
+    pub only_there: Vec<usize>,
     /// How far they are apart.
     pub found: Vec<Measured<Comparison>>,
 }
@@ -27,6 +30,8 @@ pub struct Tally {
     pub different: usize,
     /// Without a counterpart.
     pub alone: usize,
+    /// Of the second, without one in the open checkpoint.
+    pub only_there: usize,
     /// That cannot be compared.
     pub failed: usize,
     /// Still to be compared.
@@ -35,10 +40,21 @@ pub struct Tally {
     pub relative_error: f64,
 }
 
+impl Tally {
+    /// Tensors of either checkpoint of which the relative error knows nothing, and will not.
+    pub fn left_out(&self) -> usize {
+        self.alone + self.only_there + self.failed
+    }
+}
+
 impl Other {
     /// Nothing compared yet.
     pub fn new(checkpoint: SharedCheckpoint, pairs: Vec<Option<Counterpart>>) -> Self {
-        Self { checkpoint, found: vec![None; pairs.len()], pairs: Arc::new(pairs) }
+        let used: HashSet<usize> =
+            pairs.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
+        let all = 0..checkpoint.tensors().len();
+        let only_there = all.filter(|tensor| !used.contains(tensor)).collect();
+        Self { checkpoint, found: vec![None; pairs.len()], pairs: Arc::new(pairs), only_there }
     }
 
     /// What was found about a tensor.
@@ -48,7 +64,7 @@ impl Other {
 
     /// How many tensors are the same, and how far the others are apart together.
     pub fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
+        let mut tally = Tally { only_there: self.only_there.len(), ..Tally::default() };
         let (mut distance, mut norm) = (0.0, 0.0);
         for (pair, found) in self.pairs.iter().zip(&self.found) {
             match (pair, found) {

@@ -98,13 +98,14 @@ impl Project {
         ron::from_str(&text).map_err(malformed)
     }
 
-    /// Writes the project; the file is the old one or the new one, never a part.
+    /// Writes the project; the file is the old one or the new one, never a part. A folder that is not there is not
+    /// made.
     pub fn write(&self, path: &Path) -> Result<()> {
         let pretty = ron::ser::PrettyConfig::new().depth_limit(3);
         let text = ron::ser::to_string_pretty(self, pretty).map_err(|error| {
             Error::Unsupported { what: format!("writing the project ({error})") }
         })?;
-        disk::write_file(path, (text + "\n").as_bytes())
+        disk::write_named_file(path, (text + "\n").as_bytes())
     }
 
     /// Plans and target on an open checkpoint.

@@ -22,7 +22,7 @@ impl Jobs {
             let path = if is_named { path } else { path.with_extension(extension) };
             let drawn = figure.drawing.bytes(figure.format, SIZE, PIXELS);
             let saved = drawn.map_err(|error| error.to_string()).and_then(|bytes| {
-                disk::write_file(&path, &bytes).map_err(|error| error.sentence())
+                disk::write_named_file(&path, &bytes).map_err(|error| error.sentence())
             });
             ticket.send(Event::Saved(saved.map(|()| path)));
         });

@@ -1,6 +1,8 @@
 //! Small windows over the workbench: keys, about, and questions before something is lost.
 
-use egui::{Grid, Key, TextEdit, Ui, Window};
+use egui::text::CCursorRange;
+use egui::text_edit::TextEditState;
+use egui::{Grid, Id, Key, LayerId, Order, TextEdit, Ui, Window};
 
 use crate::commands::Command;
 use crate::commands::actions::ACTIONS;
@@ -64,7 +66,14 @@ fn about(ui: &mut Ui) {
 /// Stands in for a file dialog where the system shows none.
 fn path(context: &ViewContext<'_>, ui: &Ui, purpose: Purpose) {
     let centre = ui.ctx().content_rect().center();
-    let window = Window::new(purpose.title()).collapsible(false).resizable(false);
+    let id = Id::unique(("path", purpose.title()));
+    // A path that is suggested is selected as the sheet opens, as soon as the field has the focus: typing replaces it.
+    let to_select = id.with("to select");
+    let layer = LayerId::new(Order::Middle, id);
+    if !ui.memory(|memory| memory.areas().visible_last_frame(&layer)) {
+        ui.data_mut(|data| data.insert_temp(to_select, true));
+    }
+    let window = Window::new(purpose.title()).id(id).collapsible(false).resizable(false);
     window.pivot(egui::Align2::CENTER_CENTER).default_pos(centre).show(ui.ctx(), |ui| {
         ui.weak("The system shows no file dialog here; type the path.");
         let mut path = context.document.typed_path.clone();
@@ -73,8 +82,15 @@ fn path(context: &ViewContext<'_>, ui: &Ui, purpose: Purpose) {
             ui.add(TextEdit::singleline(&mut path).desired_width(440.0)).labelled_by(label.id);
         // Asked before the focus is given back, which would make the field forget that it lost it.
         let entered = field.lost_focus() && ui.input(|input| input.key_pressed(Key::Enter));
-        if ui.memory(|memory| memory.focused().is_none()) {
+        let is_opening = ui.data(|data| data.get_temp::<bool>(to_select)).unwrap_or(false);
+        if is_opening || ui.memory(|memory| memory.focused().is_none()) {
             field.request_focus();
+        }
+        if is_opening && field.has_focus() {
+            let mut state = TextEditState::load(ui.ctx(), field.id).unwrap_or_default();
+            state.cursor.set_char_range(Some(CCursorRange::select_all_str(&path)));
+            state.store(ui.ctx(), field.id);
+            ui.data_mut(|data| data.remove::<bool>(to_select));
         }
         if field.changed() {
             context.send(Command::TypePath(path.clone()));

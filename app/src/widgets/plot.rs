@@ -10,6 +10,10 @@ use crate::theme::Tokens;
 
 /// Points drawn of one line at most; longer ones show the extremes of each piece.
 const MAX_POINTS: usize = 1500;
+/// More names than these would cover the data; where they are listed below, the plot leaves them out.
+const MAX_NAMED: usize = 4;
+/// Room at the right for the half of the last mark's label that lies beyond the axis.
+const LABEL_ROOM: f32 = 14.0;
 
 /// How a figure is shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +22,14 @@ pub struct Options<'a> {
     pub height: f32,
     /// A vertical line the person moves: its name and x.
     pub handle: Option<(&'a str, f64)>,
+    /// Whether a table of the series stands below, which names every colour.
+    pub is_listed_below: bool,
+}
+
+/// Whether the series are named inside the plot.
+fn has_legend(figure: &Figure, options: Options<'_>) -> bool {
+    let n = figure.series.len();
+    n > 1 && !(options.is_listed_below && n > MAX_NAMED)
 }
 
 /// What the person did with a figure.
@@ -61,6 +73,7 @@ pub fn plot(
     // A change of scale is another plot, with bounds of its own.
     let mut plot = Plot::new((id, shown.x.scale as u8, shown.y.scale as u8))
         .height(options.height)
+        .width((ui.available_width() - LABEL_ROOM).max(LABEL_ROOM))
         .allow_scroll(false)
         .allow_drag(false)
         .boxed_zoom_pointer_button(if options.handle.is_some() {
@@ -76,7 +89,7 @@ pub fn plot(
         .y_axis_formatter(labels(shown.y.scale))
         .grid_color(tokens.weak.gamma_multiply(0.35))
         .label_formatter(read_out(shown.x.clone(), shown.y.clone()));
-    if shown.series.len() > 1 {
+    if has_legend(&shown, options) {
         let legend = Legend::default().background_alpha(0.5).text_style(egui::TextStyle::Small);
         plot = plot.legend(legend);
     }
@@ -260,6 +273,20 @@ fn thinned(places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_names_are_left_to_the_table_below_where_there_is_one() {
+        let figure = |n: usize| {
+            let line = Series::new("a", crate::figure::Ink::Data(0), Kind::Line, vec![[0.0, 1.0]]);
+            let (x, y) = (Axis::new("x"), Axis::new("y"));
+            Figure { title: String::new(), x, y, series: vec![line; n] }
+        };
+        let listed = Options { is_listed_below: true, ..Options::default() };
+        let alone = Options::default();
+        let named = |n, options| has_legend(&figure(n), options);
+        assert!(!named(1, alone) && named(4, listed) && named(8, alone));
+        assert!(!named(8, listed), "eight names cover the data");
+    }
 
     #[test]
     fn thinning_keeps_every_spike_and_the_order() {

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 /// The largest config.json that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
+const MEND: &str = "repair or move away config.json: the weights beside it open without one, too";
+
 /// A model's config.json.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -19,14 +21,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// # Errors
+    /// [`Error::Malformed`] for what is no JSON object: weights open without a config.json, but not beside one that
+    /// says nobody knows what.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let text = disk::read_text(path, MAX_CONFIG_BYTES)?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|error| Error::malformed("JSON", path, error.to_string()))?;
+        let bad = |what: String| Error::malformed("config.json", path, what).mended_by(MEND);
+        let bytes = disk::read_bytes(path, MAX_CONFIG_BYTES)?;
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         if !value.is_object() {
-            return Err(Error::malformed("config.json", path, "it is not a JSON object"));
+            return Err(bad("it is not a JSON object".to_owned()));
         }
-        Ok(Self { value, file: SideFile { path: path.to_path_buf(), bytes: text.len() as u64 } })
+        Ok(Self { value, file: SideFile { path: path.to_path_buf(), bytes: bytes.len() as u64 } })
     }
 
     /// The whole document, its keys in the order of the file.

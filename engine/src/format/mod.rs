@@ -2,4 +2,5 @@
 //! tensors as they lie in files. Never knows methods or plans.
 
 pub mod compressed_tensors;
+mod foreign;
 pub mod safetensors;

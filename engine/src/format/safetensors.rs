@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{NewFile, Source};
 use crate::error::{Error, Result};
+use crate::format::foreign::{self, Foreign};
 use crate::tensor::{DType, Shape};
 
 /// The largest header the format allows.
@@ -47,26 +48,7 @@ pub struct Header {
 pub fn read_header(source: &Source) -> Result<Header> {
     let path = source.path();
     let file_bytes = source.len_bytes();
-    let prefix: [u8; 8] = match source.bytes(0..8.min(file_bytes))?.try_into() {
-        Ok(prefix) => prefix,
-        Err(_too_short) => return Err(bad(path, format!("it has only {file_bytes} bytes"))),
-    };
-    let header_bytes = u64::from_le_bytes(prefix);
-    if header_bytes > MAX_HEADER_BYTES {
-        return Err(bad(
-            path,
-            format!(
-                "its first 8 bytes announce a header of {header_bytes} bytes, more than the format's {MAX_HEADER_BYTES}"
-            ),
-        ));
-    }
-    let data_start = header_bytes + 8;
-    if data_start > file_bytes {
-        return Err(bad(
-            path,
-            format!("its header of {header_bytes} bytes is longer than the file of {file_bytes}"),
-        ));
-    }
+    let data_start = data_start(source)?;
     let text = source.bytes(8..data_start)?;
     if text.first() != Some(&b'{') {
         return Err(bad(path, "its header is not a JSON object"));
@@ -82,6 +64,27 @@ pub fn read_header(source: &Source) -> Result<Header> {
     });
     check_tiling(path, &entries, data_start..file_bytes)?;
     Ok(Header { entries, metadata: raw.metadata })
+}
+
+/// Where the header ends, as the first 8 bytes say.
+fn data_start(source: &Source) -> Result<u64> {
+    let file_bytes = source.len_bytes();
+    let first = source.bytes(0..file_bytes.min(foreign::LOOKED_AT as u64))?;
+    let what = match first.first_chunk::<8>().map(|prefix| u64::from_le_bytes(*prefix)) {
+        None => format!("it has only {file_bytes} bytes"),
+        Some(header_bytes) if header_bytes > MAX_HEADER_BYTES => format!(
+            "its first 8 bytes announce a header of {header_bytes} bytes, more than the format's {MAX_HEADER_BYTES}"
+        ),
+        Some(header_bytes) if header_bytes + 8 > file_bytes => {
+            format!("its header of {header_bytes} bytes is longer than the file of {file_bytes}")
+        }
+        Some(header_bytes) => return Ok(header_bytes + 8),
+    };
+    // Only a file that cannot be one is taken for something else.
+    Err(match foreign::recognise(first) {
+        Some(Foreign { what, mend }) => bad(source.path(), what).mended_by(mend),
+        None => bad(source.path(), what),
+    })
 }
 
 fn bad(path: &Path, what: impl Into<String>) -> Error {

@@ -91,6 +91,18 @@ impl BitPlanes {
         }
     }
 
+    /// Patterns seen, each plane by itself and each piece of the mantissa too, all together.
+    pub fn patterns(&self) -> u64 {
+        let seen = |counts: &[u64]| counts.iter().filter(|&&count| count > 0).count() as u64;
+        let mantissa: u64 = self.mantissa.iter().map(|(_, counts)| seen(counts)).sum();
+        seen(&self.sign) + seen(&self.exponent) + mantissa
+    }
+
+    /// Values counted.
+    pub fn values(&self) -> u64 {
+        self.sign.iter().sum()
+    }
+
     /// Lowest mantissa bits that are zero in every value; all of them for powers of two and zeros alone.
     pub fn low_zero_bits(&self) -> u32 {
         self.any.trailing_zeros().min(self.bits.mantissa)
@@ -134,6 +146,7 @@ mod tests {
         let PlaneEntropies { sign, exponent, mantissa } = planes.entropies();
         assert!((sign - 1.0).abs() < 1e-6 && (exponent - 1.0).abs() < 1e-6, "{sign} {exponent}");
         assert_eq!((mantissa, planes.low_zero_bits()), (0.0, 7));
+        assert_eq!((planes.patterns(), planes.values()), (2 + 2 + 1, 4_000_000));
     }
 
     #[test]

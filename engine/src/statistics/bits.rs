@@ -7,9 +7,16 @@ use crate::numeric::bit_planes::{BitPlanes, FloatBits};
 use crate::statistics::sample::Sample;
 use crate::tensor::{DType, is_exact_in};
 
+/// The least weights for each pattern seen from which entropies are told.
+pub const WEIGHTS_FOR_EACH_PATTERN: u64 = 8;
+
 /// Entropy of the bit planes of a float tensor, in bits per weight, each plane coded apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bits {
+    /// Values counted.
+    pub values: u64,
+    /// Patterns seen in them, each plane by itself, all together.
+    pub patterns: u64,
     /// Entropy of the sign bit, at most 1.
     pub sign_entropy: f64,
     /// Entropy of the exponent.
@@ -27,10 +34,18 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// Bits per weight below which no lossless coder of separate planes gets: the sum of the entropies. A coder that
-    /// sees planes together, or neighbours, may get somewhat lower.
-    pub fn floor_bits(&self) -> f64 {
-        self.sign_entropy + self.exponent_entropy + self.mantissa_entropy
+    /// Bits per weight below which no lossless coder of separate planes gets: the sum of the entropies, an estimate
+    /// from counts. Coding whole 16-bit patterns together goes 0.02 to 0.06 bits lower; neighbours may help too.
+    ///
+    /// `None` where there are fewer than [`WEIGHTS_FOR_EACH_PATTERN`] weights for each pattern seen: patterns that
+    /// occur once or twice say little about how often they would, and 16 weights that all differ would seem to take
+    /// four bits each, whatever they are. With as many, what was added to the entropies for that bias, (K − 1)/(2n)
+    /// nats for the K patterns of each plane among n weights, is 1/(16 ln 2) = 0.09 bits at most, and the rest of it
+    /// is of the order of its square.
+    pub fn floor_bits(&self) -> Option<f64> {
+        let is_enough = self.values >= WEIGHTS_FOR_EACH_PATTERN * self.patterns;
+        (is_enough && self.values > 0)
+            .then_some(self.sign_entropy + self.exponent_entropy + self.mantissa_entropy)
     }
 }
 
@@ -79,6 +94,8 @@ pub(super) fn measure(sample: &Sample<'_>, dtype: DType) -> Result<Option<Bits>>
     )?;
     let entropies = planes.entropies();
     Ok(Some(Bits {
+        values: planes.values(),
+        patterns: planes.patterns(),
         sign_entropy: entropies.sign,
         exponent_entropy: entropies.exponent,
         mantissa_entropy: entropies.mantissa,

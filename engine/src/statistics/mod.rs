@@ -17,7 +17,7 @@ mod structure;
 mod summary;
 
 pub use crate::numeric::pooling::Pooled;
-pub use bits::Bits;
+pub use bits::{Bits, WEIGHTS_FOR_EACH_PATTERN};
 pub use cache::{CACHE_LIMIT_BYTES, Cache, Cached, Key, MAX_RECORD_BYTES};
 pub use heat::{Field, HeatMap, measure_heat, window};
 pub use profile::{Line, Profile, measure_profile};

@@ -23,7 +23,7 @@ pub const GROUP_WIDTHS: [usize; 5] = WIDTHS;
 pub const TAIL_STDS: f64 = 4.0;
 /// E[x²; |x| > 4] of a normal distribution: 2(4φ(4) + Q(4)).
 const NORMAL_TAIL_MASS: f64 = 1.134e-3;
-/// Mass, in variances, that is granted to chance in small layers: that of four weights at the limit.
+/// Mass, in variances, that the verdict grants to chance in small layers: that of four weights at the limit.
 const GRANTED_MASS: f64 = 64.0;
 /// Weights looked at together.
 const RUN: usize = 64;
@@ -49,8 +49,11 @@ pub struct Place {
 pub struct Concentration {
     /// Number of weights beyond 4 std.
     pub outliers: u64,
-    /// Their mass over that of as many normal weights: 1 where the tails are those of a normal distribution.
+    /// Their mass over that of as many normal weights, Σz²[|z| > 4]/(n·0.001134) with z = (w − mean)/std: 1 where the
+    /// tails are those of a normal distribution.
     pub against_normal: f64,
+    /// The mass that many normal weights have there, in variances: n·0.001134. The verdict grants small layers more.
+    pub normal_mass: f64,
     /// The hot columns, ascending.
     pub hot_columns: Vec<usize>,
     /// The hot rows, ascending.
@@ -80,15 +83,18 @@ pub enum Verdict {
 
 impl Concentration {
     /// Where most of it sits, once what a normal distribution scatters is taken away: in a large matrix that alone
-    /// can outweigh a column that stands out by any measure.
+    /// can outweigh a column that stands out by any measure. In a small layer, where a few weights make the ratio large
+    /// by chance, the mass of four weights at the limit is granted too.
     pub fn verdict(&self) -> Verdict {
-        let by_chance = 1.0 / self.against_normal;
+        let granted = self.normal_mass + GRANTED_MASS;
+        let against_chance = self.against_normal * self.normal_mass / granted;
+        let by_chance = 1.0 / against_chance;
         let scattered = (self.scattered - by_chance).max(0.0);
         let half = 0.5 * (self.in_columns + self.in_rows + scattered);
         let no_line_is_hot = self.hot_columns.is_empty() && self.hot_rows.is_empty();
         match () {
             () if self.outliers == 0 => Verdict::NoOutliers,
-            () if no_line_is_hot && self.against_normal < 2.0 => Verdict::NoOutliers,
+            () if no_line_is_hot && against_chance < 2.0 => Verdict::NoOutliers,
             () if self.in_columns >= half => Verdict::Columns,
             () if self.in_rows >= half => Verdict::Rows,
             () if scattered >= half => Verdict::Scattered,
@@ -137,7 +143,7 @@ pub struct Structure {
 impl Cached for Structure {
     const KIND: &'static str = "structure";
     /// One more whenever a field or the way it is computed changes.
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Structure {
@@ -265,8 +271,8 @@ impl Task<'_> {
         let hot_columns = hot(&all.columns, outliers);
         let hot_rows = hot(&all.rows, outliers);
         let variance = (self.limit / TAIL_STDS).powi(2);
-        let expected = NORMAL_TAIL_MASS * self.shape.elements() as f64 + GRANTED_MASS;
-        let against_normal = total / (variance * expected);
+        let normal_mass = NORMAL_TAIL_MASS * self.shape.elements() as f64;
+        let against_normal = total / (variance * normal_mass);
         // A sum of nothing is −0.
         let mass = |lines: &[(u32, f64)], hot: &[usize]| -> f64 {
             hot.iter().map(|&line| lines[line].1).sum::<f64>() + 0.0
@@ -278,6 +284,7 @@ impl Task<'_> {
         Ok(Concentration {
             outliers,
             against_normal,
+            normal_mass,
             hot_columns,
             hot_rows,
             in_columns,

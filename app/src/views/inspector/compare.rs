@@ -6,7 +6,7 @@ use lapidary_engine::compare::{Comparison, Counterpart};
 use crate::commands::Command;
 use crate::document::Slot;
 use crate::document::model::Model;
-use crate::document::other::Other;
+use crate::document::other::{Other, Tally};
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::jobs::Purpose;
 use crate::theme::text;
@@ -15,6 +15,8 @@ use crate::views::inspector::parts::{self, known, note};
 use crate::widgets::busy::busy;
 
 const HEIGHT: f32 = 170.0;
+/// Tensors named in a tooltip.
+const NAMED: usize = 20;
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: &[usize]) {
     match &model.other {
@@ -83,7 +85,8 @@ fn compared(
         rows(context, ui, model, (other, layers));
     }
     let figure = over_the_model(model, other);
-    parts::plot(context, ui, "differences", &figure, HEIGHT);
+    parts::plot_of_layers(context, ui, "differences", &figure, HEIGHT);
+    parts::swatches(context, ui, figure.series.iter());
     note(context, ui, "On the map: colour by difference, cosine, changed share or bit distance.");
 }
 
@@ -102,6 +105,7 @@ fn summary(context: &ViewContext<'_>, ui: &mut Ui, other: &Other) {
         ("identical", count(tally.identical), "Tensors with the same bits in both."),
         ("different", count(tally.different), "Tensors that differ in at least one bit."),
         ("only here", count(tally.alone), "Tensors the second checkpoint does not have."),
+        ("only there", count(tally.only_there), &only_there(other)),
         (
             "not comparable",
             count(tally.failed),
@@ -115,6 +119,37 @@ fn summary(context: &ViewContext<'_>, ui: &mut Ui, other: &Other) {
         ("to do", count(tally.waiting), "Tensors still to be compared."),
     ];
     parts::numbers(context, ui, &entries);
+    if tally.left_out() > 0 {
+        let text = format!("The relative error leaves out {}.", left_out(&tally));
+        note(context, ui, text).on_hover_text("What only one of the two has, or what cannot be compared, adds nothing to ‖A − B‖: the checkpoints may be further apart than the number says.");
+    }
+}
+
+/// `3 tensors: 2 only here, 1 not comparable`.
+fn left_out(tally: &Tally) -> String {
+    let all = tally.left_out();
+    let kinds = [
+        (tally.alone, "only here"),
+        (tally.only_there, "only there"),
+        (tally.failed, "not comparable"),
+    ];
+    let kinds = kinds.iter().filter(|(n, _)| *n > 0);
+    let kinds: Vec<String> =
+        kinds.map(|(n, what)| format!("{} {what}", text::count(*n as u64))).collect();
+    let tensors = if all == 1 { "tensor" } else { "tensors" };
+    format!("{} {tensors}: {}", text::count(all as u64), kinds.join(", "))
+}
+
+/// The names of tensors that only the second checkpoint has.
+fn only_there(other: &Other) -> String {
+    let names = other.only_there.iter().take(NAMED);
+    let names = names.map(|&tensor| format!("\n{}", other.checkpoint.tensors()[tensor].name));
+    let more = match other.only_there.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("\nand {} more", text::count(more as u64)),
+    };
+    let names: String = names.collect();
+    format!("Tensors of the second checkpoint that this one does not have.{names}{more}")
 }
 
 fn numbers(context: &ViewContext<'_>, ui: &mut Ui, found: &Comparison) {

@@ -12,6 +12,7 @@ mod spectrum;
 mod weights;
 
 use egui::{RichText, ScrollArea, Ui};
+use lapidary_engine::checkpoint::{Matrix, MatrixKind};
 
 use crate::commands::Command;
 use crate::document::look::Tab;
@@ -67,7 +68,26 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
         text::count(tensor.parameters())
     );
     ui.label(facts);
+    if let Some(matrix) = tensor.matrix {
+        seen_as(ui, matrix);
+    }
     fused(context, ui, model, layer);
+}
+
+/// The matrix that rows and columns refer to, where it is not what the file has.
+fn seen_as(ui: &mut Ui, matrix: Matrix) {
+    let (how, help) = match matrix.kind {
+        MatrixKind::Conv1d => (
+            "transposed",
+            "The file stores this layer as [in, out], as the GPT-2 family does (Conv1D). Everything below, rows and columns too, is of the matrix [out, in]: row r, column c here is [c, r] in the file.",
+        ),
+        MatrixKind::Convolution => (
+            "flattened",
+            "A convolution kernel [out, in, height, width] is seen as a matrix with a row for each output; the other extents follow one another in its columns.",
+        ),
+        _ => return,
+    };
+    ui.weak(format!("seen as [out, in] {} ({how})", matrix.shape)).on_hover_text(help);
 }
 
 /// What the layer is fused or tied with.

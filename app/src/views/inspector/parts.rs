@@ -8,7 +8,7 @@ use crate::commands::Command;
 use crate::document::FigureToSave;
 use crate::document::metrics::metric;
 use crate::document::model::Model;
-use crate::figure::{Drawing, Figure, Ink};
+use crate::figure::{Drawing, Figure, Ink, Series};
 use crate::views::ViewContext;
 use crate::widgets::busy::busy;
 use crate::widgets::plot::{self, Answer, Options};
@@ -93,7 +93,19 @@ pub(super) fn note(
 
 /// Draws a figure and passes on what the person asks of it.
 pub(super) fn plot(context: &ViewContext<'_>, ui: &mut Ui, id: &str, figure: &Figure, height: f32) {
-    let options = Options { height, handle: None };
+    let options = Options { height, ..Options::default() };
+    answer(context, plot::plot(ui, context.tokens, id, figure, options));
+}
+
+/// The same for layers that [`legend`] lists on the same tab.
+pub(super) fn plot_of_layers(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    id: &str,
+    figure: &Figure,
+    height: f32,
+) {
+    let options = Options { height, is_listed_below: true, ..Options::default() };
     answer(context, plot::plot(ui, context.tokens, id, figure, options));
 }
 
@@ -106,6 +118,21 @@ pub(super) fn answer(context: &ViewContext<'_>, answer: Answer) {
     if let Some(text) = answer.copy {
         context.send(Command::Copy(text));
     }
+}
+
+/// The colours of series with their names, for those that no table has.
+pub(super) fn swatches<'a>(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    series: impl Iterator<Item = &'a Series>,
+) {
+    ui.horizontal_wrapped(|ui| {
+        for series in series {
+            let (rect, _) = ui.allocate_exact_size(vec2(10.0, 10.0), egui::Sense::hover());
+            ui.painter().rect_filled(rect, 2.0, context.tokens.ink(series.ink));
+            note(context, ui, &series.name);
+        }
+    });
 }
 
 /// The layers laid over one another, each with its colour and main numbers.

@@ -61,7 +61,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
         return;
     }
     let figure = figure(model, layers, choice);
-    parts::plot(context, ui, "profile", &figure, HEIGHT);
+    parts::plot_of_layers(context, ui, "profile", &figure, HEIGHT);
 }
 
 fn choose(ui: &mut Ui, choice: &mut Choice) {

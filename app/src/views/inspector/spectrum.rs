@@ -81,7 +81,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     let rank = model.look.rank.unwrap_or_else(|| spectrum.rank_for_energy(0.9));
     let rank = rank.clamp(1, spectrum.singular_values.len().max(1));
     let figure = figure(model, layers, view);
-    let options = Options { height: PLOT_HEIGHT, handle: Some(("rank", rank as f64)) };
+    let handle = Some(("rank", rank as f64));
+    let is_listed_below = layers.len() > 1;
+    let options = Options { height: PLOT_HEIGHT, handle, is_listed_below };
     let answer = plot::plot(ui, context.tokens, &format!("spectrum {view:?}"), &figure, options);
     if let Some(moved) = answer.moved_to {
         context.send(Command::SetRank(moved.round().max(1.0) as usize));
@@ -89,6 +91,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     parts::answer(context, answer);
     if layers.len() > 1 {
         parts::legend(context, ui, model, layers);
+        let is_no_layer = |series: &&Series| !matches!(series.ink, Ink::Data(_));
+        parts::swatches(context, ui, figure.series.iter().filter(is_no_layer));
     }
     about_rank(context, ui, model, (layer, spectrum, rank));
     numbers(context, ui, model, (layer, spectrum));

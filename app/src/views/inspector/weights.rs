@@ -29,7 +29,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     let preview = current_preview(model, layer);
     if layers.len() > 1 {
         let figure = overlaid(model, layers);
-        parts::plot(context, ui, "densities", &figure, PLOT_HEIGHT);
+        parts::plot_of_layers(context, ui, "densities", &figure, PLOT_HEIGHT);
         parts::legend(context, ui, model, layers);
     } else {
         single(context, ui, model, (layer, statistics, preview));

@@ -15,7 +15,7 @@ use crate::theme::{ROW_HEIGHT, text};
 use crate::views::ViewContext;
 
 /// What the filter takes, for its tooltip.
-const FILTER_HELP: &str = "Words that the name contains; patterns for the whole name, as *.down_proj.weight; conditions, as kurtosis > 10, bits <= 4, size > 1 MB, block = 3. All must hold.";
+const FILTER_HELP: &str = "Words that the name contains; patterns for the whole name, as *.down_proj.weight; conditions, as kurtosis > 10, eff. rank < 60 %, size > 1 MB, block = 3. Columns go by their titles; a bare number has the unit the column shows, so that 60 is 60 % in a column of percent. All must hold.";
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let Some(model) = &context.document.model else {

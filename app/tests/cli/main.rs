@@ -1,5 +1,8 @@
 //! The program from outside: exit codes, what stands on stdout and stderr, what is left on disk.
 
+mod diff;
+mod inspect;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -90,201 +93,20 @@ fn keys(row: &Value) -> BTreeSet<&str> {
     row.keys().map(String::as_str).collect()
 }
 
-const HEADER_FIELDS: [&str; 7] = ["name", "shape", "dtype", "block", "role", "parameters", "bytes"];
-const VALUE_FIELDS: [&str; 8] =
-    ["mean", "std", "min", "max", "abs_max", "kurtosis", "outlier_fraction", "zeros"];
-/// Beyond the contract: what is not finite is counted, and what bits carry.
-const COUNT_FIELDS: [&str; 7] = [
-    "nan",
-    "positive_infinity",
-    "negative_infinity",
-    "mean_abs_deviation",
-    "super_weights",
-    "lossless_floor_bits",
-    "narrowest_type",
-];
-const SPECTRUM_FIELDS: [&str; 3] = ["singular_values", "stable_rank", "effective_rank"];
-
-#[test]
-fn inspect_prints_one_json_array_with_the_promised_fields() {
-    let home = TempDir::new().unwrap();
-    let inspect = |options: &[&str]| {
-        let mut arguments = vec![OsStr::new("inspect").to_owned(), sample().into()];
-        arguments.extend(options.iter().map(Into::into));
-        json(&run(home.path(), arguments))
-    };
-    let all = |sets: &[&[&'static str]]| -> BTreeSet<&str> { sets.concat().into_iter().collect() };
-
-    let headers = inspect(&["--headers", "--json"]);
-    assert_eq!(headers.len(), 57);
-    for row in &headers {
-        assert_eq!(keys(row), all(&[&HEADER_FIELDS]));
+/// Writes a file of F32 tensors: name, shape, values.
+fn weights(path: &Path, tensors: &[(&str, &[usize], &[f32])]) {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, shape, values) in tensors {
+        let begin = data.len();
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        let offsets = [begin, data.len()];
+        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": offsets});
+        header.insert((*name).to_owned(), entry);
     }
-    let rows = inspect(&["--json"]);
-    assert_eq!(rows.len(), 57);
-    for (row, header) in rows.iter().zip(&headers) {
-        assert_eq!(keys(row), all(&[&HEADER_FIELDS, &VALUE_FIELDS, &COUNT_FIELDS]));
-        for field in HEADER_FIELDS {
-            assert_eq!(row[field], header[field]);
-        }
-        for field in VALUE_FIELDS {
-            assert!(row[field].is_number(), "{field} of {}", row["name"]);
-        }
-    }
-    let down =
-        rows.iter().find(|row| row["name"] == "model.layers.3.mlp.down_proj.weight").unwrap();
-    assert_eq!(down["shape"], serde_json::json!([256, 768]));
-    assert_eq!(
-        (&down["dtype"], &down["block"], &down["role"]),
-        (&"BF16".into(), &3.into(), &"down".into())
-    );
-    assert_eq!((&down["parameters"], &down["bytes"]), (&196_608.into(), &393_216.into()));
-    let embedding = rows.iter().find(|row| row["name"] == "model.embed_tokens.weight").unwrap();
-    assert!(embedding["block"].is_null());
-
-    let spectra = inspect(&["--spectrum", "--json"]);
-    for row in &spectra {
-        let fields: [&[&str]; 4] = [&HEADER_FIELDS, &VALUE_FIELDS, &COUNT_FIELDS, &SPECTRUM_FIELDS];
-        assert_eq!(keys(row), all(&fields));
-        let is_matrix = row["shape"].as_array().unwrap().len() == 2;
-        let values = row["singular_values"].as_array();
-        assert_eq!(
-            values.map(Vec::len),
-            is_matrix.then_some(if row["role"] == "k" || row["role"] == "v" { 128 } else { 256 })
-        );
-        assert_eq!(row["stable_rank"].is_number(), is_matrix);
-        assert_eq!(row["effective_rank"].is_number(), is_matrix);
-    }
-}
-
-#[test]
-fn inspect_says_how_weights_are_arranged() {
-    let home = TempDir::new().unwrap();
-    let arguments = ["inspect", "--structure", "--json"].map(OsStr::new);
-    let rows = json(&run(home.path(), [&arguments[..], &[sample().as_os_str()]].concat()));
-    for row in &rows {
-        let is_matrix = row["shape"].as_array().unwrap().len() == 2;
-        assert_eq!(row["group_peaks"]["128"].is_number(), is_matrix, "{}", row["name"]);
-        assert_eq!(row["largest"].as_array().map(Vec::len), is_matrix.then_some(32));
-        assert!(row["lossless_floor_bits"].as_f64().unwrap() < 16.0);
-        assert!(row["narrowest_type"].is_null(), "BF16 is what the sample needs");
-        let shares = ["outliers_in_columns", "outliers_in_rows", "outliers_scattered"];
-        let sum: f64 = shares.iter().filter_map(|share| row[share].as_f64()).sum();
-        assert!(!is_matrix || sum == 0.0 || (sum - 1.0).abs() < 1e-9, "{}", row["name"]);
-    }
-    let down =
-        rows.iter().find(|row| row["name"] == "model.layers.3.mlp.down_proj.weight").unwrap();
-    assert_eq!(down["hot_rows"], serde_json::json!([116]));
-    let first = &down["largest"][0];
-    assert_eq!((&first[0], &first[1]), (&116.into(), &514.into()));
-    assert_eq!(first[2].as_f64().unwrap().abs(), down["abs_max"].as_f64().unwrap());
-}
-
-#[test]
-fn inspect_without_json_prints_a_table() {
-    let home = TempDir::new().unwrap();
-    let output = run(home.path(), [OsStr::new("inspect"), sample().as_os_str()]);
-    let table = works(&output);
-    assert_eq!(table.lines().filter(|line| line.contains("BF16")).count(), 57);
-    assert!(table.contains("model.layers.5.self_attn.o_proj.weight"));
-    let headers =
-        run(home.path(), [OsStr::new("inspect"), sample().as_os_str(), OsStr::new("--headers")]);
-    assert!(!works(&headers).contains("kurtosis"));
-}
-
-/// The rows of `lapidary diff A B --json`.
-fn diff(home: &Path, a: &Path, b: &Path) -> Vec<Value> {
-    let arguments = [OsStr::new("diff"), a.as_os_str(), b.as_os_str(), OsStr::new("--json")];
-    json(&run(home, arguments))
-}
-
-const DIFF_FIELDS: [&str; 8] = [
-    "name",
-    "shape",
-    "relative_error",
-    "cosine",
-    "max_abs_difference",
-    "changed",
-    "bit_distance",
-    "identical",
-];
-
-#[test]
-fn diff_of_a_model_and_its_export_has_the_errors_of_the_report() {
-    let home = TempDir::new().unwrap();
-    let out = home.path().join("out");
-    works(&run(home.path(), [OsStr::new("demo"), OsStr::new("--out"), out.as_os_str()]));
-    let report: Value = serde_json::from_slice(&read(&out.join(REPORT))).unwrap();
-    let rows = diff(home.path(), &sample(), &out);
-    assert_eq!(rows.len(), 57);
-    for (row, said) in rows.iter().zip(report["tensors"].as_array().unwrap()) {
-        assert_eq!(keys(row), DIFF_FIELDS.into_iter().collect());
-        for field in ["name", "shape", "relative_error"] {
-            assert_eq!(row[field], said[field], "{}", row["name"]);
-        }
-        assert_eq!(row["identical"], said["stored"] == "copied");
-        assert_eq!(row["bit_distance"].is_null(), said["stored"] == "native");
-    }
-    let arguments =
-        [OsStr::new("diff"), sample().as_os_str(), out.as_os_str()].map(ToOwned::to_owned);
-    let output = run(home.path(), arguments);
-    let table = works(&output);
-    let last = table.lines().last().unwrap();
-    assert!(last.starts_with("15 identical, 42 differ, 0 only in A, 0 only in B, total"), "{last}");
-    assert_eq!(table.lines().count(), 59);
-    // The other way round nothing is decoded, and it says so.
-    let rows = diff(home.path(), &out, &sample());
-    let row = rows.iter().find(|row| row["because"].is_string()).expect("a reason");
-    assert!(row["because"].as_str().unwrap().contains("other way round"), "{row}");
-    assert!(row["relative_error"].is_null() && row["identical"].is_null());
-}
-
-#[test]
-fn diff_lists_what_only_one_side_has_and_what_cannot_be_compared() {
-    let home = TempDir::new().unwrap();
-    let file = |name: &str, tensors: &[(&str, &[f32])]| {
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-        for (name, values) in tensors {
-            let begin = data.len();
-            data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            let offsets = [begin, data.len()];
-            let entry = serde_json::json!({"dtype": "F32", "shape": [values.len()], "data_offsets": offsets});
-            header.insert((*name).to_owned(), entry);
-        }
-        let header = Value::from(header).to_string();
-        let length = (header.len() as u64).to_le_bytes();
-        let path = home.path().join(name);
-        disk::write_file(&path, &[&length[..], header.as_bytes(), &data].concat()).unwrap();
-        path
-    };
-    let a = file(
-        "a.safetensors",
-        &[("same", &[1.0]), ("w", &[3.0, 4.0]), ("long", &[1.0, 2.0]), ("mine", &[0.0])],
-    );
-    let b = file(
-        "b.safetensors",
-        &[("same", &[1.0]), ("w", &[3.0, 0.0]), ("long", &[1.0]), ("yours", &[0.0])],
-    );
-    let rows = diff(home.path(), &a, &b);
-    let row = |name: &str| rows.iter().find(|row| row["name"] == name).expect(name).clone();
-    assert_eq!(rows.len(), 5);
-    assert_eq!(row("mine"), serde_json::json!({"name": "mine", "only_in": "a"}));
-    assert_eq!(row("yours"), serde_json::json!({"name": "yours", "only_in": "b"}));
-    assert_eq!(
-        (&row("same")["identical"], &row("same")["relative_error"]),
-        (&true.into(), &0.0.into())
-    );
-    let w = row("w");
-    assert_eq!((&w["relative_error"], &w["cosine"]), (&0.8.into(), &0.6.into()));
-    assert_eq!((&w["changed"], &w["max_abs_difference"]), (&0.5.into(), &4.0.into()));
-    assert!(row("long")["because"].as_str().unwrap().contains("shape [1]"));
-    let output = run(home.path(), [OsStr::new("diff"), a.as_os_str(), b.as_os_str()]);
-    let table = works(&output);
-    assert!(table.contains("only in A") && table.contains("only in B"), "{table}");
-    let wanted = "1 identical, 1 differ, 1 cannot be compared, 1 only in A, 1 only in B";
-    assert!(table.lines().last().unwrap().starts_with(wanted), "{table}");
-    fails(&run(home.path(), ["diff", "a.safetensors", "nowhere"]), 2, &["nowhere"]);
-    assert_eq!(run(home.path(), ["diff", "a.safetensors"]).status.code(), Some(2));
+    let header = Value::from(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    disk::write_file(path, &[&length[..], header.as_bytes(), &data].concat())
+        .expect("a file of weights");
 }
 
 #[test]
@@ -408,6 +230,11 @@ fn demo_works_without_a_display_on_an_empty_machine() {
 #[test]
 fn without_a_display_it_says_so_and_names_the_commands() {
     let home = TempDir::new().unwrap();
+    fails(
+        &run(home.path(), ["frobnicate"]),
+        2,
+        &["cannot open frobnicate: No such", "check the path"],
+    );
     for arguments in [Vec::new(), vec![sample()]] {
         let output = run(home.path(), arguments);
         fails(

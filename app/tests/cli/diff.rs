@@ -1,0 +1,128 @@
+//! `lapidary diff` from outside.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{REPORT, fails, json, keys, read, run, sample, weights, works};
+
+/// The rows of `lapidary diff A B --json`.
+fn diff(home: &Path, a: &Path, b: &Path) -> Vec<Value> {
+    let arguments = [OsStr::new("diff"), a.as_os_str(), b.as_os_str(), OsStr::new("--json")];
+    json(&run(home, arguments))
+}
+
+const DIFF_FIELDS: [&str; 8] = [
+    "name",
+    "shape",
+    "relative_error",
+    "cosine",
+    "max_abs_difference",
+    "changed",
+    "bit_distance",
+    "identical",
+];
+
+#[test]
+fn diff_of_a_model_and_its_export_has_the_errors_of_the_report() {
+    let home = TempDir::new().unwrap();
+    let out = home.path().join("out");
+    works(&run(home.path(), [OsStr::new("demo"), OsStr::new("--out"), out.as_os_str()]));
+    let report: Value = serde_json::from_slice(&read(&out.join(REPORT))).unwrap();
+    let rows = diff(home.path(), &sample(), &out);
+    assert_eq!(rows.len(), 57);
+    for (row, said) in rows.iter().zip(report["tensors"].as_array().unwrap()) {
+        assert_eq!(keys(row), DIFF_FIELDS.into_iter().collect());
+        for field in ["name", "shape", "relative_error"] {
+            assert_eq!(row[field], said[field], "{}", row["name"]);
+        }
+        assert_eq!(row["identical"], said["stored"] == "copied");
+        assert_eq!(row["bit_distance"].is_null(), said["stored"] == "native");
+    }
+    let arguments =
+        [OsStr::new("diff"), sample().as_os_str(), out.as_os_str()].map(ToOwned::to_owned);
+    let output = run(home.path(), arguments);
+    let table = works(&output);
+    let last = table.lines().last().unwrap();
+    assert!(last.starts_with("15 identical, 42 differ, 0 only in A, 0 only in B, total"), "{last}");
+    assert_eq!(table.lines().count(), 59);
+    // The other way round nothing is decoded, and it says so.
+    let rows = diff(home.path(), &out, &sample());
+    let row = rows.iter().find(|row| row["because"].is_string()).expect("a reason");
+    assert!(row["because"].as_str().unwrap().contains("other way round"), "{row}");
+    assert!(row["relative_error"].is_null() && row["identical"].is_null());
+}
+
+#[test]
+fn diff_lists_what_only_one_side_has_and_what_cannot_be_compared() {
+    let home = TempDir::new().unwrap();
+    let (a, b) = (home.path().join("a.safetensors"), home.path().join("b.safetensors"));
+    weights(
+        &a,
+        &[
+            ("same", &[1], &[1.0]),
+            ("w", &[2], &[3.0, 4.0]),
+            ("long", &[2], &[1.0, 2.0]),
+            ("mine", &[1], &[0.0]),
+        ],
+    );
+    weights(
+        &b,
+        &[
+            ("same", &[1], &[1.0]),
+            ("w", &[2], &[3.0, 0.0]),
+            ("long", &[1], &[1.0]),
+            ("yours", &[1], &[0.0]),
+        ],
+    );
+    let rows = diff(home.path(), &a, &b);
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name).expect(name).clone();
+    assert_eq!(rows.len(), 5);
+    assert_eq!(row("mine"), serde_json::json!({"name": "mine", "only_in": "a"}));
+    assert_eq!(row("yours"), serde_json::json!({"name": "yours", "only_in": "b"}));
+    assert_eq!(
+        (&row("same")["identical"], &row("same")["relative_error"]),
+        (&true.into(), &0.0.into())
+    );
+    let w = row("w");
+    assert_eq!((&w["relative_error"], &w["cosine"]), (&0.8.into(), &0.6.into()));
+    assert_eq!((&w["changed"], &w["max_abs_difference"]), (&0.5.into(), &4.0.into()));
+    assert!(row("long")["because"].as_str().unwrap().contains("shape [1]"));
+    let output = run(home.path(), [OsStr::new("diff"), a.as_os_str(), b.as_os_str()]);
+    let table = works(&output);
+    assert!(table.contains("only in A") && table.contains("only in B"), "{table}");
+    let wanted = "1 identical, 1 differ, 1 cannot be compared, 1 only in A, 1 only in B";
+    assert!(table.lines().last().unwrap().starts_with(wanted), "{table}");
+    // 1 − 0.6: the table shows what small differences show in.
+    assert!(table.contains("1 − cosine"), "{table}");
+    let w = table.lines().find(|line| line.starts_with("w ")).unwrap();
+    assert!(w.contains("0.4000") && !w.contains("0.6000"), "{w}");
+    fails(&run(home.path(), ["diff", "a.safetensors", "nowhere"]), 2, &["nowhere"]);
+    assert_eq!(run(home.path(), ["diff", "a.safetensors"]).status.code(), Some(2));
+}
+
+#[test]
+fn diff_of_models_with_nothing_in_common_is_exit_2() {
+    let home = TempDir::new().unwrap();
+    let write = |name: &str, tensors: &[(&str, &[usize], &[f32])]| {
+        weights(&home.path().join(name), tensors);
+    };
+    write("a.safetensors", &[("w", &[2], &[3.0, 4.0]), ("v", &[1], &[1.0])]);
+    write("b.safetensors", &[("other", &[1], &[1.0])]);
+    write("c.safetensors", &[("w", &[1], &[1.0]), ("other", &[1], &[1.0])]);
+    for options in [&[][..], &["--json"]] {
+        let diff = |b: &str| run(home.path(), [&["diff", "a.safetensors", b], options].concat());
+        fails(
+            &diff("b.safetensors"),
+            2,
+            &["no tensor of a.safetensors", "b.safetensors", "2 have no"],
+        );
+        fails(
+            &diff("c.safetensors"),
+            2,
+            &["1 have no", "shape [1]", "two checkpoints of one model"],
+        );
+    }
+}
