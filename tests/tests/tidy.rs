@@ -26,6 +26,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "tensor", "encoding", "checkpoint", "method"]),
+    (
+        "recipe",
+        &[
+            "error",
+            "disk",
+            "numeric",
+            "tensor",
+            "encoding",
+            "format",
+            "checkpoint",
+            "method",
+            "plan",
+        ],
+    ),
     ("target", &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "plan"]),
     (
         "job",

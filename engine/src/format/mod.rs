@@ -2,4 +2,5 @@
 //! tensors as they lie in files. Never knows methods or plans.
 
 pub mod compressed_tensors;
+pub mod gguf;
 pub mod safetensors;
