@@ -351,7 +351,9 @@ impl<'a> Cursor<'a> {
         self.source.path()
     }
 
+    /// An error; names of the file may hold anything, and a message is one line.
     fn malformed(&self, what: impl Into<String>) -> Error {
+        let what = what.into().replace(char::is_control, "?");
         Error::malformed(FORMAT, self.path(), what)
     }
 

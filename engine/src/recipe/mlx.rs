@@ -142,7 +142,7 @@ fn forms(layers: &[Layer<'_>], unsaid: &mut Unsaid) -> BTreeMap<String, (Option<
             Some((old, _)) if *old != form => {
                 let before =
                     "MLX holds the experts of a block in one; the finest settings are written for ";
-                unsaid.of(before, layer.module, ".");
+                unsaid.of(before, &name, ".");
                 // Kept is finest; then more bits; then smaller groups.
                 let fine = |form: Option<Form>| {
                     form.map_or((u32::MAX, 0), |(bits, size)| (bits, usize::MAX - size))

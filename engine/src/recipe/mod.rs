@@ -126,8 +126,10 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// An error of a recipe: what it is not understood as, and why.
+/// An error of a recipe: what it is not understood as, and why. What the file says may hold anything, and a message
+/// is one line.
 fn not_understood(what: &str, why: impl std::fmt::Display) -> Error {
+    let why = why.to_string().replace(char::is_control, " ");
     Error::plan(
         format!("this is not understood as {what}: {why}"),
         "correct the file, or choose another dialect",

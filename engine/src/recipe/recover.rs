@@ -91,45 +91,15 @@ impl Recovered {
 fn recover_folder(folder: &Path) -> Result<Recovered> {
     let config = folder.join("config.json");
     if !config.is_file() {
-        let files = disk::list_files(folder)?;
-        let is_model = |name: &&str| is_gguf(Path::new(name)) && !name.starts_with("mmproj");
-        let names: Vec<&str> =
-            files.iter().map(|(name, _)| name.as_str()).filter(is_model).collect();
-        return match names.as_slice() {
-            [name] => recover_gguf(&folder.join(name)),
-            [name, ..] if part(name).is_some_and(|(_, _, parts)| parts == names.len() as u64) => {
-                recover_gguf(&folder.join(name))
-            }
-            [] => Err(unquantised(folder, "it has no config.json and no .gguf file")),
-            _ => Err(Error::plan(
-                format!("{} holds {} GGUF files", folder.display(), names.len()),
-                "give one of them",
-            )),
-        };
+        return recover_gguf(&only_gguf(folder)?);
     }
     let config = read_json(&config)?;
-    let beside = |name: &str| -> Result<Option<Value>> {
-        let path = folder.join(name);
-        if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
-    };
+    let mut unsaid = Unsaid::default();
     if config.get("quantization").is_some_and(Value::is_object) {
-        let mut unsaid = Unsaid::default();
         let (set, _) = mlx::rule_set(&config, &mut unsaid)?;
         return recover_modules(folder, "MLX", &[set], unsaid, |module| mlx::see(module, 0));
     }
-    let nested =
-        || config.get("text_config").and_then(|text| text.get("quantization_config")).cloned();
-    let stated = config.get("quantization_config").cloned().or_else(nested);
-    let stated = match stated.filter(Value::is_object) {
-        Some(stated) => stated,
-        None => match beside("quantization_config.json")?
-            .map_or_else(|| beside("quantize_config.json"), |v| Ok(Some(v)))?
-        {
-            Some(stated) => stated,
-            None => return Err(unquantised(folder, "its config.json has no quantization_config")),
-        },
-    };
-    let mut unsaid = Unsaid::default();
+    let stated = stated(folder, &config)?;
     match stated.get("quant_method").and_then(Value::as_str).unwrap_or("gptq") {
         "compressed-tensors" => {
             let set = compressed_tensors::rule_set(&stated, &mut unsaid)?;
@@ -141,12 +111,9 @@ fn recover_folder(folder: &Path) -> Result<Recovered> {
         }
         "gptq" => {
             // Transformers leaves `dynamic` out of config.json; the file beside it has it.
-            let whole = if stated.get("dynamic").is_none() {
-                beside("quantize_config.json")?
-            } else {
-                None
-            };
-            let (set, sees) = gptq::rule_set(whole.as_ref().unwrap_or(&stated), &mut unsaid)?;
+            let has_dynamic = stated.get("dynamic").is_some();
+            let beside = if has_dynamic { None } else { beside(folder, "quantize_config.json")? };
+            let (set, sees) = gptq::rule_set(&beside.unwrap_or(stated), &mut unsaid)?;
             recover_modules(folder, "GPTQ", &[set], unsaid, |m| sees(&m).then_some(m))
         }
         other => Err(Error::plan(
@@ -154,6 +121,43 @@ fn recover_folder(folder: &Path) -> Result<Recovered> {
             "give a model of compressed-tensors, GPTQ, AutoRound, MLX or llama.cpp",
         )),
     }
+}
+
+/// The GGUF file of a folder, or the first part of it.
+fn only_gguf(folder: &Path) -> Result<PathBuf> {
+    let files = disk::list_files(folder)?;
+    let is_model = |name: &&str| is_gguf(Path::new(name)) && !name.starts_with("mmproj");
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).filter(is_model).collect();
+    let is_whole = |name| part(name).is_some_and(|(_, _, parts)| parts == names.len() as u64);
+    match names.as_slice() {
+        [] => Err(unquantised(folder, "it has no config.json and no .gguf file")),
+        [name, others @ ..] if others.is_empty() || is_whole(name) => Ok(folder.join(name)),
+        _ => Err(Error::plan(
+            format!("{} holds {} GGUF files", folder.display(), names.len()),
+            "give one of them",
+        )),
+    }
+}
+
+/// The file called `name` in a folder, where there is one.
+fn beside(folder: &Path, name: &str) -> Result<Option<Value>> {
+    let path = folder.join(name);
+    if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
+}
+
+/// What a folder says of how it is quantised: in its config.json, or in a file of its own.
+fn stated(folder: &Path, config: &Value) -> Result<Value> {
+    const KEY: &str = "quantization_config";
+    let nested = || config.get("text_config").and_then(|text| text.get(KEY));
+    if let Some(stated) = config.get(KEY).or_else(nested).filter(|stated| stated.is_object()) {
+        return Ok(stated.clone());
+    }
+    for name in ["quantization_config.json", "quantize_config.json"] {
+        if let Some(stated) = beside(folder, name)? {
+            return Ok(stated);
+        }
+    }
+    Err(unquantised(folder, "its config.json has no quantization_config"))
 }
 
 fn unquantised(folder: &Path, why: &str) -> Error {

@@ -23,12 +23,13 @@ impl Unsaid {
         }
     }
 
-    /// One more name of the sentence `before … names … after`.
+    /// One more name of the sentence `before … names … after`; the same twice in a row counts once.
     pub(super) fn of(&mut self, before: &str, name: &str, after: &str) {
         let same = |old: &&mut Sentence| {
             !old.names.is_empty() && old.before == before && old.after == after
         };
         match self.0.iter_mut().find(same) {
+            Some(sentence) if sentence.names.last().is_some_and(|last| last == name) => {}
             Some(sentence) => sentence.names.push(name.to_owned()),
             None => self.0.push(Sentence {
                 before: before.to_owned(),
@@ -38,11 +39,13 @@ impl Unsaid {
         }
     }
 
-    /// The sentences, in the order in which they were begun.
+    /// The sentences, in the order in which they were begun; names may hold anything, a sentence is one line.
     pub(super) fn sentences(self) -> Vec<String> {
         let text = |sentence: Sentence| {
             let Sentence { before, after, names } = sentence;
-            if names.is_empty() { before } else { format!("{before}{}{after}", list(&names)) }
+            let text =
+                if names.is_empty() { before } else { format!("{before}{}{after}", list(&names)) };
+            text.replace(char::is_control, "?")
         };
         self.0.into_iter().map(text).collect()
     }

@@ -123,7 +123,7 @@ fn types(layers: &[Layer<'_>], unsaid: &mut Unsaid) -> BTreeMap<String, &'static
         match types.get(&tensor) {
             Some(&old) if old != kind && expert.is_some() => {
                 let before = "llama.cpp holds the experts of a block in one tensor; the finest type is written for ";
-                unsaid.of(before, layer.module, ".");
+                unsaid.of(before, &tensor, ".");
                 if bits(kind) > bits(old) {
                     types.insert(tensor, kind);
                 }
