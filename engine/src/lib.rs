@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
 //! model, [`statistics`] looks at it, [`compare`] at two of them, [`method`] compresses one matrix, [`plan`] says what a person wants,
-//! [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
+//! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
 
 pub mod error;
 pub mod observer;
@@ -33,6 +33,7 @@ pub mod statistics;
 
 pub mod method;
 pub mod plan;
+pub mod recipe;
 pub mod target;
 
 pub mod job;

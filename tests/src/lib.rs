@@ -137,6 +137,18 @@ pub fn assert_says<T>(result: Result<T>, said: &[&str]) -> Error {
     error
 }
 
+/// Asserts that there are as many sentences as expected, each a line with a full stop that says each of its parts.
+#[track_caller]
+pub fn assert_unsaid(unsaid: &[String], expected: &[&[&str]]) {
+    assert_eq!(unsaid.len(), expected.len(), "{unsaid:#?}");
+    for (sentence, parts) in unsaid.iter().zip(expected) {
+        assert!(sentence.ends_with('.') && !sentence.contains('\n'), "{sentence}");
+        for part in *parts {
+            assert!(sentence.contains(part), "{part:?} is not in: {sentence}");
+        }
+    }
+}
+
 /// A safetensors file, put together by hand.
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
@@ -214,4 +226,38 @@ pub fn small_llama(folder: &Path) {
         "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 1, "vocab_size": 20,
     });
     write(&folder.join("config.json"), config.to_string().as_bytes());
+}
+
+/// A llama of two blocks of zeros in BF16 whose rows have 256 and 384 inputs, in `folder`: weights and config.json.
+pub fn plain_llama(folder: &Path) -> Checkpoint {
+    let mut weights = Weights::new();
+    let mut add = |name: String, shape: &[usize]| {
+        let zeros = vec![0; 2 * shape.iter().product::<usize>()];
+        weights = std::mem::take(&mut weights).with(&name, "BF16", shape, &zeros);
+    };
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        add(name.to_owned(), &[8, 256]);
+    }
+    add("model.norm.weight".to_owned(), &[256]);
+    for block in 0..2 {
+        for (name, rows, cols) in [
+            ("self_attn.q_proj", 16, 256),
+            ("self_attn.k_proj", 8, 256),
+            ("self_attn.v_proj", 8, 256),
+            ("self_attn.o_proj", 16, 256),
+            ("mlp.gate_proj", 24, 256),
+            ("mlp.up_proj", 24, 256),
+            ("mlp.down_proj", 16, 384),
+        ] {
+            add(format!("model.layers.{block}.{name}.weight"), &[rows, cols]);
+        }
+        add(format!("model.layers.{block}.input_layernorm.weight"), &[256]);
+    }
+    weights.write(&folder.join("model.safetensors"));
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": false,
+        "hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2, "vocab_size": 8,
+    });
+    write(&folder.join("config.json"), config.to_string().as_bytes());
+    Checkpoint::open(folder).expect("the model opens")
 }

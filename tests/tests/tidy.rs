@@ -27,6 +27,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "tensor", "encoding", "checkpoint", "method"]),
     (
+        "recipe",
+        &[
+            "error",
+            "disk",
+            "numeric",
+            "tensor",
+            "encoding",
+            "format",
+            "checkpoint",
+            "method",
+            "plan",
+        ],
+    ),
+    (
         "target",
         &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "method", "plan"],
     ),
@@ -390,7 +404,7 @@ fn only_disk_touches_files_and_the_engine_knows_no_window() {
             let begins = |with: &[&str]| path.iter().take(with.len()).eq(with);
             let is_files = begins(&["std", "fs"]) || begins(&["fs4"]) || begins(&["memmap2"]);
             touches += usize::from(is_files);
-            if is_files && source.path != "engine/src/disk.rs" {
+            if is_files && !source.path.starts_with("engine/src/disk/") {
                 breaches.push(format!("{} names {}", source.path, path.join("::")));
             }
             if begins(&["egui"]) || begins(&["eframe"]) {
@@ -398,7 +412,7 @@ fn only_disk_touches_files_and_the_engine_knows_no_window() {
             }
         }
     }
-    assert!(touches > 0, "disk.rs itself was not seen to touch files");
+    assert!(touches > 0, "disk itself was not seen to touch files");
     let manifest = String::from_utf8(read(&repository().join("engine/Cargo.toml"))).unwrap();
     assert!(!manifest.contains("egui") && !manifest.contains("eframe"));
     assert_none(&breaches);

@@ -190,8 +190,8 @@ fn on(weights: &Weights, name: &str) -> Document {
     let selected = checkpoint.find(name).expect("the layer");
     let opened = Opened {
         checkpoint,
-        plan: Plan::default(),
-        target: TARGETS[1],
+        draft: Draft::new(Plan::default(), TARGETS[1]),
+        recovered: None,
         view: View::default(),
         project: None,
     };

@@ -321,8 +321,17 @@ mod tests {
         let kurtosis = Term::Condition(Quantity::Metric("kurtosis"), Comparison::More, 60.0);
         assert_eq!(of("kurtosis > 60"), kurtosis, "not shown in percent");
         let percent: Vec<&str> = METRICS.iter().filter(|m| m.is_percent()).map(|m| m.id).collect();
-        let shares =
-            ["damage", "damage-per-byte", "outliers", "rank", "zeros", "difference", "changed"];
+        let shares = [
+            "damage",
+            "damage-per-byte",
+            "price-down",
+            "price-up",
+            "outliers",
+            "rank",
+            "zeros",
+            "difference",
+            "changed",
+        ];
         assert_eq!(percent, shares);
     }
 

@@ -26,7 +26,7 @@ impl Jobs {
     ) {
         let order: Arc<Order> = self.keeping.clone();
         let mine = order.latest.fetch_add(1, Ordering::SeqCst) + 1;
-        self.spawn("keep", move || {
+        self.spawn("unsaved work", move || {
             let _turn = order.turn.lock().unwrap_or_else(PoisonError::into_inner);
             if order.latest.load(Ordering::SeqCst) != mine {
                 return;

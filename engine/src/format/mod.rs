@@ -3,4 +3,5 @@
 
 pub mod compressed_tensors;
 mod foreign;
+pub mod gguf;
 pub mod safetensors;

@@ -1,6 +1,8 @@
 //! The only module that touches the file system. In: paths. Out: mapped sources, bounded texts, and files
 //! or folders that appear whole or not at all (temporary name, fsync, rename). Never knows what a file means.
 
+mod lock;
+
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Read as _, Write as _};
 use std::ops::Range;
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
+
+pub use lock::Lock;
 
 use crate::error::{Error, Result};
 
@@ -205,20 +209,6 @@ pub fn list_files(folder: &Path) -> Result<Vec<(String, u64)>> {
 /// Bytes of a file.
 pub fn file_bytes(path: &Path) -> Result<u64> {
     Ok(path.metadata().map_err(Error::io("read", path))?.len())
-}
-
-/// A lock on a file of its own, held until it is dropped or the process ends, however it ends.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for as long as it lives")] File);
-
-impl Lock {
-    /// Takes the lock; `None` where another process holds it.
-    pub fn take(path: &Path) -> Result<Option<Self>> {
-        let mut options = File::options();
-        let file = options.create(true).truncate(false).write(true).open(path);
-        let file = file.map_err(Error::io("create", path))?;
-        Ok(file.try_lock().is_ok().then_some(Self(file)))
-    }
 }
 
 /// Free bytes on the disk that holds `folder` (or its nearest existing parent).

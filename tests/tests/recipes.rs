@@ -1,0 +1,287 @@
+//! Recipes of other tools read: files in their real syntax are understood as meant, what cannot be taken over is
+//! said, and false ones are errors that name cause and mend.
+
+use std::collections::BTreeMap;
+
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::method::{self, Step};
+use lapidary_engine::recipe::{self, DIALECTS, Imported};
+use lapidary_tests::{assert_says, assert_unsaid, data, plain_llama, read};
+use proptest::prelude::*;
+
+struct Model {
+    _folder: tempfile::TempDir,
+    checkpoint: Checkpoint,
+}
+
+fn model() -> Model {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = plain_llama(folder.path());
+    Model { _folder: folder, checkpoint }
+}
+
+/// What was read, as labels by module, the numbers of blocks before.
+fn labels(checkpoint: &Checkpoint, imported: &Imported) -> BTreeMap<String, String> {
+    let label = |(index, steps): &(usize, Vec<Step>)| {
+        let module = checkpoint.tensors()[*index].module().replace("model.layers.", "");
+        (module, method::chain_label(steps))
+    };
+    imported.layers.iter().map(label).collect()
+}
+
+/// Reads a golden file and compares it with lines of `module label`.
+#[track_caller]
+fn golden(id: &str, file: &str, expected: &str) -> Vec<String> {
+    let model = model();
+    let text = String::from_utf8(read(&data("recipes").join(file))).expect("UTF-8");
+    let dialect = recipe::find(id).expect("a dialect");
+    let imported = dialect.read(&text, &model.checkpoint).expect("a recipe");
+    let labels = labels(&model.checkpoint, &imported);
+    let found: Vec<String> = labels.iter().map(|(name, label)| format!("{name} {label}")).collect();
+    let mut expected: Vec<&str> = expected.trim().lines().map(str::trim).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    imported.unsaid
+}
+
+#[test]
+fn tensor_types_of_llama_quantize() {
+    let unsaid = golden(
+        "tensor-types",
+        "tensor-types.txt",
+        "model.embed_tokens 8-bit g32 restr
+         lm_head 6-bit g16
+         0.self_attn.q_proj 4-bit g32
+         0.self_attn.k_proj 4-bit g32
+         0.self_attn.v_proj 4-bit g32 asym
+         0.self_attn.o_proj 6-bit g16
+         0.mlp.down_proj 4-bit g32 asym
+         0.mlp.gate_proj keep
+         1.self_attn.q_proj 5-bit g32 asym
+         1.self_attn.v_proj 4-bit g32 asym
+         1.self_attn.o_proj 6-bit g16
+         1.mlp.down_proj 4-bit g32 asym
+         1.mlp.gate_proj keep",
+    );
+    // output.weight is found in attn_output.weight too, here as in llama-quantize.
+    let q6 = ["q6_K", "6-bit g16", "lm_head", "model.layers.0.self_attn.o_proj"];
+    let fp4 = ["no mxfp4", "model.layers.0.mlp.up_proj and model.layers.1.mlp.up_proj"];
+    let q4 = ["q4_K is read as 4-bit g32 asym", "model.layers.1.mlp.down_proj"];
+    let dead = ["decide no layer", r"blk\.7\.ffn_up=q8_0"];
+    assert_unsaid(&unsaid, &[&dead, &q6, &fp4, &q4]);
+}
+
+#[test]
+fn compressed_tensors_names_go_before_expressions_and_those_before_classes() {
+    let unsaid = golden(
+        "compressed-tensors",
+        "compressed-tensors.json",
+        "lm_head keep
+         1.mlp.gate_proj keep
+         0.mlp.gate_proj 4-bit g128
+         0.mlp.up_proj 4-bit g128
+         0.mlp.down_proj 8-bit channel
+         0.self_attn.q_proj 4-bit g128
+         0.self_attn.k_proj 4-bit g128
+         0.self_attn.o_proj 4-bit g128
+         1.mlp.up_proj 4-bit g128
+         1.mlp.down_proj 8-bit channel
+         1.self_attn.q_proj 8-bit channel
+         1.self_attn.k_proj 4-bit g128
+         1.self_attn.v_proj 4-bit g128
+         1.self_attn.o_proj 4-bit g128",
+    );
+    let expected: [&[&str]; 4] = [
+        &["Activations", "group_1"],
+        &["search for scales (mse)", "group_1"],
+        &["decide no layer", "re:layers"],
+        &["no 8-bit float", "model.layers.0.self_attn.v_proj"],
+    ];
+    assert_unsaid(&unsaid, &expected);
+}
+
+#[test]
+fn llm_compressor_stages_follow_each_other() {
+    let attention = ["q", "k", "v", "o"].map(|p| format!("self_attn.{p}_proj 4-bit g128"));
+    let mut lines: Vec<String> = attention.to_vec();
+    lines.push("mlp.gate_proj keep".to_owned());
+    lines.extend(["mlp.up_proj", "mlp.down_proj"].map(|name| format!("{name} 8-bit channel")));
+    let both = |line: &String| format!("0.{line}\n1.{line}\n");
+    let expected = lines.iter().map(both).collect::<String>() + "lm_head keep";
+    let unsaid = golden("llm-compressor", "llm-compressor.yaml", &expected);
+    let expected: [&[&str]; 2] =
+        [&["does not have: SparseGPTModifier."], &["GPTQModifier", "rounded to nearest"]];
+    assert_unsaid(&unsaid, &expected);
+}
+
+#[test]
+fn the_first_dynamic_rule_of_gptq_counts() {
+    let unsaid = golden(
+        "gptq",
+        "gptq.json",
+        "0.mlp.gate_proj keep
+         0.mlp.up_proj keep
+         0.mlp.down_proj 4-bit g128
+         0.self_attn.q_proj 4-bit g128
+         0.self_attn.k_proj 4-bit g128
+         0.self_attn.v_proj 4-bit g128
+         0.self_attn.o_proj 4-bit g128
+         1.mlp.gate_proj 4-bit g128
+         1.mlp.up_proj 4-bit g128
+         1.mlp.down_proj 8-bit g64
+         1.self_attn.q_proj 4-bit g128
+         1.self_attn.k_proj 4-bit g128
+         1.self_attn.v_proj 4-bit g128 asym
+         1.self_attn.o_proj 4-bit g128",
+    );
+    let expected: [&[&str]; 3] = [
+        &["desc_act"],
+        &["damp_percent", "v_proj"],
+        &["decide no layer", r".*\.1\..*down.* and +:layers\.9"],
+    ];
+    assert_unsaid(&unsaid, &expected);
+}
+
+#[test]
+fn auto_round_has_entries_by_name_and_expression() {
+    let unsaid = golden(
+        "auto-round",
+        "auto-round.json",
+        "lm_head 8-bit tensor
+         0.mlp.gate_proj keep
+         0.mlp.up_proj 4-bit g128
+         0.mlp.down_proj 4-bit g128
+         0.self_attn.q_proj 8-bit g128
+         0.self_attn.k_proj keep
+         0.self_attn.v_proj 4-bit g128
+         0.self_attn.o_proj 4-bit g128
+         1.mlp.gate_proj keep
+         1.mlp.down_proj 4-bit channel asym
+         1.self_attn.q_proj 4-bit g128
+         1.self_attn.k_proj 4-bit g128
+         1.self_attn.v_proj 4-bit g128
+         1.self_attn.o_proj 4-bit g128",
+    );
+    assert_unsaid(&unsaid, &[&["no 4-bit mx_fp", "model.layers.1.mlp.up_proj"]]);
+}
+
+#[test]
+fn mlx_quantises_all_but_what_is_false() {
+    let mut expected = "model.embed_tokens 6-bit g64 asym
+         lm_head keep
+         0.self_attn.v_proj 8-bit g32 asym
+         1.self_attn.v_proj 4-bit g64 asym
+         0.mlp.down_proj 4-bit g64 asym\n"
+        .to_owned();
+    let rest = [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+    ];
+    for name in rest {
+        expected.push_str(&[0, 1].map(|block| format!("{block}.{name} 4-bit g64 asym\n")).concat());
+    }
+    let unsaid = golden("mlx", "mlx.json", &expected);
+    let expected: [&[&str]; 2] =
+        [&["decide no layer", "model.layers.5.mlp.up_proj"], &["no mxfp4", "1.mlp.down_proj"]];
+    assert_unsaid(&unsaid, &expected);
+}
+
+#[test]
+fn evopress_says_bits() {
+    let unsaid = golden(
+        "evopress",
+        "evopress.txt",
+        "0.self_attn.k_proj 3-bit g128
+         0.self_attn.v_proj 4-bit g128
+         1.self_attn.k_proj 5-bit g128
+         1.mlp.down_proj keep",
+    );
+    let expected: [&[&str]; 2] =
+        [&["only bits", "groups of 128"], &["decide no layer", "layers.31"]];
+    assert_unsaid(&unsaid, &expected);
+}
+
+#[test]
+fn malformed_recipes_name_cause_and_mend() {
+    let Model { checkpoint, .. } = &model();
+    let group = |weights: &str| {
+        format!(
+            "{{\"config_groups\": {{\"group_0\": {{\"targets\": [\"Linear\"], \"weights\": {weights}}}}}}}"
+        )
+    };
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("tensor-types", "attn_q", &["attn_q", "no =", "write expression=type"]),
+        ("tensor-types", "=q8_0", &["no tensor", "write expression=type"]),
+        ("tensor-types", "attn_q=q9_9", &["q9_9", "no type", "write expression=type"]),
+        ("tensor-types", "attn_(q=q8_0", &["attn_(q", "not understood", "correct"]),
+        ("compressed-tensors", "{", &["not JSON", "correct"]),
+        ("compressed-tensors", "{}", &["config_groups", "correct"]),
+        (
+            "compressed-tensors",
+            "{\"quant_method\": \"gptq\", \"config_groups\": {}}",
+            &["gptq", "another dialect"],
+        ),
+        ("compressed-tensors", &group("{\"strategy\": \"group\"}"), &["group_0", "group_size"]),
+        ("compressed-tensors", &group("{\"strategy\": \"odd\"}"), &["group_0", "odd"]),
+        ("compressed-tensors", &group("3"), &["group_0"]),
+        (
+            "compressed-tensors",
+            "{\"config_groups\": {\"W9A16\": [\"Linear\"]}}",
+            &["W9A16", "W4A16"],
+        ),
+        (
+            "compressed-tensors",
+            "{\"config_groups\": {}, \"ignore\": [\"re:(\"]}",
+            &["\"(\"", "correct"],
+        ),
+        ("llm-compressor", "a: [", &["not YAML", "correct"]),
+        ("llm-compressor", "- a", &["no map of stages"]),
+        ("llm-compressor", "quant_stage: {}", &["quant_stage", "no modifiers"]),
+        (
+            "llm-compressor",
+            "s_stage: {q_modifiers: {GPTQModifier: {scheme: 3}}}",
+            &["GPTQModifier", "scheme"],
+        ),
+        ("llm-compressor", "run: oneshot", &["no stage with modifiers"]),
+        ("gptq", "{}", &["bits", "correct"]),
+        ("gptq", "{\"bits\": 4, \"quant_method\": \"awq\"}", &["awq", "another dialect"]),
+        ("gptq", "{\"bits\": 4, \"group_size\": -7}", &["-7"]),
+        ("gptq", "{\"bits\": 4, \"dynamic\": {\"+:(\": {}}}", &["\"(\""]),
+        ("gptq", "{\"bits\": 4, \"dynamic\": {\"+:a\": 3}}", &["+:a"]),
+        ("auto-round", "[]", &["AutoRound", "correct"]),
+        ("auto-round", "{\"bits\": 4, \"extra_config\": {\"a\": []}}", &["a of extra_config"]),
+        ("auto-round", "{\"bits\": 4, \"group_size\": -2}", &["-2"]),
+        ("mlx", "{\"quantization\": {}}", &["no bits"]),
+        ("mlx", "{\"bits\": 4, \"a\": []}", &["a: it is a list"]),
+        ("mlx", "{\"bits\": 4, \"quant_method\": \"gptq\"}", &["gptq"]),
+        ("evopress", "a: 3\nb 4", &["line 2", "no colon", "write the layer"]),
+        ("evopress", "attn+mlp", &["line 1", "drops parts"]),
+        ("evopress", "a: x", &["line 1", "no number"]),
+        ("evopress", "a: 2.5", &["line 1", "no number of bits from 1 to 32"]),
+    ];
+    for (id, text, said) in cases {
+        assert_says(recipe::find(id).unwrap().read(text, checkpoint), said);
+    }
+    assert_says(recipe::find("gguf").map(|_| ()), &["\"gguf\"", "tensor-types"]);
+    // A few lines of YAML must not stand for a thousand million.
+    let lines =
+        (1..12).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(",")));
+    let bomb = format!("a0: &a0 [1]\n{}", lines.collect::<String>());
+    assert_says(recipe::find("llm-compressor").unwrap().read(&bomb, checkpoint), &["YAML"]);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_a_dialect_panic(text in r#"[-+:=.*()\[\]{}"a-z0-9 \n\\]{0,80}"#) {
+        let Model { checkpoint, .. } = &model();
+        for dialect in DIALECTS {
+            if let Err(error) = dialect.read(&text, checkpoint) {
+                prop_assert!(error.hint().is_some());
+                prop_assert!(!error.sentence().contains('\n'), "{}", error.sentence());
+            }
+        }
+    }
+}
