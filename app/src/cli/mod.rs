@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand, all on the same engine as the window.
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 cancelled.
 
+mod check;
 mod compress;
 mod demo;
 mod diff;
 mod inspect;
 mod output;
+mod recipe;
 mod window;
 
 use std::path::PathBuf;
@@ -32,6 +34,12 @@ enum Command {
     Diff(diff::Diff),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
+    /// Say what is wrong with a project's plan for its target, and mend it.
+    Check(check::Check),
+    /// List what each runtime and format can hold.
+    Targets(check::Targets),
+    /// Read and write plans as other tools write them.
+    Recipe(recipe::Recipe),
     /// Compress the built-in sample model and open the window on it.
     Demo(demo::Demo),
 }
@@ -55,6 +63,9 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Diff(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
+        Some(Command::Check(command)) => command.run(),
+        Some(Command::Targets(command)) => command.run(),
+        Some(Command::Recipe(command)) => command.run(),
         Some(Command::Demo(command)) => command.run(),
         None => window::open(arguments.path),
     };

@@ -29,6 +29,13 @@ fn complain(text: &str) {
     writeln!(std::io::stderr(), "lapidary: {text}").ok();
 }
 
+/// Prints sentences on stderr, a line each.
+pub(super) fn tell(sentences: &[String]) {
+    for sentence in sentences {
+        writeln!(std::io::stderr(), "{sentence}").ok();
+    }
+}
+
 /// Prints text on stdout; a reader that has gone away is no failure.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {

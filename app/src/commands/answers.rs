@@ -1,12 +1,14 @@
 //! What background work answers, taken into the document.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lapidary_engine::job::Damage;
 
+use crate::commands::edit::layers_text;
 use crate::commands::{Command, apply, look};
 use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
+use crate::document::recipe::{self, Taken, Told};
 use crate::document::{Document, Exported, Sheet, Slot};
 use crate::jobs::{Event, Jobs, Picked, Purpose};
 use crate::theme::text;
@@ -32,6 +34,11 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
             });
             document.typed_path = suggested.unwrap_or_default();
             document.sheet = Some(Sheet::Path(purpose));
+        }
+        Event::RecipeRead(path, Ok(taken)) => recipe_read(document, jobs, &path, *taken),
+        Event::RecipeWritten(Ok(told)) => tell(document, told),
+        Event::RecipeRead(_, Err(sentence)) | Event::RecipeWritten(Err(sentence)) => {
+            document.complain(sentence);
         }
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
@@ -94,6 +101,8 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         | Event::ExportProgress(_)
         | Event::Exported(_)
         | Event::Picked(..)
+        | Event::RecipeRead(..)
+        | Event::RecipeWritten(_)
         | Event::Saved(_) => {}
     }
 }
@@ -146,6 +155,33 @@ fn exported(document: &mut Document, result: Option<Result<Exported, String>>) {
     }
 }
 
+/// Makes a recipe the plan, as one step of undo; locked layers stay.
+fn recipe_read(document: &mut Document, jobs: &mut Jobs, path: &Path, taken: Taken) {
+    let Some(model) = document.model.as_deref_mut() else {
+        return;
+    };
+    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let plan = recipe::with_locks_of(taken.plan, model.plan());
+    let n = plan.len();
+    model.history.edit(&format!("Take over {name}"), |draft| *draft.plan_mut() = plan);
+    model.plan_changed();
+    look::request(model, jobs);
+    let done = format!("Took over {name}: {} compressed", layers_text(n));
+    tell(document, Told { done, unsaid: taken.unsaid.into() });
+}
+
+/// Says what was done; what could not be is listed in a sheet.
+fn tell(document: &mut Document, told: Told) {
+    let n = told.unsaid.len();
+    if n > 0 {
+        document.say(format!("{}; {n} things could not be said", told.done));
+        document.sheet = Some(Sheet::Told);
+    } else {
+        document.say(told.done.clone());
+    }
+    document.told = Some(told);
+}
+
 pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose, path: PathBuf) {
     match purpose {
         Purpose::OpenFolder | Purpose::OpenFile => apply(document, jobs, Command::Open(path)),
@@ -156,6 +192,21 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
         Purpose::SaveFigure(_) => {
             if let Some(figure) = document.figure_to_save.take() {
                 jobs.save_figure(figure, path);
+            }
+        }
+        Purpose::ReadRecipe(kind) => {
+            if let Some(model) = document.model.as_deref() {
+                jobs.read_recipe(model, Some(kind), path);
+            }
+        }
+        Purpose::RecoverFolder | Purpose::RecoverFile => {
+            if let Some(model) = document.model.as_deref() {
+                jobs.read_recipe(model, None, path);
+            }
+        }
+        Purpose::WriteRecipe(kind) => {
+            if let Some(model) = document.model.as_deref() {
+                jobs.write_recipe(model, kind, path);
             }
         }
         Purpose::ExportFolder => {

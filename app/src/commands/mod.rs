@@ -20,6 +20,7 @@ use crate::document::columns::{self, Column};
 use crate::document::look::{Quantity, Tab};
 use crate::document::model::{MapMode, Pane, Side};
 use crate::document::project::{self, Project};
+use crate::document::recipe;
 use crate::document::recovery::{self, Unsaved};
 use crate::document::selection::How;
 use crate::document::settings::Colours;
@@ -354,7 +355,12 @@ fn open_sample(document: &mut Document, jobs: &mut Jobs) {
 fn pick(document: &Document, jobs: &mut Jobs, purpose: Purpose) {
     let title =
         document.model.as_ref().map_or_else(|| "plan".to_owned(), |model| model.checkpoint.title());
-    jobs.pick(purpose, &format!("{title}.ron"));
+    let recipe = |id| recipe::kinds().find(|kind| kind.id == id).map(|kind| kind.file_name);
+    let suggestion = match purpose {
+        Purpose::WriteRecipe(id) => recipe(id).unwrap_or("recipe").to_owned(),
+        _ => format!("{title}.ron"),
+    };
+    jobs.pick(purpose, &suggestion);
 }
 
 fn save(document: &mut Document, jobs: &mut Jobs) {

@@ -16,6 +16,7 @@ pub mod other;
 pub mod outcome;
 pub mod price;
 pub mod project;
+pub mod recipe;
 pub mod recovery;
 pub mod selection;
 pub mod settings;
@@ -31,6 +32,7 @@ use lapidary_engine::plan::Assignment;
 
 use crate::commands::Command;
 use crate::document::model::Model;
+use crate::document::recipe::Told;
 use crate::document::settings::Settings;
 use crate::figure::{Drawing, Format};
 use crate::jobs::Purpose;
@@ -122,6 +124,8 @@ pub enum Sheet {
     Keys,
     /// About this program.
     About,
+    /// What a recipe could not say.
+    Told,
     /// A path to type, where the system shows no file dialog.
     Path(Purpose),
 }
@@ -149,6 +153,8 @@ pub struct Document {
     pub sheet: Option<Sheet>,
     /// The file of a window that did not close, from which the open model was recovered, until it is kept anew.
     pub recovered: Option<PathBuf>,
+    /// What was done with a recipe, and what could not be.
+    pub told: Option<Told>,
     /// An assignment to paste.
     pub copied: Option<Arc<Assignment>>,
     /// Whether measuring was stopped by the person.

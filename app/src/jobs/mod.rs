@@ -11,6 +11,7 @@ mod measure;
 mod open;
 mod pick;
 mod preview;
+mod recipe;
 mod save;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use crate::document::measurements::Finding;
 use crate::document::model::Opened;
 use crate::document::other::Other;
 use crate::document::outcome::LaidOut;
+use crate::document::recipe::{Taken, Told};
 pub use damage::Trial;
 pub use pick::{Picked, Purpose};
 
@@ -65,6 +67,10 @@ pub enum Event {
     Compared(usize, Result<Arc<Comparison>, String>),
     /// Files, headers and lints of a plan were laid out.
     LaidOut(LaidOut),
+    /// A recipe was taken over onto the model, or not.
+    RecipeRead(PathBuf, Result<Box<Taken>, String>),
+    /// The plan was written as a recipe, or not.
+    RecipeWritten(Result<Told, String>),
     /// A figure was saved, or not.
     Saved(Result<PathBuf, String>),
     /// An assignment was tried on a layer.
@@ -101,9 +107,10 @@ enum Kind {
     Export,
     Pick,
     Save,
+    Recipe,
 }
 
-const KINDS: usize = 14;
+const KINDS: usize = 15;
 
 /// A running piece of work.
 #[derive(Clone)]

@@ -25,6 +25,14 @@ pub enum Purpose {
     CompareFile,
     /// Where to save a figure.
     SaveFigure(Format),
+    /// A recipe of this kind to take over.
+    ReadRecipe(&'static str),
+    /// A finished checkpoint, a folder or a file, whose recipe to take over.
+    RecoverFolder,
+    /// The same, as a file.
+    RecoverFile,
+    /// Where to write the plan as a recipe of this kind.
+    WriteRecipe(&'static str),
 }
 
 impl Purpose {
@@ -38,6 +46,10 @@ impl Purpose {
             Self::CompareFolder => "Compare with a model's folder",
             Self::CompareFile => "Compare with a .safetensors file",
             Self::SaveFigure(_) => "Save the figure",
+            Self::ReadRecipe(_) => "Take over a recipe",
+            Self::RecoverFolder => "Take over the recipe of a finished model's folder",
+            Self::RecoverFile => "Take over the recipe of a finished .gguf file",
+            Self::WriteRecipe(_) => "Write the plan as a recipe",
         }
     }
 }
@@ -64,7 +76,20 @@ impl Jobs {
         // The dialog is made on this thread, as macOS demands, and awaited on another.
         let future: std::pin::Pin<Box<dyn Future<Output = Option<rfd::FileHandle>> + Send>> =
             match purpose {
-                Purpose::OpenFolder | Purpose::CompareFolder | Purpose::ExportFolder => {
+                Purpose::ReadRecipe(_) => Box::pin(dialog.set_title(purpose.title()).pick_file()),
+                Purpose::RecoverFile => Box::pin(
+                    dialog
+                        .set_title(purpose.title())
+                        .add_filter("Finished checkpoints", &["gguf"])
+                        .pick_file(),
+                ),
+                Purpose::WriteRecipe(_) => Box::pin(
+                    dialog.set_title(purpose.title()).set_file_name(suggestion).save_file(),
+                ),
+                Purpose::OpenFolder
+                | Purpose::CompareFolder
+                | Purpose::ExportFolder
+                | Purpose::RecoverFolder => {
                     Box::pin(dialog.set_title(purpose.title()).pick_folder())
                 }
                 Purpose::CompareFile => Box::pin(

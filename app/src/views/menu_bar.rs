@@ -11,7 +11,9 @@ use crate::document::Document;
 use crate::document::metrics::METRICS;
 use crate::document::model::Model;
 use crate::document::outcome::Change;
+use crate::document::recipe;
 use crate::document::settings::Colours;
+use crate::jobs::Purpose;
 use crate::theme::text;
 use crate::views::ViewContext;
 
@@ -33,6 +35,9 @@ fn menu_items(context: &ViewContext<'_>, ui: &mut Ui, menu: Menu) {
     ui.set_min_width(240.0);
     for action in ACTIONS.iter().filter(|action| action.menu == menu) {
         item(context, ui, action);
+        if matches!(action.title, "Save project as…") && context.document.model.is_some() {
+            recipes(context, ui);
+        }
         if matches!(action.title, "Open the sample") {
             recent(context, ui);
             ui.separator();
@@ -107,6 +112,34 @@ fn metrics(context: &ViewContext<'_>, ui: &mut Ui) {
                 .clicked()
             {
                 context.send(Command::SetMetric(metric.id));
+            }
+        }
+    });
+}
+
+/// Recipes to take over and to write.
+fn recipes(context: &ViewContext<'_>, ui: &mut Ui) {
+    ui.menu_button("Take over a recipe", |ui| {
+        for kind in recipe::kinds() {
+            if ui.button(format!("{}…", kind.title)).on_hover_text(kind.summary).clicked() {
+                context.send(Command::Pick(Purpose::ReadRecipe(kind.id)));
+            }
+        }
+        ui.separator();
+        let tip = "Read off a finished checkpoint how each layer was quantised: its quantization_config, or the types of a GGUF.";
+        for (title, purpose) in [
+            ("From a finished folder…", Purpose::RecoverFolder),
+            ("From a finished GGUF file…", Purpose::RecoverFile),
+        ] {
+            if ui.button(title).on_hover_text(tip).clicked() {
+                context.send(Command::Pick(purpose));
+            }
+        }
+    });
+    ui.menu_button("Write as a recipe", |ui| {
+        for kind in recipe::kinds() {
+            if ui.button(format!("{}…", kind.title)).on_hover_text(kind.summary).clicked() {
+                context.send(Command::Pick(Purpose::WriteRecipe(kind.id)));
             }
         }
     });

@@ -14,6 +14,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     match context.document.sheet {
         Some(Sheet::Keys) => sheet(context, ui, Sheet::Keys, "Keys", keys),
         Some(Sheet::About) => sheet(context, ui, Sheet::About, "About Lapidary", about),
+        Some(Sheet::Told) => told(context, ui),
         Some(Sheet::Path(purpose)) => path(context, ui, purpose),
         Some(Sheet::Export | Sheet::Palette) | None => {}
     }
@@ -27,6 +28,34 @@ fn sheet(context: &ViewContext<'_>, ui: &Ui, sheet: Sheet, title: &str, contents
     window.pivot(egui::Align2::CENTER_CENTER).default_pos(centre).show(ui.ctx(), contents);
     if !open || ui.input(|input| input.key_pressed(Key::Escape)) {
         context.send(Command::ToggleSheet(sheet));
+    }
+}
+
+/// What a recipe could not say, or what of it could not be taken over.
+fn told(context: &ViewContext<'_>, ui: &Ui) {
+    let Some(told) = &context.document.told else {
+        return;
+    };
+    let centre = ui.ctx().content_rect().center();
+    let mut open = true;
+    let window = Window::new("What could not be said").open(&mut open).collapsible(false);
+    window.pivot(egui::Align2::CENTER_CENTER).default_pos(centre).default_width(520.0).show(
+        ui.ctx(),
+        |ui| {
+            ui.label(&told.done);
+            ui.add_space(4.0);
+            egui::ScrollArea::vertical().max_height(360.0).show(ui, |ui| {
+                for sentence in told.unsaid.iter() {
+                    ui.label(format!("• {sentence}"));
+                }
+            });
+            if ui.button("Copy").on_hover_text("Copy the list as text.").clicked() {
+                context.send(Command::Copy(told.unsaid.join("\n") + "\n"));
+            }
+        },
+    );
+    if !open || ui.input(|input| input.key_pressed(Key::Escape)) {
+        context.send(Command::ToggleSheet(Sheet::Told));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod diff;
 mod inspect;
+mod plans;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

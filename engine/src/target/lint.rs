@@ -9,6 +9,22 @@ use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
 use crate::target::{Agreement, Aim, Entry, Storage, mend};
 
+/// The kinds of lints there are.
+pub static LINTS: &[&str] = &[
+    "dead-rule",
+    "no-config",
+    "quantised-already",
+    "unequal-fused",
+    "unequal-experts",
+    "several-schemes",
+    "tied-head",
+    "cut-groups",
+    "slow-kernel",
+    "in-full",
+    "asymmetric-mix",
+    "sparsity-saves-nothing",
+];
+
 /// How much a lint matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {

@@ -17,7 +17,7 @@ use ndarray::Array2;
 use serde_json::Value;
 
 pub use capabilities::{Agreement, Capabilities, Integers, Kernel, Which};
-pub use lint::{Case, Fix, Lint, Severity, lints, refuse_errors};
+pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{Entry, Manifest, OutputFile, Text, entry, entry_of};
 pub use mend::{Next, held_instead, mend_all, refusal, step_from};
 pub use preset::{PRESETS, Preset};

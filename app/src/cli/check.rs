@@ -1,0 +1,146 @@
+//! `lapidary check`: what is wrong with a project for its target, and what mends it. `lapidary targets`: what each
+//! target can hold.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+use lapidary_engine::Error;
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::target::{self, Case, Fix, Lint, Manifest, Severity, TARGETS};
+use serde_json::json;
+
+use crate::cli::output;
+use crate::document::project::Project;
+use crate::theme::text;
+
+/// Say what is wrong with a project's plan for its target.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The project (.ron).
+    project: PathBuf,
+    /// Mend what can be mended, and write the project here.
+    #[arg(long, value_name = "PROJECT.ron")]
+    mend: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let mut project = Project::read(&self.project)?;
+        let checkpoint = Checkpoint::open(&project.checkpoint_path(&self.project))?;
+        let mut draft = project.draft(&checkpoint)?;
+        let aim = draft.aim();
+        if let Some(out) = &self.mend {
+            let mended = target::mend_all(&checkpoint, draft.plan_mut(), aim);
+            let sentences: Vec<String> =
+                mended.iter().map(|lint| format!("Mended: {}.", lint.what)).collect();
+            output::tell(&sentences);
+            let named = checkpoint.path().to_path_buf();
+            let named = crate::document::project::relative_checkpoint(&named, out);
+            project = Project::of(named, &draft, project.view);
+            project.write(out)?;
+        }
+        let manifest = Manifest::new(&checkpoint, draft.plan(), aim.target)?;
+        let entries = &manifest.entries;
+        let case = Case { checkpoint: &checkpoint, plan: draft.plan(), aim, entries };
+        let found = target::lints(&case);
+        let bytes = manifest.tensor_bytes();
+        if self.json {
+            output::print(&(as_json(&checkpoint, &found, bytes) + "\n"))?;
+        } else {
+            output::print(&described(&found, bytes))?;
+        }
+        let errors = found.iter().filter(|lint| lint.severity == Severity::Error).count();
+        if errors > 0 {
+            bail!(Error::plan(
+                format!("{errors} errors keep {} from export", self.project.display()),
+                "mend them with --mend, or by hand",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    }
+}
+
+/// Whether `--mend` does it: notes are left, and another target is not chosen unasked.
+fn can_mend(lint: &Lint) -> bool {
+    lint.severity < Severity::Note && !matches!(lint.fix, None | Some(Fix::Target(_)))
+}
+
+fn described(found: &[Lint], bytes: u64) -> String {
+    let line = |lint: &Lint| {
+        let by = if can_mend(lint) { " (--mend does it)" } else { "" };
+        format!("{}: {}; {}{by}\n", word(lint.severity), lint.what, lint.mend)
+    };
+    let lines: String = found.iter().map(line).collect();
+    let nothing = if found.is_empty() { "nothing stands in the way\n" } else { "" };
+    format!("{lines}{nothing}weights take {} bytes\n", text::count(bytes))
+}
+
+fn as_json(checkpoint: &Checkpoint, found: &[Lint], bytes: u64) -> String {
+    let lint = |lint: &Lint| {
+        let names = lint.tensors.iter().map(|&index| &checkpoint.tensors()[index].name);
+        json!({
+            "id": lint.id,
+            "severity": word(lint.severity),
+            "what": lint.what,
+            "mend": lint.mend,
+            "can_mend": can_mend(lint),
+            "tensors": names.collect::<Vec<_>>(),
+        })
+    };
+    let document = json!({
+        "problems": found.iter().map(lint).collect::<Vec<_>>(),
+        "tensor_bytes": bytes,
+    });
+    format!("{document:#}")
+}
+
+/// List what each runtime and format can hold.
+#[derive(Debug, Args)]
+pub(super) struct Targets {
+    /// Print one JSON document with every rule.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Targets {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        if self.json {
+            let target = |target: &&'static dyn target::Target| {
+                let about = target.about();
+                json!({
+                    "id": about.id,
+                    "title": about.title,
+                    "summary": about.summary,
+                    "source": about.source,
+                    "writes": about.writes,
+                    "capabilities": target.capabilities(),
+                })
+            };
+            let all: Vec<_> = TARGETS.iter().map(target).collect();
+            return output::print(&format!("{:#}\n", json!(all)));
+        }
+        let mut table = output::Table::new(&["<id", "<written", "<what it holds", "<read from"]);
+        for about in TARGETS.iter().map(|target| target.about()) {
+            let written = if about.writes { "yes" } else { "not yet" };
+            table.row(vec![
+                about.id.to_owned(),
+                written.to_owned(),
+                about.summary.to_owned(),
+                about.source.to_owned(),
+            ]);
+        }
+        output::print(&table.render())
+    }
+}
