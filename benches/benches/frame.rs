@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use egui::{Context, Event, Key, Modifiers, RawInput, Rect, Vec2, pos2, vec2};
 use lapidary::app::App;
 use lapidary::commands::Command;
+use lapidary::document::brush::Brush;
 use lapidary::document::model::MapMode;
 use lapidary_benches::{Table, model};
 
@@ -46,7 +47,11 @@ fn frames(blocks: usize, measured: bool) -> Result<(), Box<dyn Error>> {
         ("pointer over the treemap", MapMode::Bytes, over_map),
         ("scrolling the list", MapMode::Blocks, scroll_list),
         ("keys walking", MapMode::Blocks, walk),
+        ("painting the map", MapMode::Blocks, paint),
     ] {
+        let brush = (what == "painting the map").then_some(Brush::Bits(4));
+        window.app.send(Command::SetTarget("dense"));
+        window.app.send(Command::SetBrush(brush));
         window.app.send(Command::SetMapMode(mode));
         for _ in 0..5 {
             window.frame();
@@ -74,6 +79,20 @@ fn timed(window: &mut Window<'_>, what: &str, act: fn(&mut Window<'_>, usize)) -
         format!("{:.0} %", 100.0 * late / LIMIT_MS),
         format!("{:.2} ms", times[FRAMES - 1]),
     ]
+}
+
+/// A stroke back and forth over the map, so that every frame changes the plan.
+fn paint(window: &mut Window<'_>, i: usize) {
+    let at = pos2(560.0 + (i * 7 % 360) as f32, 250.0 + (i * 11 % 380) as f32);
+    window.events.push(Event::PointerMoved(at));
+    if i == 0 || i + 1 == FRAMES {
+        window.events.push(Event::PointerButton {
+            pos: at,
+            button: egui::PointerButton::Primary,
+            pressed: i == 0,
+            modifiers: Modifiers::NONE,
+        });
+    }
 }
 
 struct Window<'a> {

@@ -2,7 +2,6 @@
 //! layers that the target could not hold so are left alone, and the status bar says so.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use lapidary_engine::plan::{Assignment, Rule};
 use lapidary_engine::target::{self, Agreement, Case, Fix, Lint, PRESETS, Severity};
@@ -91,14 +90,16 @@ fn assign(
     let layers = with_fused(model, wanted);
     let sorted = Sorted::new(model, &layers, &change);
     let label = format!("{label} on {}", layers_text(sorted.free.len()));
-    carry_out(model, &label, sorted.changes(&change));
+    let hidden = sorted.free.iter().filter(|(layer, ..)| !model.list.shows(*layer)).count();
+    let said_of_sorted = sorted.said(model);
+    let n_free = sorted.free.len();
+    carry_out(model, &label, sorted.free);
     let added = layers.len() - wanted.len();
-    let hidden = sorted.free.iter().filter(|(layer, _)| !model.list.shows(*layer)).count();
-    let mut said = sorted.said(model);
+    let mut said = said_of_sorted;
     if hidden > 0 && !model.list.filter.is_empty() {
         said.push(format!("{} hidden by the filter changed too", layers_text(hidden)));
     }
-    if added > 0 && !sorted.free.is_empty() {
+    if added > 0 && n_free > 0 {
         said.push(format!(
             "{} of the same fused group changed too, as the target stores them as one",
             layers_text(added)
@@ -111,14 +112,14 @@ fn paint(model: &mut Model, wanted: &[usize]) -> Option<String> {
     let brush = model.brush.clone()?;
     let layers = with_fused(model, wanted);
     let sorted = Sorted::new(model, &layers, |now: &Assignment| brush.on(now));
+    let said = if brush.passes_locks() { Vec::new() } else { sorted.said(model) };
     let changes = if brush.passes_locks() {
         let matrices = layers.iter().filter(|&&layer| model.is_matrix(layer));
         matrices.map(|&layer| (layer, brush.on(&model.assignment(layer)))).collect()
     } else {
-        sorted.changes(|now: &Assignment| brush.on(now))
+        sorted.free
     };
     carry_out(model, &brush.label(), changes);
-    let said = if brush.passes_locks() { Vec::new() } else { sorted.said(model) };
     (!said.is_empty()).then(|| said.join("; "))
 }
 
@@ -135,8 +136,10 @@ fn carry_out(model: &mut Model, label: &str, changes: Vec<(usize, Assignment)>) 
 
 /// Layers by what keeps them from an edit.
 struct Sorted {
-    /// Those that take it, with their present assignments.
-    free: Vec<(usize, Arc<Assignment>)>,
+    /// Those that take it, with what they take.
+    free: Vec<(usize, Assignment)>,
+    /// Those of them whose grouping or grid was fitted to the target.
+    fitted: usize,
     locked: usize,
     refused: Option<(usize, String)>,
     refusals: usize,
@@ -144,7 +147,8 @@ struct Sorted {
 
 impl Sorted {
     fn new(model: &Model, layers: &[usize], change: impl Fn(&Assignment) -> Assignment) -> Self {
-        let mut sorted = Self { free: Vec::new(), locked: 0, refused: None, refusals: 0 };
+        let mut sorted =
+            Self { free: Vec::new(), fitted: 0, locked: 0, refused: None, refusals: 0 };
         let must_agree = model.target.capabilities().fused == Agreement::Must;
         let mut stopped: BTreeSet<usize> = BTreeSet::new();
         for &layer in layers {
@@ -154,9 +158,15 @@ impl Sorted {
                 sorted.locked += 1;
                 continue;
             }
-            match target::refusal(tensor, &change(&now), model.target) {
-                None => sorted.free.push((layer, now)),
-                Some(why) => {
+            let then = change(&now);
+            let held = target::held_at_same_bits(tensor, &then, model.target);
+            match (held, target::refusal(tensor, &then, model.target)) {
+                (Some(held), _) => {
+                    sorted.fitted += usize::from(held.steps != then.steps);
+                    sorted.free.push((layer, held));
+                }
+                (None, why) => {
+                    let why = why.unwrap_or_default();
                     sorted.refusals += 1;
                     let group = model.checkpoint.fused_group_of(layer);
                     stopped.extend(group.filter(|_| must_agree).iter().flat_map(|g| &g.members));
@@ -167,10 +177,6 @@ impl Sorted {
         // What one layer of a fused group cannot take, none of it does.
         sorted.free.retain(|(layer, _)| !stopped.contains(layer));
         sorted
-    }
-
-    fn changes(&self, change: impl Fn(&Assignment) -> Assignment) -> Vec<(usize, Assignment)> {
-        self.free.iter().map(|(layer, now)| (*layer, change(now))).collect()
     }
 
     fn said(&self, model: &Model) -> Vec<String> {
@@ -185,6 +191,14 @@ impl Sorted {
                 n => format!(" and {} more", layers_text(n)),
             };
             said.push(format!("{name}{others} left alone: {why}"));
+        }
+        if let (1.., Some((_, held))) = (self.fitted, self.free.first()) {
+            said.push(format!(
+                "{} fitted to what {} holds: {}",
+                layers_text(self.fitted),
+                model.target.about().title,
+                held.label()
+            ));
         }
         said
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lapidary_engine::job::{self, Preview};
+use lapidary_engine::job::Preview;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::Next;
 
@@ -59,7 +59,7 @@ fn trials(model: &mut Model, jobs: &mut Jobs) {
         wanted.add(layer, &model.assignment(layer), false);
     }
     if let (true, Some(&layer)) = (state.curves, state.inspected.first()) {
-        for curve in job::curves(&model.assignment(layer)) {
+        for curve in model.curves(layer) {
             for assignment in curve.assignments {
                 wanted.add(layer, &Arc::new(assignment), false);
             }

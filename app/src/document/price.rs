@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lapidary_engine::job::{self, Curve};
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::{self, Next};
 
@@ -27,6 +28,20 @@ impl Step {
 }
 
 impl Model {
+    /// Every way to quantise a layer that takes bits, in forms the target holds where it has any of these bits.
+    pub fn curves(&self, layer: usize) -> Vec<Curve> {
+        let tensor = &self.checkpoint.tensors()[layer];
+        let mut curves = job::curves(&self.assignment(layer));
+        for curve in &mut curves {
+            for assignment in &mut curve.assignments {
+                if let Some(held) = target::held_in_other_grid(tensor, assignment, self.target) {
+                    *assignment = held;
+                }
+            }
+        }
+        curves
+    }
+
     /// The next step of a layer with more or fewer bits, among those the target holds.
     pub fn next_step(&self, layer: usize, next: Next) -> Option<Step> {
         let tensor = &self.checkpoint.tensors()[layer];

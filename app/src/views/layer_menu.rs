@@ -48,7 +48,12 @@ impl ViewContext<'_> {
         ui.horizontal(|ui| {
             ui.spacing_mut().item_spacing.x = 2.0;
             for bits in BITS {
-                let why_not = target::refusal(tensor, &now.with_bits(bits), model.target);
+                let wanted = now.with_bits(bits);
+                let held = target::held_at_same_bits(tensor, &wanted, model.target);
+                let why_not = match held {
+                    Some(_) => None,
+                    None => target::refusal(tensor, &wanted, model.target),
+                };
                 let button = egui::Button::new(bits.to_string()).min_size(egui::vec2(22.0, 0.0));
                 let response = ui.add_enabled(why_not.is_none(), button);
                 if response.clicked() {

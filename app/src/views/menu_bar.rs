@@ -220,7 +220,9 @@ fn target_card(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, target: &'
         ));
     }
     for (because, layers) in change.in_full.iter().take(4) {
-        ui.label(format!("{} layers stored in full: {because}.", layers.len()));
+        let n = layers.len();
+        let layers = if n == 1 { "1 layer".to_owned() } else { format!("{n} layers") };
+        ui.label(format!("{layers} stored in full: {because}."));
     }
     if change.in_full.is_empty() && change.own_plan == 0 {
         ui.label("It holds the present plan as it is.");

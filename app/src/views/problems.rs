@@ -76,6 +76,10 @@ fn problem(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, lint: &Lint) {
 }
 
 fn capitalised(text: &str) -> String {
+    // A name stays as it is on disk.
+    if text.split(' ').next().is_some_and(|word| word.contains('.')) {
+        return text.to_owned();
+    }
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

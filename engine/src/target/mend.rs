@@ -204,11 +204,41 @@ pub fn step_from(
         (Next::Up, None) => return None,
         (Next::Down, bits) => (2..bits.unwrap_or(9)).rev().collect(),
     };
-    let steps = candidates.into_iter().map(|bits| now.with_bits(bits));
-    let held = |candidate: &Assignment| is_held_by(tensor, candidate, target);
-    let found = { steps }.find(held);
+    let found = candidates
+        .into_iter()
+        .find_map(|bits| held_at_same_bits(tensor, &now.with_bits(bits), target));
     let last = (next == Next::Up).then(|| Assignment { locked: now.locked, ..Assignment::keep() });
     found.or(last)
+}
+
+/// The assignment, or the nearest with as many bits that a target holds: another grouping or grid.
+pub fn held_at_same_bits(
+    tensor: &Tensor,
+    wanted: &Assignment,
+    target: &dyn Target,
+) -> Option<Assignment> {
+    if refusal(tensor, wanted, target).is_none() {
+        return Some(wanted.clone());
+    }
+    let shape = tensor.matrix?.shape;
+    let bits = |assignment: &Assignment| {
+        let layout = assignment.layout(shape, tensor.dtype).ok()?;
+        layout.affine().map(|affine| affine.bits)
+    };
+    let near = held_instead(tensor, wanted, target);
+    (bits(&near).is_some() && bits(&near) == bits(wanted)).then_some(near)
+}
+
+/// The assignment with a grid that a target holds, where only its own grid keeps it from being held.
+pub fn held_in_other_grid(
+    tensor: &Tensor,
+    wanted: &Assignment,
+    target: &dyn Target,
+) -> Option<Assignment> {
+    refusal(tensor, wanted, target)?;
+    let other = |grid| with(wanted, &[("symmetry", grid)]);
+    let grids = [other("asymmetric"), other("symmetric")];
+    grids.into_iter().find(|candidate| refusal(tensor, candidate, target).is_none())
 }
 
 /// Why a hand may not give a layer this assignment for a target, in a sentence without a full stop; `None` if it may.

@@ -19,7 +19,9 @@ use serde_json::Value;
 pub use capabilities::{Agreement, Capabilities, Integers, Kernel, Which};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{Entry, Manifest, OutputFile, Text, entry, entry_of};
-pub use mend::{Next, held_instead, mend_all, refusal, step_from};
+pub use mend::{
+    Next, held_at_same_bits, held_in_other_grid, held_instead, mend_all, refusal, step_from,
+};
 pub use preset::{PRESETS, Preset};
 
 use crate::checkpoint::{Checkpoint, Tensor};

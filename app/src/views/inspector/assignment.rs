@@ -87,6 +87,11 @@ impl Form<'_> {
         if nearest.is_keep() { other.clone() } else { nearest }
     }
 
+    fn at_same_bits(&self, wanted: &Assignment) -> Option<Assignment> {
+        let tensor = &self.model.checkpoint.tensors()[self.layer];
+        target::held_at_same_bits(tensor, wanted, self.model.target)
+    }
+
     /// A choice that sets something, grey with the reason where the target could not hold it.
     fn choice(
         &self,
@@ -242,7 +247,10 @@ fn integer(
     for &offered in usual {
         let shown = (offered == value, offered.to_string());
         let shown = (shown.0, shown.1.as_str(), parameter.help);
-        if form.choice(ui, shown, &other(Value::Integer(offered))) {
+        let wanted = other(Value::Integer(offered));
+        // Where the bits are held, grouping and grid are fitted.
+        let held = if parameter.name == "bits" { form.at_same_bits(&wanted) } else { None };
+        if form.choice(ui, shown, held.as_ref().unwrap_or(&wanted)) {
             chosen = offered;
         }
     }

@@ -1,7 +1,7 @@
 //! What bits cost: error against size for every way to quantise a layer, the next steps and what they are worth.
 
-use egui::{Grid, RichText, Ui};
-use lapidary_engine::job::{self, Curve, Damage};
+use egui::{RichText, Ui};
+use lapidary_engine::job::{Curve, Damage};
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::{self, Next};
 
@@ -18,8 +18,14 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
         ui.weak(format!("No damage: {}.", tensor.why_no_matrix()));
         return;
     }
-    let curves = job::curves(&model.assignment(layer));
+    let curves = model.curves(layer);
     let figure = figure(model, layer, &curves);
+    let (tried, wanted) = progress(model, layer, &curves);
+    if figure.series.is_empty() && tried.len() == wanted {
+        let title = model.target.about().title;
+        ui.weak(format!("{title} holds none of these forms for this layer: it is best kept."));
+        return;
+    }
     parts::plot(context, ui, "damage", &figure, PLOT_HEIGHT * 1.25);
     let (known, all) = progress(model, layer, &curves);
     let sampled = known.iter().find(|damage| !damage.is_exact());
@@ -73,7 +79,8 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
         .collect();
     let now = model.assignment(layer);
     if let Some(at) = point(&now).filter(|_| !now.is_keep()) {
-        series.push(Series::new("now", Ink::Mark, Kind::Points, vec![at]));
+        series.push(Series::new("now", Ink::Mark, Kind::Vertical, vec![at]));
+        series.push(Series::new("now", Ink::Mark, Kind::Horizontal, vec![at]));
     }
     Figure {
         title: format!("Damage of {}", model.short_name(layer)),
@@ -89,39 +96,30 @@ fn steps(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
         (Next::Down, "fewer bits", "price", "Damage added for each MB saved."),
         (Next::Up, "more bits", "worth", "Damage removed for each MB spent."),
     ];
-    Grid::new("next steps").num_columns(6).spacing([10.0, 2.0]).show(ui, |ui| {
-        for (next, title, word, tip) in rows {
-            let Some(step) = model.next_step(layer, next) else { continue };
+    for (next, title, word, tip) in rows {
+        let Some(step) = model.next_step(layer, next) else { continue };
+        ui.horizontal_wrapped(|ui| {
+            ui.spacing_mut().item_spacing.x = 8.0;
             note(context, ui, title);
             ui.label(step.assignment.label());
             let sign = if step.bytes < 0 { "−" } else { "+" };
             ui.monospace(format!("{sign}{}", text::bytes(step.bytes.unsigned_abs())));
-            let damage = step.damage.map_or_else(
-                || "…".to_owned(),
-                |damage| {
-                    format!(
-                        "{}{}",
-                        if damage < 0.0 { "−" } else { "+" },
-                        text::percent(damage.abs())
-                    )
-                },
-            );
+            let damage = step.damage.map_or_else(|| "…".to_owned(), signed);
             ui.monospace(format!("damage {damage}"))
                 .on_hover_text("Change of ‖W−Ŵ‖²/‖W‖², estimated from a sample of rows.");
             let price = step.price().map_or_else(|| "–".to_owned(), text::percent);
             ui.monospace(format!("{word} {price}/MB")).on_hover_text(tip);
-            if ui
-                .small_button("Take")
-                .on_hover_text("Give the selected layers this assignment.")
-                .clicked()
-            {
-                context.send(Command::Assign(lapidary_engine::plan::Assignment::clone(
-                    &step.assignment,
-                )));
+            let take = ui.small_button("Take");
+            if take.on_hover_text("Give the selected layers this assignment.").clicked() {
+                context.send(Command::Assign(Assignment::clone(&step.assignment)));
             }
-            ui.end_row();
-        }
-    });
+        });
+    }
+}
+
+/// A change in percent with its sign.
+fn signed(change: f64) -> String {
+    format!("{}{}", if change < 0.0 { "−" } else { "+" }, text::percent(change.abs()))
 }
 
 /// What the plan does to everything selected.

@@ -62,7 +62,7 @@ fn others(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     ];
     for (brush, title, tip) in brushes {
         let is_this = brush.is_some() && model.brush == brush;
-        let label = egui::Button::selectable(is_this, title);
+        let label = egui::Button::selectable(is_this, RichText::new(title).small());
         let response = ui.add_enabled(brush.is_some(), label).on_hover_text(tip);
         response.widget_info(|| {
             egui::WidgetInfo::labeled(egui::Role::Button, true, format!("brush {title}"))
