@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use egui::{Context, Ui, ViewportCommand};
 
-use crate::commands::{Command, absorb, actions, apply};
+use crate::commands::{Command, absorb, actions, apply, look_again};
 use crate::document::Document;
 use crate::document::draft::Draft;
 use crate::document::project::Project;
@@ -98,8 +98,11 @@ impl App {
         }
         let is_gesture_over =
             context.input(|input| !input.pointer.any_down() && input.keys_down.is_empty());
-        if let (true, Some(model)) = (is_gesture_over, &mut self.document.model) {
+        if let (true, Some(model)) = (is_gesture_over, &mut self.document.model)
+            && model.history.is_open()
+        {
             model.history.seal();
+            look_again(model, &mut self.jobs);
         }
         if is_gesture_over {
             self.keep_work();

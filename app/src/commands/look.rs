@@ -14,7 +14,7 @@ use crate::document::model::Model;
 use crate::jobs::{Jobs, Trial};
 
 /// Asks for everything the window lacks.
-pub(super) fn request(model: &mut Model, jobs: &mut Jobs) {
+pub fn request(model: &mut Model, jobs: &mut Jobs) {
     let inspected = model.inspected();
     jobs.measure_first(&inspected, model.visible.concat());
     preview(model, jobs);
@@ -41,6 +41,10 @@ pub(super) fn request(model: &mut Model, jobs: &mut Jobs) {
 /// What is to be tried on samples of layers: what the inspector shows, then the whole plan, then the prices of steps.
 /// The list is made anew when plan, selection or what is shown has changed.
 fn trials(model: &mut Model, jobs: &mut Jobs) {
+    // In the midst of a gesture over a large model the list is not made anew with every frame.
+    if model.history.is_open() && model.checkpoint.tensors().len() > LONG_LIST {
+        return;
+    }
     let state = Trying {
         plan: model.plan().clone(),
         target: model.target.about().id,
@@ -191,6 +195,9 @@ fn near(model: &mut Model, jobs: &mut Jobs) {
         jobs.picture_near(model.checkpoint.clone(), &picture, wanted);
     }
 }
+
+/// Tensors from which going through all of them is no work for every frame.
+const LONG_LIST: usize = 3000;
 
 /// Weights from which an exact spectrum takes longer than one cares to wait.
 const LONG_SPECTRUM: u64 = 1 << 20;

@@ -14,6 +14,7 @@ use lapidary_engine::plan::{Assignment, Rule};
 use lapidary_engine::target::Lint;
 
 pub use answers::absorb;
+pub use look::request as look_again;
 
 use crate::document::brush::Brush;
 use crate::document::columns::{self, Column};

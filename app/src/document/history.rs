@@ -46,6 +46,11 @@ impl<T: Clone + PartialEq> History<T> {
         self.future.clear();
     }
 
+    /// Whether a gesture is under way that has changed something.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Ends the gesture: the next edit starts a new step. A gesture that ends where it began leaves none.
     pub fn seal(&mut self) {
         let returned = |(_, before): &(String, Arc<T>)| *before == self.current;

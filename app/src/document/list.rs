@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::Arc;
+
 use lapidary_engine::target::Agreement;
 
 use crate::document::columns::{Column, Sort};
@@ -211,10 +213,17 @@ impl Model {
         if self.target.capabilities().fused == Agreement::Must {
             return true;
         }
+        if self.split.contains(&group) {
+            return false;
+        }
         let members = &self.checkpoint.fused_groups()[group].members;
-        let first = self.assignment(members[0]);
-        !self.split.contains(&group)
-            && members.iter().all(|&member| self.assignment(member).steps == first.steps)
+        let of = |member: usize| self.plan().get(&self.checkpoint.tensors()[member].name);
+        let first = of(members[0]);
+        members.iter().all(|&member| match (first, of(member)) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.steps == b.steps,
+            (None, None) => true,
+            (Some(one), None) | (None, Some(one)) => one.is_keep(),
+        })
     }
 
     /// Whether an edit of a layer is one of its whole fused group.

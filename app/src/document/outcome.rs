@@ -23,6 +23,17 @@ pub struct LaidOut {
 }
 
 impl LaidOut {
+    /// Lays out everything of a draft.
+    pub fn of(checkpoint: &Checkpoint, draft: &Draft) -> Self {
+        let entry = |index| target::entry(checkpoint, draft.plan(), draft.target(), index);
+        let entries: lapidary_engine::Result<Vec<Entry>> =
+            (0..checkpoint.tensors().len()).map(entry).collect();
+        match entries {
+            Ok(entries) => Self::new(checkpoint, draft.plan(), draft.aim(), entries),
+            Err(error) => Self { manifest: Err(error.sentence()), lints: Arc::default() },
+        }
+    }
+
     /// Lays out entries that are known. Cost: names and extents of every tensor are written as JSON.
     pub fn new(checkpoint: &Checkpoint, plan: &Plan, aim: Aim, entries: Vec<Entry>) -> Self {
         let case = Case { checkpoint, plan, aim, entries: &entries };

@@ -9,10 +9,8 @@ impl Jobs {
     pub fn lay_out(&mut self, model: &Model) {
         let ticket = self.begin(Kind::LayOut);
         let (checkpoint, draft) = (model.checkpoint.clone(), model.history.current().clone());
-        let entries = model.outcome.entries.clone();
         self.spawn("lay out", move || {
-            let laid_out = LaidOut::new(&checkpoint, draft.plan(), draft.aim(), entries);
-            ticket.send(Event::LaidOut(laid_out));
+            ticket.send(Event::LaidOut(LaidOut::of(&checkpoint, &draft)));
         });
     }
 }
