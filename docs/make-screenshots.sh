@@ -44,3 +44,7 @@ picture bits projects/sample-4-bit.ron Light "click 1233 103" "click 700 43" "$a
 picture experts "$mixture" Dark "xdotool mousemove 700 420"
 picture compare projects/sample-4-bit.ron Dark "click 1284 103" "click 1043 160" \
     "xdotool type $lapidary_dense" "keys Return" "sleep 3" "$away"
+picture damage projects/sample-4-bit.ron Dark "click 1350 103" "$away"
+picture rules projects/sample-mixed.ron Dark "keys alt+2" "$away"
+picture problems projects/sample-4-bit.ron Dark "click 150 120" "keys ctrl+k" "xdotool type 'target llama'" "keys Return" "keys alt+3" "$away"
+picture palette projects/sample-4-bit.ron Light "keys ctrl+k" "xdotool type sel" "$away"
