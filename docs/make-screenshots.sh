@@ -18,6 +18,8 @@ picture() {
     local name=$1 model=$2
     echo "(colours: $3)" > "$LAPIDARY_HOME/settings.ron"
     shift 3
+    # The windows are killed, and the next one would offer to recover their work.
+    rm -rf "$LAPIDARY_HOME/recovery"
     "$program" "$model" &
     window=$!
     sleep 6

@@ -63,16 +63,19 @@ fn contents(context: &ViewContext<'_>, ui: &mut Ui) {
     });
     ui.data_mut(|data| data.insert_temp(at_id, at));
     let mut chosen = None;
-    ScrollArea::vertical().auto_shrink([false, true]).max_height(400.0).show(ui, |ui| {
-        for (i, item) in found.iter().take(SHOWN).enumerate() {
-            if row(ui, item, i == at) {
-                chosen = Some(i);
+    ScrollArea::vertical()
+        .auto_shrink([false, true])
+        .min_scrolled_height(SHOWN as f32 * 26.0)
+        .show(ui, |ui| {
+            for (i, item) in found.iter().take(SHOWN).enumerate() {
+                if row(ui, item, i == at) {
+                    chosen = Some(i);
+                }
             }
-        }
-        if found.is_empty() {
-            ui.weak("Nothing is called that.");
-        }
-    });
+            if found.is_empty() {
+                ui.weak("Nothing is called that.");
+            }
+        });
     if entered && at < found.len() {
         chosen = Some(at);
     }

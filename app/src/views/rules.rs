@@ -33,7 +33,12 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         ui.add_space(6.0);
         let by_hand = model.plan().by_hand().count();
         if by_hand > 0 {
-            ui.weak(format!("{by_hand} layers are set by hand and outrank every rule."));
+            let layers = if by_hand == 1 {
+                "1 layer is".to_owned()
+            } else {
+                format!("{by_hand} layers are")
+            };
+            ui.weak(format!("{layers} set by hand, which outranks every rule."));
         }
     });
 }

@@ -145,7 +145,8 @@ fn question(context: &ViewContext<'_>, ui: &Ui) {
     let Some(question) = &context.document.question else {
         return;
     };
-    Window::new("Are you sure?")
+    let title = if question.no.is_some() { "Work that was not saved" } else { "Are you sure?" };
+    Window::new(title)
         .collapsible(false)
         .resizable(false)
         .anchor(egui::Align2::CENTER_CENTER, [0.0, 0.0])
