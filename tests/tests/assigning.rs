@@ -7,9 +7,11 @@ use std::sync::Arc;
 use egui::{Key, Modifiers, Pos2};
 use egui_kittest::kittest::Queryable as _;
 use lapidary::commands::{Command, Grow};
+use lapidary::document::Document;
 use lapidary::document::brush::Brush;
 use lapidary::document::draft::Draft;
 use lapidary::document::list::Row;
+use lapidary::document::look::{Seen, Tab};
 use lapidary::document::metrics::{Needs, find};
 use lapidary::document::model::{Pane, Side};
 use lapidary::document::selection::How;
@@ -376,4 +378,44 @@ fn any_sequence_of_edits_undone_gives_the_start_and_redone_the_end() {
         Ok(())
     });
     result.unwrap();
+}
+
+#[test]
+fn space_shows_the_layer_before_and_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    screen.get_by_label("map 3 · down").click();
+    screen.run_steps(2);
+    screen.key_press(Key::Num2);
+    screen.run_steps(2);
+    screen.state().send(Command::SetTab(Tab::Outliers));
+    screen.key_press(Key::Space);
+    screen.run_steps(2);
+    let is_seen = |document: &Document, wanted: fn(&Seen) -> bool| {
+        let picture = document.model.as_ref().and_then(|model| model.look.picture.as_ref());
+        picture.is_some_and(|(subject, found)| wanted(&subject.1) && found.is_ok())
+    };
+    wait_until(&mut screen, "the layer is pictured after", |document| {
+        is_seen(document, |seen| matches!(seen, Seen::After(_)))
+    });
+    wait_until(&mut screen, "its histogram after is counted", |document| {
+        let preview = document.model.as_ref().and_then(|model| model.preview.as_ref());
+        preview.is_some_and(|(.., found)| found.as_ref().is_ok_and(|p| p.after.is_some()))
+    });
+    let model = screen.state().model();
+    let (_, picture) = model.look.picture.as_ref().unwrap();
+    let finest = &picture.as_ref().unwrap().map.levels[0].extreme;
+    // Two bits in groups of 128: at most four values in each group of a row.
+    for group in finest.row(0).to_vec().chunks(128) {
+        let values: std::collections::BTreeSet<u32> = group.iter().map(|w| w.to_bits()).collect();
+        assert!(values.len() <= 4, "{values:?}");
+    }
+    let (.., preview) = model.preview.as_ref().unwrap();
+    let after = preview.as_ref().unwrap().after.as_ref().unwrap();
+    assert_eq!(after.total(), 256 * 768);
+    screen.key_press(Key::Space);
+    screen.run_steps(2);
+    wait_until(&mut screen, "the layer is pictured before", |document| {
+        is_seen(document, |seen| *seen == Seen::Weights)
+    });
 }
