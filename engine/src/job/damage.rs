@@ -7,6 +7,7 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::method::{self, Kind, METHODS, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
+use crate::numeric::grouping::Grouping;
 use crate::observer::Observer;
 use crate::plan::Assignment;
 
@@ -14,8 +15,9 @@ use crate::plan::Assignment;
 const SAMPLE: usize = 1 << 18;
 /// Rows of a sample, at least.
 const LEAST_ROWS: usize = 8;
-/// Group sizes of a curve; whole rows come last.
-const GROUPS: [i64; 3] = [32, 64, 128];
+/// What shares a scale in the curves.
+const GROUPINGS: [Grouping; 4] =
+    [Grouping::Group(32), Grouping::Group(64), Grouping::Group(128), Grouping::Channel];
 
 /// The relative error of an assignment on one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,26 +125,17 @@ pub fn curves(now: &Assignment) -> Vec<Curve> {
         let own = now.step_at(Stage::Quantise).filter(|step| step.method == about.id);
         let base = own.cloned().unwrap_or_else(|| Step::new(about.id));
         let has_groups = about.parameters.iter().any(|parameter| parameter.name == "group_size");
-        let groups: Vec<Option<i64>> = if has_groups {
-            GROUPS.into_iter().map(Some).chain([None]).collect()
-        } else {
-            vec![None]
-        };
-        for group in groups {
-            let step = match group {
-                Some(size) => base.clone().with("granularity", "group").with("group_size", size),
-                None if has_groups => base.clone().with("granularity", "channel"),
-                None => base.clone(),
+        let rows = [Grouping::Channel];
+        let groupings = if has_groups { &GROUPINGS[..] } else { &rows };
+        for &grouping in groupings {
+            let with = now.with_step_at(Stage::Quantise, Some(base.clone()));
+            let with = if has_groups { with.with_grouping(grouping) } else { with };
+            let name = match grouping {
+                Grouping::Group(size) => format!("{}, groups of {size}", about.title),
+                Grouping::Channel | Grouping::Tensor => format!("{}, rows", about.title),
             };
-            let at = |bits: i64| {
-                now.with_step_at(Stage::Quantise, Some(step.clone().with("bits", bits)))
-            };
-            let grouping =
-                group.map_or_else(|| "rows".to_owned(), |size| format!("groups of {size}"));
-            curves.push(Curve {
-                name: format!("{}, {grouping}", about.title),
-                assignments: (*min..=*max).map(at).collect(),
-            });
+            let assignments = (*min..=*max).map(|bits| with.with_bits(bits)).collect();
+            curves.push(Curve { name, assignments });
         }
     }
     curves

@@ -1,10 +1,17 @@
 //! Assignments made from others: other bits, another step at one stage.
 
 use crate::method::{METHODS, Method, Stage, Step, find};
+use crate::numeric::grouping::Grouping;
 use crate::plan::Assignment;
 
 /// The name under which every quantiser takes its bits.
 const BITS: &str = "bits";
+/// The name under which it takes what shares a scale.
+const GRANULARITY: &str = "granularity";
+/// The name under which it takes the size of groups.
+const GROUP_SIZE: &str = "group_size";
+/// The name under which it takes its grid.
+const GRID: &str = "symmetry";
 
 impl Assignment {
     /// The step at `stage`, if there is one.
@@ -27,6 +34,34 @@ impl Assignment {
             return Self { locked: self.locked, ..Self::keep() };
         }
         Self { steps, locked: self.locked }
+    }
+
+    /// This assignment with parameters of its quantiser changed; one that has none stays.
+    fn with_parameters(&self, change: impl FnOnce(Step) -> Step) -> Self {
+        match self.step_at(Stage::Quantise) {
+            Some(step) => self.with_step_at(Stage::Quantise, Some(change(step.clone()))),
+            None => self.clone(),
+        }
+    }
+
+    /// This assignment with other weights sharing a scale; one without a quantiser stays.
+    pub fn with_grouping(&self, grouping: Grouping) -> Self {
+        self.with_parameters(|step| match grouping {
+            Grouping::Group(size) => step.with(GRANULARITY, "group").with(GROUP_SIZE, size as i64),
+            Grouping::Channel => step.with(GRANULARITY, "channel"),
+            Grouping::Tensor => step.with(GRANULARITY, "tensor"),
+        })
+    }
+
+    /// This assignment with another grid: `symmetric`, `asymmetric`; one without a quantiser stays.
+    pub fn with_grid(&self, grid: &str) -> Self {
+        self.with_parameters(|step| step.with(GRID, grid))
+    }
+
+    /// The grid its quantiser is given, where one is.
+    pub fn grid(&self) -> Option<String> {
+        let step = self.step_at(Stage::Quantise)?;
+        step.parameters.0.get(GRID).map(ToString::to_string)
     }
 
     /// This assignment with its quantiser at `bits`; one that has none gets the first quantiser of the registry.

@@ -141,6 +141,13 @@ impl Plan {
         self.by_hand.remove(name);
     }
 
+    /// Takes over the locked layers of another plan.
+    pub fn keep_locks_of(&mut self, other: &Self) {
+        for (name, assignment) in other.iter().filter(|(_, assignment)| assignment.locked) {
+            self.set(name, Assignment::clone(assignment));
+        }
+    }
+
     /// Whether the layer is locked.
     pub fn is_locked(&self, name: &str) -> bool {
         self.get(name).is_some_and(|assignment| assignment.locked)

@@ -7,9 +7,9 @@ use crate::checkpoint::Tensor;
 use crate::encoding::Layout;
 use crate::format::safetensors::Spec;
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
-use crate::target::{About, MARLIN, Target};
-use crate::tensor::{DType, Shape};
+use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
+use crate::target::{About, MARLIN, Target, part};
+use crate::tensor::DType;
 
 /// 4 bits with zero points.
 pub(super) struct Awq;
@@ -29,23 +29,21 @@ static CAPABILITIES: Capabilities = Capabilities {
     integers: &[Integers { bits: &[4], symmetric: false, groups: &[32, 64, 128], rows: false }],
     why_not_bits: "have no form in AWQ; choose 4 bits, or keep the layer",
     kept: &[
-        (Which::Router, "routers of experts stay in full precision"),
-        (Which::NoModule, "it is not the weight of a module"),
+        NOT_LINEAR[0],
+        NOT_LINEAR[1],
+        NOT_LINEAR[2],
+        NOT_LINEAR[3],
+        NOT_LINEAR[4],
         (Which::Head, "AWQ keeps the head in full precision"),
         (Which::Conv1d, "the format does not cover Conv1D layers"),
-        (Which::Convolution, "the format does not cover convolutions"),
-        (Which::Embedding, "the format does not cover embeddings"),
-        (Which::Unknown, "what kind of layer it is cannot be told from its name"),
     ],
     inputs_multiple: 32,
     outputs_multiple: 8,
     fused: Agreement::Must,
     experts: Agreement::Must,
     schemes: Agreement::Must,
-    tied: "a tied model has no head of its own in the file: loaders take the embedding for it",
-    may_quantise_tied_head: false,
-    sparsity: "zeros are stored like any weight, and save 0 bytes",
     kernel: Some(MARLIN),
+    ..Capabilities::NONE
 };
 
 impl Target for Awq {
@@ -69,15 +67,10 @@ impl Target for Awq {
             return Vec::new();
         };
         let (inputs, outputs) = (matrix.shape.cols, matrix.shape.rows);
-        let spec = |suffix: &str, dtype, shape: &[usize]| Spec {
-            name: format!("{}.{suffix}", tensor.module()),
-            dtype,
-            shape: Shape(shape.to_vec()),
-        };
         vec![
-            spec("qweight", DType::I32, &[inputs, outputs / 8]),
-            spec("qzeros", DType::I32, &[inputs / size, outputs / 8]),
-            spec("scales", DType::F16, &[inputs / size, outputs]),
+            part(tensor, "qweight", DType::I32, &[inputs, outputs / 8]),
+            part(tensor, "qzeros", DType::I32, &[inputs / size, outputs / 8]),
+            part(tensor, "scales", DType::F16, &[inputs / size, outputs]),
         ]
     }
 }

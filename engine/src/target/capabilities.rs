@@ -93,6 +93,36 @@ pub struct Kernel {
     pub outputs_multiple: usize,
 }
 
+/// Layers that every format of linear modules keeps.
+pub(super) const NOT_LINEAR: [(Which, &str); 5] = [
+    (Which::Router, "routers of experts stay in full precision"),
+    (Which::NoModule, "it is not the weight of a module"),
+    (Which::Convolution, "the format does not cover convolutions"),
+    (Which::Embedding, "the format does not cover embeddings"),
+    (Which::Unknown, "what kind of layer it is cannot be told from its name"),
+];
+/// What a quantised head beside a tied embedding comes to, where loaders look for the embedding alone.
+const NO_HEAD: &str =
+    "a tied model has no head of its own in the file: loaders take the embedding for it";
+
+impl Capabilities {
+    /// A format that holds nothing compressed and asks for nothing: what the others are said against.
+    pub(super) const NONE: Self = Self {
+        integers: &[],
+        why_not_bits: "",
+        kept: &[],
+        inputs_multiple: 1,
+        outputs_multiple: 1,
+        fused: Agreement::May,
+        experts: Agreement::May,
+        schemes: Agreement::May,
+        tied: NO_HEAD,
+        may_quantise_tied_head: false,
+        sparsity: "zeros are stored like any weight, and save 0 bytes",
+        kernel: None,
+    };
+}
+
 impl Which {
     fn includes(self, tensor: &Tensor) -> bool {
         let kind = tensor.matrix.map(|matrix| matrix.kind);

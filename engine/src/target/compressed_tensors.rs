@@ -15,7 +15,7 @@ use crate::format::compressed_tensors::{
     Packing, Scheme, pack, quantization_config, stored, unpack,
 };
 use crate::format::safetensors::Spec;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
+use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
 use crate::target::{About, Entry, MARLIN, Storage, Target};
 
 /// Both integer layouts of compressed-tensors.
@@ -25,20 +25,20 @@ pub(super) struct CompressedTensors {
     packing: Packing,
 }
 
-/// What none of both layouts covers.
-const KEPT: &[(Which, &str)] = &[
-    (Which::Router, "routers of experts stay in full precision"),
-    (Which::NoModule, "it is not the weight of a module"),
-    (Which::Conv1d, "transformers knows this layer as Conv1D, which the format does not cover"),
-    (Which::Convolution, "the format does not cover convolutions"),
-    (Which::Embedding, "the format does not cover embeddings"),
-    (Which::Unknown, "what kind of layer it is cannot be told from its name"),
-];
-/// What a quantised head beside a tied embedding comes to.
-const TIED: &str =
-    "a tied model has no head of its own in the file: loaders take the embedding for it";
-/// What zeros save.
-const SPARSITY: &str = "readers of compressed-tensors dropped sparse layouts in 2026-03, so zeros are stored like any weight";
+/// What both layouts have in common.
+const BOTH: Capabilities = Capabilities {
+    kept: &[
+        NOT_LINEAR[0],
+        NOT_LINEAR[1],
+        (Which::Conv1d, "transformers knows this layer as Conv1D, which the format does not cover"),
+        NOT_LINEAR[2],
+        NOT_LINEAR[3],
+        NOT_LINEAR[4],
+    ],
+    fused: Agreement::Must,
+    sparsity: "readers of compressed-tensors dropped sparse layouts in 2026-03, so zeros are stored like any weight",
+    ..Capabilities::NONE
+};
 
 /// The registry's entry for packed words.
 pub(super) static PACKED: CompressedTensors = CompressedTensors {
@@ -55,16 +55,8 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
             Integers { bits: &[2, 4, 8], symmetric: false, groups: &[], rows: true },
         ],
         why_not_bits: "are packed differently before and after June 2026; choose 2, 4 or 8 bits",
-        kept: KEPT,
-        inputs_multiple: 1,
-        outputs_multiple: 1,
-        fused: Agreement::Must,
-        experts: Agreement::May,
-        schemes: Agreement::May,
-        tied: TIED,
-        may_quantise_tied_head: false,
-        sparsity: SPARSITY,
         kernel: Some(MARLIN),
+        ..BOTH
     },
     packing: Packing::Packed,
 };
@@ -84,16 +76,7 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
             Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: false, groups: &[], rows: true },
         ],
         why_not_bits: "do not fit a byte",
-        kept: KEPT,
-        inputs_multiple: 1,
-        outputs_multiple: 1,
-        fused: Agreement::Must,
-        experts: Agreement::May,
-        schemes: Agreement::May,
-        tied: TIED,
-        may_quantise_tied_head: false,
-        sparsity: SPARSITY,
-        kernel: None,
+        ..BOTH
     },
     packing: Packing::Int,
 };

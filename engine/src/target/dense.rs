@@ -3,7 +3,7 @@
 use crate::checkpoint::Tensor;
 use crate::encoding::Layout;
 use crate::format::safetensors::Spec;
-use crate::target::capabilities::{Agreement, Capabilities};
+use crate::target::capabilities::Capabilities;
 use crate::target::{About, Target};
 
 /// Decoded weights under the source's names, types and shards.
@@ -21,18 +21,9 @@ static ABOUT: About = About {
 };
 
 static CAPABILITIES: Capabilities = Capabilities {
-    integers: &[],
-    why_not_bits: "",
-    kept: &[],
-    inputs_multiple: 1,
-    outputs_multiple: 1,
-    fused: Agreement::May,
-    experts: Agreement::May,
-    schemes: Agreement::May,
     tied: "the embedding and the head keep their values, compressed or not",
     may_quantise_tied_head: true,
-    sparsity: "zeros are stored like any weight, and save 0 bytes",
-    kernel: None,
+    ..Capabilities::NONE
 };
 
 impl Target for Dense {

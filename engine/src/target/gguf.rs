@@ -41,14 +41,9 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Which::NoModule, "it is not the weight of a module"),
     ],
     inputs_multiple: 32,
-    outputs_multiple: 1,
-    fused: Agreement::May,
     experts: Agreement::Must,
-    schemes: Agreement::May,
     tied: "there is no output tensor in the file: the embedding's type serves both",
-    may_quantise_tied_head: false,
-    sparsity: "zeros are stored like any weight, and save 0 bytes",
-    kernel: None,
+    ..Capabilities::NONE
 };
 
 impl Target for Gguf {

@@ -7,9 +7,9 @@ use crate::checkpoint::Tensor;
 use crate::encoding::Layout;
 use crate::format::safetensors::Spec;
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
-use crate::target::{About, MARLIN, Target};
-use crate::tensor::{DType, Shape};
+use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
+use crate::target::{About, MARLIN, Target, part};
+use crate::tensor::DType;
 
 /// Symmetric GPTQ of 4 and 8 bits.
 pub(super) struct Gptq;
@@ -29,23 +29,21 @@ static CAPABILITIES: Capabilities = Capabilities {
     integers: &[Integers { bits: &[4, 8], symmetric: true, groups: &[32, 64, 128], rows: true }],
     why_not_bits: "are not run by vLLM's gptq_marlin; choose 4 or 8 bits",
     kept: &[
-        (Which::Router, "routers of experts stay in full precision"),
-        (Which::NoModule, "it is not the weight of a module"),
+        NOT_LINEAR[0],
+        NOT_LINEAR[1],
+        NOT_LINEAR[2],
+        NOT_LINEAR[3],
+        NOT_LINEAR[4],
         (Which::Head, "vLLM and transformers disagree about a quantised head of this format"),
         (Which::Conv1d, "vLLM does not take this layer's Conv1D form from GPTQ"),
-        (Which::Convolution, "the format does not cover convolutions"),
-        (Which::Embedding, "the format does not cover embeddings"),
-        (Which::Unknown, "what kind of layer it is cannot be told from its name"),
     ],
     inputs_multiple: 32,
     outputs_multiple: 32,
     fused: Agreement::Must,
     experts: Agreement::Must,
     schemes: Agreement::Must,
-    tied: "a tied model has no head of its own in the file: loaders take the embedding for it",
-    may_quantise_tied_head: false,
-    sparsity: "zeros are stored like any weight, and save 0 bytes",
     kernel: Some(MARLIN),
+    ..Capabilities::NONE
 };
 
 impl Target for Gptq {
@@ -71,16 +69,11 @@ impl Target for Gptq {
             Grouping::Group(size) => inputs / size,
             Grouping::Channel | Grouping::Tensor => 1,
         };
-        let spec = |suffix: &str, dtype, shape: &[usize]| Spec {
-            name: format!("{}.{suffix}", tensor.module()),
-            dtype,
-            shape: Shape(shape.to_vec()),
-        };
         vec![
-            spec("qweight", DType::I32, &[words(inputs), outputs]),
-            spec("qzeros", DType::I32, &[groups, words(outputs)]),
-            spec("scales", DType::F16, &[groups, outputs]),
-            spec("g_idx", DType::I32, &[inputs]),
+            part(tensor, "qweight", DType::I32, &[words(inputs), outputs]),
+            part(tensor, "qzeros", DType::I32, &[groups, words(outputs)]),
+            part(tensor, "scales", DType::F16, &[groups, outputs]),
+            part(tensor, "g_idx", DType::I32, &[inputs]),
         ]
     }
 }

@@ -54,7 +54,7 @@ fn unpruned(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
 }
 
 fn symmetric(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
-    changes(case, tensors, |_, now| with(now, &[("symmetry", "symmetric")]))
+    changes(case, tensors, |_, now| now.with_grid("symmetric"))
 }
 
 /// `tensors` as the layer `first` is.
@@ -105,28 +105,6 @@ fn is_held_by(tensor: &Tensor, assignment: &Assignment, target: &dyn Target) -> 
     layout.is_ok_and(|layout| target.capabilities().why_not(tensor, &layout).is_none())
 }
 
-/// An assignment with parameters of its quantiser changed.
-fn with(now: &Assignment, parameters: &[(&str, &str)]) -> Assignment {
-    let Some(step) = now.step_at(Stage::Quantise) else {
-        return now.clone();
-    };
-    let step = parameters.iter().fold(step.clone(), |step, &(name, value)| step.with(name, value));
-    now.with_step_at(Stage::Quantise, Some(step))
-}
-
-fn with_grouping(now: &Assignment, grouping: Grouping) -> Assignment {
-    let Some(step) = now.step_at(Stage::Quantise) else {
-        return now.clone();
-    };
-    let step = step.clone();
-    let step = match grouping {
-        Grouping::Group(size) => step.with("granularity", "group").with("group_size", size as i64),
-        Grouping::Channel => step.with("granularity", "channel"),
-        Grouping::Tensor => step.with("granularity", "tensor"),
-    };
-    now.with_step_at(Stage::Quantise, Some(step))
-}
-
 /// Group sizes to try, and rows.
 const GROUPINGS: [Grouping; 6] = [
     Grouping::Group(128),
@@ -162,13 +140,12 @@ pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> A
         return Assignment::keep();
     };
     let groupings = groupings_near(affine.grouping);
-    let own = now.step_at(Stage::Quantise).and_then(|step| step.parameters.0.get("symmetry"));
-    let own = own.map_or_else(|| "symmetric".to_owned(), ToString::to_string);
+    let own = now.grid().unwrap_or_else(|| "symmetric".to_owned());
     let grids = [own.as_str(), "asymmetric", "symmetric"];
     for bits in i64::from(affine.bits)..=8 {
         for grid in grids {
-            let candidate = with(&now.with_bits(bits), &[("symmetry", grid)]);
-            let candidates = groupings.iter().map(|grouping| with_grouping(&candidate, *grouping));
+            let candidate = now.with_bits(bits).with_grid(grid);
+            let candidates = groupings.iter().map(|grouping| candidate.with_grouping(*grouping));
             if let Some(found) =
                 { candidates }.find(|candidate| is_held_by(tensor, candidate, target))
             {
@@ -236,8 +213,7 @@ pub fn held_in_other_grid(
     target: &dyn Target,
 ) -> Option<Assignment> {
     refusal(tensor, wanted, target)?;
-    let other = |grid| with(wanted, &[("symmetry", grid)]);
-    let grids = [other("asymmetric"), other("symmetric")];
+    let grids = ["asymmetric", "symmetric"].map(|grid| wanted.with_grid(grid));
     grids.into_iter().find(|candidate| refusal(tensor, candidate, target).is_none())
 }
 
@@ -329,7 +305,7 @@ fn uncut(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
         let inputs = case.checkpoint.find(&tensor.name).and_then(|index| part(case, index).0);
         let near = groupings_near(grouping_of(tensor, now));
         let candidates: Vec<Assignment> =
-            near.iter().map(|grouping| with_grouping(now, *grouping)).collect();
+            near.iter().map(|grouping| now.with_grouping(*grouping)).collect();
         first_that(case, tensor, &candidates, |layout| match layout.grouping {
             Grouping::Group(size) => inputs.is_some_and(|n| n.is_multiple_of(size)),
             Grouping::Channel | Grouping::Tensor => inputs.is_some(),
@@ -346,7 +322,7 @@ fn for_kernel(case: &Case<'_>, kernel: &Kernel, tensors: &[usize]) -> Option<Cha
         let near = groupings_near(grouping_of(tensor, now));
         let candidates: Vec<Assignment> = std::iter::once(now.clone())
             .chain(bits.map(|bits| now.with_bits(bits)))
-            .flat_map(|now| near.iter().map(move |grouping| with_grouping(&now, *grouping)))
+            .flat_map(|now| near.iter().map(move |grouping| now.with_grouping(*grouping)))
             .collect();
         let enough = |layout: &AffineLayout| {
             let least = case.checkpoint.find(&tensor.name).and_then(|index| case.held(index));

@@ -7,8 +7,8 @@ use crate::encoding::Layout;
 use crate::format::safetensors::Spec;
 use crate::numeric::grouping::Grouping;
 use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
-use crate::target::{About, Target};
-use crate::tensor::{DType, Shape};
+use crate::target::{About, Target, part};
+use crate::tensor::DType;
 
 /// Affine groups.
 pub(super) struct Mlx;
@@ -54,14 +54,9 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Which::NoModule, "it is not the weight of a module"),
     ],
     inputs_multiple: 32,
-    outputs_multiple: 1,
-    fused: Agreement::May,
     experts: Agreement::Must,
-    schemes: Agreement::May,
     tied: "there is no head in the file: the quantised embedding serves both",
-    may_quantise_tied_head: false,
-    sparsity: "zeros are stored like any weight, and save 0 bytes",
-    kernel: None,
+    ..Capabilities::NONE
 };
 
 impl Target for Mlx {
@@ -85,15 +80,10 @@ impl Target for Mlx {
             return Vec::new();
         };
         let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
-        let spec = |suffix: &str, dtype, cols: usize| Spec {
-            name: format!("{}.{suffix}", tensor.module()),
-            dtype,
-            shape: Shape(vec![rows, cols]),
-        };
         vec![
-            spec("weight", DType::U32, cols * affine.bits as usize / 32),
-            spec("scales", affine.scale_dtype, cols / size),
-            spec("biases", affine.scale_dtype, cols / size),
+            part(tensor, "weight", DType::U32, &[rows, cols * affine.bits as usize / 32]),
+            part(tensor, "scales", affine.scale_dtype, &[rows, cols / size]),
+            part(tensor, "biases", affine.scale_dtype, &[rows, cols / size]),
         ]
     }
 }

@@ -28,6 +28,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::format::safetensors::Spec;
+use crate::tensor::{DType, Shape};
 
 /// Every target, in the order menus show them.
 pub static TARGETS: &[&dyn Target] = &[
@@ -141,6 +142,12 @@ pub trait Target: Sync {
     ) -> Option<Array2<f32>> {
         None
     }
+}
+
+/// A tensor that holds a part of a module.
+fn part(tensor: &Tensor, suffix: &str, dtype: DType, shape: &[usize]) -> Spec {
+    let name = format!("{}.{suffix}", tensor.module());
+    Spec { name, dtype, shape: Shape(shape.to_vec()) }
 }
 
 /// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.

@@ -155,9 +155,7 @@ impl Preset {
         let rules: Vec<Rule> = (self.rules)(checkpoint)?.into_iter().filter(matches).collect();
         let mut plan = Plan::default();
         plan.set_rules(checkpoint, rules);
-        for (name, assignment) in now.iter().filter(|(_, assignment)| assignment.locked) {
-            plan.set(name, Assignment::clone(assignment));
-        }
+        plan.keep_locks_of(now);
         let fitted = mend_all(checkpoint, &mut plan, aim);
         // What was fitted is by name; as rules it can be read.
         let plan = if fitted.is_empty() { plan } else { plan.summed_up(checkpoint) };
