@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("statistics", &["error", "observer", "disk", "numeric", "tensor", "checkpoint"]),
     ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
-    ("plan", &["error", "tensor", "encoding", "checkpoint", "method"]),
+    ("plan", &["error", "numeric", "tensor", "encoding", "checkpoint", "method"]),
     (
         "recipe",
         &[

@@ -11,7 +11,7 @@ use lapidary_engine::target::{self, Case, Fix, Lint, Manifest, Severity, TARGETS
 use serde_json::json;
 
 use crate::cli::output;
-use crate::document::project::Project;
+use crate::document::project::{Project, relative_checkpoint};
 use crate::theme::text;
 
 /// Say what is wrong with a project's plan for its target.
@@ -38,8 +38,7 @@ impl Check {
             let sentences: Vec<String> =
                 mended.iter().map(|lint| format!("Mended: {}.", lint.what)).collect();
             output::tell(&sentences);
-            let named = checkpoint.path().to_path_buf();
-            let named = crate::document::project::relative_checkpoint(&named, out);
+            let named = relative_checkpoint(checkpoint.path(), out);
             project = Project::of(named, &draft, project.view);
             project.write(out)?;
         }

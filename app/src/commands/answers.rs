@@ -8,7 +8,7 @@ use crate::commands::edit::layers_text;
 use crate::commands::{Command, apply, look};
 use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
-use crate::document::recipe::{self, Taken, Told};
+use crate::document::recipe::{Taken, Told};
 use crate::document::{Document, Exported, Sheet, Slot};
 use crate::jobs::{Event, Jobs, Picked, Purpose};
 use crate::theme::text;
@@ -161,7 +161,8 @@ fn recipe_read(document: &mut Document, jobs: &mut Jobs, path: &Path, taken: Tak
         return;
     };
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let plan = recipe::with_locks_of(taken.plan, model.plan());
+    let mut plan = taken.plan;
+    plan.keep_locks_of(model.plan());
     let n = plan.len();
     model.history.edit(&format!("Take over {name}"), |draft| *draft.plan_mut() = plan);
     model.plan_changed();

@@ -90,13 +90,11 @@ fn assign(
     let layers = with_fused(model, wanted);
     let sorted = Sorted::new(model, &layers, &change);
     let label = format!("{label} on {}", layers_text(sorted.free.len()));
-    let hidden = sorted.free.iter().filter(|(layer, ..)| !model.list.shows(*layer)).count();
-    let said_of_sorted = sorted.said(model);
-    let n_free = sorted.free.len();
+    let hidden = model.list.hidden(sorted.free.iter().map(|(layer, _)| *layer));
+    let (mut said, n_free) = (sorted.said(model), sorted.free.len());
     carry_out(model, &label, sorted.free);
     let added = layers.len() - wanted.len();
-    let mut said = said_of_sorted;
-    if hidden > 0 && !model.list.filter.is_empty() {
+    if hidden > 0 {
         said.push(format!("{} hidden by the filter changed too", layers_text(hidden)));
     }
     if added > 0 && n_free > 0 {
@@ -160,19 +158,16 @@ impl Sorted {
             }
             let then = change(&now);
             let held = target::held_at_same_bits(tensor, &then, model.target);
-            match (held, target::refusal(tensor, &then, model.target)) {
-                (Some(held), _) => {
-                    sorted.fitted += usize::from(held.steps != then.steps);
-                    sorted.free.push((layer, held));
-                }
-                (None, why) => {
-                    let why = why.unwrap_or_default();
-                    sorted.refusals += 1;
-                    let group = model.checkpoint.fused_group_of(layer);
-                    stopped.extend(group.filter(|_| must_agree).iter().flat_map(|g| &g.members));
-                    sorted.refused.get_or_insert((layer, why));
-                }
+            if let Some(held) = held {
+                sorted.fitted += usize::from(held.steps != then.steps);
+                sorted.free.push((layer, held));
+                continue;
             }
+            let why = target::refusal(tensor, &then, model.target).unwrap_or_default();
+            sorted.refusals += 1;
+            let group = model.checkpoint.fused_group_of(layer);
+            stopped.extend(group.filter(|_| must_agree).iter().flat_map(|g| &g.members));
+            sorted.refused.get_or_insert((layer, why));
         }
         // What one layer of a fused group cannot take, none of it does.
         sorted.free.retain(|(layer, _)| !stopped.contains(layer));

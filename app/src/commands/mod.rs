@@ -259,7 +259,7 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
             jobs.recover(path);
         }
         Command::DiscardRecovery(path) => {
-            lapidary_engine::disk::remove_file(&path).ok();
+            recovery::discard(&path);
             ask_recovery(document);
         }
         Command::SetColours(colours) => {

@@ -89,9 +89,13 @@ impl ListView {
         &self.stops
     }
 
-    /// Whether a tensor has a line, or a part of one.
-    pub fn shows(&self, tensor: usize) -> bool {
-        self.rows.contains(&tensor)
+    /// How many of some tensors the filter hides.
+    pub fn hidden(&self, tensors: impl Iterator<Item = usize>) -> usize {
+        if self.filter.is_empty() {
+            return 0;
+        }
+        let shown: std::collections::HashSet<usize> = self.rows.iter().copied().collect();
+        tensors.filter(|tensor| !shown.contains(tensor)).count()
     }
 
     /// Whether the list shows, sorts or filters by a metric.

@@ -24,6 +24,7 @@ use crate::document::measurements::{Finding, Measured, Measurements, value};
 use crate::document::metrics::{METRICS, Metric, Needs, metric};
 use crate::document::other::Other;
 use crate::document::outcome::Outcome;
+use crate::document::price::NextSteps;
 use crate::document::project::View;
 use crate::document::selection::Selection;
 use crate::document::shades::{Scaling, Shades};
@@ -111,13 +112,15 @@ pub struct Model {
     pub outcome: Outcome,
     /// What was measured.
     pub measured: Measurements,
+    /// The next steps of every layer, as far as somebody asked for them.
+    pub next_steps: Vec<NextSteps>,
     /// The damage of all compressed layers together, as far as it is known.
     pub damage_sum: DamageSum,
     /// Grows with every change of what is shown, so that what is derived can be kept until then.
     pub revision: u64,
     is_stale: bool,
     rows_are_stale: bool,
-    saved: Arc<Draft>,
+    saved: Option<Arc<Draft>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -174,18 +177,16 @@ impl Model {
             side: Side::default(),
             split: BTreeSet::new(),
             measured: Measurements::new(&opened.checkpoint),
+            next_steps: opened.checkpoint.tensors().iter().map(|_| NextSteps::default()).collect(),
             damage_sum: DamageSum::default(),
             revision: 0,
             is_stale: true,
             rows_are_stale: false,
-            saved: history.current().clone(),
+            saved: (!is_recovered).then(|| history.current().clone()),
             checkpoint: opened.checkpoint,
             target,
             history,
         };
-        if is_recovered {
-            model.mark_unsaved();
-        }
         model.refresh_rows();
         model.refresh();
         model
@@ -377,26 +378,22 @@ impl Model {
         self.list.rows()
     }
 
-    /// Whether plan or target differ from the saved project.
+    /// Whether plan or target differ from the saved project, or nothing of them was ever saved, as after a recovery.
     pub fn is_changed(&self) -> bool {
-        !Arc::ptr_eq(&self.saved, self.history.current()) && self.saved != *self.history.current()
+        let now = self.history.current();
+        self.saved.as_ref().is_none_or(|saved| !Arc::ptr_eq(saved, now) && saved != now)
     }
 
     /// Remembers the present plan and target as saved.
     pub fn mark_saved(&mut self) {
-        self.saved = self.history.current().clone();
-    }
-
-    /// Marks the work as not saved anywhere, as after a recovery.
-    pub fn mark_unsaved(&mut self) {
-        let mut other = Draft::clone(self.history.current());
-        other.tensor_parallel = 0;
-        self.saved = Arc::new(other);
+        self.saved = Some(self.history.current().clone());
     }
 
     /// Takes in what depends on plan and target.
     pub fn plan_changed(&mut self) {
-        self.outcome.follow(&self.checkpoint, self.history.current());
+        for layer in self.outcome.follow(&self.checkpoint, self.history.current()) {
+            self.next_steps[layer] = NextSteps::default();
+        }
         self.target = self.history.current().target();
         self.is_stale = true;
         self.rows_are_stale = true;

@@ -1,12 +1,19 @@
 //! What the next step of a layer costs and saves: which click is worth it.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use lapidary_engine::job::{self, Curve};
+use lapidary_engine::job::{self, Curve, Damage};
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::{self, Next};
 
 use crate::document::model::Model;
+
+/// A step with the bytes after it, less those before.
+type NextStep = (Arc<Assignment>, i64);
+
+/// The steps down and up of a layer, once they are worked out.
+pub type NextSteps = [OnceCell<Option<NextStep>>; 2];
 
 /// The next step of a layer, and what it changes.
 #[derive(Clone, Debug)]
@@ -42,8 +49,20 @@ impl Model {
         curves
     }
 
-    /// The next step of a layer with more or fewer bits, among those the target holds.
+    /// The next step of a layer with more or fewer bits, among those the target holds. Which one that is, is worked
+    /// out once for each assignment.
     pub fn next_step(&self, layer: usize, next: Next) -> Option<Step> {
+        let known = &self.next_steps[layer][usize::from(next == Next::Up)];
+        let (assignment, bytes) = known.get_or_init(|| self.find_step(layer, next)).clone()?;
+        let now = self.damage(layer);
+        let damage = self.damage_of(layer, &assignment).zip(now);
+        let change = |(then, now): (Damage, Damage)| {
+            then.relative_error.powi(2) - now.relative_error.powi(2)
+        };
+        Some(Step { assignment, bytes, damage: damage.map(change) })
+    }
+
+    fn find_step(&self, layer: usize, next: Next) -> Option<NextStep> {
         let tensor = &self.checkpoint.tensors()[layer];
         let now = self.assignment(layer);
         if now.locked {
@@ -52,12 +71,6 @@ impl Model {
         let assignment = target::step_from(tensor, &now, next, self.target)?;
         let entry =
             target::entry_of(&self.checkpoint, layer, Some(&assignment), self.target).ok()?;
-        let damage = self.damage_of(layer, &assignment).zip(self.damage_of(layer, &now));
-        Some(Step {
-            bytes: entry.bytes as i64 - self.bytes(layer) as i64,
-            damage: damage
-                .map(|(then, now)| then.relative_error.powi(2) - now.relative_error.powi(2)),
-            assignment: Arc::new(assignment),
-        })
+        Some((Arc::new(assignment), entry.bytes as i64 - self.bytes(layer) as i64))
     }
 }

@@ -106,14 +106,6 @@ pub fn write(id: &str, checkpoint: &Checkpoint, plan: &Plan) -> Result<(String, 
     Ok((text + "\n", Vec::new()))
 }
 
-/// A plan with the locked layers of another.
-pub fn with_locks_of(mut plan: Plan, other: &Plan) -> Plan {
-    for (name, assignment) in other.iter().filter(|(_, assignment)| assignment.locked) {
-        plan.set(name, Assignment::clone(assignment));
-    }
-    plan
-}
-
 /// What a dialog of a recipe shows at the end: what was done, and what could not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {

@@ -66,9 +66,7 @@ impl Keeper {
             if path.exists() {
                 continue;
             }
-            // The folder is made with the first file in it.
-            let made = disk::write_expendable_file(&folder.join("README"), README.as_bytes());
-            match made.and_then(|()| Lock::take(&lock_path)) {
+            match made(&folder).and_then(|()| Lock::take(&lock_path)) {
                 Ok(None) => {}
                 Ok(lock @ Some(_)) => return Some(Self { path, lock_path, lock }),
                 Err(error) => {
@@ -98,6 +96,21 @@ impl Drop for Keeper {
         self.lock = None;
         disk::remove_file(&self.lock_path).ok();
     }
+}
+
+/// Makes the folder, with the first file in it.
+fn made(folder: &Path) -> Result<()> {
+    let readme = folder.join("README");
+    if readme.exists() {
+        return Ok(());
+    }
+    disk::write_expendable_file(&readme, README.as_bytes())
+}
+
+/// Removes work whose window did not close, and its lock. What is not there has been removed already.
+pub fn discard(path: &Path) {
+    disk::remove_file(path).ok();
+    disk::remove_file(&path.with_extension("lock")).ok();
 }
 
 /// What the folder is for, for whoever finds it.
@@ -133,7 +146,9 @@ mod tests {
         drop(lock.take());
         assert_eq!(orphans(home.path()), std::slice::from_ref(&path));
         drop(other);
-        disk::remove_file(&path).ok();
+        discard(&path);
         assert!(orphans(home.path()).is_empty());
+        let left: Vec<_> = disk::list_tree(home.path()).into_iter().map(|file| file.path).collect();
+        assert_eq!(left, [home.path().join("recovery").join("README")], "no lock is left behind");
     }
 }

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lapidary_engine::disk;
-
-use crate::document::recovery::Unsaved;
+use crate::document::recovery::{self, Unsaved};
 use crate::jobs::{Event, Jobs, Kind};
 
 /// Which state is the latest; writers take turns.
@@ -34,7 +32,7 @@ impl Jobs {
             match unsaved().write(&path) {
                 Ok(()) => {
                     if let Some(old) = old {
-                        disk::remove_file(&old).ok();
+                        recovery::discard(&old);
                     }
                 }
                 Err(error) => tracing::warn!("cannot keep unsaved work: {}", error.sentence()),

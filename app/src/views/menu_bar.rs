@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use egui::{Align, Button, ComboBox, Layout, MenuBar, RichText, Ui};
-use lapidary_engine::target::{PRESETS, TARGETS, Target};
+use lapidary_engine::target::{self, PRESETS, TARGETS, Target};
 
 use crate::commands::Command;
 use crate::commands::actions::{ACTIONS, Action, Menu};
@@ -146,6 +146,18 @@ fn recipes(context: &ViewContext<'_>, ui: &mut Ui) {
 }
 
 fn presets(context: &ViewContext<'_>, ui: &mut Ui) {
+    let others = context.document.model.iter().flat_map(|model| model.history.current().others());
+    let others: Vec<_> = others.filter_map(|(id, _)| target::find(id).ok()).collect();
+    ui.add_enabled_ui(!others.is_empty(), |ui| {
+        ui.menu_button("Take the plan of", |ui| {
+            for about in others.iter().map(|other| other.about()) {
+                let tip = "Every target that was chosen keeps its own plan; this takes that one over for the present target.";
+                if ui.button(about.title).on_hover_text(tip).clicked() {
+                    context.send(Command::TakePlanOf(about.id));
+                }
+            }
+        });
+    });
     ui.menu_button("Start from", |ui| {
         for preset in PRESETS {
             if ui.button(preset.title).on_hover_text(preset.summary).clicked() {

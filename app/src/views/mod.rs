@@ -23,10 +23,21 @@ use egui::{CentralPanel, Panel, Ui};
 use crate::commands::Command;
 use crate::document::Document;
 use crate::document::model::Side;
+use crate::document::selection::How;
 use crate::theme::Tokens;
 
 /// Bits that number keys, menus and brushes offer.
 const BITS: std::ops::RangeInclusive<i64> = 2..=8;
+
+/// How a click with the present modifiers changes the selection.
+fn how(response: &egui::Response) -> How {
+    let modifiers = response.ctx.input(|input| input.modifiers);
+    match (modifiers.shift, modifiers.command) {
+        (true, _) => How::Range,
+        (_, true) => How::Toggle,
+        _ => How::Replace,
+    }
+}
 
 /// What a view may see and do.
 pub struct ViewContext<'a> {

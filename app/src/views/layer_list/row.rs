@@ -7,10 +7,9 @@ use lapidary_engine::target::Agreement;
 use crate::commands::Command;
 use crate::document::columns::Column;
 use crate::document::model::{Model, Pane};
-use crate::document::selection::How;
 use crate::theme::text;
-use crate::views::ViewContext;
 use crate::views::layer_list::pictures::picture;
+use crate::views::{ViewContext, how};
 
 pub(super) fn tensor(
     context: &ViewContext<'_>,
@@ -32,13 +31,7 @@ pub(super) fn tensor(
     });
     response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::List));
     if hovered.clicked() {
-        let modifiers = response.ctx.input(|input| input.modifiers);
-        let how = match (modifiers.shift, modifiers.command) {
-            (true, _) => How::Range,
-            (_, true) => How::Toggle,
-            _ => How::Replace,
-        };
-        context.send(Command::Click(layer, how, Pane::List));
+        context.send(Command::Click(layer, how(&response), Pane::List));
     }
 }
 
@@ -114,13 +107,7 @@ pub(super) fn fused(
         "Layers that runtimes store as one. Sizes are sums; of other numbers the largest is shown.",
     );
     if response.clicked() {
-        let modifiers = response.ctx.input(|input| input.modifiers);
-        let how = match (modifiers.shift, modifiers.command) {
-            (true, _) => How::Range,
-            (_, true) => How::Toggle,
-            _ => How::Replace,
-        };
-        context.send(Command::ClickGroup(group, how));
+        context.send(Command::ClickGroup(group, how(&response)));
     }
 }
 

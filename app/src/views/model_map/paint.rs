@@ -6,10 +6,9 @@ use egui::{
 
 use crate::commands::Command;
 use crate::document::model::{Model, Pane};
-use crate::document::selection::How;
 use crate::theme::{bits_colour, sequential, text_on};
-use crate::views::ViewContext;
 use crate::views::model_map::card;
+use crate::views::{ViewContext, how};
 
 /// The colour of a tensor's value of the present metric, if it is known.
 fn colour(model: &Model, layer: usize) -> Option<Color32> {
@@ -219,15 +218,9 @@ pub(super) fn clicked(context: &ViewContext<'_>, response: &Response, layers: &[
     let Some(&first) = layers.first() else {
         return;
     };
-    let modifiers = response.ctx.input(|input| input.modifiers);
     if layers.len() > 1 {
         context.send(Command::Select(layers.to_vec()));
         return;
     }
-    let how = match (modifiers.shift, modifiers.command) {
-        (true, _) => How::Range,
-        (_, true) => How::Toggle,
-        _ => How::Replace,
-    };
-    context.send(Command::Click(first, how, Pane::Map));
+    context.send(Command::Click(first, how(response), Pane::Map));
 }
