@@ -3,16 +3,13 @@
 
 mod pairs;
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-pub use pairs::{CompressedLayer, Counterpart, pairs};
+pub use pairs::{CompressedLayer, Counterpart, Parts, layers, pairs};
 
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
-use crate::format::compressed_tensors::Reader;
 use crate::numeric::distance::{Distance, PIECE, different_bits};
 use crate::observer::Observer;
 use crate::tensor::{DType, Shape, for_each_f64};
@@ -144,8 +141,7 @@ impl Pair<'_> {
         if !self.tensor.dtype.is_readable() {
             return Err(self.unreadable(self.tensor.dtype));
         }
-        let parts = self.read_parts(layer)?;
-        let get = |suffix: &str| parts.get(suffix).map(Vec::as_slice);
+        let parts = layer.read_parts(self.b, self.observer)?;
         let damaged = || Error::Unsupported {
             what: format!(
                 "reading the parts of {} in {}, which do not fit together,",
@@ -153,8 +149,7 @@ impl Pair<'_> {
                 self.b.title()
             ),
         };
-        let reader = Reader::new(layer.packing, &layer.layout, layer.shape, &get);
-        let reader = reader.ok_or_else(damaged)?;
+        let reader = parts.reader(layer).ok_or_else(damaged)?;
         let pieces = self.for_each_piece(|first, n| {
             let mut decoded = vec![0.0; n as usize];
             reader.read(first as usize, &mut decoded).ok_or_else(damaged)?;
@@ -164,26 +159,6 @@ impl Pair<'_> {
             Ok(Piece { sums, bits: 0 })
         })?;
         self.finish(&pieces, false)
-    }
-
-    /// The stored parts of a layer, copied in pieces, so that no mapped page is touched while decoding.
-    fn read_parts(&self, layer: &CompressedLayer) -> Result<BTreeMap<&'static str, Vec<u8>>> {
-        let mut parts = BTreeMap::new();
-        for &(suffix, index) in &layer.parts {
-            let part = &self.b.tensors()[index];
-            let mut bytes = Vec::with_capacity(part.bytes() as usize);
-            self.b.for_each_chunk(part, |piece| {
-                self.observer.go_on()?;
-                bytes.extend_from_slice(piece);
-                Ok(())
-            })?;
-            // One scale or zero point of the whole tensor counts for each row.
-            if layer.is_one_for_all(suffix) {
-                bytes = bytes.repeat(layer.shape.rows);
-            }
-            parts.insert(suffix, bytes);
-        }
-        Ok(parts)
     }
 
     /// Pieces in order, compared in parallel.

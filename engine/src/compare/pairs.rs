@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::AffineLayout;
-use crate::format::compressed_tensors::{Config, Packing, Stated, stored};
+use crate::error::Result;
+use crate::format::compressed_tensors::{Config, Packing, Reader, Stated, stored};
 use crate::numeric::grouping::Grouping;
+use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, for_each_f64};
 
 /// What a checkpoint holds of a tensor of another.
@@ -55,13 +57,45 @@ pub struct CompressedLayer {
     /// `[rows, cols]` = `[out, in]`.
     pub shape: MatrixShape,
     /// Suffix and index of the tensors that are read.
-    pub(super) parts: Vec<(&'static str, usize)>,
+    parts: Vec<(&'static str, usize)>,
 }
 
 impl CompressedLayer {
     /// Whether the part is a single value where decoding wants one for each row.
-    pub(super) fn is_one_for_all(&self, suffix: &str) -> bool {
+    fn is_one_for_all(&self, suffix: &str) -> bool {
         is_one_for_all(self.layout.grouping, suffix)
+    }
+
+    /// The stored parts, copied in pieces, so that no mapped page is touched while decoding.
+    pub fn read_parts(&self, from: &Checkpoint, observer: &dyn Observer) -> Result<Parts> {
+        let mut parts = BTreeMap::new();
+        for &(suffix, index) in &self.parts {
+            let part = &from.tensors()[index];
+            let mut bytes = Vec::with_capacity(part.bytes() as usize);
+            from.for_each_chunk(part, |piece| {
+                observer.go_on()?;
+                bytes.extend_from_slice(piece);
+                Ok(())
+            })?;
+            // One scale or zero point of the whole tensor counts for each row.
+            if self.is_one_for_all(suffix) {
+                bytes = bytes.repeat(self.shape.rows);
+            }
+            parts.insert(suffix, bytes);
+        }
+        Ok(Parts(parts))
+    }
+}
+
+/// What a compressed layer is stored in, by suffix.
+#[derive(Debug)]
+pub struct Parts(BTreeMap<&'static str, Vec<u8>>);
+
+impl Parts {
+    /// Decodes the layer they are of; `None` where they do not fit together.
+    pub fn reader(&self, layer: &CompressedLayer) -> Option<Reader<'_>> {
+        let get = |suffix: &str| self.0.get(suffix).map(Vec::as_slice);
+        Reader::new(layer.packing, &layer.layout, layer.shape, &get)
     }
 }
 
@@ -128,6 +162,19 @@ pub fn pairs(a: &Checkpoint, b: &Checkpoint) -> Vec<Option<Counterpart>> {
         })
     };
     (0..a.tensors().len()).map(counterpart).collect()
+}
+
+/// Every tensor of a checkpoint under the name it would have uncompressed, with how it is stored.
+///
+/// Cost: headers, config.json, and 16 bytes a packed layer.
+pub fn layers(checkpoint: &Checkpoint) -> BTreeMap<String, Counterpart> {
+    let config = config_of(checkpoint);
+    let all = Layers::of(checkpoint).tensors.into_iter();
+    let stored = |(name, tensors): (String, Vec<usize>)| {
+        let stored = Stores { b: checkpoint, name: &name, tensors, config: &config }.counterpart();
+        (name, stored)
+    };
+    all.map(stored).collect()
 }
 
 /// The tensor that `name` holds, or holds a part of: `m.weight` for `m.weight_scale`.

@@ -2,6 +2,7 @@
 //! random numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
+pub mod activation;
 pub mod bit_planes;
 pub mod distance;
 pub mod distributions;
@@ -12,5 +13,6 @@ pub mod moments;
 pub mod packing;
 pub mod peaks;
 pub mod pooling;
+pub mod product;
 pub mod seeds;
 pub mod spectrum;

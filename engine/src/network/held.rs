@@ -1,0 +1,139 @@
+//! The weights of a block while it runs: small tensors and, where they fit, matrices, decoded once.
+
+use std::collections::HashMap;
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
+use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
+
+use crate::error::Result;
+use crate::network::Network;
+use crate::network::design::{Linear, Norm, NormKind};
+use crate::numeric::activation::{layer_norm, rms_norm};
+use crate::numeric::product::apply_rows;
+use crate::observer::Observer;
+
+/// Matrices of a block are decoded once if they take no more than this in f32, and at every use otherwise.
+const HELD_BYTES: u64 = 768 << 20;
+/// Rows decoded at once, where they are not held: 64 MiB of f32.
+const PANEL_ELEMENTS: usize = 16 << 20;
+/// Tokens normalised by one task.
+const NORM_ROWS: usize = 16;
+
+/// Decoded tensors by their name in the design.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    matrices: HashMap<String, Array2<f32>>,
+    vectors: HashMap<String, Vec<f32>>,
+}
+
+impl Network<'_> {
+    /// Decodes norms and biases, and matrices if they fit.
+    pub(super) fn hold<'l>(
+        &self,
+        linears: &[&'l Linear],
+        norms: impl Iterator<Item = &'l Norm>,
+        observer: &dyn Observer,
+    ) -> Result<Held> {
+        let mut held = Held::default();
+        let mut vector = |name: &str, n: usize| -> Result<()> {
+            let mut values = vec![0.0; n];
+            self.weights.read(self.name_of(name), 0, &mut values, observer)?;
+            held.vectors.insert(name.to_owned(), values);
+            Ok(())
+        };
+        for linear in linears {
+            if let Some(bias) = &linear.bias {
+                vector(bias, linear.shape.rows)?;
+            }
+        }
+        for norm in norms {
+            vector(&norm.weight, norm.width)?;
+            if let NormKind::Layer { bias: Some(bias) } = &norm.kind {
+                vector(bias, norm.width)?;
+            }
+        }
+        let bytes: u64 = linears.iter().map(|linear| 4 * linear.shape.elements() as u64).sum();
+        if bytes > HELD_BYTES {
+            return Ok(held);
+        }
+        for linear in linears {
+            let all = self.panel(linear, 0, linear.shape.rows, observer)?;
+            held.matrices.insert(linear.weight.clone(), all);
+        }
+        Ok(held)
+    }
+
+    /// Rows `first ..` of a layer.
+    fn panel(
+        &self,
+        linear: &Linear,
+        first: usize,
+        rows: usize,
+        observer: &dyn Observer,
+    ) -> Result<Array2<f32>> {
+        let cols = linear.shape.cols;
+        let mut panel = Array2::zeros((rows, cols));
+        if let Some(values) = panel.as_slice_mut() {
+            self.weights.read(self.name_of(&linear.weight), first * cols, values, observer)?;
+        }
+        Ok(panel)
+    }
+
+    /// x·Wᵀ + b: `[tokens, out]`.
+    pub(super) fn apply(
+        &self,
+        linear: &Linear,
+        held: &Held,
+        x: ArrayView2<'_, f32>,
+        observer: &dyn Observer,
+    ) -> Result<Array2<f32>> {
+        let mut out = Array2::zeros((x.nrows(), linear.shape.rows));
+        let cancelled = || observer.is_cancelled();
+        if let Some(matrix) = held.matrices.get(&linear.weight) {
+            apply_rows(x, matrix.view(), out.view_mut(), &cancelled);
+        } else {
+            let at_once = (PANEL_ELEMENTS / linear.shape.cols.max(1)).max(1);
+            for first in (0..linear.shape.rows).step_by(at_once) {
+                let rows = at_once.min(linear.shape.rows - first);
+                let panel = self.panel(linear, first, rows, observer)?;
+                let out = out.slice_mut(s![.., first..first + rows]);
+                apply_rows(x, panel.view(), out, &cancelled);
+            }
+        }
+        observer.go_on()?;
+        if let Some(bias) = linear.bias.as_ref().and_then(|bias| held.vectors.get(bias)) {
+            out.rows_mut().into_iter().for_each(|mut row| {
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            });
+        }
+        Ok(out)
+    }
+}
+
+impl Held {
+    /// Normalises `norm.width` values after `norm.width` values of every row, in place.
+    pub(super) fn normalise(&self, norm: &Norm, x: &mut ArrayViewMut2<'_, f32>) {
+        let Some(weight) = self.vectors.get(&norm.weight) else { return };
+        let one = |values: &mut [f32]| match &norm.kind {
+            NormKind::Rms { shift } => rms_norm(values, weight, *shift, norm.epsilon),
+            NormKind::Layer { bias } => {
+                let bias = bias.as_ref().and_then(|bias| self.vectors.get(bias));
+                layer_norm(values, weight, bias.map(Vec::as_slice), norm.epsilon);
+            }
+        };
+        let width = x.ncols();
+        if let Some(values) = x.as_slice_mut() {
+            values
+                .par_chunks_mut(width.max(1) * NORM_ROWS)
+                .for_each(|rows| rows.chunks_exact_mut(norm.width).for_each(one));
+        }
+    }
+
+    /// `x` normalised, if there is a norm.
+    pub(super) fn normalised(&self, norm: Option<&Norm>, x: &Array2<f32>) -> Option<Array2<f32>> {
+        let norm = norm?;
+        let mut out = x.clone();
+        self.normalise(norm, &mut out.view_mut());
+        Some(out)
+    }
+}
