@@ -42,4 +42,4 @@ pub mod job;
 pub mod export;
 
 pub use error::{Error, Result};
-pub use observer::{Observer, Progress, Silent};
+pub use observer::{Observer, Progress, Silent, Unit};

@@ -10,10 +10,23 @@ pub struct Progress {
     pub stage: &'static str,
     /// The tensor or file at hand.
     pub item: String,
-    /// Work done so far, in bytes of source weights.
-    pub done_bytes: u64,
-    /// Work in all, in the same unit.
-    pub total_bytes: u64,
+    /// Work done so far.
+    pub done: u64,
+    /// Work in all.
+    pub total: u64,
+    /// What the work is counted in.
+    pub unit: Unit,
+}
+
+/// What the work of a job is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes of source weights.
+    Bytes,
+    /// Tokens that have passed through the whole network.
+    Tokens,
+    /// Questions answered.
+    Questions,
 }
 
 /// Listens to a job. Every method may be called from any thread.

@@ -7,7 +7,7 @@ use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::compare::{self, Comparison, Counterpart};
-use lapidary_engine::observer::{Observer as _, Progress};
+use lapidary_engine::observer::{Observer as _, Progress, Unit};
 use serde::Serialize;
 
 use crate::cli::output::{self, Table, Terminal};
@@ -71,7 +71,7 @@ impl Diff {
         let (mut done_bytes, total_bytes) = (0, a.tensor_bytes());
         for (index, (tensor, counterpart)) in a.tensors().iter().zip(&counterparts).enumerate() {
             let item = tensor.name.clone();
-            terminal.progress(Progress { stage: "Comparing", item, done_bytes, total_bytes });
+            terminal.progress(Progress { stage: "Comparing", item, done: done_bytes, total: total_bytes, unit: Unit::Bytes });
             done_bytes += tensor.bytes();
             let Some(counterpart) = counterpart else {
                 summary.only_in_a += 1;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::{Checkpoint, Matrix, MatrixKind, Tensor};
-use lapidary_engine::observer::{Observer as _, Progress};
+use lapidary_engine::observer::{Observer as _, Progress, Unit};
 use lapidary_engine::statistics::{self, Bits, GROUP_WIDTHS, Spectrum, Statistics, Structure};
 use lapidary_engine::tensor::DType;
 use serde::Serialize;
@@ -193,8 +193,9 @@ impl Inspect {
             terminal.progress(Progress {
                 stage: "Measuring",
                 item: tensor.name.clone(),
-                done_bytes,
-                total_bytes,
+                done: done_bytes,
+                total: total_bytes,
+                unit: Unit::Bytes,
             });
             rows.push(self.row(&checkpoint, index, tensor, &terminal)?);
             done_bytes += tensor.bytes();

@@ -3,10 +3,11 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use lapidary_engine::{Error, Observer, Progress};
+use lapidary_engine::{Error, Observer, Progress, Unit};
 
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
@@ -49,6 +50,18 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 /// Progress on a terminal, silence elsewhere; stops at Ctrl-C.
 pub(super) struct Terminal {
     bar: ProgressBar,
+    /// What the bar counts now.
+    unit: Mutex<Option<Unit>>,
+}
+
+/// How the bar shows what it counts.
+fn template(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Bytes => {
+            "{prefix:11} {wide_bar} {decimal_bytes:>9} of {decimal_total_bytes:9} {eta:>4} left"
+        }
+        Unit::Tokens => "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} tokens {eta:>4} left",
+    }
 }
 
 impl Terminal {
@@ -59,11 +72,6 @@ impl Terminal {
         } else {
             ProgressBar::hidden()
         };
-        let template =
-            "{prefix:11} {wide_bar} {decimal_bytes:>9} of {decimal_total_bytes:9} {eta:>4} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
         let handler = || {
             if CANCELLED.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
@@ -72,7 +80,7 @@ impl Terminal {
         if let Err(error) = ctrlc::set_handler(handler) {
             tracing::warn!("Ctrl-C ends the program at once: {error}");
         }
-        Self { bar }
+        Self { bar, unit: Mutex::default() }
     }
 
     /// Removes the bar.
@@ -83,8 +91,14 @@ impl Terminal {
 
 impl Observer for Terminal {
     fn progress(&self, progress: Progress) {
-        self.bar.set_length(progress.total_bytes);
-        self.bar.set_position(progress.done_bytes);
+        let mut unit = self.unit.lock().unwrap_or_else(PoisonError::into_inner);
+        if unit.replace(progress.unit) != Some(progress.unit)
+            && let Ok(style) = ProgressStyle::with_template(template(progress.unit))
+        {
+            self.bar.set_style(style);
+        }
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.done);
         self.bar.set_prefix(progress.stage);
     }
 

@@ -1,5 +1,7 @@
 //! Every number a person sees is formatted here, the same way everywhere.
 
+use lapidary_engine::Unit;
+
 /// A count with thousands separated: `5,770,496`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -16,6 +18,14 @@ pub fn count(n: u64) -> String {
 /// Bytes in decimal units with three significant digits: `2.83 MB`.
 pub fn bytes(n: u64) -> String {
     scaled(n, &["B", "kB", "MB", "GB", "TB", "PB"], " ")
+}
+
+/// What a job has left: `2.83 MB`, `63,495 tokens`.
+pub fn amount(n: u64, unit: Unit) -> String {
+    match unit {
+        Unit::Bytes => bytes(n),
+        Unit::Tokens => format!("{} tokens", count(n)),
+    }
 }
 
 /// Parameters with three significant digits: `5.77 M`.

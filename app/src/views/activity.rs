@@ -80,9 +80,9 @@ fn exporting(context: &ViewContext<'_>, ui: &mut Ui) {
         busy(ui);
         return;
     };
-    let share = progress.done_bytes as f32 / progress.total_bytes.max(1) as f32;
+    let share = progress.done as f32 / progress.total.max(1) as f32;
     ui.add(ProgressBar::new(share).desired_width(90.0));
-    let left = progress.total_bytes.saturating_sub(progress.done_bytes);
-    ui.label(format!("{}, {} left", progress.stage, text::bytes(left)))
+    let left = progress.total.saturating_sub(progress.done);
+    ui.label(format!("{}, {} left", progress.stage, text::amount(left, progress.unit)))
         .on_hover_text(&progress.item);
 }

@@ -93,7 +93,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
             ui.separator();
             ui.label(what);
             if let Some(progress) = progress {
-                let share = progress.done_bytes as f32 / progress.total_bytes.max(1) as f32;
+                let share = progress.done as f32 / progress.total.max(1) as f32;
                 ui.add(
                     egui::ProgressBar::new(share)
                         .text(format!("{} {}", progress.stage, progress.item)),

@@ -14,7 +14,7 @@ use crate::disk::Source;
 use crate::error::{Error, Result};
 use crate::export::Work;
 use crate::numeric::distance::relative_error;
-use crate::observer::Progress;
+use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage};
 use crate::tensor::{CHUNK_ELEMENTS, Decoder, write_f32};
 
@@ -63,8 +63,9 @@ impl Prover<'_> {
             self.work.observer.progress(Progress {
                 stage: "Proving",
                 item: item.to_owned(),
-                done_bytes,
-                total_bytes,
+                done: done_bytes,
+                total: total_bytes,
+                unit: Unit::Bytes,
             });
         };
         let mut done_bytes = 0;

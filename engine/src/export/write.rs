@@ -8,7 +8,7 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::Work;
 use crate::format::safetensors::Spec;
-use crate::observer::Progress;
+use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage};
 use crate::tensor::write_f32;
 
@@ -27,7 +27,7 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
         file.plan.write(folder.file(&file.name)?, |spec, write| {
             work.observer.go_on()?;
             let item = spec.name.clone();
-            work.observer.progress(Progress { stage: "Writing", item, done_bytes, total_bytes });
+            work.observer.progress(Progress { stage: "Writing", item, done: done_bytes, total: total_bytes, unit: Unit::Bytes });
             done_bytes += spec.bytes()?;
             match entry_of.get(spec.name.as_str()) {
                 Some(entry) => write_tensor(work, entry, spec, write),

@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::method::{self, Task};
-use crate::observer::{Observer, Progress};
+use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
 
 /// Bytes of working memory a weight takes while its layer is compressed: the matrix and one copy in f32, the
@@ -68,8 +68,9 @@ pub fn run(
                 observer.progress(Progress {
                     stage: "Compressing",
                     item: tensor.name.clone(),
-                    done_bytes,
-                    total_bytes,
+                    done: done_bytes,
+                    total: total_bytes,
+                    unit: Unit::Bytes,
                 });
             };
             report(done_bytes.load(Ordering::Relaxed));

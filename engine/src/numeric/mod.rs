@@ -9,6 +9,7 @@ pub mod distributions;
 pub mod grouping;
 pub mod histogram;
 pub mod levels;
+pub mod likelihood;
 pub mod moments;
 pub mod packing;
 pub mod peaks;
