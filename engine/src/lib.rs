@@ -13,7 +13,8 @@
 //! Everything is deterministic: same input, same bytes, at any number of threads. The engine never prints.
 //!
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
-//! model, [`statistics`] looks at it, [`compare`] at two of them, [`method`] compresses one matrix, [`plan`] says what a person wants,
+//! model, [`statistics`] looks at it, [`compare`] at two of them, [`text`] turns
+//! a person's texts into tokens, [`method`] compresses one matrix, [`plan`] says what a person wants,
 //! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
 
 pub mod error;
@@ -30,6 +31,7 @@ pub mod checkpoint;
 
 pub mod compare;
 pub mod statistics;
+pub mod text;
 
 pub mod method;
 pub mod plan;
