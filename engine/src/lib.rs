@@ -13,7 +13,8 @@
 //! Everything is deterministic: same input, same bytes, at any number of threads. The engine never prints.
 //!
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
-//! model, [`statistics`] looks at it, [`compare`] at two of them, [`network`] runs it, [`method`] compresses one matrix, [`plan`] says what a person wants,
+//! model, [`statistics`] looks at it, [`compare`] at two of them, [`network`] runs it on what [`text`] makes of a
+//! person's texts, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants,
 //! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
 
 pub mod error;
@@ -31,11 +32,14 @@ pub mod checkpoint;
 pub mod compare;
 pub mod network;
 pub mod statistics;
+pub mod text;
 
 pub mod method;
 pub mod plan;
 pub mod recipe;
 pub mod target;
+
+pub mod evaluation;
 
 pub mod job;
 

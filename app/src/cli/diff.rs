@@ -71,7 +71,13 @@ impl Diff {
         let (mut done_bytes, total_bytes) = (0, a.tensor_bytes());
         for (index, (tensor, counterpart)) in a.tensors().iter().zip(&counterparts).enumerate() {
             let item = tensor.name.clone();
-            terminal.progress(Progress { stage: "Comparing", item, done: done_bytes, total: total_bytes, unit: Unit::Bytes });
+            terminal.progress(Progress {
+                stage: "Comparing",
+                item,
+                done: done_bytes,
+                total: total_bytes,
+                unit: Unit::Bytes,
+            });
             done_bytes += tensor.bytes();
             let Some(counterpart) = counterpart else {
                 summary.only_in_a += 1;

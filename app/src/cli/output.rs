@@ -60,7 +60,12 @@ fn template(unit: Unit) -> &'static str {
         Unit::Bytes => {
             "{prefix:11} {wide_bar} {decimal_bytes:>9} of {decimal_total_bytes:9} {eta:>4} left"
         }
-        Unit::Tokens => "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} tokens {eta:>4} left",
+        Unit::Tokens => {
+            "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} tokens {eta:>4} left"
+        }
+        Unit::Questions => {
+            "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} questions {eta:>4} left"
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub fn amount(n: u64, unit: Unit) -> String {
     match unit {
         Unit::Bytes => bytes(n),
         Unit::Tokens => format!("{} tokens", count(n)),
+        Unit::Questions => format!("{} questions", count(n)),
     }
 }
 

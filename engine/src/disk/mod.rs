@@ -2,6 +2,7 @@
 //! or folders that appear whole or not at all (temporary name, fsync, rename). Never knows what a file means.
 
 mod lock;
+mod tree;
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Read as _, Write as _};
@@ -12,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 pub use lock::Lock;
+pub use tree::{Found, list_tree, list_visible};
 
 use crate::error::{Error, Result};
 
@@ -145,35 +147,6 @@ pub fn absolute(path: &Path) -> PathBuf {
     path.canonicalize()
         .or_else(|_| std::path::absolute(path))
         .unwrap_or_else(|_| path.to_path_buf())
-}
-
-/// A file found by [`list_tree`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// Its bytes.
-    pub bytes: u64,
-    /// When it was last written or touched.
-    pub modified: SystemTime,
-}
-
-/// Every plain file in `folder` and the folders below it, in no order. Links are not followed; what vanishes
-/// meanwhile, or cannot be read, is left out; a folder that is not there is empty.
-pub fn list_tree(folder: &Path) -> Vec<Found> {
-    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(info) = entry.metadata() else { continue };
-            if info.is_dir() {
-                folders.push(entry.path());
-            } else if let (true, Ok(modified)) = (info.is_file(), info.modified()) {
-                found.push(Found { path: entry.path(), bytes: info.len(), modified });
-            }
-        }
-    }
-    found
 }
 
 /// Removes a file; one that is not there any more is no failure.

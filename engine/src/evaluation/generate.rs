@@ -44,7 +44,12 @@ impl<'a> Continuation<'a> {
     /// # Errors
     /// [`Error::Plan`] for an empty prompt, a temperature that is not above 0, and a network that does not predict
     /// the next token.
-    pub fn new(network: &'a Network<'a>, prompt: &[u32], sampling: Sampling, observer: &dyn Observer) -> Result<Self> {
+    pub fn new(
+        network: &'a Network<'a>,
+        prompt: &[u32],
+        sampling: Sampling,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let design = network.design();
         if !design.causal {
             return Err(Error::plan(
@@ -56,7 +61,9 @@ impl<'a> Continuation<'a> {
             return Err(Error::plan("the prompt has no tokens", "write a word or two"));
         }
         let seed = match sampling {
-            Sampling::Random { temperature, .. } if !(temperature > 0.0 && temperature.is_finite()) => {
+            Sampling::Random { temperature, .. }
+                if !(temperature > 0.0 && temperature.is_finite()) =>
+            {
                 return Err(Error::plan(
                     format!("a temperature of {temperature} cannot be sampled with"),
                     "choose one above 0, or greedy",
@@ -68,7 +75,9 @@ impl<'a> Continuation<'a> {
         let weights: u64 = design
             .blocks
             .iter()
-            .flat_map(|block| block.sites().into_iter().flatten().map(|l| l.shape.elements() as u64))
+            .flat_map(|block| {
+                block.sites().into_iter().flatten().map(|l| l.shape.elements() as u64)
+            })
             .sum();
         let load = |index| network.load(index, observer);
         let blocks = if 4 * weights <= KEPT_BYTES {

@@ -35,7 +35,10 @@ impl Answered {
 /// Index of the largest, the first of equals.
 fn best(values: impl Iterator<Item = f64>) -> usize {
     let first = (0, f64::NEG_INFINITY);
-    values.enumerate().fold(first, |best, (i, value)| if value > best.1 { (i, value) } else { best }).0
+    values
+        .enumerate()
+        .fold(first, |best, (i, value)| if value > best.1 { (i, value) } else { best })
+        .0
 }
 
 /// Questions answered.
@@ -93,6 +96,17 @@ pub fn probe(
     Ok(probe)
 }
 
+/// A question and an option, with a space between words.
+fn joined(prompt: &str, option: &str) -> String {
+    let has_space =
+        prompt.ends_with(char::is_whitespace) || option.starts_with(char::is_whitespace);
+    if prompt.is_empty() || has_space {
+        format!("{prompt}{option}")
+    } else {
+        format!("{prompt} {option}")
+    }
+}
+
 fn answer(
     network: &Network<'_>,
     tokenizer: &Tokenizer,
@@ -102,7 +116,7 @@ fn answer(
     let alone = tokenizer.encode(&question.prompt, Specials::Added)?;
     let mut sequences = Vec::new();
     for option in &question.options {
-        let ids = tokenizer.encode(&format!("{}{option}", question.prompt), Specials::Added)?;
+        let ids = tokenizer.encode(&joined(&question.prompt, option), Specials::Added)?;
         if ids.len() > network.design().context {
             return Err(Error::plan(
                 format!("a question of {} tokens is longer than the context", ids.len()),

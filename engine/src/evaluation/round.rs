@@ -1,7 +1,9 @@
 //! A text through one or two networks, round by round: each block is loaded once a round.
 
 use ndarray::{Array2, s};
-use rayon::prelude::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
+use rayon::prelude::{
+    IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _,
+};
 
 use crate::error::{Error, Result};
 use crate::evaluation::score::{Against, Evaluation, Window};
@@ -54,7 +56,10 @@ fn check(network: &Network<'_>, reference: Option<&Network<'_>>) -> Result<()> {
     let design = network.design();
     if !design.causal {
         return Err(Error::plan(
-            format!("a {} network does not predict the next token, so it has no perplexity", design.architecture),
+            format!(
+                "a {} network does not predict the next token, so it has no perplexity",
+                design.architecture
+            ),
             "calibrate it, or evaluate a model that generates text",
         ));
     }
@@ -188,7 +193,8 @@ impl Round<'_> {
             let p = original.as_ref().map(|scorer| self.logits(scorer, first, n)).transpose()?;
             for token in compare(&q, p.as_ref(), targets) {
                 window.nats += token.nats;
-                if let (Some(sums), Some((nats, divergence))) = (&mut window.against, token.against) {
+                if let (Some(sums), Some((nats, divergence))) = (&mut window.against, token.against)
+                {
                     kls.push(divergence.kl as f32);
                     sums.add(nats, &divergence);
                 }
@@ -197,7 +203,12 @@ impl Round<'_> {
         Ok(window)
     }
 
-    fn logits(&self, (network, head, states): &Scorer<'_>, first: usize, n: usize) -> Result<Array2<f32>> {
+    fn logits(
+        &self,
+        (network, head, states): &Scorer<'_>,
+        first: usize,
+        n: usize,
+    ) -> Result<Array2<f32>> {
         network.logits(head, states.slice(s![first..first + n, ..]), self.observer)
     }
 }

@@ -142,11 +142,8 @@ fn mean_of(windows: impl Iterator<Item = (u64, f64)>) -> Option<Figure> {
     let squares: f64 =
         windows.iter().map(|(tokens, sum)| (sum - value * *tokens as f64).powi(2)).sum();
     let n = windows.len() as f64;
-    let error = if windows.len() > 1 {
-        (squares * n / (n - 1.0)).sqrt() / tokens as f64
-    } else {
-        f64::NAN
-    };
+    let error =
+        if windows.len() > 1 { (squares * n / (n - 1.0)).sqrt() / tokens as f64 } else { f64::NAN };
     Some(Figure { value, error })
 }
 

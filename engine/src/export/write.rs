@@ -27,7 +27,13 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
         file.plan.write(folder.file(&file.name)?, |spec, write| {
             work.observer.go_on()?;
             let item = spec.name.clone();
-            work.observer.progress(Progress { stage: "Writing", item, done: done_bytes, total: total_bytes, unit: Unit::Bytes });
+            work.observer.progress(Progress {
+                stage: "Writing",
+                item,
+                done: done_bytes,
+                total: total_bytes,
+                unit: Unit::Bytes,
+            });
             done_bytes += spec.bytes()?;
             match entry_of.get(spec.name.as_str()) {
                 Some(entry) => write_tensor(work, entry, spec, write),

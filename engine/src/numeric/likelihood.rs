@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn divergence_is_that_of_the_formulas_in_f64() {
-        for (seed, scale, distance) in [(1, 3.0, 0.0), (2, 3.0, 1e-3), (3, 6.0, 0.5), (4, 1.0, 3.0)] {
+        for (seed, scale, distance) in [(1, 3.0, 0.0), (2, 3.0, 1e-3), (3, 6.0, 0.5), (4, 1.0, 3.0)]
+        {
             let p = row(seed, scale);
             let q: Vec<f32> =
                 p.iter().zip(row(seed + 50, distance)).map(|(p, noise)| p + noise).collect();
