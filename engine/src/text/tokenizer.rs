@@ -3,6 +3,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;
@@ -17,6 +21,8 @@ use crate::observer::{Observer, Progress, Silent, Unit};
 const FILE_NAME: &str = "tokenizer.json";
 /// The largest tokenizer.json that is read; the largest in use have some 35 MB.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// A text up to this long is encoded within 0.1 s.
+const AT_ONCE_BYTES: usize = 32 << 10;
 const SAVE_WITH_TRANSFORMERS: &str = "save it as tokenizer.json with transformers: \
      AutoTokenizer.from_pretrained(folder).save_pretrained(folder)";
 /// Vocabularies in other files than tokenizer.json.
@@ -41,7 +47,7 @@ pub enum Specials {
 /// A tokenizer, ready to use from any thread.
 #[derive(Debug)]
 pub struct Tokenizer {
-    rules: tokenizers::Tokenizer,
+    rules: Arc<tokenizers::Tokenizer>,
     path: PathBuf,
     /// Rows of the embedding, where it is known.
     rows: Option<usize>,
@@ -96,7 +102,8 @@ impl Tokenizer {
             rules.with_model(steady);
         }
         let fingerprint = Fingerprint::of([bytes.as_slice()]);
-        let tokenizer = Self { rules, path: path.to_path_buf(), rows, fingerprint };
+        let tokenizer =
+            Self { rules: Arc::new(rules), path: path.to_path_buf(), rows, fingerprint };
         tokenizer.fits()?;
         Ok(tokenizer)
     }
@@ -181,11 +188,11 @@ impl Tokenizer {
         observer: &dyn Observer,
     ) -> Result<Vec<Vec<Token>>> {
         let total_bytes = documents.iter().map(|document| document.text.len() as u64).sum();
-        let done_bytes = std::sync::atomic::AtomicU64::new(0);
+        let done_bytes = AtomicU64::new(0);
         let encode = |document: &Document| {
             let tokens = self.tokens(&document.text, specials, observer)?;
             let bytes = document.text.len() as u64;
-            let before = done_bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+            let before = done_bytes.fetch_add(bytes, Ordering::Relaxed);
             let item = document.name.clone();
             observer.progress(Progress {
                 stage: "encoding text",
@@ -205,7 +212,11 @@ impl Tokenizer {
         specials: Specials,
         observer: &dyn Observer,
     ) -> Result<Vec<Token>> {
-        let encoded = guarded(|| self.run(text, specials, observer));
+        let encoded = if text.len() <= AT_ONCE_BYTES {
+            guarded(|| run(&self.rules, text, specials, observer))
+        } else {
+            self.run_aside(text, specials, observer)?
+        };
         let bad = |what: String| Error::malformed(FILE_NAME, &self.path, what);
         let encoding = encoded.map_err(bad)?.map_err(|error| match error.downcast::<Error>() {
             Ok(own) => *own,
@@ -215,29 +226,33 @@ impl Tokenizer {
         Ok(covered(text, &encoding.0, &encoding.1))
     }
 
-    /// What `tokenizers::Tokenizer::encode` does, asking between words whether to go on; with it, where the tokens of the
-    /// text end, which some files have trimmed of spaces afterwards.
-    fn run(
+    /// [`run`] on a thread of its own, which is left to itself when cancelled: some rules take a whole text at once. It
+    /// ends between words, or with the step it is in, and what it found is dropped.
+    fn run_aside(
         &self,
         text: &str,
         specials: Specials,
         observer: &dyn Observer,
-    ) -> tokenizers::Result<(Encoding, Vec<usize>)> {
+    ) -> Result<Guarded> {
         observer.go_on()?;
-        let normalizer = self.rules.get_normalizer();
-        let mut pieces = self.rules.get_added_vocabulary().extract_and_normalize(normalizer, text);
-        observer.go_on()?;
-        if let Some(splitter) = self.rules.get_pre_tokenizer() {
-            splitter.pre_tokenize(&mut pieces)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = sync_channel(1);
+        let (rules, text, told) = (self.rules.clone(), text.to_owned(), Told(stop.clone()));
+        let work = move || {
+            // Nobody listens any more where it was cancelled.
+            drop(sender.send(guarded(|| run(&rules, &text, specials, &told))));
+        };
+        let thread = std::thread::Builder::new().name("encode text".to_owned());
+        thread.spawn(work).map_err(Error::io("start a thread to encode for", &self.path))?;
+        loop {
+            match receiver.recv_timeout(Duration::from_millis(20)) {
+                Ok(encoded) => return Ok(encoded),
+                Err(RecvTimeoutError::Timeout) => observer.go_on().inspect_err(|_cancelled| {
+                    stop.store(true, Ordering::Relaxed);
+                })?,
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Cancelled),
+            }
         }
-        pieces.tokenize(|piece| {
-            observer.go_on()?;
-            self.rules.get_model().tokenize(piece.get())
-        })?;
-        observer.go_on()?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::Byte)?;
-        let ends = encoding.get_offsets().iter().map(|(_, end)| *end).collect();
-        Ok((self.rules.post_process(encoding, None, specials == Specials::Added)?, ends))
     }
 
     fn has_rows(&self, ids: &[u32]) -> Result<()> {
@@ -263,6 +278,45 @@ fn embedding_rows(checkpoint: &Checkpoint) -> Option<usize> {
             && tensor.shape.0.len() == 2
     };
     checkpoint.tensors().iter().find(is_table).map(|tensor| tensor.shape.0[0])
+}
+
+/// Tokens, added ones among them, and where those of the text end.
+type Encoded = (Encoding, Vec<usize>);
+/// Tokens, what the rules say, or that they failed.
+type Guarded = std::result::Result<tokenizers::Result<Encoded>, String>;
+
+/// Listens for one cancellation.
+struct Told(Arc<AtomicBool>);
+
+impl Observer for Told {
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What `tokenizers::Tokenizer::encode` does, asking between words whether to go on; with it, where the tokens of the
+/// text end, which some files have trimmed of spaces afterwards.
+fn run(
+    rules: &tokenizers::Tokenizer,
+    text: &str,
+    specials: Specials,
+    observer: &dyn Observer,
+) -> tokenizers::Result<Encoded> {
+    observer.go_on()?;
+    let normalizer = rules.get_normalizer();
+    let mut pieces = rules.get_added_vocabulary().extract_and_normalize(normalizer, text);
+    observer.go_on()?;
+    if let Some(splitter) = rules.get_pre_tokenizer() {
+        splitter.pre_tokenize(&mut pieces)?;
+    }
+    pieces.tokenize(|piece| {
+        observer.go_on()?;
+        rules.get_model().tokenize(piece.get())
+    })?;
+    observer.go_on()?;
+    let encoding = pieces.into_encoding(None, 0, OffsetType::Byte)?;
+    let ends = encoding.get_offsets().iter().map(|(_, end)| *end).collect();
+    Ok((rules.post_process(encoding, None, specials == Specials::Added)?, ends))
 }
 
 /// Tokens with what each covers of `text`, of which the tokens that were not added end at `ends`. Ends may go back
