@@ -1,0 +1,102 @@
+//! Real models run: the perplexity of the sample, the published text of stories260K, figures against the original.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lapidary_engine::Silent;
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::evaluation::{Continuation, Sampling, evaluate, output_errors};
+use lapidary_engine::network::{CheckpointWeights, Network, Replaced};
+use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
+use lapidary_tests::{repository, sample};
+
+fn heldout(checkpoint: &Checkpoint, budget: Option<usize>) -> Sequences {
+    let path = repository().join("assets/sample-books-6m/heldout_oz.txt");
+    let texts = Source::path(path).read(&Silent).expect("the text");
+    let tokenizer = Tokenizer::open(checkpoint).expect("the tokenizer");
+    let tokens = tokenizer.encode_documents(texts.documents(), Specials::Added, &Silent);
+    cut(&tokens.expect("tokens"), &Cut { budget, ..Cut::scoring(256) }).expect("windows")
+}
+
+#[test]
+fn the_sample_has_its_recorded_perplexity() {
+    let checkpoint = sample();
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let sequences = heldout(&checkpoint, None);
+    assert_eq!((sequences.list.len(), sequences.scored_tokens()), (249, 63_495));
+    let found = evaluate(&network, None, &sequences, &Silent).expect("an evaluation");
+    let perplexity = found.perplexity();
+    assert!((perplexity.value - 20.813).abs() < 0.002, "{perplexity:?}");
+    assert!((found.nats_per_token().value - 3.035_585).abs() < 1e-4, "{:?}", found.nats_per_token());
+    assert!(found.is_complete());
+}
+
+#[test]
+fn a_network_against_itself_differs_nowhere_and_against_another_as_far_as_it_should() {
+    let checkpoint = sample();
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let network = Network::open(config, &weights).expect("a network");
+    let sequences = heldout(&checkpoint, Some(2048));
+    let same = evaluate(&network, Some(&network), &sequences, &Silent).expect("an evaluation");
+    assert_eq!(same.flip_rate().expect("a reference").value, 0.0);
+    assert_eq!(same.top_overlap().expect("a reference").value, 1.0);
+    assert!(same.mean_kl().expect("a reference").value < 1e-6);
+    assert_eq!(same.excess_nats().expect("a reference").value, 0.0);
+
+    let name = "model.layers.2.mlp.down_proj.weight";
+    let index = checkpoint.find(name).expect("a layer");
+    let mut matrix = checkpoint.weights(index, &Silent).expect("weights");
+    matrix.mapv_inplace(|weight| weight * 0.9);
+    let by = HashMap::from([(name.to_owned(), Arc::new(matrix))]);
+    let changed = Replaced { base: &weights, by };
+    let other = Network::open(config, &changed).expect("a network");
+    let found = evaluate(&other, Some(&network), &sequences, &Silent).expect("an evaluation");
+    let kl = found.mean_kl().expect("a reference").value;
+    assert!(kl > 1e-5 && found.kl_p99.expect("a reference") > kl, "{kl}");
+    assert!(found.overlap().expect("a reference").value < 1.0);
+
+    // 0.9·W is off by a tenth of every output.
+    let ids: Vec<Vec<u32>> = sequences.list.iter().map(|sequence| sequence.ids.clone()).collect();
+    let errors = output_errors((&network, &weights), &changed, &ids, &Silent).expect("errors");
+    assert!((errors[name].relative() - 0.1).abs() < 1e-5, "{:?}", errors[name]);
+    assert!(errors.iter().all(|(other, error)| other == name || error.relative() == 0.0));
+    assert_eq!(errors.len(), 42);
+}
+
+#[test]
+fn continuations_with_and_without_a_past_are_the_same() {
+    let checkpoint = sample();
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let tokenizer = Tokenizer::open(&checkpoint).expect("the tokenizer");
+    let prompt = tokenizer.encode("The old man said that", Specials::Added).expect("tokens");
+    let mut running =
+        Continuation::new(&network, &prompt, Sampling::Greedy, &Silent).expect("a continuation");
+    let mut ids = prompt;
+    for _ in 0..20 {
+        let logits = network.logits_of(&[&ids], &Silent).expect("logits");
+        let last = logits[0].row(ids.len() - 1);
+        let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).expect("a token");
+        let next = running.next_token(&Silent).expect("a token").expect("room");
+        assert_eq!(next as usize, best);
+        ids.push(next);
+    }
+}
+
+#[test]
+fn sampling_follows_its_seed() {
+    let checkpoint = sample();
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let text = |seed| {
+        let sampling = Sampling::Random { temperature: 1.0, seed };
+        let mut running =
+            Continuation::new(&network, &[5, 6], sampling, &Silent).expect("a continuation");
+        let next = |_| running.next_token(&Silent).expect("a token").expect("room");
+        (0..16).map(next).collect::<Vec<u32>>()
+    };
+    assert_eq!(text(1), text(1));
+    assert_ne!(text(1), text(2));
+}
