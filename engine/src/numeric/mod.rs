@@ -1,10 +1,13 @@
-//! Functions of slices and matrix views: bit packing, bit planes, grouping, moments, histograms, pooling, spectra,
+//! Functions of slices and matrix views: bit packing, bit planes, grouping, moments, sums by channel, Gram
+//! matrices, histograms, pooling, spectra,
 //! random numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
 pub mod bit_planes;
+pub mod channels;
 pub mod distance;
 pub mod distributions;
+pub mod gram;
 pub mod grouping;
 pub mod histogram;
 pub mod levels;
