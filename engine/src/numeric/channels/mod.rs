@@ -358,6 +358,27 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Mean squares measured elsewhere, over so many tokens; every other list is empty, and all channels together
+    /// have their root mean square alone.
+    pub fn of_mean_squares(tokens: u64, mean_square: Vec<f32>) -> Self {
+        let sum: f64 = mean_square.iter().map(|&square| f64::from(square)).sum();
+        let whole = Whole {
+            values: tokens.saturating_mul(mean_square.len() as u64),
+            nan: 0,
+            infinite: 0,
+            mean: f64::NAN,
+            rms: (sum / mean_square.len().max(1) as f64).sqrt(),
+            absmax: f32::NAN,
+            kurtosis: f64::NAN,
+            median_magnitude: f64::NAN,
+            massive: 0,
+            outliers: 0,
+        };
+        let (mean, absmax, kurtosis) = (vec![], vec![], vec![]);
+        let (not_finite, convergence) = (vec![], vec![]);
+        Self { tokens, mean, mean_square, absmax, kurtosis, not_finite, whole, convergence }
+    }
+
     /// Number of channels.
     pub fn channels(&self) -> usize {
         self.mean_square.len()

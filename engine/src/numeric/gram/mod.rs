@@ -97,6 +97,11 @@ impl Gram {
         (0..self.channels()).map(|i| self.tiles.get(i, i)).collect()
     }
 
+    /// The lower triangle in tiles.
+    pub(in crate::numeric) fn tiles(&self) -> &SymmetricTiles {
+        &self.tiles
+    }
+
     /// Whether every entry is a number.
     pub fn is_finite(&self) -> bool {
         self.tiles.largest().is_finite()
