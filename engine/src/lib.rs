@@ -13,7 +13,7 @@
 //! Everything is deterministic: same input, same bytes, at any number of threads. The engine never prints.
 //!
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
-//! model, [`statistics`] looks at it, [`compare`] at two of them, [`method`] compresses one matrix, [`plan`] says what a person wants,
+//! model, [`statistics`] looks at it, [`calibration`] at what its layers receive, [`compare`] at two of them, [`method`] compresses one matrix, [`plan`] says what a person wants,
 //! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
 
 pub mod error;
@@ -28,6 +28,7 @@ pub mod format;
 
 pub mod checkpoint;
 
+pub mod calibration;
 pub mod compare;
 pub mod statistics;
 

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("format", &["error", "disk", "numeric", "tensor", "encoding"]),
     ("checkpoint", &["error", "observer", "disk", "tensor", "format"]),
     ("statistics", &["error", "observer", "disk", "numeric", "tensor", "checkpoint"]),
+    ("calibration", &["error", "disk", "numeric", "tensor", "format", "checkpoint"]),
     ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "numeric", "tensor", "encoding", "checkpoint", "method"]),
