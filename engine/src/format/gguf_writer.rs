@@ -124,7 +124,8 @@ impl NewTensor {
     /// Bytes of its data; `None` where they cannot be counted.
     fn bytes(&self) -> Option<u64> {
         let block = BlockType::of(self.kind)?;
-        if !(1..=4).contains(&self.extents.len()) || self.extents[0] % block.elements != 0 {
+        if !(1..=4).contains(&self.extents.len()) || !self.extents[0].is_multiple_of(block.elements)
+        {
             return None;
         }
         let elements =
@@ -168,7 +169,9 @@ fn write_value(value: &NewValue, out: &mut Vec<u8>) {
             kind(9);
             kind(8);
             out.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| write_text(value, out));
+            for value in values {
+                write_text(value, out);
+            }
         }
         NewValue::U64(value) => {
             kind(10);

@@ -27,7 +27,7 @@ pub struct Linearity {
 }
 
 /// What the sums say. Shares are of 1: how much of the centred outputs the best linear map of the inputs explains,
-/// 1 − min_A ‖X̃·A − Ỹ‖²/‖Ỹ‖² (Razzhigaev et al. 2024).
+/// 1 − min ‖X̃·A − Ỹ‖²/‖Ỹ‖² over A (Razzhigaev et al. 2024).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearityScores {
     /// Tokens fitted; with few more than channels the shares come out too large.

@@ -287,9 +287,9 @@ fn edge(bin: usize) -> f64 {
 /// A point of the convergence of the mean squares s.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Convergence {
-    /// Tokens k so far.
+    /// Tokens so far.
     pub tokens: u64,
-    /// ‖s_k − s_end‖ / ‖s_end‖.
+    /// ‖s − t‖ / ‖t‖, with s after so many tokens and t after all.
     pub change: f64,
 }
 
@@ -393,8 +393,8 @@ impl Inputs {
     /// that early.
     pub fn change_after(&self, share: f64) -> Option<f64> {
         let limit = share * self.tokens as f64;
-        let early = self.convergence.iter().filter(|point| point.tokens as f64 <= limit);
-        early.last().map(|point| point.change)
+        let mut early = self.convergence.iter().filter(|point| point.tokens as f64 <= limit);
+        early.next_back().map(|point| point.change)
     }
 }
 

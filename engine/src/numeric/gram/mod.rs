@@ -210,7 +210,9 @@ impl Gram {
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<f64>, Stopped<std::convert::Infallible>> {
         let mut values = rayon::scope(|_| eigenvalues_of(self.tiles.clone(), is_cancelled))?;
-        values.iter_mut().for_each(|value| *value = value.max(0.0));
+        for value in &mut values {
+            *value = value.max(0.0);
+        }
         Ok(values)
     }
 

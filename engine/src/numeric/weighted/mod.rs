@@ -194,14 +194,18 @@ pub fn whitened_singular_values(
     let mut values = if rows <= cols && !is_direct(rows, cols) {
         let outputs = output_gram(weights, gram, is_cancelled).ok_or(Stopped::Cancelled)?;
         let mut values = rayon::scope(|_| eigenvalues_of(outputs, is_cancelled))?;
-        values.iter_mut().for_each(|value| *value = value.max(0.0).sqrt());
+        for value in &mut values {
+            *value = value.max(0.0).sqrt();
+        }
         values
     } else {
         by_factor(weights, gram, is_cancelled)?
     };
     let tokens = (gram.tokens().max(1) as f64).sqrt();
     values.resize(rows.min(cols), 0.0);
-    values.iter_mut().for_each(|value| *value /= tokens);
+    for value in &mut values {
+        *value /= tokens;
+    }
     Ok(values)
 }
 
