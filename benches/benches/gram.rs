@@ -1,4 +1,4 @@
-//! Σ x·xᵀ of a layer's inputs against numpy's product of a matrix with its transpose, which is OpenBLAS's `ssyrk`.
+//! Σ x·xᵀ of the inputs of a layer against the product `X.T @ X` of numpy, for which its BLAS has `ssyrk`.
 //!
 //! Both on as many threads as rayon takes; numpy runs before and after ours, and the faster counts. Arguments: shapes
 //! as `2048x4096`, tokens by channels; `--no-numpy`.

@@ -216,10 +216,12 @@ fn what_cannot_be_kept_is_refused() {
 
 /// A finished part, its hidden states, and their files.
 fn small() -> (TempDir, Folder, [(PathBuf, Vec<u8>); 4]) {
-    let root = TempDir::new().unwrap();
-    let folder = Folder::create(root.path(), settings("m")).unwrap();
-    folder.write_part(Part::Block(0), &[record(&["a"], 1, 3, true)]).unwrap();
-    folder.save_states(4, &[normal_matrix(1, 2, 3)]).unwrap();
+    let root = TempDir::new().expect("a folder that can be written");
+    let folder = Folder::create(root.path(), settings("m")).expect("a folder that can be written");
+    folder
+        .write_part(Part::Block(0), &[record(&["a"], 1, 3, true)])
+        .expect("a folder that can be written");
+    folder.save_states(4, &[normal_matrix(1, 2, 3)]).expect("a folder that can be written");
     let files = [
         "block-00000.safetensors",
         "block-00000.gram.safetensors",
