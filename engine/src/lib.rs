@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
 //! model, [`statistics`] looks at it, [`compare`] at two of them, [`network`] runs it on what [`text`] makes of a
-//! person's texts, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants,
+//! person's texts, [`calibration`] keeps what its layers receive, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants,
 //! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
 
 pub mod error;
@@ -29,6 +29,7 @@ pub mod format;
 
 pub mod checkpoint;
 
+pub mod calibration;
 pub mod compare;
 pub mod network;
 pub mod statistics;

@@ -22,13 +22,18 @@ fn heldout(checkpoint: &Checkpoint, budget: Option<usize>) -> Sequences {
 fn the_sample_has_its_recorded_perplexity() {
     let checkpoint = sample();
     let weights = CheckpointWeights::new(&checkpoint);
-    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
     let sequences = heldout(&checkpoint, None);
     assert_eq!((sequences.list.len(), sequences.scored_tokens()), (249, 63_495));
     let found = evaluate(&network, None, &sequences, &Silent).expect("an evaluation");
     let perplexity = found.perplexity();
     assert!((perplexity.value - 20.813).abs() < 0.002, "{perplexity:?}");
-    assert!((found.nats_per_token().value - 3.035_585).abs() < 1e-4, "{:?}", found.nats_per_token());
+    assert!(
+        (found.nats_per_token().value - 3.035_585).abs() < 1e-4,
+        "{:?}",
+        found.nats_per_token()
+    );
     assert!(found.is_complete());
 }
 
@@ -69,7 +74,8 @@ fn a_network_against_itself_differs_nowhere_and_against_another_as_far_as_it_sho
 fn continuations_with_and_without_a_past_are_the_same() {
     let checkpoint = sample();
     let weights = CheckpointWeights::new(&checkpoint);
-    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
     let tokenizer = Tokenizer::open(&checkpoint).expect("the tokenizer");
     let prompt = tokenizer.encode("The old man said that", Specials::Added).expect("tokens");
     let mut running =
@@ -89,7 +95,8 @@ fn continuations_with_and_without_a_past_are_the_same() {
 fn sampling_follows_its_seed() {
     let checkpoint = sample();
     let weights = CheckpointWeights::new(&checkpoint);
-    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
     let text = |seed| {
         let sampling = Sampling::Random { temperature: 1.0, seed };
         let mut running =

@@ -5,6 +5,7 @@
 
 mod block;
 mod config;
+mod gguf_names;
 mod groups;
 mod open;
 mod read;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::Config;
+pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
 pub use roles::{Place, Role, place_of};
 

@@ -2,10 +2,11 @@
 //! or folders that appear whole or not at all (temporary name, fsync, rename). Never knows what a file means.
 
 mod lock;
+mod new_file;
 mod tree;
 
 use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 pub use lock::Lock;
+pub use new_file::NewFile;
 pub use tree::{Found, list_tree, list_visible};
 
 use crate::error::{Error, Result};
@@ -157,6 +159,18 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder that holds nothing; one that is not there any more, or holds something, is no failure.
+pub fn remove_empty_folder(path: &Path) -> Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error)
+            if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) =>
+        {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Marks a file as written at `time`.
 pub fn touch(path: &Path, time: SystemTime) -> Result<()> {
     let file = File::options().write(true).open(path).map_err(Error::io("open", path))?;
@@ -274,7 +288,7 @@ impl NewFolder {
         let mut original = File::open(source).map_err(Error::io("copy", source))?;
         // Not `std::fs::copy`: a copy of a read-only original would be read-only too.
         let mut copy = NewFile::create(&self.path().join(name))?;
-        std::io::copy(&mut original, &mut copy.writer).map_err(Error::io("copy", source))?;
+        std::io::copy(&mut original, copy.writer()).map_err(Error::io("copy", source))?;
         copy.finish()
     }
 
@@ -344,44 +358,6 @@ fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    }
-}
-
-/// A file being written in a [`NewFolder`] or a store.
-#[derive(Debug)]
-pub struct NewFile {
-    path: PathBuf,
-    writer: BufWriter<File>,
-    written_bytes: u64,
-}
-
-impl NewFile {
-    /// Begins a file; an existing one is an error.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create_new(path).map_err(Error::io("write", path))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            writer: BufWriter::with_capacity(1 << 20, file),
-            written_bytes: 0,
-        })
-    }
-
-    /// Appends `bytes`.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.write_all(bytes).map_err(Error::io("write", &self.path))?;
-        self.written_bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Bytes written so far.
-    pub fn written_bytes(&self) -> u64 {
-        self.written_bytes
-    }
-
-    /// Flushes everything to the disk.
-    pub fn finish(mut self) -> Result<()> {
-        self.writer.flush().map_err(Error::io("write", &self.path))?;
-        self.writer.get_ref().sync_all().map_err(Error::io("write", &self.path))
     }
 }
 

@@ -75,9 +75,8 @@ impl<'a> Continuation<'a> {
         let weights: u64 = design
             .blocks
             .iter()
-            .flat_map(|block| {
-                block.sites().into_iter().flatten().map(|l| l.shape.elements() as u64)
-            })
+            .flat_map(|block| block.linears())
+            .map(|linear| linear.shape.elements() as u64)
             .sum();
         let load = |index| network.load(index, observer);
         let blocks = if 4 * weights <= KEPT_BYTES {

@@ -4,4 +4,5 @@
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
+pub mod gguf_writer;
 pub mod safetensors;

@@ -254,22 +254,31 @@ impl Norm {
 }
 
 impl Block {
-    /// Every linear layer, those that share an input together, in the order they run.
-    pub fn sites(&self) -> Vec<Vec<&Linear>> {
-        let mut sites = match &self.attention.projection {
+    /// Every linear layer, those that share an input together, in the order they run; with the index of the expert.
+    pub fn sites(&self) -> Vec<(Option<usize>, Vec<&Linear>)> {
+        let mut sites: Vec<Vec<&Linear>> = match &self.attention.projection {
             Projection::Apart(three) => vec![three.iter().collect()],
             Projection::Joined(one) | Projection::PerHead(one) => vec![vec![one]],
         };
         sites.push(vec![&self.attention.output]);
+        let mut of_experts = Vec::new();
         match &self.feed {
             Feed::Plain { up, down, .. } => sites.extend([vec![up], vec![down]]),
             Feed::Gated(gated) => sites.extend(gated.sites()),
-            Feed::Experts(experts) => {
-                sites.push(vec![&experts.router]);
-                sites.extend(experts.experts.iter().flat_map(Gated::sites));
+            Feed::Experts(mixture) => {
+                sites.push(vec![&mixture.router]);
+                let experts = mixture.experts.iter().enumerate();
+                of_experts.extend(
+                    experts.flat_map(|(i, expert)| expert.sites().map(|site| (Some(i), site))),
+                );
             }
         }
-        sites
+        sites.into_iter().map(|site| (None, site)).chain(of_experts).collect()
+    }
+
+    /// Every linear layer.
+    pub fn linears(&self) -> Vec<&Linear> {
+        self.sites().into_iter().flat_map(|(_, site)| site).collect()
     }
 
     /// Every norm.

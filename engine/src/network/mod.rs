@@ -81,12 +81,32 @@ impl<'a> Network<'a> {
         self.names.get(name).map_or(name, String::as_str)
     }
 
-    /// Names in the checkpoint of the linear layers of a block, those that share an input together.
-    pub fn sites(&self, block: usize) -> Vec<Vec<String>> {
-        let name = |linear: &&Linear| self.name_of(&linear.weight).to_owned();
-        let sites = self.design.blocks[block].sites();
-        sites.iter().map(|site| site.iter().map(name).collect()).collect()
+    /// Every input of linear layers in a block, in the order they run; of the layer of the scores without a block.
+    pub fn inputs(&self, block: Option<usize>) -> Vec<Input> {
+        let input = |(expert, linears): (Option<usize>, Vec<&Linear>)| Input {
+            expert,
+            channels: linears[0].shape.cols,
+            layers: linears.iter().map(|linear| self.name_of(&linear.weight).to_owned()).collect(),
+        };
+        match block {
+            Some(block) => self.design.blocks[block].sites().into_iter().map(input).collect(),
+            None => {
+                let scores = self.design.head.iter().map(|head| (None, vec![&head.scores]));
+                scores.map(input).collect()
+            }
+        }
     }
+}
+
+/// An input that one or more linear layers share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Index of the expert it belongs to.
+    pub expert: Option<usize>,
+    /// Values of a token.
+    pub channels: usize,
+    /// Names in the checkpoint of the layers, at least one.
+    pub layers: Vec<String>,
 }
 
 fn refuse_missing(design: &Design, missing: &[String]) -> Result<()> {
@@ -131,7 +151,7 @@ fn needed(design: &Design) -> Vec<(String, Vec<usize>)> {
     embedding.norm.iter().chain(&design.last_norm).for_each(|n| norm(n, &mut all));
     embedding.projection.iter().for_each(|projection| linear(projection, &mut all));
     for block in &design.blocks {
-        block.sites().into_iter().flatten().for_each(|layer| linear(layer, &mut all));
+        block.linears().into_iter().for_each(|layer| linear(layer, &mut all));
         block.norms().for_each(|n| norm(n, &mut all));
     }
     if let Some(head) = &design.head {

@@ -13,8 +13,8 @@ use crate::observer::Observer;
 /// Where in the network the input of some linear layers is seen.
 #[derive(Debug)]
 pub struct Site<'a> {
-    /// Index of the block.
-    pub block: usize,
+    /// Index of the block; `None` for the head.
+    pub block: Option<usize>,
     /// Index of the expert, whose tokens are only those routed to it.
     pub expert: Option<usize>,
     /// Names in the checkpoint of the weights that share the input.
@@ -56,7 +56,7 @@ impl Running<'_, '_> {
         x: ArrayView2<'_, f32>,
     ) -> Result<()> {
         let layers = linears.iter().map(|linear| network.name_of(&linear.weight)).collect();
-        self.taps.input(&Site { block: self.block, expert, layers }, x)
+        self.taps.input(&Site { block: Some(self.block), expert, layers }, x)
     }
 }
 
@@ -151,8 +151,7 @@ impl Network<'_> {
     /// Decodes the weights of a block, as far as memory allows.
     pub fn load(&self, index: usize, observer: &dyn Observer) -> Result<LoadedBlock> {
         let block = &self.design().blocks[index];
-        let linears: Vec<&Linear> = block.sites().into_iter().flatten().collect();
-        Ok(LoadedBlock { index, held: self.hold(&linears, block.norms(), observer)? })
+        Ok(LoadedBlock { index, held: self.hold(&block.linears(), block.norms(), observer)? })
     }
 
     /// Passes the residual stream `x` `[tokens, hidden]` of sequences of `lengths` through a block, in place.
@@ -227,6 +226,38 @@ impl Network<'_> {
         x: ArrayView2<'_, f32>,
         observer: &dyn Observer,
     ) -> Result<Array2<f32>> {
+        let design = self.head()?;
+        let x = self.before_scores(head, x, observer)?;
+        let mut logits = self.apply(&design.scores, &head.held, x.view(), observer)?;
+        if let Some(cap) = design.soft_cap {
+            soft_cap(logits.as_slice_mut().unwrap_or_default(), cap);
+        }
+        Ok(logits)
+    }
+
+    /// Shows `taps` what enters the layer of the scores.
+    ///
+    /// # Errors
+    /// Those of [`Network::logits`].
+    pub fn tap_head(
+        &self,
+        head: &LoadedHead,
+        x: ArrayView2<'_, f32>,
+        taps: &mut dyn Taps,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let x = self.before_scores(head, x, observer)?;
+        let layers = vec![self.name_of(&self.head()?.scores.weight)];
+        taps.input(&Site { block: None, expert: None, layers }, x.view())
+    }
+
+    /// What enters the layer of the scores.
+    fn before_scores(
+        &self,
+        head: &LoadedHead,
+        x: ArrayView2<'_, f32>,
+        observer: &dyn Observer,
+    ) -> Result<Array2<f32>> {
         let (design, held) = (self.head()?, &head.held);
         let mut x = x.to_owned();
         if let Some(norm) = &self.design().last_norm {
@@ -240,11 +271,7 @@ impl Network<'_> {
             activation.apply(x.as_slice_mut().unwrap_or_default());
             held.normalise(norm, &mut x.view_mut());
         }
-        let mut logits = self.apply(&design.scores, held, x.view(), observer)?;
-        if let Some(cap) = design.soft_cap {
-            soft_cap(logits.as_slice_mut().unwrap_or_default(), cap);
-        }
-        Ok(logits)
+        Ok(x)
     }
 
     /// Logits of whole sequences, with everything in memory: for short ones.

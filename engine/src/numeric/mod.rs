@@ -1,15 +1,19 @@
-//! Functions of slices and matrix views: bit packing, bit planes, grouping, moments, histograms, pooling, spectra,
+//! Functions of slices and matrix views: bit packing, bit planes, grouping, moments, sums by channel, Gram
+//! matrices, histograms, pooling, spectra,
 //! random numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
 pub mod activation;
 pub mod bit_planes;
+pub mod channels;
 pub mod distance;
 pub mod distributions;
+pub mod gram;
 pub mod grouping;
 pub mod histogram;
 pub mod levels;
 pub mod likelihood;
+pub mod linearity;
 pub mod moments;
 pub mod packing;
 pub mod peaks;
@@ -17,3 +21,4 @@ pub mod pooling;
 pub mod product;
 pub mod seeds;
 pub mod spectrum;
+pub mod weighted;

@@ -10,7 +10,6 @@ mod compact;
 mod compressed_tensors;
 mod evopress;
 mod form;
-mod gguf_names;
 mod gptq;
 mod llm_compressor;
 mod mlx;

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, MatrixKind, Role, place_of};
+use crate::checkpoint::{from_gguf, to_gguf};
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
 use crate::format::gguf::{self, TensorInfo};
 use crate::method::Step;
-use crate::recipe::gguf_names::{from_gguf, to_gguf};
 use crate::recipe::rules::{self, Module, RuleSet};
 use crate::recipe::sentences::Unsaid;
 use crate::recipe::{

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{GgufName, to_gguf};
 use crate::error::{Error, Result};
 use crate::format::gguf::BlockType;
 use crate::plan::Plan;
 use crate::recipe::form::{self, Layer};
-use crate::recipe::gguf_names::{GgufName, to_gguf};
 use crate::recipe::patterns::Pattern;
 use crate::recipe::rules::{self, Module, Rule, RuleSet};
 use crate::recipe::sentences::Unsaid;

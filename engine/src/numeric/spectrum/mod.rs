@@ -3,16 +3,21 @@
 
 mod band;
 mod chase;
+mod cholesky;
 mod direct;
 mod gram;
 mod marchenko_pastur;
 mod randomised;
 mod reflect;
-mod tiles;
+pub(in crate::numeric) mod tiles;
 mod tridiagonal;
 
+pub use cholesky::Cholesky;
 pub use direct::{direct_bytes, direct_floor, is_direct, singular_values, singular_values_f64};
-pub use gram::{ReadBlock, Stopped, gram_bytes, gram_floor, singular_values_by_gram};
+pub(in crate::numeric) use gram::eigenvalues_of;
+pub use gram::{
+    ReadBlock, Stopped, gram_bytes, gram_floor, singular_values_by_gram, symmetric_eigenvalues,
+};
 pub use marchenko_pastur::{above_edge, marchenko_pastur_edge, marchenko_pastur_lower_edge};
 pub use randomised::{LeadingEstimate, estimate_leading};
 

@@ -12,21 +12,22 @@ use rayon::prelude::{
 /// Order of a tile. Fixed, as the tiles decide the order of sums; small enough that a tile of f64 (128 KiB) and
 /// what it is multiplied by stay in the second-level cache, and that work on one takes well under a millisecond
 /// per hundred columns.
-pub(super) const TILE: usize = 128;
+pub(in crate::numeric) const TILE: usize = 128;
 
 /// A symmetric `[n, n]` matrix: about 4·n² bytes, half of what all entries would take.
 ///
 /// Tile (i, j), j ≤ i, holds rows i·[`TILE`].. and columns j·[`TILE`].., column by column, and lies at
 /// i·(i + 1)/2 + j. Tiles of the diagonal hold all their entries. Work is handed out by the tile, each done by
 /// one thread in a fixed order: results do not depend on the number of threads.
-pub(super) struct SymmetricTiles {
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::numeric) struct SymmetricTiles {
     order: usize,
     tiles: Vec<Vec<f64>>,
 }
 
 impl SymmetricTiles {
     /// Zeros.
-    pub(super) fn zeros(order: usize) -> Self {
+    pub(in crate::numeric) fn zeros(order: usize) -> Self {
         let rows = order.div_ceil(TILE);
         let side = |i: usize| TILE.min(order - i * TILE);
         let tile = |i: usize| (0..=i).map(move |j| vec![0.0; side(i) * side(j)]);
@@ -34,28 +35,43 @@ impl SymmetricTiles {
     }
 
     /// n, the number of rows and of columns.
-    pub(super) fn order(&self) -> usize {
+    pub(in crate::numeric) fn order(&self) -> usize {
         self.order
     }
 
     /// Number of rows of tiles.
-    fn tile_rows(&self) -> usize {
+    pub(in crate::numeric) fn tile_rows(&self) -> usize {
         self.order.div_ceil(TILE)
     }
 
     /// The rows, and columns, that tile row `i` covers.
-    fn span(&self, i: usize) -> Range<usize> {
+    pub(in crate::numeric) fn span(&self, i: usize) -> Range<usize> {
         i * TILE..((i + 1) * TILE).min(self.order)
     }
 
     /// Tile (i, j), j ≤ i.
-    fn tile(&self, i: usize, j: usize) -> MatRef<'_, f64> {
+    pub(in crate::numeric) fn tile(&self, i: usize, j: usize) -> MatRef<'_, f64> {
         let (rows, cols) = (self.span(i).len(), self.span(j).len());
         MatRef::from_column_major_slice(&self.tiles[i * (i + 1) / 2 + j], rows, cols)
     }
 
+    /// The largest magnitude of an entry; NaN or infinite where one is.
+    pub(in crate::numeric) fn largest(&self) -> f64 {
+        let values = self.tiles.iter().flatten();
+        values.fold(0.0, |largest: f64, value| {
+            // `max` would pass over a NaN.
+            if value.is_nan() {
+                f64::NAN
+            } else if largest.is_nan() {
+                largest
+            } else {
+                largest.max(value.abs())
+            }
+        })
+    }
+
     /// Rows `from ..` of column `j` of the lower triangle, piece by piece; `from` ≥ j.
-    pub(super) fn column(&self, j: usize, from: usize) -> impl Iterator<Item = &[f64]> {
+    pub(in crate::numeric) fn column(&self, j: usize, from: usize) -> impl Iterator<Item = &[f64]> {
         (from / TILE..self.tile_rows()).map(move |i| {
             let rows = self.span(i);
             let tile = &self.tiles[i * (i + 1) / 2 + j / TILE];
@@ -65,19 +81,32 @@ impl SymmetricTiles {
     }
 
     /// Entry (i, j), j ≤ i.
-    pub(super) fn get(&self, i: usize, j: usize) -> f64 {
+    pub(in crate::numeric) fn get(&self, i: usize, j: usize) -> f64 {
         self.tile(i / TILE, j / TILE)[(i % TILE, j % TILE)]
     }
 
+    /// The tiles with their row and column of tiles, for work that is handed out by the tile.
+    pub(in crate::numeric) fn par_tiles_mut(
+        &mut self,
+    ) -> impl rayon::prelude::IndexedParallelIterator<Item = ([usize; 2], MatMut<'_, f64>)> {
+        let order = self.order;
+        self.tiles.par_iter_mut().enumerate().map(move |(at, tile)| {
+            let (i, j) = position(at);
+            let rows = TILE.min(order - i * TILE);
+            let cols = tile.len() / rows;
+            ([i, j], MatMut::from_column_major_slice_mut(tile, rows, cols))
+        })
+    }
+
     /// Multiplies every entry by `factor`.
-    pub(super) fn scale(&mut self, factor: f64) {
+    pub(in crate::numeric) fn scale(&mut self, factor: f64) {
         self.tiles.par_iter_mut().flatten().for_each(|value| *value *= factor);
     }
 
     /// A ← A + α·Lᵀ·R on the rows and columns from `from` on: k operations per entry of the square matrix, half
     /// of them saved by symmetry. L and R are `[k, n]`, fastest where columns are contiguous; Lᵀ·R must be
     /// symmetric. Stops early once `is_cancelled`.
-    pub(super) fn add_product(
+    pub(in crate::numeric) fn add_product(
         &mut self,
         from: usize,
         alpha: f64,
@@ -110,7 +139,7 @@ impl SymmetricTiles {
 
     /// V·A on the rows and columns from `from` on, those before taken as zero: `[k, n]` as V, zero before
     /// `from`. 2·k operations per entry of the square matrix. Stops early once `is_cancelled`.
-    pub(super) fn multiplied_by(
+    pub(in crate::numeric) fn multiplied_by(
         &self,
         from: usize,
         v: MatRef<'_, f64>,

@@ -4,11 +4,11 @@ use crate::checkpoint::place_of;
 
 /// A layer as GGUF names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct GgufName {
+pub struct GgufName {
     /// Name of the tensor without `.weight`, as `blk.3.attn_q`.
-    pub(super) tensor: String,
+    pub tensor: String,
     /// Which slice of it: GGUF keeps the experts of a block in one tensor.
-    pub(super) expert: Option<u32>,
+    pub expert: Option<u32>,
 }
 
 /// What comes before the number of a block.
@@ -107,7 +107,7 @@ const OWN: &[(&str, &str, &str)] = &[
 ];
 
 /// The GGUF name of a module of a Hugging Face checkpoint, where one is known.
-pub(super) fn to_gguf(module: &str) -> Option<GgufName> {
+pub fn to_gguf(module: &str) -> Option<GgufName> {
     if let Some((_, tensor)) = OUTSIDE.iter().find(|(ours, _)| *ours == module) {
         return Some(GgufName { tensor: (*tensor).to_owned(), expert: None });
     }
@@ -128,7 +128,7 @@ pub(super) fn to_gguf(module: &str) -> Option<GgufName> {
 
 /// The usual Hugging Face module of a tensor (named without `.weight`) of an architecture; `*` stands for the
 /// number of an expert.
-pub(super) fn from_gguf(tensor: &str, architecture: &str) -> Option<String> {
+pub fn from_gguf(tensor: &str, architecture: &str) -> Option<String> {
     let (layers, embedding, head) = match architecture {
         "gpt2" => ("transformer.h", "transformer.wte", "lm_head"),
         "gptneox" => ("gpt_neox.layers", "gpt_neox.embed_in", "embed_out"),

@@ -1,0 +1,18 @@
+//! What the layers of a model receive when text runs through it: sums by channel, Gram matrices, on disk by block.
+//! In: statistics of inputs, importance matrices of llama.cpp. Out: records by layer. Runs networks it is given.
+//!
+//! A *site* is where one input feeds one or more layers, as the queries, keys and values of a block share theirs. It
+//! has one [`Record`]. A [`Calibration`] is all of them with what was run; [`Folder`] keeps it on disk.
+
+mod folder;
+mod imatrix;
+mod part;
+mod record;
+mod run;
+mod states;
+
+pub use folder::{Folder, Part};
+pub use imatrix::{Entry, Imatrix, LEGACY_CHUNK_TOKENS};
+pub use record::{Calibration, Demands, Prefix, Problem, Record, Settings, Text};
+pub use run::{Run, calibrate, model_key};
+pub use states::States;

@@ -1,0 +1,233 @@
+//! GGUF files written: version 3, little-endian, metadata and tensors in the order given, data aligned to 32 bytes.
+
+use crate::disk::NewFile;
+use crate::error::{Error, Result};
+use crate::format::gguf::BlockType;
+
+const MAGIC: &[u8] = b"GGUF";
+const VERSION: u32 = 3;
+/// What tensors begin at multiples of, as nothing else is said.
+const ALIGNMENT: u64 = 32;
+/// The longest name of a tensor that ggml keeps, without the zero behind it.
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// A value of the metadata to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NewValue {
+    /// 32 bits without sign.
+    U32(u32),
+    /// 64 bits without sign.
+    U64(u64),
+    /// 32 bits with a fraction.
+    F32(f32),
+    /// True or false.
+    Bool(bool),
+    /// A text.
+    Text(String),
+    /// A list of texts.
+    Texts(Vec<String>),
+}
+
+/// A tensor to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTensor {
+    /// Its name.
+    pub name: String,
+    /// Its extents, inputs first.
+    pub extents: Vec<u64>,
+    /// Number of its type, see [`BlockType::of`].
+    pub kind: u32,
+}
+
+/// A file about to be written: its tensors, and its header to the byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GgufPlan {
+    tensors: Vec<(NewTensor, u64)>,
+    header: Vec<u8>,
+    data_bytes: u64,
+}
+
+impl GgufPlan {
+    /// Lays out the header.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for tensors without 1 to 4 extents, of a type that is not known, of rows that are no
+    /// whole blocks, of a name that is longer than 63 bytes or appears twice.
+    pub fn new(metadata: &[(&str, NewValue)], tensors: Vec<NewTensor>) -> Result<Self> {
+        let mut header = MAGIC.to_vec();
+        header.extend(VERSION.to_le_bytes());
+        header.extend((tensors.len() as u64).to_le_bytes());
+        header.extend((metadata.len() as u64).to_le_bytes());
+        for (key, value) in metadata {
+            write_text(key, &mut header);
+            write_value(value, &mut header);
+        }
+        let mut names = std::collections::BTreeSet::new();
+        let (mut laid_out, mut at) = (Vec::new(), 0_u64);
+        for tensor in tensors {
+            let bytes = tensor.bytes().ok_or_else(|| unsupported(&tensor, "its shape or type"))?;
+            if tensor.name.len() > MAX_NAME_BYTES || !names.insert(tensor.name.clone()) {
+                return Err(unsupported(&tensor, "its name, which is too long or appears twice,"));
+            }
+            write_text(&tensor.name, &mut header);
+            header.extend((tensor.extents.len() as u32).to_le_bytes());
+            tensor.extents.iter().for_each(|extent| header.extend(extent.to_le_bytes()));
+            header.extend(tensor.kind.to_le_bytes());
+            header.extend(at.to_le_bytes());
+            at += bytes.next_multiple_of(ALIGNMENT);
+            laid_out.push((tensor, bytes));
+        }
+        let aligned = header.len().next_multiple_of(ALIGNMENT as usize);
+        header.resize(aligned, 0);
+        Ok(Self { tensors: laid_out, header, data_bytes: at })
+    }
+
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> u64 {
+        self.header.len() as u64 + self.data_bytes
+    }
+
+    /// Writes header and tensors; `data(tensor, write)` passes the bytes of each in turn to `write`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Shape`] where the bytes of a tensor are not as many as it needs, those of `data`.
+    pub fn write(
+        &self,
+        mut file: NewFile,
+        mut data: impl FnMut(&NewTensor, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        file.write(&self.header)?;
+        for (tensor, bytes) in &self.tensors {
+            let before = file.written_bytes();
+            data(tensor, &mut |bytes| file.write(bytes))?;
+            let written = file.written_bytes() - before;
+            if written != *bytes {
+                return Err(Error::Shape {
+                    tensor: tensor.name.clone(),
+                    expected: format!("{bytes} bytes for {:?}", tensor.extents),
+                    found: vec![written as usize],
+                });
+            }
+            let padding = bytes.next_multiple_of(ALIGNMENT) - bytes;
+            file.write(&[0; ALIGNMENT as usize][..padding as usize])?;
+        }
+        file.finish()
+    }
+}
+
+impl NewTensor {
+    /// A tensor of f32.
+    pub fn f32(name: impl Into<String>, extents: &[u64]) -> Self {
+        Self { name: name.into(), extents: extents.to_vec(), kind: 0 }
+    }
+
+    /// Bytes of its data; `None` where they cannot be counted.
+    fn bytes(&self) -> Option<u64> {
+        let block = BlockType::of(self.kind)?;
+        if !(1..=4).contains(&self.extents.len()) || !self.extents[0].is_multiple_of(block.elements)
+        {
+            return None;
+        }
+        let elements =
+            self.extents.iter().try_fold(1_u64, |product, &extent| product.checked_mul(extent));
+        (elements? / block.elements).checked_mul(block.bytes).filter(|&bytes| bytes < 1 << 62)
+    }
+}
+
+fn unsupported(tensor: &NewTensor, what: &str) -> Error {
+    let NewTensor { name, extents, kind } = tensor;
+    Error::Unsupported {
+        what: format!("tensor {name} of {extents:?}, type {kind}, in GGUF: {what}"),
+    }
+}
+
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn write_value(value: &NewValue, out: &mut Vec<u8>) {
+    let mut kind = |number: u32| out.extend(number.to_le_bytes());
+    match value {
+        NewValue::U32(value) => {
+            kind(4);
+            out.extend(value.to_le_bytes());
+        }
+        NewValue::F32(value) => {
+            kind(6);
+            out.extend(value.to_le_bytes());
+        }
+        NewValue::Bool(value) => {
+            kind(7);
+            out.push(u8::from(*value));
+        }
+        NewValue::Text(value) => {
+            kind(8);
+            write_text(value, out);
+        }
+        NewValue::Texts(values) => {
+            kind(9);
+            kind(8);
+            out.extend((values.len() as u64).to_le_bytes());
+            for value in values {
+                write_text(value, out);
+            }
+        }
+        NewValue::U64(value) => {
+            kind(10);
+            out.extend(value.to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Source;
+    use crate::format::gguf::{Value, read_header};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gguf");
+        let tensors = vec![NewTensor::f32("one", &[3]), NewTensor::f32("two", &[2, 5])];
+        let metadata = [
+            ("general.type", NewValue::Text("imatrix".to_owned())),
+            ("a.u32", NewValue::U32(7)),
+            ("a.u64", NewValue::U64(u64::MAX)),
+            ("a.f32", NewValue::F32(0.5)),
+            ("a.bool", NewValue::Bool(true)),
+            ("a.texts", NewValue::Texts(vec!["x".to_owned(), String::new()])),
+        ];
+        let plan = GgufPlan::new(&metadata, tensors).unwrap();
+        let write = |tensor: &NewTensor, write: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            write(&vec![tensor.name.len() as u8; tensor.bytes().unwrap() as usize])
+        };
+        plan.write(NewFile::replacing(&path).unwrap(), write).unwrap();
+        let source = Source::open(&path).unwrap();
+        assert_eq!(source.len_bytes(), plan.file_bytes());
+        let header = read_header(&source).unwrap();
+        assert_eq!(header.text("general.type"), Some("imatrix"));
+        assert_eq!(header.unsigned("a.u64"), Some(u64::MAX));
+        assert_eq!(header.metadata["a.f32"], Value::Float(0.5));
+        assert_eq!(header.metadata["a.bool"], Value::Bool(true));
+        assert!(matches!(&header.metadata["a.texts"], Value::Array(list) if list.count == 2));
+        assert_eq!(header.tensors[1].extents, [2, 5]);
+        assert_eq!(header.tensors[1].offset, 32);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused() {
+        let refused = |tensors: Vec<NewTensor>| GgufPlan::new(&[], tensors).unwrap_err().sentence();
+        assert!(refused(vec![NewTensor::f32("a", &[])]).contains("tensor a"));
+        assert!(refused(vec![NewTensor::f32("a", &[1]); 2]).contains("twice"));
+        assert!(refused(vec![NewTensor::f32("a".repeat(64), &[1])]).contains("too long"));
+        refused(vec![NewTensor { name: "a".to_owned(), extents: vec![5], kind: 2 }]);
+        refused(vec![NewTensor::f32("a", &[u64::MAX, 3])]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.gguf");
+        let plan = GgufPlan::new(&[], vec![NewTensor::f32("a", &[2])]).unwrap();
+        let failed = plan.write(NewFile::replacing(&path).unwrap(), |_, write| write(&[0; 4]));
+        assert!(matches!(failed, Err(Error::Shape { .. })) && !path.exists());
+    }
+}
