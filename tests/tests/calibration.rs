@@ -52,6 +52,19 @@ fn assert_same(found: &[Record], wanted: &[Record]) {
     assert_eq!(format!("{found:?}"), format!("{wanted:?}"));
 }
 
+fn save_states(folder: &Folder, after: u32, states: &[Array2<f32>]) {
+    let shapes: Vec<[usize; 2]> = states.iter().map(|of| [of.nrows(), of.ncols()]).collect();
+    let written = folder.save_states(after, &shapes, &mut |batch| Ok(states[batch].clone()));
+    assert_eq!(written.expect("a folder that can be written").batches(), states.len());
+}
+
+/// The block and the states behind it.
+fn load_states(folder: &Folder) -> Option<(u32, Vec<Array2<f32>>)> {
+    let states = folder.load_states()?;
+    let all: Option<Vec<_>> = (0..states.batches()).map(|batch| states.get(batch)).collect();
+    Some((states.after(), all?))
+}
+
 fn statistics_file(folder: &Folder) -> PathBuf {
     folder.path().join("block-00000.safetensors")
 }
@@ -60,23 +73,23 @@ fn statistics_file(folder: &Folder) -> PathBuf {
 fn a_run_that_stopped_goes_on_at_its_block() {
     let root = TempDir::new().unwrap();
     let folder = Folder::create(root.path(), settings("m")).unwrap();
-    assert!(folder.parts().is_empty() && folder.load_states().is_none());
+    assert!(folder.parts().is_empty() && load_states(&folder).is_none());
     folder.write_part(Part::Block(0), &first_block()).unwrap();
     let states = vec![normal_matrix(1, 64, 8), normal_matrix(2, 3, 8), Array2::zeros((0, 8))];
-    folder.save_states(0, &states).unwrap();
+    save_states(&folder, 0, &states);
     // Another start with the same wish.
     let again = Folder::create(root.path(), settings("m")).unwrap();
     assert_eq!(again, folder);
     assert_eq!(again.parts(), [Part::Block(0)]);
     assert!(!again.is_finished());
-    assert_eq!(again.load_states(), Some((0, states)));
-    again.save_states(1, &[normal_matrix(3, 2, 8)]).unwrap();
-    assert_eq!(again.load_states().unwrap().0, 1);
+    assert_eq!(load_states(&again), Some((0, states)));
+    save_states(&again, 1, &[normal_matrix(3, 2, 8)]);
+    assert_eq!(load_states(&again).unwrap().0, 1);
     assert_same(&again.read_part(Part::Block(0)).unwrap(), &without_grams(first_block()));
     again.write_part(Part::Block(11), &[record(&["o.weight"], 5, 3, false)]).unwrap();
     again.write_part(Part::Outside, &[record(&["lm_head.weight"], 7, 1, false)]).unwrap();
     again.finish().unwrap();
-    assert!(again.is_finished() && again.load_states().is_none());
+    assert!(again.is_finished() && load_states(&again).is_none());
     let names = [
         "block-00000.gram.safetensors",
         "block-00000.safetensors",
@@ -158,6 +171,24 @@ fn the_files_are_read_by_the_safetensors_crate() {
 }
 
 #[test]
+fn states_may_be_replaced_by_what_is_made_of_them() {
+    let root = TempDir::new().unwrap();
+    let folder = Folder::create(root.path(), settings("m")).unwrap();
+    let states = vec![normal_matrix(1, 6, 3), normal_matrix(2, 5, 3)];
+    save_states(&folder, 0, &states);
+    let before = folder.load_states().unwrap();
+    let shapes = [[6, 3], [5, 3]];
+    let twice = |batch: usize| Ok(before.get(batch).expect("a batch") * 2.0);
+    folder.save_states(1, &shapes, &mut { twice }).unwrap();
+    let doubled: Vec<Array2<f32>> = states.iter().map(|of| of * 2.0).collect();
+    assert_eq!(load_states(&folder), Some((1, doubled.clone())));
+    // What fails on the way leaves what was there.
+    let error = folder.save_states(2, &shapes, &mut |_| Err(lapidary_engine::Error::Cancelled));
+    assert!(error.is_err());
+    assert_eq!(load_states(&folder), Some((1, doubled)));
+}
+
+#[test]
 fn calibrations_are_listed_by_model_and_deleted_without_what_is_not_ours() {
     let root = TempDir::new().unwrap();
     let mut other = settings("m");
@@ -168,7 +199,7 @@ fn calibrations_are_listed_by_model_and_deleted_without_what_is_not_ours() {
     assert_eq!(Folder::list(root.path()).len(), 3);
     assert_eq!(Folder::list_of_model(root.path(), "m").len(), 2);
     a.write_part(Part::Block(0), &first_block()).unwrap();
-    a.save_states(0, &[]).unwrap();
+    save_states(&a, 0, &[]);
     let bytes: usize = read_folder(a.path()).values().map(Vec::len).sum();
     assert_eq!(a.bytes(), bytes as u64);
     assert!(bytes > 4 * 130 * 131 / 2, "the larger Gram matrix alone");
@@ -221,7 +252,7 @@ fn small() -> (TempDir, Folder, [(PathBuf, Vec<u8>); 4]) {
     folder
         .write_part(Part::Block(0), &[record(&["a"], 1, 3, true)])
         .expect("a folder that can be written");
-    folder.save_states(4, &[normal_matrix(1, 2, 3)]).expect("a folder that can be written");
+    save_states(&folder, 4, &[normal_matrix(1, 2, 3)]);
     let files = [
         "block-00000.safetensors",
         "block-00000.gram.safetensors",
@@ -237,7 +268,7 @@ fn small() -> (TempDir, Folder, [(PathBuf, Vec<u8>); 4]) {
 fn present(folder: &Folder) -> [bool; 4] {
     let gram = folder.gram(&record(&["a"], 1, 3, false)).is_some();
     let manifest = Folder::open(folder.path()).is_some();
-    [folder.read_part(Part::Block(0)).is_some(), gram, folder.load_states().is_some(), manifest]
+    [folder.read_part(Part::Block(0)).is_some(), gram, load_states(folder).is_some(), manifest]
 }
 
 #[test]
@@ -267,7 +298,7 @@ proptest! {
     #[test]
     fn damaged_files_are_absent_or_say_the_same(which in 0..4_usize, place in any::<u32>(), by in 1..=255_u8) {
         let (_root, folder, files) = small();
-        let whole = format!("{:?}{:?}", folder.load().records(), folder.load_states());
+        let whole = format!("{:?}{:?}", folder.load().records(), load_states(&folder));
         let (path, bytes) = &files[which];
         let mut damaged = bytes.clone();
         let at = place as usize % damaged.len();
@@ -276,7 +307,7 @@ proptest! {
         let found = present(&folder);
         // Spaces and names in the manifest are for a person; all else is under a checksum.
         if found[which] && which != 3 {
-            let now = format!("{:?}{:?}", folder.load().records(), folder.load_states());
+            let now = format!("{:?}{:?}", folder.load().records(), load_states(&folder));
             assert_eq!(now, whole, "byte {at} of {}", path.display());
         }
     }

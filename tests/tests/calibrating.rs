@@ -1,0 +1,283 @@
+//! Networks calibrated: what is measured is what the layers receive, however often the run was stopped.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lapidary_engine::calibration::{
+    Calibration, Folder, Part, Prefix, Run, Settings, calibrate, model_key,
+};
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::network::{CheckpointWeights, Network, Site, Taps};
+use lapidary_engine::numeric::seeds::Random;
+use lapidary_engine::{Error, Observer, Progress, Result, Silent};
+use lapidary_tests::{repository, sample};
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use tempfile::TempDir;
+
+fn settings(checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Settings {
+    Settings {
+        model: checkpoint.title(),
+        model_key: model_key(checkpoint, None, &Silent).expect("a key"),
+        texts: vec![],
+        sequence_tokens: sequences[0].len() as u64,
+        tokens: sequences.iter().map(|ids| ids.len() as u64).sum(),
+        seed: 0,
+        prefix: Prefix::Original,
+        has_grams: true,
+    }
+}
+
+fn sequences(network: &Network<'_>, n: usize, length: usize) -> Vec<Vec<u32>> {
+    let mut random = Random::new(3);
+    let vocabulary = network.design().vocabulary as f64;
+    let mut ids = || (0..length).map(|_| (random.uniform() * vocabulary) as u32).collect();
+    (0..n).map(|_| ids()).collect()
+}
+
+fn golden(name: &str) -> Checkpoint {
+    let path = repository().join(format!("tests/golden/networks/{name}"));
+    Checkpoint::open(&path).expect("a network")
+}
+
+fn run<'a>(
+    network: &'a Network<'a>,
+    sequences: &'a [Vec<u32>],
+    checkpoint: &Checkpoint,
+) -> Run<'a> {
+    Run {
+        network,
+        compressed: None,
+        sequences: sequences.iter().map(Vec::as_slice).collect(),
+        settings: settings(checkpoint, sequences),
+    }
+}
+
+/// Every input, as it was.
+#[derive(Default)]
+struct Kept(BTreeMap<String, Vec<Array2<f32>>>);
+
+impl Taps for Kept {
+    fn input(&mut self, site: &Site<'_>, x: ArrayView2<'_, f32>) -> Result<()> {
+        for &layer in &site.layers {
+            self.0.entry(layer.to_owned()).or_default().push(x.to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn records_are_those_of_the_inputs_of_every_layer_and_expert() {
+    for name in ["mixtral", "gpt2", "bert", "phi3"] {
+        let checkpoint = golden(name);
+        let weights = CheckpointWeights::new(&checkpoint);
+        let network =
+            Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+        let sequences = sequences(&network, 3, 20);
+        let root = TempDir::new().expect("a folder");
+        let run = run(&network, &sequences, &checkpoint);
+        let found = calibrate(&run, root.path(), &Silent).expect("a calibration");
+        let folder = Folder::create(root.path(), run.settings.clone()).expect("the folder");
+        assert!(found.is_finished && folder.is_finished());
+
+        let mut kept = Kept::default();
+        let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let mut x = network.embed(&views, 0, &Silent).expect("states");
+        for block in 0..network.design().blocks.len() {
+            let block = network.load(block, &Silent).expect("a block");
+            network.run(&block, &mut x, (&[20, 20, 20], None), &mut kept, &Silent).expect("states");
+        }
+        let head = network.load_head(&Silent).expect("a head");
+        network.tap_head(&head, x.view(), &mut kept, &Silent).expect("the head's input");
+        for (layer, inputs) in &kept.0 {
+            let views: Vec<_> = inputs.iter().map(|x| x.view()).collect();
+            let x = concatenate(Axis(0), &views).expect("one width");
+            let record = found.record(layer).unwrap_or_else(|| panic!("{name} lacks {layer}"));
+            assert_eq!(record.inputs.tokens, x.nrows() as u64, "{layer}");
+            let gram = folder.gram(record).expect("a Gram matrix").to_dense();
+            let wide = x.mapv(f64::from);
+            let exact = wide.t().dot(&wide);
+            let scale = exact.iter().fold(0.0_f64, |most, v| most.max(v.abs()));
+            for ((at, found), exact) in gram.indexed_iter().zip(&exact) {
+                assert!(
+                    (found - exact).abs() < 1e-5 * scale,
+                    "{layer} {at:?}: {found} for {exact}"
+                );
+            }
+            let squares = record.inputs.mean_square.iter().zip(exact.diag());
+            for (found, exact) in squares {
+                assert!((f64::from(*found) * x.nrows() as f64 - exact).abs() < 1e-5 * scale);
+            }
+        }
+        let experts = found.records().iter().filter(|record| record.routed_of.is_some());
+        let seen: u64 = experts.clone().map(|record| record.inputs.tokens).sum();
+        if name == "mixtral" {
+            // Two of the experts see each token, through gate and up and through down, in every block.
+            assert_eq!(seen, 60 * 2 * 2 * network.design().blocks.len() as u64);
+            assert!(experts.clone().all(|record| record.routed_of == Some(60)));
+        } else {
+            assert_eq!(experts.count(), 0);
+        }
+    }
+}
+
+/// Cancels the n-th time it is asked after progress in a block.
+struct CancelAt {
+    reports: usize,
+    seen: AtomicUsize,
+}
+
+impl Observer for CancelAt {
+    fn progress(&self, _progress: Progress) {
+        self.seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.seen.load(Ordering::Relaxed) >= self.reports
+    }
+}
+
+fn whole(found: &Calibration) -> String {
+    format!("{:?}", found.records())
+}
+
+#[test]
+fn a_run_stopped_anywhere_ends_as_one_that_was_not() {
+    let checkpoint = golden("qwen3_moe");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let sequences = sequences(&network, 3, 1000);
+    let at_once = TempDir::new().expect("a folder");
+    let run = run(&network, &sequences, &checkpoint);
+    let wanted = calibrate(&run, at_once.path(), &Silent).expect("a calibration");
+    let stopped = TempDir::new().expect("a folder");
+    let mut parts_kept = 0;
+    for reports in 1.. {
+        let observer = CancelAt { reports, seen: AtomicUsize::new(0) };
+        let folder = Folder::create(stopped.path(), run.settings.clone()).expect("a folder");
+        match calibrate(&run, stopped.path(), &observer) {
+            Err(Error::Cancelled) => {
+                assert!(!folder.is_finished());
+                assert!(folder.parts().len() >= parts_kept, "finished blocks are kept");
+                parts_kept = folder.parts().len();
+            }
+            Err(other) => panic!("{}", other.sentence()),
+            Ok(found) => {
+                assert!(parts_kept > 0, "some blocks were finished before");
+                assert_eq!(whole(&found), whole(&wanted));
+                break;
+            }
+        }
+        // What was being measured when it stopped is begun again: only whole blocks go on.
+        assert!(reports < 40, "it never ends");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte_of_a_calibration() {
+    let checkpoint = sample();
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let sequences = sequences(&network, 2, 128);
+    let on = |threads: usize| {
+        let root = TempDir::new().expect("a folder");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        let run = run(&network, &sequences, &checkpoint);
+        pool.install(|| calibrate(&run, root.path(), &Silent)).expect("a calibration");
+        let folder = Folder::create(root.path(), run.settings.clone()).expect("the folder");
+        lapidary_tests::read_folder(folder.path())
+    };
+    assert_eq!(on(1), on(3));
+}
+
+#[test]
+fn calibrating_behind_compressed_blocks_measures_what_comes_through_them() {
+    let checkpoint = golden("llama");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let network = Network::open(config, &weights).expect("a network");
+    let sequences = sequences(&network, 2, 30);
+    // A compressed network whose first block adds nothing: the second then receives the embedding.
+    let names = ["self_attn.o_proj", "mlp.down_proj"];
+    let zero = |part: &str| {
+        let name = format!("model.layers.0.{part}.weight");
+        let matrix = checkpoint.weights(checkpoint.find(&name).expect("a layer"), &Silent);
+        (name, std::sync::Arc::new(matrix.expect("weights") * 0.0))
+    };
+    let by = names.map(zero).into_iter().collect();
+    let changed = lapidary_engine::network::Replaced { base: &weights, by };
+    let compressed = Network::open(config, &changed).expect("a network");
+    let root = TempDir::new().expect("a folder");
+    let mut of_compressed = run(&network, &sequences, &checkpoint);
+    of_compressed.compressed = Some(&compressed);
+    of_compressed.settings.prefix = Prefix::Compressed { plan: "1".to_owned() };
+    let found = calibrate(&of_compressed, root.path(), &Silent).expect("a calibration");
+    let original = run(&network, &sequences, &checkpoint);
+    let plain = calibrate(&original, root.path(), &Silent).expect("a calibration");
+    let squares = |of: &Calibration, block: usize| {
+        let name = format!("model.layers.{block}.self_attn.q_proj.weight");
+        of.record(&name).expect("a record").inputs.mean_square.clone()
+    };
+    assert_eq!(squares(&found, 0), squares(&plain, 0), "the first block receives the same");
+    assert_ne!(squares(&found, 1), squares(&plain, 1));
+    let mut kept = Kept::default();
+    let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    let mut x = network.embed(&views, 0, &Silent).expect("states");
+    let block = network.load(1, &Silent).expect("a block");
+    network.run(&block, &mut x, (&[30, 30], None), &mut kept, &Silent).expect("states");
+    let inputs = &kept.0["model.layers.1.self_attn.q_proj.weight"][0];
+    let exact = inputs.mapv(|x| f64::from(x).powi(2)).mean_axis(Axis(0)).expect("means");
+    for (found, exact) in squares(&found, 1).iter().zip(&exact) {
+        assert!((f64::from(*found) - exact).abs() < 1e-5 * exact, "{found} for {exact}");
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_are_told_with_their_block_and_what_came_before_is_kept() {
+    let checkpoint = golden("llama");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let name = "model.layers.1.mlp.down_proj.weight";
+    let matrix = checkpoint.weights(checkpoint.find(name).expect("a layer"), &Silent);
+    let mut matrix = matrix.expect("weights");
+    matrix[(0, 0)] = f32::NAN;
+    let by = std::iter::once((name.to_owned(), std::sync::Arc::new(matrix))).collect();
+    let broken = lapidary_engine::network::Replaced { base: &weights, by };
+    let network = Network::open(config, &broken).expect("a network");
+    let sequences = sequences(&network, 2, 30);
+    let root = TempDir::new().expect("a folder");
+    let run = run(&network, &sequences, &checkpoint);
+    let error = calibrate(&run, root.path(), &Silent).expect_err("NaN");
+    assert!(error.sentence().contains("from block 1 on"), "{}", error.sentence());
+    let folder = Folder::create(root.path(), run.settings.clone()).expect("the folder");
+    assert_eq!(folder.parts(), [Part::Block(0)]);
+}
+
+/// Stages reported, so that a window can show how much is left.
+#[derive(Default)]
+struct Reports(Mutex<Vec<Progress>>);
+
+impl Observer for Reports {
+    fn progress(&self, progress: Progress) {
+        self.0.lock().expect("the list").push(progress);
+    }
+}
+
+#[test]
+fn progress_counts_tokens_up_to_all_of_them() {
+    let checkpoint = golden("llama");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let sequences = sequences(&network, 5, 1000);
+    let root = TempDir::new().expect("a folder");
+    let reports = Reports::default();
+    calibrate(&run(&network, &sequences, &checkpoint), root.path(), &reports)
+        .expect("a calibration");
+    let reports = reports.0.into_inner().expect("the list");
+    assert!(reports.len() >= 9, "{}", reports.len());
+    assert!(reports.windows(2).all(|pair| pair[0].done <= pair[1].done));
+    assert!(reports.iter().all(|report| report.total == 5000 && report.done < 5000));
+}
