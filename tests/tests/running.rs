@@ -6,9 +6,11 @@ use std::sync::Arc;
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::{Continuation, Sampling, evaluate, output_errors};
+use lapidary_engine::export::{Destination, export};
+use lapidary_engine::job::{Limits, compress_layer};
 use lapidary_engine::network::{CheckpointWeights, Network, Replaced};
 use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
-use lapidary_tests::{repository, sample};
+use lapidary_tests::{data, plan, repository, rtn, sample};
 
 fn heldout(checkpoint: &Checkpoint, budget: Option<usize>) -> Sequences {
     let path = repository().join("assets/sample-books-6m/heldout_oz.txt");
@@ -106,4 +108,59 @@ fn sampling_follows_its_seed() {
     };
     assert_eq!(text(1), text(1));
     assert_ne!(text(1), text(2));
+}
+
+#[test]
+fn stories_260k_continues_to_its_published_text() {
+    let checkpoint = Checkpoint::open(&data("stories260K")).expect("the model");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network =
+        Network::open(checkpoint.config().expect("a config"), &weights).expect("a network");
+    let tokenizer = Tokenizer::open(&checkpoint).expect("the tokenizer");
+    let mut ids = tokenizer.encode("Once upon a time", Specials::Added).expect("tokens");
+    let mut running =
+        Continuation::new(&network, &ids, Sampling::Greedy, &Silent).expect("a continuation");
+    for _ in 0..60 {
+        ids.push(running.next_token(&Silent).expect("a token").expect("room"));
+    }
+    let text = tokenizer.decode(&ids).expect("text");
+    let published = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball.";
+    assert!(text.contains(published), "{text}");
+}
+
+#[test]
+fn an_exported_checkpoint_runs_as_the_layers_it_holds() {
+    let checkpoint = sample();
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let sequences = heldout(&checkpoint, Some(1024));
+    for (id, bits) in [("compressed-tensors", 4), ("compressed-tensors-int", 6)] {
+        let step = rtn(bits).with("group_size", 64);
+        let plan = plan(&checkpoint, &[("*_proj.weight", vec![step])]).expect("a plan");
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let target = lapidary_engine::target::find(id).expect("a target");
+        let place = Destination {
+            folder: &folder.path().join("out"),
+            replace: false,
+            limits: Limits::default(),
+        };
+        export(&checkpoint, &plan, target, place, &Silent).expect("an export");
+        let exported = Checkpoint::open(&folder.path().join("out")).expect("the export");
+        let of_export = CheckpointWeights::new(&exported);
+        let network =
+            Network::open(exported.config().expect("a config"), &of_export).expect("a network");
+        // The same layers, compressed here and decoded.
+        let decoded = |(name, _): (String, ())| {
+            let layer = checkpoint.find(&name).expect("a layer");
+            let encoding = compress_layer(&checkpoint, &plan, layer, &Silent).expect("an encoding");
+            (name, Arc::new(encoding.decode()))
+        };
+        let layers = checkpoint.tensors().iter().map(|tensor| (tensor.name.clone(), ()));
+        let by = layers.filter(|(name, ())| name.ends_with("_proj.weight")).map(decoded).collect();
+        let replaced = Replaced { base: &weights, by };
+        let wanted = Network::open(config, &replaced).expect("a network");
+        let found = evaluate(&network, Some(&wanted), &sequences, &Silent).expect("an evaluation");
+        assert_eq!(found.excess_nats().expect("a reference").value, 0.0, "{id}");
+        assert_eq!(found.flip_rate().expect("a reference").value, 0.0, "{id}");
+    }
 }

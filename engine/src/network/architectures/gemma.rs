@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::network::architectures::llama::gated;
 use crate::network::architectures::{PREFIXES, Sizes};
-use crate::network::design::{Block, Design, Feed, Norm, Norms};
+use crate::network::design::{Attention, Block, Design, Feed, Norm, Norms};
 use crate::network::rope::{Rope, RopeSettings};
 use crate::network::settings::Settings;
 use crate::numeric::activation::Activation;
@@ -72,27 +72,9 @@ fn build(settings: &Settings<'_>, generation: Generation) -> Result<Design> {
         Generation::One => Activation::GeluTanh,
         _ => settings.activation(&["hidden_activation", "hidden_act"], Activation::GeluTanh)?,
     };
-    let queried = settings.real_or("query_pre_attn_scalar", sizes.head_dim as f64)?;
-    let block = |block: usize| {
-        let name = format!("layers.{block}");
-        let (module, bias) =
-            (format!("{name}.self_attn"), settings.flag_or("attention_bias", false));
-        let slides = generation.slides(settings, block)?;
-        let names = ["q_proj", "k_proj", "v_proj", "o_proj"];
-        let mut attention = sizes.attention(&module, names, [bias; 2]);
-        attention.rope = Some(generation.rope(settings, &sizes, slides)?);
-        attention.window = generation.window(settings, slides)?;
-        if generation != Generation::One {
-            attention.scale = 1.0 / (queried as f32).sqrt();
-        }
-        if generation == Generation::Two {
-            attention.soft_cap = cap(settings, "attn_logit_softcapping")?;
-        }
+    let block = |index: usize| {
+        let name = format!("layers.{index}");
         let norm = |part: &str| norm_of(&format!("{name}.{part}"), sizes.hidden, &sizes);
-        attention.norms = (generation == Generation::Three).then(|| {
-            ["q_norm", "k_norm"]
-                .map(|part| norm_of(&format!("{module}.{part}"), sizes.head_dim, &sizes))
-        });
         let around = |before: &str, closing: &str| Norms {
             before: Some(norm(before)),
             closing: (generation != Generation::One).then(|| norm(closing)),
@@ -105,7 +87,7 @@ fn build(settings: &Settings<'_>, generation: Generation) -> Result<Design> {
         let names = ["gate_proj", "up_proj", "down_proj"];
         let shape = [sizes.hidden, sizes.ffn];
         Ok(Block {
-            attention,
+            attention: attention(settings, &sizes, generation, index)?,
             feed: Feed::Gated(gated(&format!("{name}.mlp"), names, shape, (false, activation))),
             attention_norms: around("input_layernorm", "post_attention_layernorm"),
             feed_norms: around(before_feed, "post_feedforward_layernorm"),
@@ -114,8 +96,8 @@ fn build(settings: &Settings<'_>, generation: Generation) -> Result<Design> {
     };
     let mut embedding = sizes.embedding("embed_tokens");
     embedding.scale = (sizes.hidden as f32).sqrt();
-    let mut head =
-        sizes.head(if settings.is_tied(true) { "embed_tokens" } else { "lm_head" }, false);
+    let module = if settings.is_tied(true) { "embed_tokens" } else { "lm_head" };
+    let mut head = sizes.head(module, false);
     head.soft_cap = cap(settings, "final_logit_softcapping")?;
     Ok(Design {
         architecture: settings.model_type()?.to_owned(),
@@ -129,6 +111,31 @@ fn build(settings: &Settings<'_>, generation: Generation) -> Result<Design> {
         causal: true,
         prefixes: PREFIXES,
     })
+}
+
+fn attention(
+    settings: &Settings<'_>,
+    sizes: &Sizes,
+    generation: Generation,
+    block: usize,
+) -> Result<Attention> {
+    let module = format!("layers.{block}.self_attn");
+    let bias = settings.flag_or("attention_bias", false);
+    let slides = generation.slides(settings, block)?;
+    let names = ["q_proj", "k_proj", "v_proj", "o_proj"];
+    let mut attention = sizes.attention(&module, names, [bias; 2]);
+    attention.rope = Some(generation.rope(settings, sizes, slides)?);
+    attention.window = generation.window(settings, slides)?;
+    if generation != Generation::One {
+        let queried = settings.real_or("query_pre_attn_scalar", sizes.head_dim as f64)?;
+        attention.scale = 1.0 / (queried as f32).sqrt();
+    }
+    if generation == Generation::Two {
+        attention.soft_cap = cap(settings, "attn_logit_softcapping")?;
+    }
+    let norm = |part: &str| norm_of(&format!("{module}.{part}"), sizes.head_dim, sizes);
+    attention.norms = (generation == Generation::Three).then(|| ["q_norm", "k_norm"].map(norm));
+    Ok(attention)
 }
 
 fn norm_of(module: &str, width: usize, sizes: &Sizes) -> Norm {

@@ -7,9 +7,28 @@ use crate::network::settings::Settings;
 use crate::numeric::activation::Activation;
 
 pub(super) fn gpt2(settings: &Settings<'_>) -> Result<Design> {
+    let sizes = sizes(settings)?;
+    let mut embedding = sizes.embedding("wte");
+    embedding.positions =
+        Some(Positions { table: "wpe.weight".to_owned(), offset: 0, rows: sizes.context });
+    Ok(Design {
+        architecture: settings.model_type()?.to_owned(),
+        hidden: sizes.hidden,
+        vocabulary: sizes.vocabulary,
+        context: sizes.context,
+        embedding,
+        blocks: blocks(settings, &sizes)?,
+        last_norm: Some(Norm::layer("ln_f", sizes.hidden, sizes.epsilon)),
+        head: Some(sizes.head(if settings.is_tied(true) { "wte" } else { "lm_head" }, false)),
+        causal: true,
+        prefixes: &["transformer.", ""],
+    })
+}
+
+fn sizes(settings: &Settings<'_>) -> Result<Sizes> {
     let hidden = settings.extent("n_embd")?;
     let heads = settings.count("n_head")?;
-    let sizes = Sizes {
+    Ok(Sizes {
         hidden,
         vocabulary: settings.extent("vocab_size")?,
         context: settings.extent_or("n_positions", 1024)?,
@@ -19,7 +38,11 @@ pub(super) fn gpt2(settings: &Settings<'_>) -> Result<Design> {
         head_dim: (hidden / heads).max(1),
         ffn: settings.extent_or("n_inner", 4 * hidden)?,
         epsilon: settings.real_or("layer_norm_epsilon", 1e-5)?,
-    };
+    })
+}
+
+fn blocks(settings: &Settings<'_>, sizes: &Sizes) -> Result<Vec<Block>> {
+    let hidden = sizes.hidden;
     let activation = settings.activation(&["activation_function"], Activation::GeluTanh)?;
     let by_layer = settings.flag_or("scale_attn_by_inverse_layer_idx", false);
     let scaled = settings.flag_or("scale_attn_weights", true);
@@ -49,19 +72,5 @@ pub(super) fn gpt2(settings: &Settings<'_>) -> Result<Design> {
             parallel: false,
         }
     };
-    let mut embedding = sizes.embedding("wte");
-    embedding.positions =
-        Some(Positions { table: "wpe.weight".to_owned(), offset: 0, rows: sizes.context });
-    Ok(Design {
-        architecture: settings.model_type()?.to_owned(),
-        hidden,
-        vocabulary: sizes.vocabulary,
-        context: sizes.context,
-        embedding,
-        blocks: (0..sizes.blocks).map(block).collect(),
-        last_norm: Some(Norm::layer("ln_f", hidden, sizes.epsilon)),
-        head: Some(sizes.head(if settings.is_tied(true) { "wte" } else { "lm_head" }, false)),
-        causal: true,
-        prefixes: &["transformer.", ""],
-    })
+    Ok((0..sizes.blocks).map(block).collect())
 }

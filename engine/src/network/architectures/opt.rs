@@ -10,9 +10,39 @@ use crate::numeric::activation::Activation;
 const OFFSET: usize = 2;
 
 pub(super) fn opt(settings: &Settings<'_>) -> Result<Design> {
+    let sizes = sizes(settings)?;
+    let hidden = sizes.hidden;
+    let width = settings.extent_or("word_embed_proj_dim", hidden)?;
+    let project = |name: &str, shape| (width != hidden).then(|| Linear::new(name, shape, false));
+    let mut embedding = sizes.embedding("embed_tokens");
+    embedding.width = width;
+    embedding.projection = project("project_in", [hidden, width]);
+    let table = "embed_positions.weight".to_owned();
+    embedding.positions = Some(Positions { table, offset: OFFSET, rows: sizes.context + OFFSET });
+    let tied = settings.is_tied(true);
+    let mut head = sizes.head(if tied { "embed_tokens" } else { "lm_head" }, false);
+    head.scores.shape.cols = width;
+    head.projection = project("project_out", [width, hidden]);
+    let has_last = settings.flag_or("do_layer_norm_before", true)
+        && !settings.flag_or("_remove_final_layer_norm", false);
+    Ok(Design {
+        architecture: settings.model_type()?.to_owned(),
+        hidden,
+        vocabulary: sizes.vocabulary,
+        context: sizes.context,
+        embedding,
+        blocks: blocks(settings, &sizes)?,
+        last_norm: has_last.then(|| Norm::layer("final_layer_norm", hidden, sizes.epsilon)),
+        head: Some(head),
+        causal: true,
+        prefixes: &["model.decoder.", "decoder.", ""],
+    })
+}
+
+fn sizes(settings: &Settings<'_>) -> Result<Sizes> {
     let hidden = settings.extent("hidden_size")?;
     let heads = settings.count("num_attention_heads")?;
-    let sizes = Sizes {
+    Ok(Sizes {
         hidden,
         vocabulary: settings.extent("vocab_size")?,
         context: settings.extent_or("max_position_embeddings", 2048)?,
@@ -22,7 +52,11 @@ pub(super) fn opt(settings: &Settings<'_>) -> Result<Design> {
         head_dim: (hidden / heads).max(1),
         ffn: settings.extent("ffn_dim")?,
         epsilon: 1e-5,
-    };
+    })
+}
+
+fn blocks(settings: &Settings<'_>, sizes: &Sizes) -> Result<Vec<Block>> {
+    let hidden = sizes.hidden;
     let activation = settings.activation(&["activation_function"], Activation::Relu)?;
     let before = settings.flag_or("do_layer_norm_before", true);
     let bias = settings.flag_or("enable_bias", true);
@@ -50,28 +84,5 @@ pub(super) fn opt(settings: &Settings<'_>) -> Result<Design> {
             parallel: false,
         }
     };
-    let width = settings.extent_or("word_embed_proj_dim", hidden)?;
-    let project = |name: &str, shape| (width != hidden).then(|| Linear::new(name, shape, false));
-    let mut embedding = sizes.embedding("embed_tokens");
-    embedding.width = width;
-    embedding.projection = project("project_in", [hidden, width]);
-    let table = "embed_positions.weight".to_owned();
-    embedding.positions = Some(Positions { table, offset: OFFSET, rows: sizes.context + OFFSET });
-    let tied = settings.is_tied(true);
-    let mut head = sizes.head(if tied { "embed_tokens" } else { "lm_head" }, false);
-    head.scores.shape.cols = width;
-    head.projection = project("project_out", [width, hidden]);
-    let has_last = before && !settings.flag_or("_remove_final_layer_norm", false);
-    Ok(Design {
-        architecture: settings.model_type()?.to_owned(),
-        hidden,
-        vocabulary: sizes.vocabulary,
-        context: sizes.context,
-        embedding,
-        blocks: (0..sizes.blocks).map(block).collect(),
-        last_norm: has_last.then(|| Norm::layer("final_layer_norm", hidden, sizes.epsilon)),
-        head: Some(head),
-        causal: true,
-        prefixes: &["model.decoder.", "decoder.", ""],
-    })
+    Ok((0..sizes.blocks).map(block).collect())
 }
