@@ -150,6 +150,7 @@ impl Quantiser {
             grouping,
             symmetric: grid != Grid::Asymmetric,
             scale_dtype: dtype.scale_dtype(),
+            has_offsets: false,
         };
         Self { layout, grid, search: parameters.choice("clipping") == "mse" }
     }
