@@ -83,12 +83,12 @@ fn bytes(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
     let stored = put(out, 0, d);
     let inverse = if w.is_some() { search::inverse(stored) } else { inverse };
     for (code, &x) in out[2..34].iter_mut().zip(x) {
-        let value = x * inverse;
+        let value = (x * inverse).clamp(-128.0, 127.0);
         let whole = value as i32;
         // What lies beyond the whole number is exact, so half of it is found exactly too.
         let rest = value - whole as f32;
         let away = i32::from(rest >= 0.5) - i32::from(rest <= -0.5);
-        *code = (whole + away).clamp(-128, 127) as u8;
+        *code = (whole + away) as u8;
     }
 }
 
