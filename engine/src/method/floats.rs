@@ -1,5 +1,10 @@
 //! What the methods of small floats have in common: peaks of tiles, and codes under given scales.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use rayon::prelude::{
     IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
 };
@@ -7,7 +12,7 @@ use rayon::prelude::{
 use crate::encoding::{Levels, Tiling};
 use crate::error::Result;
 use crate::numeric::minifloat::{E2M1, E4M3, E5M2, FP4, Minifloat, NF4, Nearest};
-use crate::numeric::vector::vectorised;
+use crate::numeric::vector::{Loops, vectorised};
 use crate::observer::Observer;
 use crate::tensor::MatrixShape;
 
@@ -22,13 +27,12 @@ pub(super) fn peaks(
     observer: &dyn Observer,
 ) -> Result<Vec<f32>> {
     let width = tiling.width(shape.cols);
-    let of_row = |row: &[f32]| -> Vec<f32> { row.chunks(width).map(peak).collect() };
     let rows = values.par_chunks(shape.cols.max(1));
     let of_rows: Vec<Vec<f32>> = rows
         .with_min_len((PIECE / shape.cols.max(1)).max(1))
         .map(|row| {
             observer.go_on()?;
-            Ok(vectorised(|| of_row(row)))
+            Ok(vectorised(Peaks { row, width }))
         })
         .collect::<Result<_>>()?;
     let mut peaks = vec![0.0; tiling.scales(shape)];
@@ -41,8 +45,50 @@ pub(super) fn peaks(
     Ok(peaks)
 }
 
+/// The peaks of the tiles in a row.
+struct Peaks<'a> {
+    row: &'a [f32],
+    width: usize,
+}
+
+impl Loops for Peaks<'_> {
+    type Found = Vec<f32>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<f32> {
+        let mut peaks = Vec::with_capacity(self.row.len().div_ceil(self.width));
+        for tile in self.row.chunks(self.width) {
+            peaks.push(peak(tile));
+        }
+        peaks
+    }
+}
+
+/// The codes of the tiles in a row.
+struct Row<'a> {
+    coder: &'a Coder,
+    width: usize,
+    values: &'a [f32],
+    scales: &'a [f32],
+    codes: &'a mut [u8],
+}
+
+impl Loops for Row<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let tiles = self.codes.chunks_mut(self.width).zip(self.values.chunks(self.width));
+        for ((codes, values), &scale) in tiles.zip(self.scales) {
+            if scale > 0.0 {
+                self.coder.codes(values, scale, codes);
+            }
+        }
+    }
+}
+
 /// The largest magnitude.
-#[inline]
+#[inline(always)]
 pub(super) fn peak(values: &[f32]) -> f32 {
     let (eights, rest) = values.as_chunks::<8>();
     let mut largest = [0.0_f32; 8];
@@ -72,7 +118,7 @@ impl Coder {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn codes(&self, values: &[f32], scale: f32, codes: &mut [u8]) {
         match self {
             Self::Float(float) => {
@@ -104,14 +150,7 @@ pub(super) fn codes(
     rows.try_for_each(|(row, (codes, values))| {
         observer.go_on()?;
         let scales = &scales[tiling.first_scale(row, shape.cols)..];
-        vectorised(|| {
-            let tiles = codes.chunks_mut(width).zip(values.chunks(width)).zip(scales);
-            for ((codes, values), &scale) in tiles {
-                if scale > 0.0 {
-                    coder.codes(values, scale, codes);
-                }
-            }
-        });
+        vectorised(Row { coder: &coder, width, values, scales, codes });
         Ok(())
     })?;
     Ok(codes)

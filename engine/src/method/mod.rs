@@ -19,12 +19,14 @@ mod round_to_nearest;
 use std::borrow::Cow;
 
 use ndarray::ArrayView2;
+use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
 use crate::encoding::{Encoding, Layout, Mask};
 use crate::error::{Error, Result};
+use crate::numeric::vector::{Loops, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
@@ -267,8 +269,35 @@ fn masked<'a>(task: &'a Task<'_>) -> (Cow<'a, [f32]>, Option<&'a Mask>) {
     }
 }
 
+/// Weights examined by one thread at a time.
+const PIECE: usize = 1 << 16;
+
+/// How many of some weights are NaN or infinite.
+struct NonFinite<'a>(&'a [f32]);
+
+impl Loops for NonFinite<'_> {
+    type Found = usize;
+
+    #[expect(
+        clippy::inline_always,
+        reason = "loops become vectors only inside the function compiled for them"
+    )]
+    #[inline(always)]
+    fn run(self) -> usize {
+        let mut bad = 0_u32;
+        for weight in self.0 {
+            bad += u32::from(!weight.is_finite());
+        }
+        bad as usize
+    }
+}
+
 fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
-    let bad = task.weights.iter().filter(|weight| !weight.is_finite()).count();
+    let count = |weights: &[f32]| vectorised(NonFinite(weights));
+    let bad: usize = match task.weights.as_slice() {
+        Some(weights) => weights.par_chunks(PIECE).map(count).sum(),
+        None => task.weights.iter().filter(|weight| !weight.is_finite()).count(),
+    };
     if bad == 0 {
         return Ok(());
     }

@@ -1,5 +1,10 @@
 //! Round to nearest: every weight goes to the closest level of its group's grid.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use rayon::prelude::{
     IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
 };
@@ -10,7 +15,7 @@ use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
 };
 use crate::numeric::grouping::Grouping;
-use crate::numeric::vector::vectorised;
+use crate::numeric::vector::{Loops, vectorised};
 use crate::tensor::{DType, round_f32};
 
 /// Uniform quantisation of a `[rows, cols]` matrix, w ≈ s·(q − z), q ∈ [0, 2^b − 1].
@@ -156,13 +161,16 @@ impl Quantiser {
     }
 
     /// The grid of a group, searched if asked.
-    #[inline]
+    #[inline(always)]
     fn fit(&self, values: &[f32]) -> Step {
         let (min, max) = extremes_and_zero(values);
-        let mut best = self.step(f64::from(min), f64::from(max));
-        if !self.search {
-            return best;
-        }
+        let step = self.step(f64::from(min), f64::from(max));
+        if self.search { self.searched(values, (min, max), step) } else { step }
+    }
+
+    /// The grid of least error among ever narrower ones.
+    fn searched(&self, values: &[f32], (min, max): (f32, f32), widest: Step) -> Step {
+        let mut best = widest;
         let mut least = self.error(values, best);
         for k in 1..MAX_SHRINKS {
             let shrink = SHRINK.powi(k);
@@ -203,7 +211,7 @@ impl Quantiser {
     }
 
     /// The codes of a group.
-    #[inline]
+    #[inline(always)]
     fn codes(&self, values: &[f32], step: Step, codes: &mut [u8]) {
         let (zero, ends) = (f32::from(step.zero), self.ends());
         for (code, &value) in codes.iter_mut().zip(values) {
@@ -214,7 +222,7 @@ impl Quantiser {
 
     /// Σ(w − ŵ)², summed in pieces of fixed length, so that it does not depend on the threads.
     fn error(&self, values: &[f32], step: Step) -> f64 {
-        let sum = |values: &[f32]| vectorised(|| self.error_of_piece(values, step));
+        let sum = |values: &[f32]| vectorised(Error { quantiser: self, values, step });
         if values.len() <= SUM_CHUNK {
             return sum(values);
         }
@@ -222,7 +230,7 @@ impl Quantiser {
     }
 
     /// Σ(w − ŵ)² in eight lanes, added in order, and the rest after them.
-    #[inline]
+    #[inline(always)]
     fn error_of_piece(&self, values: &[f32], step: Step) -> f64 {
         let (zero, ends) = (f32::from(step.zero), self.ends());
         let square = |value: f32| {
@@ -251,23 +259,16 @@ impl Quantiser {
         if grouping == Grouping::Tensor {
             let step = self.fit(values);
             steps.fill(step);
-            codes
-                .par_chunks_mut(SUM_CHUNK)
-                .zip(values.par_chunks(SUM_CHUNK))
-                .for_each(|(codes, values)| vectorised(|| self.codes(values, step, codes)));
+            codes.par_chunks_mut(SUM_CHUNK).zip(values.par_chunks(SUM_CHUNK)).for_each(
+                |(codes, values)| vectorised(Codes { quantiser: self, values, step, codes }),
+            );
         } else {
             let rows = codes.par_chunks_mut(cols.max(1)).zip(values.par_chunks(cols.max(1)));
             let rows = rows.zip(steps.par_chunks_mut(per_row));
             let rows = rows.with_min_len((SUM_CHUNK / cols.max(1)).max(1));
             rows.try_for_each(|((codes, values), steps)| {
                 task.observer.go_on()?;
-                let groups = codes.chunks_mut(width).zip(values.chunks(width)).zip(steps);
-                vectorised(|| {
-                    for ((codes, values), step) in groups {
-                        *step = self.fit(values);
-                        self.codes(values, *step, codes);
-                    }
-                });
+                vectorised(Row { quantiser: self, width, values, steps, codes });
                 Ok(())
             })?;
         }
@@ -277,14 +278,69 @@ impl Quantiser {
     }
 }
 
+/// The groups of a row.
+struct Row<'a> {
+    quantiser: &'a Quantiser,
+    width: usize,
+    values: &'a [f32],
+    steps: &'a mut [Step],
+    codes: &'a mut [u8],
+}
+
+impl Loops for Row<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let groups = self.codes.chunks_mut(self.width).zip(self.values.chunks(self.width));
+        for ((codes, values), step) in groups.zip(self.steps) {
+            *step = self.quantiser.fit(values);
+            self.quantiser.codes(values, *step, codes);
+        }
+    }
+}
+
+/// The codes of a piece of a group.
+struct Codes<'a> {
+    quantiser: &'a Quantiser,
+    values: &'a [f32],
+    step: Step,
+    codes: &'a mut [u8],
+}
+
+impl Loops for Codes<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.quantiser.codes(self.values, self.step, self.codes);
+    }
+}
+
+/// The error of a piece of a group.
+struct Error<'a> {
+    quantiser: &'a Quantiser,
+    values: &'a [f32],
+    step: Step,
+}
+
+impl Loops for Error<'_> {
+    type Found = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        self.quantiser.error_of_piece(self.values, self.step)
+    }
+}
+
 /// clamp(round(w/s) + z), ties to even.
-#[inline]
+#[inline(always)]
 fn code_of(value: f32, (scale, zero): (f32, f32), (lowest, highest): (f32, f32)) -> f32 {
     ((value / scale).round_ties_even() + zero).max(lowest).min(highest)
 }
 
 /// Smallest and largest of some values and zero, in eight lanes.
-#[inline]
+#[inline(always)]
 fn extremes_and_zero(values: &[f32]) -> (f32, f32) {
     let (eights, rest) = values.as_chunks::<8>();
     let (mut low, mut high) = ([0.0_f32; 8], [0.0_f32; 8]);

@@ -2,6 +2,11 @@
 //!
 //! Rounding is to the nearest, ties to the even code; what is larger than the largest value saturates.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 /// A float of one sign bit, some exponent bits and `mantissa` bits, without infinities in its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Minifloat {
@@ -28,7 +33,7 @@ impl Minifloat {
     }
 
     /// The nearest code of a finite value. Without branches, so that a loop over it runs in vectors.
-    #[inline]
+    #[inline(always)]
     pub fn encode(self, value: f32) -> u8 {
         let shift = 23 - self.mantissa;
         let magnitude = value.abs();
@@ -154,7 +159,7 @@ impl Nearest {
     }
 
     /// The code of the level nearest to `value`, the lower of two.
-    #[inline]
+    #[inline(always)]
     pub fn code(&self, value: f32) -> u8 {
         let rank = self.middles.iter().map(|&middle| u8::from(value > middle)).sum::<u8>();
         self.codes[usize::from(rank & 15)]

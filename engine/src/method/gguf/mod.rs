@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
 };
-use crate::numeric::vector::vectorised;
+use crate::numeric::vector::{Loops, vectorised};
 use crate::observer::Observer;
 use crate::tensor::MatrixShape;
 
@@ -134,7 +134,7 @@ fn encode(
         for (at, (bytes, values)) in pieces.enumerate() {
             observer.go_on()?;
             let importance = importance.map(|all| &all[at * piece..][..values.len()]);
-            vectorised(|| encode_piece(kind, values, importance, bytes));
+            vectorised(Piece { kind, values, importance, out: bytes });
         }
         Ok(())
     })?;
@@ -142,27 +142,43 @@ fn encode(
 }
 
 /// Blocks of a piece of a row.
-#[inline]
-fn encode_piece(kind: BlockType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let n = kind.weights();
-    let (mut padded, mut weights) = ([0.0; 256], [1.0; 256]);
-    for (at, (x, out)) in values.chunks(n).zip(out.chunks_exact_mut(kind.bytes())).enumerate() {
-        if let Some(importance) = importance {
-            fill_weights(&importance[at * n..][..x.len()], &mut weights[..n]);
-        }
-        let x = if x.len() == n {
-            x
-        } else {
-            padded[..x.len()].copy_from_slice(x);
-            padded[x.len()..].fill(0.0);
-            &padded[..n]
-        };
-        match x.as_array::<32>() {
-            Some(x) if kind != BlockType::IQ4_NL => {
-                let w = weights[..32].as_array::<32>().filter(|_| importance.is_some());
-                plain::encode(kind, x, w, out);
+struct Piece<'a> {
+    kind: BlockType,
+    values: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [u8],
+}
+
+impl Loops for Piece<'_> {
+    type Found = ();
+
+    #[expect(
+        clippy::inline_always,
+        reason = "loops become vectors only inside the function compiled for them"
+    )]
+    #[inline(always)]
+    fn run(self) {
+        let Self { kind, values, importance, out } = self;
+        let n = kind.weights();
+        let (mut padded, mut weights) = ([0.0; 256], [1.0; 256]);
+        for (at, (x, out)) in values.chunks(n).zip(out.chunks_exact_mut(kind.bytes())).enumerate() {
+            if let Some(importance) = importance {
+                fill_weights(&importance[at * n..][..x.len()], &mut weights[..n]);
             }
-            _ => super_blocks::encode(kind, x, &weights[..n], out),
+            let x = if x.len() == n {
+                x
+            } else {
+                padded[..x.len()].copy_from_slice(x);
+                padded[x.len()..].fill(0.0);
+                &padded[..n]
+            };
+            match x.as_array::<32>() {
+                Some(x) if kind != BlockType::IQ4_NL => {
+                    let w = weights[..32].as_array::<32>().filter(|_| importance.is_some());
+                    plain::encode(kind, x, w, out);
+                }
+                _ => super_blocks::encode(kind, x, &weights[..n], out),
+            }
         }
     }
 }

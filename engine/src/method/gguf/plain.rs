@@ -1,13 +1,18 @@
 //! Encoders of the blocks of 32 with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, bit for bit as gguf-py without
 //! importance; with it, the scale of least weighted error.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use half::f16;
 
 use crate::encoding::BlockType;
 use crate::method::gguf::search::{self, Steps, Whole, extremes, peak};
 
 /// Encodes 32 values; without weights exactly as llama.cpp's reference does.
-#[inline]
+#[inline(always)]
 pub(super) fn encode(kind: BlockType, x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
     match kind {
         BlockType::Q4_0 => signed::<8>(x, w, out),
@@ -19,12 +24,13 @@ pub(super) fn encode(kind: BlockType, x: &[f32; 32], w: Option<&[f32; 32]>, out:
 }
 
 /// 1/d, or 0 for 0.
+#[inline(always)]
 fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
 /// d as it is stored; what 16 bits do not hold becomes the largest they do.
-#[inline]
+#[inline(always)]
 pub(super) fn put(out: &mut [u8], at: usize, d: f32) -> f32 {
     let limit = f16::MAX.to_f32();
     let stored = f16::from_f32(d.clamp(-limit, limit));
@@ -33,6 +39,7 @@ pub(super) fn put(out: &mut [u8], at: usize, d: f32) -> f32 {
 }
 
 /// x = d(q − HALF), d = the value of largest magnitude / −HALF.
+#[inline(always)]
 fn signed<const HALF: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
     let half = f32::from(HALF);
     let d = match w {
@@ -51,6 +58,7 @@ fn signed<const HALF: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
 }
 
 /// x = d·q + m over the span of the values.
+#[inline(always)]
 fn spanned<const TOP: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
     let top = f32::from(TOP);
     let (d, m) = match w {
@@ -77,6 +85,7 @@ fn spanned<const TOP: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
 }
 
 /// x = d·q, d = max |x| / 127; half-way cases away from zero.
+#[inline(always)]
 fn bytes(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
     let d = peak(x).abs() / 127.0;
     let inverse = inverse(d);
@@ -93,7 +102,7 @@ fn bytes(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
 }
 
 /// Nibbles, value j low and j + 16 high, after the fifth bits of all where there are such.
-#[inline]
+#[inline(always)]
 pub(super) fn pack(codes: &[u8; 32], has_fifths: bool, out: &mut [u8]) {
     let nibbles = if has_fifths {
         let fifth = |all: u32, (i, &code): (usize, &u8)| all | u32::from(code >> 4) << i;

@@ -3,6 +3,11 @@
 //! Tried are steps near the one that spans the values; for each the codes are found and scale and minimum fitted to
 //! them by least squares, as llama.cpp does. Sums run in eight lanes added in one order.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use crate::encoding::IQ4_LEVELS;
 
 /// Values of which all are nearer to zero than this are zero.
@@ -15,19 +20,19 @@ const WHOLE: f32 = 12_582_912.0;
 /// Eight sums.
 type Lanes = [f32; 8];
 
-#[inline]
+#[inline(always)]
 pub(super) fn round(value: f32) -> f32 {
     (value + WHOLE) - WHOLE
 }
 
-#[inline]
+#[inline(always)]
 fn add(lanes: Lanes) -> f32 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 /// Σ of `term(x, w)` over values and weights.
-#[inline]
+#[inline(always)]
 fn sum(x: &[f32], w: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0; 8];
     for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
@@ -39,7 +44,7 @@ fn sum(x: &[f32], w: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// The value of largest magnitude with its sign, the first of several.
-#[inline]
+#[inline(always)]
 pub(super) fn peak(x: &[f32]) -> f32 {
     let mut largest = [0.0_f32; 8];
     for x in x.as_chunks::<8>().0 {
@@ -52,7 +57,7 @@ pub(super) fn peak(x: &[f32]) -> f32 {
 }
 
 /// Smallest and largest value.
-#[inline]
+#[inline(always)]
 pub(super) fn extremes(x: &[f32]) -> (f32, f32) {
     let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
     for x in x.as_chunks::<8>().0 {
@@ -80,11 +85,12 @@ pub(super) trait Grid {
 pub(super) struct Whole(pub(super) f32);
 
 impl Grid for Whole {
-    #[inline]
+    #[inline(always)]
     fn nearest(&self, value: f32) -> f32 {
         round(value).max(-self.0).min(self.0 - 1.0)
     }
 
+    #[inline(always)]
     fn targets(&self) -> impl Iterator<Item = f32> {
         let n = self.0;
         (-9..=9_i8).map(move |step| -n - 0.1 * f32::from(step))
@@ -108,7 +114,7 @@ const IQ4_STEPS: [(f32, f32); 15] = {
 };
 
 impl Grid for Iq4 {
-    #[inline]
+    #[inline(always)]
     fn nearest(&self, value: f32) -> f32 {
         let mut level = f32::from(IQ4_LEVELS[0]);
         for (middle, step) in IQ4_STEPS {
@@ -117,6 +123,7 @@ impl Grid for Iq4 {
         level
     }
 
+    #[inline(always)]
     fn targets(&self) -> impl Iterator<Item = f32> {
         let near = |level: f32| (-6..=6_i8).map(move |step| level + 1.5 * f32::from(step));
         near(-127.0).chain(near(113.0))
@@ -124,40 +131,42 @@ impl Grid for Iq4 {
 }
 
 /// The code of the level of IQ4 nearest to `value`.
-#[inline]
+#[inline(always)]
 pub(super) fn iq4_code(value: f32) -> u8 {
     IQ4_STEPS.iter().map(|&(middle, _)| u8::from(value > middle)).sum()
 }
 
+/// The best scale for the codes that 1/s gives, and by how much it lowers the error Σwx²: by (Σwqx)²/Σwq².
+#[inline(always)]
+fn fitted(x: &[f32], w: &[f32], inverse: f32, grid: &impl Grid) -> (f32, f32) {
+    let (mut qx, mut qq) = ([0.0; 8], [0.0; 8]);
+    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
+        for i in 0..8 {
+            let q = grid.nearest(x[i] * inverse);
+            qx[i] += w[i] * q * x[i];
+            qq[i] += w[i] * q * q;
+        }
+    }
+    let (qx, qq) = (add(qx), add(qq));
+    if qq > 0.0 { (qx / qq, qx * qx / qq) } else { (0.0, 0.0) }
+}
+
 /// The scale s of least Σ w(x − s·q)² with every q on the grid, as far as the search finds it; 0 for zeros.
-#[inline]
+#[inline(always)]
 pub(super) fn scale(x: &[f32], w: &[f32], grid: impl Grid) -> f32 {
     let peak = peak(x);
     if peak.abs() < NOTHING {
         return 0.0;
     }
-    // The error of the best scale for given codes is Σwx² − (Σwqx)²/Σwq².
-    let fit = |inverse: f32| {
-        let (mut qx, mut qq) = ([0.0; 8], [0.0; 8]);
-        for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-            for i in 0..8 {
-                let q = grid.nearest(x[i] * inverse);
-                qx[i] += w[i] * q * x[i];
-                qq[i] += w[i] * q * q;
-            }
-        }
-        let (qx, qq) = (add(qx), add(qq));
-        if qq > 0.0 { (qx / qq, qx * qx / qq) } else { (0.0, 0.0) }
-    };
     let (mut best, mut gain) = (0.0, 0.0);
     for target in grid.targets() {
-        let found = fit(target / peak);
+        let found = fitted(x, w, target / peak, &grid);
         if found.1 > gain {
             (best, gain) = found;
         }
     }
     for _ in 0..ROUNDS {
-        let found = fit(inverse(best));
+        let found = fitted(x, w, inverse(best), &grid);
         if found.1 <= gain {
             break;
         }
@@ -177,8 +186,37 @@ pub(super) struct Steps {
     pub(super) count: u8,
 }
 
+/// Scale and minimum that fit the codes round((x − low)/s) best, and by how much they lower the error Σwx²: by
+/// s·Σwqx − m·Σwx.
+#[inline(always)]
+fn fitted_offset(
+    (x, w): (&[f32], &[f32]),
+    (sum_w, sum_x): (f32, f32),
+    (low, inverse): (f32, f32),
+    n: f32,
+) -> ((f32, f32), f32) {
+    let (mut q1, mut q2, mut qx) = ([0.0; 8], [0.0; 8], [0.0; 8]);
+    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
+        for i in 0..8 {
+            let q = round((x[i] - low) * inverse).max(0.0).min(n);
+            let wq = w[i] * q;
+            q1[i] += wq;
+            q2[i] += wq * q;
+            qx[i] += wq * x[i];
+        }
+    }
+    let (q1, q2, qx) = (add(q1), add(q2), add(qx));
+    let d = sum_w * q2 - q1 * q1;
+    let (s, m) = ((sum_w * qx - sum_x * q1) / d, (q1 * qx - q2 * sum_x) / d);
+    match (d > 0.0 && s > 0.0, m >= 0.0) {
+        (true, true) => ((s, m), s * qx - m * sum_x),
+        _ if q2 > 0.0 && qx > 0.0 => ((qx / q2, 0.0), qx * qx / q2),
+        _ => ((0.0, 0.0), f32::NEG_INFINITY),
+    }
+}
+
 /// Scale s ≥ 0 and minimum m ≥ 0 of least Σ w(x − (s·q − m))², q = 0 … n, as far as the search finds them.
-#[inline]
+#[inline(always)]
 pub(super) fn offset(x: &[f32], w: &[f32], steps: Steps) -> (f32, f32) {
     let (low, high) = extremes(x);
     let low = low.min(0.0);
@@ -186,37 +224,17 @@ pub(super) fn offset(x: &[f32], w: &[f32], steps: Steps) -> (f32, f32) {
         return (0.0, if low > -NOTHING { 0.0 } else { -low });
     }
     let (sum_w, sum_x) = (sum(x, w, |_, w| w), sum(x, w, |x, w| w * x));
-    // The error of the best fit to given codes is Σwx² − s·Σwqx + m·Σwx.
-    let fit = |low: f32, inverse: f32| {
-        let (mut q1, mut q2, mut qx) = ([0.0; 8], [0.0; 8], [0.0; 8]);
-        for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-            for i in 0..8 {
-                let q = round((x[i] - low) * inverse).max(0.0).min(steps.n);
-                let wq = w[i] * q;
-                q1[i] += wq;
-                q2[i] += wq * q;
-                qx[i] += wq * x[i];
-            }
-        }
-        let (q1, q2, qx) = (add(q1), add(q2), add(qx));
-        let d = sum_w * q2 - q1 * q1;
-        let (s, m) = ((sum_w * qx - sum_x * q1) / d, (q1 * qx - q2 * sum_x) / d);
-        match (d > 0.0 && s > 0.0, m >= 0.0) {
-            (true, true) => ((s, m), s * qx - m * sum_x),
-            _ if q2 > 0.0 && qx > 0.0 => ((qx / q2, 0.0), qx * qx / q2),
-            _ => ((0.0, 0.0), f32::NEG_INFINITY),
-        }
-    };
+    let sums = (sum_w, sum_x);
     let (mut best, mut gain) = (((high - low) / steps.n, -low), f32::NEG_INFINITY);
     for step in 0..steps.count {
         let parts = steps.n + steps.first + 0.1 * f32::from(step);
-        let found = fit(low, parts / (high - low));
+        let found = fitted_offset((x, w), sums, (low, parts / (high - low)), steps.n);
         if found.1 > gain {
             (best, gain) = found;
         }
     }
     for _ in 0..ROUNDS {
-        let found = fit(-best.1, 1.0 / best.0);
+        let found = fitted_offset((x, w), sums, (-best.1, 1.0 / best.0), steps.n);
         if found.1 <= gain {
             break;
         }
@@ -226,7 +244,7 @@ pub(super) fn offset(x: &[f32], w: &[f32], steps: Steps) -> (f32, f32) {
 }
 
 /// Σ w(x − s·q)² with every q the nearest on the grid.
-#[inline]
+#[inline(always)]
 pub(super) fn error(x: &[f32], w: &[f32], scale: f32, grid: impl Grid) -> f32 {
     let inverse = inverse(scale);
     sum(x, w, |x, w| {
@@ -236,13 +254,13 @@ pub(super) fn error(x: &[f32], w: &[f32], scale: f32, grid: impl Grid) -> f32 {
 }
 
 /// 1/s, or 0 for 0.
-#[inline]
+#[inline(always)]
 pub(super) fn inverse(scale: f32) -> f32 {
     if scale.abs() < NOTHING { 0.0 } else { 1.0 / scale }
 }
 
 /// Σ w(x − (s·q − m))² with every q the nearest of 0 … n.
-#[inline]
+#[inline(always)]
 pub(super) fn offset_error(x: &[f32], w: &[f32], (scale, minimum): (f32, f32), n: f32) -> f32 {
     let inverse = inverse(scale);
     sum(x, w, |x, w| {
@@ -253,7 +271,7 @@ pub(super) fn offset_error(x: &[f32], w: &[f32], (scale, minimum): (f32, f32), n
 }
 
 /// The minimum m of least Σ w(x − (s·q − m))² with the codes that s and `minimum` give.
-#[inline]
+#[inline(always)]
 pub(super) fn fitted_minimum(x: &[f32], w: &[f32], (scale, minimum): (f32, f32), n: f32) -> f32 {
     let inverse = inverse(scale);
     let away = sum(x, w, |x, w| {

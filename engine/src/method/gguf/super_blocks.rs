@@ -3,6 +3,11 @@
 //! Scales (and minimums) of the sub-blocks are searched first; one number for the super-block then rounds them to a
 //! few bits; with each rounded scale its neighbours are tried, and the codes are found again for what is stored.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use crate::encoding::BlockType;
 use crate::method::gguf::plain::{pack, put};
 use crate::method::gguf::search::{
@@ -10,7 +15,7 @@ use crate::method::gguf::search::{
 };
 
 /// Encodes a block of a type that is not plain.
-#[inline]
+#[inline(always)]
 pub(super) fn encode(kind: BlockType, x: &[f32], w: &[f32], out: &mut [u8]) {
     match kind {
         BlockType::Q2_K => q2_k(x, w, out),
@@ -25,7 +30,7 @@ pub(super) fn encode(kind: BlockType, x: &[f32], w: &[f32], out: &mut [u8]) {
 
 /// Scales of sub-blocks of `N` values as whole multiples, `low …= high`, of one number; that number is put at `at`.
 /// Gives the scale of each sub-block and its multiple.
-#[inline]
+#[inline(always)]
 fn scales<const N: usize, const SUBS: usize>(
     (x, w): (&[f32], &[f32]),
     grid: impl Grid + Copy,
@@ -55,7 +60,7 @@ fn scales<const N: usize, const SUBS: usize>(
 
 /// Scales and minimums of sub-blocks of `N` values as whole multiples, 0 …= `top`, of two numbers, which are put at
 /// `at` and after it. Gives scale and minimum of each sub-block, and their multiples.
-#[inline]
+#[inline(always)]
 fn offsets<const N: usize, const SUBS: usize>(
     (x, w): (&[f32], &[f32]),
     steps: Steps,
@@ -92,7 +97,7 @@ fn offsets<const N: usize, const SUBS: usize>(
 }
 
 /// Codes 0 …= n of values above a minimum.
-#[inline]
+#[inline(always)]
 fn offset_codes(x: &[f32], (scale, minimum): (f32, f32), n: f32, out: &mut [u8]) {
     let inverse = inverse(scale);
     for (code, &x) in out.iter_mut().zip(x) {
@@ -101,7 +106,7 @@ fn offset_codes(x: &[f32], (scale, minimum): (f32, f32), n: f32, out: &mut [u8])
 }
 
 /// Codes 0 …= 2n − 1 of values around zero.
-#[inline]
+#[inline(always)]
 fn signed_codes(x: &[f32], scale: f32, n: f32, out: &mut [u8]) {
     let inverse = inverse(scale);
     for (code, &x) in out.iter_mut().zip(x) {
@@ -110,6 +115,7 @@ fn signed_codes(x: &[f32], scale: f32, n: f32, out: &mut [u8]) {
 }
 
 /// Four codes of 2 bits a byte: of 128 codes, code 32s + l at bit 2s of byte l.
+#[inline(always)]
 fn pack_quarters(codes: &[u8; 256], out: &mut [u8]) {
     for (codes, out) in codes.as_chunks::<128>().0.iter().zip(out.as_chunks_mut::<32>().0) {
         for (l, byte) in out.iter_mut().enumerate() {
@@ -119,6 +125,7 @@ fn pack_quarters(codes: &[u8; 256], out: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn q2_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     let steps = Steps { n: 3.0, first: -0.5, count: 16 };
     let found = offsets::<16, 16>((x, w), steps, 15.0, (out, 80));
@@ -130,6 +137,7 @@ fn q2_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     pack_quarters(&codes, &mut out[16..80]);
 }
 
+#[inline(always)]
 fn q3_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     let found = scales::<16, 16>((x, w), Whole(4.0), (-32.0, 31.0), (out, 108));
     let mut codes = [0; 256];
@@ -148,6 +156,7 @@ fn q3_k(x: &[f32], w: &[f32], out: &mut [u8]) {
 }
 
 /// 8 scales and minimums of 6 bits in 12 bytes.
+#[inline(always)]
 fn pack_sixes(scales: &[(u8, u8); 8], out: &mut [u8]) {
     for j in 0..4 {
         let ((scale, minimum), (scale_after, minimum_after)) = (scales[j], scales[j + 4]);
@@ -157,6 +166,7 @@ fn pack_sixes(scales: &[(u8, u8); 8], out: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn q4_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     let steps = Steps { n: 15.0, first: -1.0, count: 21 };
     let found = offsets::<32, 8>((x, w), steps, 63.0, (out, 0));
@@ -169,6 +179,7 @@ fn q4_k(x: &[f32], w: &[f32], out: &mut [u8]) {
 }
 
 /// Nibbles: of 64 codes, the first 32 low and the others high.
+#[inline(always)]
 fn pack_pairs(codes: &[u8; 256], out: &mut [u8]) {
     for (codes, out) in codes.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<32>().0) {
         for (l, byte) in out.iter_mut().enumerate() {
@@ -177,6 +188,7 @@ fn pack_pairs(codes: &[u8; 256], out: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn q5_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     let steps = Steps { n: 31.0, first: -0.5, count: 16 };
     let found = offsets::<32, 8>((x, w), steps, 63.0, (out, 0));
@@ -193,6 +205,7 @@ fn q5_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     pack_pairs(&codes, &mut out[48..176]);
 }
 
+#[inline(always)]
 fn q6_k(x: &[f32], w: &[f32], out: &mut [u8]) {
     let found = scales::<16, 16>((x, w), Whole(32.0), (-128.0, 127.0), (out, 208));
     let mut codes = [0; 256];
@@ -212,18 +225,20 @@ fn q6_k(x: &[f32], w: &[f32], out: &mut [u8]) {
 }
 
 /// Codes of 32 values into nibbles.
-#[inline]
+#[inline(always)]
 fn iq4_codes(x: &[f32], scale: f32, out: &mut [u8]) {
     let inverse = inverse(scale);
     let codes = std::array::from_fn(|i| iq4_code(x[i] * inverse));
     pack(&codes, false, out);
 }
 
+#[inline(always)]
 fn iq4_nl(x: &[f32], w: &[f32], out: &mut [u8]) {
     let scale = put(out, 0, search::scale(x, w, Iq4));
     iq4_codes(x, scale, &mut out[2..18]);
 }
 
+#[inline(always)]
 fn iq4_xs(x: &[f32], w: &[f32], out: &mut [u8]) {
     let found = scales::<32, 8>((x, w), Iq4, (-32.0, 31.0), (out, 0));
     let mut high = 0_u16;
