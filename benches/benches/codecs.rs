@@ -15,7 +15,7 @@ use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 
 const SIDE: usize = 4096;
 
-/// Times ggml_quantize_chunk over the same number of weights on as many threads as there are cores; each prints its
+/// Times `ggml_quantize_chunk` over the same number of weights on as many threads as there are cores; each prints its
 /// name and the shortest of three times.
 const REFERENCE: &str = r#"
 import ctypes, os, sys, time
@@ -94,14 +94,14 @@ fn steps() -> Vec<(String, Step, usize)> {
         step("4-bit g128 mse", rtn().with("clipping", "mse"), 1),
     ];
     for kind in ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "Q2_K"] {
-        steps.push(step(kind, Step::new("gguf").with("type", kind), 3));
+        steps.push(step(kind, Step::new("gguf-blocks").with("type", kind), 3));
     }
     for format in ["nvfp4", "mxfp4", "mxfp8"] {
         steps.push(step(format, Step::new("microscaling").with("format", format), 3));
     }
     steps.push(step("fp8 channel", Step::new("fp8"), 3));
     steps.push(step("nf4 g64", Step::new("nf4"), 3));
-    steps.push(step("4-bit palette", Step::new("palette"), 1));
+    steps.push(step("4-bit palette", Step::new("optimal-palette"), 1));
     steps.push(step("4-bit g64 hqq", Step::new("hqq"), 1));
     steps
 }

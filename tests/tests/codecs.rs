@@ -53,7 +53,7 @@ fn content(what: &str) -> Array2<f32> {
 }
 
 fn blocks(kind: BlockType, weights: &Array2<f32>) -> Blocks {
-    let step = Step::new("gguf").with("type", kind.name());
+    let step = Step::new("gguf-blocks").with("type", kind.name());
     match compress(&[step], weights, DType::F32).unwrap() {
         Encoding::Blocks(blocks) => blocks,
         other => panic!("{:?}", other.layout()),
@@ -131,9 +131,9 @@ fn tables_and_floats_land_on_the_published_distortions() {
     let table = [
         ("nf4", nf4("nf4"), 0.008_45),
         ("fp4", nf4("fp4"), 0.014_87),
-        ("2-bit palette", Step::new("palette").with("bits", 2), 0.117_48),
-        ("3-bit palette", Step::new("palette").with("bits", 3), 0.034_55),
-        ("4-bit palette", Step::new("palette").with("bits", 4), 0.009_50),
+        ("2-bit palette", Step::new("optimal-palette").with("bits", 2), 0.117_48),
+        ("3-bit palette", Step::new("optimal-palette").with("bits", 3), 0.034_55),
+        ("4-bit palette", Step::new("optimal-palette").with("bits", 4), 0.009_50),
     ];
     for (what, step, wanted) in table {
         let found = distortion(step, &weights);
@@ -144,11 +144,12 @@ fn tables_and_floats_land_on_the_published_distortions() {
 #[test]
 fn nothing_beats_the_shannon_bound() {
     let weights = normal_matrix(2032, 128, 1024);
-    let blocks = BlockType::ALL.map(|kind| Step::new("gguf").with("type", kind.name()));
+    let blocks = BlockType::ALL.map(|kind| Step::new("gguf-blocks").with("type", kind.name()));
     let micro = ["mxfp4", "mxfp8", "nvfp4"].map(|f| Step::new("microscaling").with("format", f));
     let bits = |method: &str| [2, 3, 4, 8].map(|bits| Step::new(method).with("bits", bits));
     let fp8 = ["e4m3", "e5m2"].map(|levels| Step::new("fp8").with("levels", levels));
-    let steps = [&blocks[..], &micro, &bits("hqq"), &bits("palette"), &fp8, &[Step::new("nf4")]];
+    let steps =
+        [&blocks[..], &micro, &bits("hqq"), &bits("optimal-palette"), &fp8, &[Step::new("nf4")]];
     let steps: Vec<Step> = steps.concat();
     assert_eq!(steps.len(), 26);
     for step in steps {

@@ -30,7 +30,7 @@ fn content(kind: &str, rows: usize, cols: usize) -> Array2<f32> {
 
 /// Every shape, and for blocks longer rows, whole and ragged.
 fn shapes_of(steps: &[Step]) -> Vec<(usize, usize)> {
-    let has_blocks = steps.iter().any(|step| step.method == "gguf");
+    let has_blocks = steps.iter().any(|step| step.method == "gguf-blocks");
     let long = [(3, 256), (2, 700)];
     SHAPES.into_iter().chain(long.into_iter().filter(|_| has_blocks)).collect()
 }
@@ -242,7 +242,7 @@ fn is_idempotent(steps: &[Step]) -> bool {
     quantiser.is_none_or(|step| {
         match step.method.as_str() {
             // Tables hold what was decoded; scales of NF4 are the largest weights, which are levels.
-            "palette" | "nf4" => return true,
+            "optimal-palette" | "nf4" => return true,
             "round-to-nearest" => {}
             // A second search begins elsewhere; scales that are rounded again may be others.
             _ => return false,

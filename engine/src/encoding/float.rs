@@ -13,7 +13,7 @@ use crate::tensor::{DType, MatrixShape, write_f32};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Levels {
-    /// The 16 quantiles of QLoRA.
+    /// The 16 quantiles of `QLoRA`.
     Nf4,
     /// The 16 levels of bitsandbytes' FP4.
     Fp4,
@@ -99,7 +99,7 @@ pub struct FloatLayout {
     pub levels: Levels,
     /// Which weights share a scale.
     pub tiling: Tiling,
-    /// Element type of the scales: F16, BF16, F32, F8_E8M0 (powers of two), or F8_E4M3, which one F32 for the
+    /// Element type of the scales: F16, BF16, F32, `F8_E8M0` (powers of two), or `F8_E4M3`, which one F32 for the
     /// matrix then divides.
     pub scale_dtype: DType,
 }
@@ -217,9 +217,10 @@ impl Float {
             DType::F8E8M0 => scales.iter().map(|&byte| e8m0(byte)).collect(),
             dtype => floats(scales, dtype, n)?,
         };
-        let global = match layout.has_global() {
-            true => f32::from_le_bytes(part("global")?.try_into().ok()?),
-            false => 1.0,
+        let global = if layout.has_global() {
+            f32::from_le_bytes(part("global")?.try_into().ok()?)
+        } else {
+            1.0
         };
         let bits = layout.levels.bits();
         let kept = mask.map_or(shape.elements(), Mask::kept);

@@ -109,9 +109,10 @@ impl Method for Microscaling {
         let (values, mask) = masked(&task);
         let peaks = peaks(&values, shape, layout.tiling, task.observer)?;
         let own = peaks.iter().copied().fold(0.0, f32::max);
-        let global = match layout.has_global() {
-            true => global_of(task.fused_peak.unwrap_or(0.0).max(own)),
-            false => 1.0,
+        let global = if layout.has_global() {
+            global_of(task.fused_peak.unwrap_or(0.0).max(own))
+        } else {
+            1.0
         };
         let scales = scales(layout, &peaks, global);
         let effective: Vec<f32> = scales.iter().map(|scale| scale / global).collect();

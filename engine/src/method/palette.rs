@@ -25,7 +25,7 @@ pub(super) struct OptimalPalette;
 pub(super) static ENTRY: OptimalPalette = OptimalPalette;
 
 static ABOUT: About = About {
-    id: "palette",
+    id: "optimal-palette",
     title: "Optimal palette",
     summary: "Every weight goes to one of 2^bits values of a table, and no other table has a smaller squared error.",
     citation: "Wang & Song, Ckmeans.1d.dp: optimal k-means clustering in one dimension by dynamic programming, The R Journal 3(2), 2011; Lloyd, Least squares quantization in PCM, IEEE Trans. Inf. Theory 28(2), 1982",

@@ -260,7 +260,7 @@ impl Quantiser {
             let step = self.fit(values);
             steps.fill(step);
             codes.par_chunks_mut(SUM_CHUNK).zip(values.par_chunks(SUM_CHUNK)).for_each(
-                |(codes, values)| vectorised(Codes { quantiser: self, values, step, codes }),
+                |(codes, values)| vectorised(Piece { quantiser: self, values, step, codes }),
             );
         } else {
             let rows = codes.par_chunks_mut(cols.max(1)).zip(values.par_chunks(cols.max(1)));
@@ -301,14 +301,14 @@ impl Loops for Row<'_> {
 }
 
 /// The codes of a piece of a group.
-struct Codes<'a> {
+struct Piece<'a> {
     quantiser: &'a Quantiser,
     values: &'a [f32],
     step: Step,
     codes: &'a mut [u8],
 }
 
-impl Loops for Codes<'_> {
+impl Loops for Piece<'_> {
     type Found = ();
 
     #[inline(always)]

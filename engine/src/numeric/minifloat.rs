@@ -84,7 +84,7 @@ pub fn microscaling_exponent(peak: f32, largest_exponent: i32) -> i32 {
     (pushed >> 23) as i32 - 127 - largest_exponent
 }
 
-/// The 16 levels of NF4: quantiles of a normal distribution, 0 among them (QLoRA, appendix E).
+/// The 16 levels of NF4: quantiles of a normal distribution, 0 among them (`QLoRA`, appendix E).
 pub const NF4: [f32; 16] = [
     -1.0,
     -0.696_192_8,

@@ -1,7 +1,7 @@
 //! The k values that stand for many numbers with the least squared error: one-dimensional k-means, solved exactly.
 //!
-//! A best partition of sorted numbers is into runs, so the least error D_m(j) of the first j numbers with m values is
-//! min over i of D_(m−1)(i) + the error of numbers i … j−1 about their mean. The best i does not fall as j grows, so a
+//! A best partition of sorted numbers is into runs, so the least error `D_m(j)` of the first j numbers with m values is
+//! min over i of `D_(m−1)(i)` + the error of numbers i … j−1 about their mean. The best i does not fall as j grows, so a
 //! layer is solved by divide and conquer: O(k·n·log n) for n distinct numbers, where trying all i takes k·n².
 //! Wang & Song, Ckmeans.1d.dp, The R Journal 3(2), 2011; Grønlund et al., arXiv 1701.07204, 2017.
 

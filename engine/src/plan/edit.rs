@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_a_quantiser_does_not_take_is_left_out_or_replaces_it() {
-        let blocks = Assignment::of(vec![Step::new("gguf")]);
+        let blocks = Assignment::of(vec![Step::new("gguf-blocks")]);
         assert_eq!(blocks.with_grouping(Grouping::Group(64)).with_grid("asymmetric"), blocks);
         assert_eq!(blocks.with_bits(5).label(), "5-bit g128");
         let hqq = Assignment::of(vec![Step::new("hqq")]);

@@ -4,7 +4,7 @@ use half::f16;
 
 use crate::encoding::BlockType;
 
-/// The 16 levels of IQ4_NL and IQ4_XS.
+/// The 16 levels of `IQ4_NL` and `IQ4_XS`.
 pub const IQ4_LEVELS: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 

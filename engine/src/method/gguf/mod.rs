@@ -32,7 +32,7 @@ pub(super) struct Gguf;
 pub(super) static ENTRY: Gguf = Gguf;
 
 static ABOUT: About = About {
-    id: "gguf",
+    id: "gguf-blocks",
     title: "GGUF blocks",
     summary: "Weights go into the block types of llama.cpp: small groups with their own scales, which in K-quants are themselves rounded to a few bits.",
     citation: "Gerganov, Kawrakow et al., llama.cpp, ggml-quants.c, pull requests 1684 (K-quants) and 5590, 5747 (IQ4), 2023 and 2024",
@@ -172,9 +172,9 @@ impl Loops for Piece<'_> {
                 padded[x.len()..].fill(0.0);
                 &padded[..n]
             };
-            match x.as_array::<32>() {
-                Some(x) if kind != BlockType::IQ4_NL => {
-                    let w = weights[..32].as_array::<32>().filter(|_| importance.is_some());
+            match x.as_chunks::<32>().0 {
+                [x] if kind != BlockType::IQ4_NL => {
+                    let w = weights.first_chunk::<32>().filter(|_| importance.is_some());
                     plain::encode(kind, x, w, out);
                 }
                 _ => super_blocks::encode(kind, x, &weights[..n], out),

@@ -1,4 +1,4 @@
-//! Encoders of the blocks of 32 with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, bit for bit as gguf-py without
+//! Encoders of the blocks of 32 with one scale: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, bit for bit as gguf-py without
 //! importance; with it, the scale of least weighted error.
 
 #![expect(

@@ -107,7 +107,7 @@ const IQ4_STEPS: [(f32, f32); 15] = {
     let mut i = 0;
     while i < 15 {
         let (low, high) = (IQ4_LEVELS[i] as f32, IQ4_LEVELS[i + 1] as f32);
-        steps[i] = ((low + high) / 2.0, high - low);
+        steps[i] = (f32::midpoint(low, high), high - low);
         i += 1;
     }
     steps

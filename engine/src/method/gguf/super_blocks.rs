@@ -1,4 +1,4 @@
-//! Encoders of the super-blocks of 256: K-quants and IQ4_XS, and of IQ4_NL.
+//! Encoders of the super-blocks of 256: K-quants and `IQ4_XS`, and of `IQ4_NL`.
 //!
 //! Scales (and minimums) of the sub-blocks are searched first; one number for the super-block then rounds them to a
 //! few bits; with each rounded scale its neighbours are tried, and the codes are found again for what is stored.
