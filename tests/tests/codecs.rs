@@ -20,7 +20,7 @@ fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digit).collect()
 }
 
-/// The numbers of make_blocks.py: sums of twelve of a linear congruential generator.
+/// The numbers of `make_blocks.py`: sums of twelve of a linear congruential generator.
 fn nearly_normal(n: usize) -> Vec<f32> {
     let mut state = 1_u32;
     let mut next = || {
@@ -54,7 +54,7 @@ fn content(what: &str) -> Array2<f32> {
 
 fn blocks(kind: BlockType, weights: &Array2<f32>) -> Blocks {
     let step = Step::new("gguf-blocks").with("type", kind.name());
-    match compress(&[step], weights, DType::F32).unwrap() {
+    match compress(&[step], weights, DType::F32).expect("it compresses") {
         Encoding::Blocks(blocks) => blocks,
         other => panic!("{:?}", other.layout()),
     }
@@ -119,7 +119,7 @@ fn searched_blocks_lose_no_more_than_those_of_llama_cpp() {
 /// Mean square error over variance.
 fn distortion(step: Step, weights: &Array2<f32>) -> f64 {
     let zero = Array2::zeros(weights.dim());
-    let decoded = compress(&[step], weights, DType::F32).unwrap().decode();
+    let decoded = compress(&[step], weights, DType::F32).expect("it compresses").decode();
     error(weights, &decoded) / error(weights, &zero)
 }
 
