@@ -77,7 +77,7 @@ fn affine(shape: MatrixShape, layout: AffineLayout) -> Affine {
 }
 
 fn layout(bits: u32, grouping: Grouping, symmetric: bool) -> AffineLayout {
-    AffineLayout { bits, grouping, symmetric, scale_dtype: DType::F32 }
+    AffineLayout { bits, grouping, symmetric, scale_dtype: DType::F32, has_offsets: false }
 }
 
 #[test]

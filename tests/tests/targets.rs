@@ -7,7 +7,7 @@ use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, REPORT, export};
 use lapidary_engine::job::{Limits, Sample};
-use lapidary_engine::method::{METHODS, Stage, Step};
+use lapidary_engine::method::{Kind, METHODS, Stage, Step};
 use lapidary_engine::numeric::distance::relative_error;
 use lapidary_engine::plan::{Assignment, Origin, Pattern, Plan, Rule};
 use lapidary_engine::target::{
@@ -248,7 +248,8 @@ fn shapes(folder: &Path) -> Checkpoint {
     Checkpoint::open(folder).expect("a valid model")
 }
 
-/// Every quantiser at every bits, grouping and grid, alone and under a mask, and masks alone.
+/// Rounding at every bits, grouping and grid, and every choice of every other quantiser, alone and under a mask; masks
+/// alone.
 fn grid() -> Vec<Vec<Step>> {
     let with_bits = |method: &str| -> Vec<Step> {
         (2..=8).map(|bits| Step::new(method).with("bits", bits)).collect()
@@ -262,12 +263,20 @@ fn grid() -> Vec<Vec<Step>> {
         ["symmetric", "symmetric-restricted", "asymmetric"]
             .map(|grid| step.clone().with("symmetry", grid))
     };
-    let quantisers = METHODS.iter().filter(|method| method.about().stage == Stage::Quantise);
-    let steps: Vec<Step> = quantisers
-        .flat_map(|method| with_bits(method.about().id))
+    let mut steps: Vec<Step> = with_bits("round-to-nearest")
+        .into_iter()
         .flat_map(with_groups)
         .flat_map(with_grids)
         .collect();
+    let quantisers = METHODS.iter().map(|method| method.about());
+    let quantisers =
+        quantisers.filter(|about| about.stage == Stage::Quantise && about.id != "round-to-nearest");
+    for about in quantisers {
+        for parameter in about.parameters {
+            let Kind::Choice(options) = parameter.kind else { continue };
+            steps.extend(options.iter().map(|o| Step::new(about.id).with(parameter.name, o.id)));
+        }
+    }
     let mask = || Step::new("magnitude").with("fraction", 0.3);
     let masked = steps.iter().step_by(3).map(|step| vec![mask(), step.clone()]);
     let alone = steps.iter().map(|step| vec![step.clone()]);

@@ -295,6 +295,7 @@ impl Stores<'_> {
             grouping: stated.grouping,
             symmetric: stated.symmetric,
             scale_dtype: scale.dtype,
+            has_offsets: false,
         };
         let shape = self.shape(&stated)?;
         self.check_packing(&stated, shape)?;

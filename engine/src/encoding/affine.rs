@@ -1,4 +1,4 @@
-//! Grouped integers: w ≈ s·(q − z), with one scale s and zero point z for each group.
+//! Grouped integers: w ≈ s·(q − z), with one scale s and zero point z for each group, or w ≈ s·q + o with an offset.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct AffineLayout {
     pub symmetric: bool,
     /// Element type of the scales: F16, BF16 or F32.
     pub scale_dtype: DType,
+    /// Whether w ≈ s·q + o, with an offset o in the type of the scales in place of a whole zero point.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_offsets: bool,
 }
 
 impl AffineLayout {
@@ -31,11 +34,16 @@ impl AffineLayout {
         ((1_u16 << self.bits) - 1) as u8
     }
 
-    /// ⌈kept·b/8⌉ for codes, the scales, ⌈groups·b/8⌉ for zero points unless symmetric.
+    /// ⌈kept·b/8⌉ for codes, the scales, and as many offsets, or ⌈groups·b/8⌉ for zero points unless symmetric.
     pub(super) fn bytes_of(&self, shape: MatrixShape, kept: usize) -> u64 {
-        let scales = self.grouping.scales(shape.rows, shape.cols);
-        let zeros = if self.symmetric { 0 } else { dense_bytes(scales, self.bits) };
-        (dense_bytes(kept, self.bits) + zeros) as u64 + scales as u64 * self.scale_dtype.bits() / 8
+        let groups = self.grouping.scales(shape.rows, shape.cols);
+        let scales = groups as u64 * self.scale_dtype.bits() / 8;
+        let zeros = match (self.has_offsets, self.symmetric) {
+            (true, _) => scales,
+            (false, true) => 0,
+            (false, false) => dense_bytes(groups, self.bits) as u64,
+        };
+        dense_bytes(kept, self.bits) as u64 + zeros + scales
     }
 }
 
@@ -47,6 +55,7 @@ pub struct Affine {
     codes: Vec<u8>,
     scales: Vec<f32>,
     zeros: Vec<u8>,
+    offsets: Vec<f32>,
 }
 
 /// The data of an [`Affine`], row-major.
@@ -64,9 +73,10 @@ impl Affine {
     /// Holds codes, scales and zero points.
     ///
     /// # Panics
-    /// If the numbers of codes, scales or zero points do not fit shape and grouping.
+    /// If the numbers of codes, scales or zero points do not fit shape and grouping, or the layout has offsets.
     pub fn new(shape: MatrixShape, layout: AffineLayout, data: AffineData) -> Self {
         let AffineData { codes, scales, zeros } = data;
+        assert!(!layout.has_offsets, "offsets are given to with_offsets");
         let groups = layout.grouping.scales(shape.rows, shape.cols);
         assert_eq!(codes.len(), shape.elements(), "one code a weight");
         assert_eq!(
@@ -74,7 +84,26 @@ impl Affine {
             (groups, groups),
             "one scale and zero point a group"
         );
-        Self { shape, layout, codes, scales, zeros }
+        Self { shape, layout, codes, scales, zeros, offsets: Vec::new() }
+    }
+
+    /// Holds codes and scales with one offset a group, each exactly representable in the layout's scale type; the
+    /// zero points of the data are not used.
+    ///
+    /// # Panics
+    /// If the numbers of codes, scales or offsets do not fit shape and grouping, or the layout has no offsets.
+    pub fn with_offsets(
+        shape: MatrixShape,
+        layout: AffineLayout,
+        data: AffineData,
+        offsets: Vec<f32>,
+    ) -> Self {
+        let groups = layout.grouping.scales(shape.rows, shape.cols);
+        assert!(layout.has_offsets, "zero points are given to new");
+        assert_eq!(data.codes.len(), shape.elements(), "one code a weight");
+        assert_eq!((data.scales.len(), offsets.len()), (groups, groups), "one of each a group");
+        let zeros = vec![0; groups];
+        Self { shape, layout, codes: data.codes, scales: data.scales, zeros, offsets }
     }
 
     /// `[rows, cols]`.
@@ -97,9 +126,14 @@ impl Affine {
         &self.scales
     }
 
-    /// One zero point a group; 2^(bits−1) throughout where symmetric.
+    /// One zero point a group; 2^(bits−1) throughout where symmetric, 0 where there are offsets.
     pub fn zeros(&self) -> &[u8] {
         &self.zeros
+    }
+
+    /// One offset a group; none where there are zero points.
+    pub fn offsets(&self) -> &[f32] {
+        &self.offsets
     }
 
     pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
@@ -109,6 +143,12 @@ impl Affine {
         let first = self.layout.grouping.first_scale(row, cols);
         for (group, (values, codes)) in out.chunks_mut(width).zip(codes.chunks(width)).enumerate() {
             let (scale, zero) = (self.scales[first + group], i16::from(self.zeros[first + group]));
+            if let Some(&offset) = self.offsets.get(first + group) {
+                for (value, &code) in values.iter_mut().zip(codes) {
+                    *value = scale * f32::from(code) + offset;
+                }
+                continue;
+            }
             for (value, &code) in values.iter_mut().zip(codes) {
                 *value = scale * f32::from(i16::from(code) - zero);
             }
@@ -123,7 +163,11 @@ impl Affine {
             Part { name: "codes", dtype: DType::U8, bytes: codes },
             Part { name: "scales", dtype: self.layout.scale_dtype, bytes: scales },
         ];
-        if !self.layout.symmetric {
+        if self.layout.has_offsets {
+            let mut bytes = Vec::new();
+            write_f32(self.layout.scale_dtype, &self.offsets, &mut bytes);
+            parts.push(Part { name: "offsets", dtype: self.layout.scale_dtype, bytes });
+        } else if !self.layout.symmetric {
             let bytes = pack_dense(&self.zeros, self.layout.bits);
             parts.push(Part { name: "zeros", dtype: DType::U8, bytes });
         }
@@ -137,13 +181,12 @@ impl Affine {
         part: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
         let groups = layout.grouping.scales(shape.rows, shape.cols);
-        let bytes = part("scales")?;
-        let mut scales = vec![0.0; groups];
-        if bytes.len() as u64 * 8 != groups as u64 * layout.scale_dtype.bits() {
-            return None;
-        }
-        Decoder::new(layout.scale_dtype)?.f32s(bytes, &mut scales);
-        let zeros = if layout.symmetric {
+        let floats = |name| floats(part(name)?, layout.scale_dtype, groups);
+        let scales = floats("scales")?;
+        let offsets = if layout.has_offsets { floats("offsets")? } else { Vec::new() };
+        let zeros = if layout.has_offsets {
+            vec![0; groups]
+        } else if layout.symmetric {
             vec![layout.middle(); groups]
         } else {
             let bytes =
@@ -158,8 +201,18 @@ impl Affine {
         let codes = unpack_dense(bytes, layout.bits, kept);
         let codes =
             scatter(&codes, shape.elements(), mask, |i| zero_code(layout, shape, &zeros, i))?;
-        Some(Self { shape, layout: layout.clone(), codes, scales, zeros })
+        Some(Self { shape, layout: layout.clone(), codes, scales, zeros, offsets })
     }
+}
+
+/// `n` floats of `bytes`; `None` where they are more or fewer.
+pub(super) fn floats(bytes: &[u8], dtype: DType, n: usize) -> Option<Vec<f32>> {
+    if bytes.len() as u64 * 8 != n as u64 * dtype.bits() {
+        return None;
+    }
+    let mut values = vec![0.0; n];
+    Decoder::new(dtype)?.f32s(bytes, &mut values);
+    Some(values)
 }
 
 fn zero_code(layout: &AffineLayout, shape: MatrixShape, zeros: &[u8], i: usize) -> u8 {
@@ -179,6 +232,7 @@ mod tests {
             grouping: Grouping::Group(4),
             symmetric: true,
             scale_dtype: DType::F16,
+            has_offsets: false,
         };
         let data = AffineData {
             codes: vec![8, 9, 7, 8, 15, 0, 8, 8, 8, 9],

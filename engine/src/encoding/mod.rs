@@ -4,7 +4,10 @@
 //! A [`Layout`] describes an encoding without its data, so that sizes are exact before anything is computed.
 
 mod affine;
+mod blocks;
 mod dense;
+mod float;
+mod palette;
 mod sparse;
 
 use ndarray::Array2;
@@ -12,7 +15,10 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 use serde::{Deserialize, Serialize};
 
 pub use affine::{Affine, AffineData, AffineLayout};
+pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
+pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
+pub use palette::{Palette, PaletteLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
 
 use crate::tensor::{DType, MatrixShape};
@@ -25,6 +31,12 @@ pub enum Layout {
     Dense(DType),
     /// Grouped scale and zero point.
     Affine(AffineLayout),
+    /// Codes into tables of values.
+    Palette(PaletteLayout),
+    /// Small floats under scales.
+    Float(FloatLayout),
+    /// Blocks of llama.cpp.
+    Blocks(BlockType),
     /// A mask over another layout.
     Sparse(SparseLayout),
 }
@@ -40,6 +52,9 @@ impl Layout {
         match self {
             Self::Dense(dtype) => kept as u64 * dtype.bits() / 8,
             Self::Affine(layout) => layout.bytes_of(shape, kept),
+            Self::Palette(layout) => layout.bytes_of(shape, kept),
+            Self::Float(layout) => layout.bytes_of(shape, kept),
+            Self::Blocks(kind) => blocks::bytes_of(*kind, shape),
             Self::Sparse(layout) => layout.bytes(shape),
         }
     }
@@ -49,6 +64,9 @@ impl Layout {
         match self {
             Self::Dense(dtype) => dtype.bits() as u32,
             Self::Affine(layout) => layout.bits,
+            Self::Palette(layout) => layout.bits,
+            Self::Float(layout) => layout.levels.bits(),
+            Self::Blocks(kind) => kind.bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
         }
     }
@@ -63,20 +81,32 @@ impl Layout {
         }
     }
 
+    /// What lies under any mask.
+    pub fn under_masks(&self) -> &Self {
+        match self {
+            Self::Sparse(layout) => layout.inner.under_masks(),
+            other => other,
+        }
+    }
+
     /// The grouped integers under any mask, if that is what this is.
     pub fn affine(&self) -> Option<&AffineLayout> {
-        match self {
-            Self::Dense(_) => None,
+        match self.under_masks() {
             Self::Affine(layout) => Some(layout),
-            Self::Sparse(layout) => layout.inner.affine(),
+            _ => None,
         }
+    }
+
+    /// Whether weights keep the precision they have on disk, masked or not.
+    pub fn is_dense(&self) -> bool {
+        matches!(self.under_masks(), Self::Dense(_))
     }
 }
 
 /// A piece of an encoding as it is stored: a small tensor of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it holds: `codes`, `scales`, `zeros`, `mask`, `values`.
+    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`.
     pub name: &'static str,
     /// Element type of the bytes.
     pub dtype: DType,
@@ -91,6 +121,12 @@ pub enum Encoding {
     Dense(Dense),
     /// Grouped scale and zero point.
     Affine(Affine),
+    /// Codes into tables of values.
+    Palette(Palette),
+    /// Small floats under scales.
+    Float(Float),
+    /// Blocks of llama.cpp.
+    Blocks(Blocks),
     /// A mask over another encoding.
     Sparse(Sparse),
 }
@@ -101,6 +137,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.shape(),
             Self::Affine(affine) => affine.shape(),
+            Self::Palette(palette) => palette.shape(),
+            Self::Float(float) => float.shape(),
+            Self::Blocks(blocks) => blocks.shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
         }
     }
@@ -110,6 +149,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => Layout::Dense(dense.dtype()),
             Self::Affine(affine) => Layout::Affine(affine.layout().clone()),
+            Self::Palette(palette) => Layout::Palette(palette.layout().clone()),
+            Self::Float(float) => Layout::Float(*float.layout()),
+            Self::Blocks(blocks) => Layout::Blocks(blocks.kind()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
         }
     }
@@ -135,6 +177,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.decode_row(row, out),
             Self::Affine(affine) => affine.decode_row(row, out),
+            Self::Palette(palette) => palette.decode_row(row, out),
+            Self::Float(float) => float.decode_row(row, out),
+            Self::Blocks(blocks) => blocks.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
         }
     }
@@ -153,6 +198,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.parts(mask),
             Self::Affine(affine) => affine.parts(mask),
+            Self::Palette(palette) => palette.parts(mask),
+            Self::Float(float) => float.parts(mask),
+            Self::Blocks(blocks) => blocks.parts(),
             Self::Sparse(sparse) => sparse.parts(),
         }
     }
@@ -175,6 +223,11 @@ impl Encoding {
         Some(match layout {
             Layout::Dense(dtype) => Self::Dense(Dense::from_parts(*dtype, shape, mask, part)?),
             Layout::Affine(layout) => Self::Affine(Affine::from_parts(layout, shape, mask, part)?),
+            Layout::Palette(layout) => {
+                Self::Palette(Palette::from_parts(layout, shape, mask, part)?)
+            }
+            Layout::Float(layout) => Self::Float(Float::from_parts(layout, shape, mask, part)?),
+            Layout::Blocks(kind) => Self::Blocks(Blocks::from_parts(*kind, shape, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),
         })
     }

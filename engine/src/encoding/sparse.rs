@@ -64,6 +64,16 @@ pub struct SparseLayout {
 }
 
 impl SparseLayout {
+    /// `inner` under the mask of `previous`, where that has one.
+    pub fn over(previous: Option<&Layout>, inner: Layout) -> Layout {
+        match previous {
+            Some(Layout::Sparse(sparse)) => {
+                Layout::Sparse(Self { kept: sparse.kept, inner: Box::new(inner) })
+            }
+            _ => inner,
+        }
+    }
+
     /// ⌈weights/8⌉ for the mask and the inner layout's bytes for the kept weights.
     pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
         shape.elements().div_ceil(8) as u64 + self.inner.bytes_of(shape, self.kept)
@@ -78,13 +88,22 @@ pub struct Sparse {
 }
 
 impl Sparse {
-    /// Puts `mask` over `inner`, which must already decode to zero wherever the mask drops.
+    /// Puts `mask` over `inner`. What stores the inner encoding alone, without the mask, may do so only where that
+    /// decodes to zero wherever the mask drops: dense values, integers with whole zero points, small floats.
     ///
     /// # Panics
     /// If mask and encoding have different numbers of weights.
     pub fn new(mask: Mask, inner: Encoding) -> Self {
         assert_eq!(mask.len(), inner.shape().elements(), "one bit a weight");
         Self { mask, inner: Box::new(inner) }
+    }
+
+    /// `inner` under a mask, if there is one.
+    pub fn over(mask: Option<&Mask>, inner: Encoding) -> Encoding {
+        match mask {
+            Some(mask) => Encoding::Sparse(Self::new(mask.clone(), inner)),
+            None => inner,
+        }
     }
 
     /// Which weights are kept.

@@ -97,6 +97,7 @@ impl Sample {
             weights: self.weights.view(),
             dtype: self.dtype,
             previous: None,
+            fused_peak: None,
             observer,
         };
         method::run_chain(steps, &task)
@@ -124,7 +125,7 @@ pub fn curves(now: &Assignment) -> Vec<Curve> {
         };
         let own = now.step_at(Stage::Quantise).filter(|step| step.method == about.id);
         let base = own.cloned().unwrap_or_else(|| Step::new(about.id));
-        let has_groups = about.parameters.iter().any(|parameter| parameter.name == "group_size");
+        let has_groups = about.parameters.iter().any(|p| p.name == "group_size");
         let rows = [Grouping::Channel];
         let groupings = if has_groups { &GROUPINGS[..] } else { &rows };
         for &grouping in groupings {
@@ -132,6 +133,7 @@ pub fn curves(now: &Assignment) -> Vec<Curve> {
             let with = if has_groups { with.with_grouping(grouping) } else { with };
             let name = match grouping {
                 Grouping::Group(size) => format!("{}, groups of {size}", about.title),
+                _ if !has_groups => about.title.to_owned(),
                 Grouping::Channel | Grouping::Tensor => format!("{}, rows", about.title),
             };
             let assignments = (*min..=*max).map(|bits| with.with_bits(bits)).collect();

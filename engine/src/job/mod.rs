@@ -94,14 +94,43 @@ pub fn compress_layer(
     let tensor = &checkpoint.tensors()[layer];
     let weights = checkpoint.weights(layer, observer)?;
     let assignment = plan.assignment(&tensor.name);
+    let fused_peak = fused_peak(checkpoint, plan, layer, observer)?;
     let task = Task {
         tensor: &tensor.name,
         weights: weights.view(),
         dtype: tensor.dtype,
         previous: None,
+        fused_peak,
         observer,
     };
     method::run_chain(&assignment.steps, &task)
+}
+
+/// The largest |w| over the layers that a layer is fused with and that are to be compressed as it is, where its chain
+/// asks for it. Weights that are not finite do not count: their own layer refuses them.
+fn fused_peak(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    layer: usize,
+    observer: &dyn Observer,
+) -> Result<Option<f32>> {
+    let own = plan.assignment(&checkpoint.tensors()[layer].name);
+    let Some(group) = checkpoint.fused_group_of(layer) else {
+        return Ok(None);
+    };
+    if !method::chain_shares_peak(&own.steps) {
+        return Ok(None);
+    }
+    let mut peak = 0.0_f32;
+    for &member in &group.members {
+        if plan.assignment(&checkpoint.tensors()[member].name).steps != own.steps {
+            continue;
+        }
+        let weights = checkpoint.weights(member, observer)?;
+        let finite = weights.iter().filter(|weight| weight.is_finite());
+        peak = finite.fold(peak, |peak, weight| peak.max(weight.abs()));
+    }
+    Ok(Some(peak))
 }
 
 fn layers_to_compress(checkpoint: &Checkpoint, plan: &Plan) -> Vec<usize> {

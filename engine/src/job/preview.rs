@@ -30,9 +30,9 @@ pub struct Grid {
     pub groups: usize,
     /// Smallest distance between two levels in any group.
     pub least_step: f32,
-    /// Distance between two levels in the group drawn.
+    /// Smallest distance between two levels in the group drawn; where the grid is uniform, any.
     pub step: f32,
-    /// Largest distance between two levels in any group.
+    /// Largest such distance in any group.
     pub largest_step: f32,
     /// The levels of the group drawn, ascending.
     pub levels: Vec<f32>,
@@ -68,22 +68,55 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 }
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
-    let affine = match encoding {
-        Encoding::Dense(_) => return None,
-        Encoding::Sparse(sparse) => return grid_of(sparse.inner()),
-        Encoding::Affine(affine) => affine,
-    };
-    let mut order: Vec<usize> = (0..affine.scales().len()).collect();
-    order.sort_by(|&a, &b| affine.scales()[a].total_cmp(&affine.scales()[b]));
+    match encoding {
+        Encoding::Dense(_) | Encoding::Blocks(_) => None,
+        Encoding::Sparse(sparse) => grid_of(sparse.inner()),
+        Encoding::Affine(affine) => {
+            let codes = 0..=affine.layout().largest();
+            let levels = |group: usize| {
+                let (step, zero) = (affine.scales()[group], f32::from(affine.zeros()[group]));
+                let offset = affine.offsets().get(group).copied().unwrap_or(0.0);
+                codes.clone().map(|code| step * (f32::from(code) - zero) + offset).collect()
+            };
+            grid(affine.scales().to_vec(), levels)
+        }
+        Encoding::Palette(palette) => {
+            let tables: Vec<&[f32]> = palette.values().chunks(palette.layout().levels()).collect();
+            let steps = tables.iter().map(|table| least_gap(table)).collect();
+            grid(steps, |table| tables[table].to_vec())
+        }
+        Encoding::Float(float) => {
+            let mut units = float.layout().levels.table();
+            units.sort_by(f32::total_cmp);
+            let gap = least_gap(&units);
+            let scale = |scale: &f32| scale / float.global();
+            let steps = float.scales().iter().map(|s| scale(s) * gap).collect();
+            grid(steps, |tile| {
+                let scale = scale(&float.scales()[tile]);
+                units.iter().map(|unit| unit * scale).collect()
+            })
+        }
+    }
+}
+
+/// The grid of groups with these steps; the levels drawn are those of the group whose step is the median.
+fn grid(steps: Vec<f32>, levels: impl Fn(usize) -> Vec<f32>) -> Option<Grid> {
+    let mut order: Vec<usize> = (0..steps.len()).collect();
+    order.sort_by(|&a, &b| steps[a].total_cmp(&steps[b]));
     let (&first, &last, &median) = (order.first()?, order.last()?, order.get(order.len() / 2)?);
-    let (step, zero) = (affine.scales()[median], f32::from(affine.zeros()[median]));
+    let mut levels = levels(median);
+    levels.dedup();
     Some(Grid {
         groups: order.len(),
-        least_step: affine.scales()[first],
-        step,
-        largest_step: affine.scales()[last],
-        levels: (0..=affine.layout().largest())
-            .map(|code| step * (f32::from(code) - zero))
-            .collect(),
+        least_step: steps[first],
+        step: steps[median],
+        largest_step: steps[last],
+        levels,
     })
+}
+
+/// The smallest distance between two different of ascending levels; 0 where all are equal.
+fn least_gap(levels: &[f32]) -> f32 {
+    let gaps = levels.windows(2).map(|pair| pair[1] - pair[0]).filter(|&gap| gap > 0.0);
+    gaps.reduce(f32::min).unwrap_or(0.0)
 }

@@ -4,23 +4,44 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod floats;
+mod fp8;
+mod gguf;
+mod hqq;
 mod keep;
 mod magnitude;
+mod microscaling;
+mod nf4;
+mod palette;
 mod parameters;
 mod round_to_nearest;
 
+use std::borrow::Cow;
+
 use ndarray::ArrayView2;
+use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
-use crate::encoding::{Encoding, Layout};
+use crate::encoding::{Encoding, Layout, Mask};
 use crate::error::{Error, Result};
+use crate::numeric::vector::{Loops, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
 /// Every method, in the order menus show them.
-pub static METHODS: &[&dyn Method] = &[&keep::ENTRY, &round_to_nearest::ENTRY, &magnitude::ENTRY];
+pub static METHODS: &[&dyn Method] = &[
+    &keep::ENTRY,
+    &round_to_nearest::ENTRY,
+    &hqq::ENTRY,
+    &palette::ENTRY,
+    &nf4::ENTRY,
+    &fp8::ENTRY,
+    &microscaling::ENTRY,
+    &gguf::ENTRY,
+    &magnitude::ENTRY,
+];
 
 /// Where in a chain a method stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +108,8 @@ pub struct Task<'a> {
     pub dtype: DType,
     /// What the step before made.
     pub previous: Option<Encoding>,
+    /// The largest |w| of the layers that this one is fused with, itself among them; `None` for one alone.
+    pub fused_peak: Option<f32>,
     /// Asked whether to go on.
     pub observer: &'a dyn Observer,
 }
@@ -108,6 +131,11 @@ pub trait Method: Sync {
 
     /// The exact layout [`Method::compress`] will produce, without computing it.
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout>;
+
+    /// Whether layers that an engine fuses share a number that depends on the largest weight of all of them.
+    fn shares_peak(&self, _parameters: &Resolved) -> bool {
+        false
+    }
 
     /// Compresses one matrix.
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding>;
@@ -199,6 +227,15 @@ pub fn chain_layout(steps: &[Step], shape: MatrixShape, dtype: DType) -> Result<
     Ok(layout)
 }
 
+/// Whether a step of a chain needs [`Task::fused_peak`]; no, where a step is not valid.
+pub fn chain_shares_peak(steps: &[Step]) -> bool {
+    let shares = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        Some(method.shares_peak(&method.about().resolve(&step.parameters).ok()?))
+    };
+    steps.iter().any(|step| shares(step).unwrap_or(false))
+}
+
 /// Runs a chain of steps; refuses weights that are not finite, naming the tensor.
 pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
     check_chain(steps)?;
@@ -218,8 +255,49 @@ pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
     })
 }
 
+/// What a quantiser has before it, row-major: the weights, or under a mask those it keeps among zeros.
+fn masked<'a>(task: &'a Task<'_>) -> (Cow<'a, [f32]>, Option<&'a Mask>) {
+    match &task.previous {
+        Some(Encoding::Sparse(sparse)) => {
+            let (values, _) = sparse.inner().decode().into_raw_vec_and_offset();
+            (Cow::Owned(values), Some(sparse.mask()))
+        }
+        _ => match task.weights.as_slice() {
+            Some(values) => (Cow::Borrowed(values), None),
+            None => (Cow::Owned(task.weights.iter().copied().collect()), None),
+        },
+    }
+}
+
+/// Weights examined by one thread at a time.
+const PIECE: usize = 1 << 16;
+
+/// How many of some weights are NaN or infinite.
+struct NonFinite<'a>(&'a [f32]);
+
+impl Loops for NonFinite<'_> {
+    type Found = usize;
+
+    #[expect(
+        clippy::inline_always,
+        reason = "loops become vectors only inside the function compiled for them"
+    )]
+    #[inline(always)]
+    fn run(self) -> usize {
+        let mut bad = 0_u32;
+        for weight in self.0 {
+            bad += u32::from(!weight.is_finite());
+        }
+        bad as usize
+    }
+}
+
 fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
-    let bad = task.weights.iter().filter(|weight| !weight.is_finite()).count();
+    let count = |weights: &[f32]| vectorised(NonFinite(weights));
+    let bad: usize = match task.weights.as_slice() {
+        Some(weights) => weights.par_chunks(PIECE).map(count).sum(),
+        None => task.weights.iter().filter(|weight| !weight.is_finite()).count(),
+    };
     if bad == 0 {
         return Ok(());
     }

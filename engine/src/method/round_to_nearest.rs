@@ -1,8 +1,12 @@
 //! Round to nearest: every weight goes to the closest level of its group's grid.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use rayon::prelude::{
-    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
-    ParallelSlice as _,
+    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
 };
 
 use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Sparse, SparseLayout};
@@ -11,6 +15,7 @@ use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
 };
 use crate::numeric::grouping::Grouping;
+use crate::numeric::vector::{Loops, vectorised};
 use crate::tensor::{DType, round_f32};
 
 /// Uniform quantisation of a `[rows, cols]` matrix, w ≈ s·(q − z), q ∈ [0, 2^b − 1].
@@ -150,21 +155,22 @@ impl Quantiser {
             grouping,
             symmetric: grid != Grid::Asymmetric,
             scale_dtype: dtype.scale_dtype(),
+            has_offsets: false,
         };
         Self { layout, grid, search: parameters.choice("clipping") == "mse" }
     }
 
     /// The grid of a group, searched if asked.
+    #[inline(always)]
     fn fit(&self, values: &[f32]) -> Step {
-        let (mut min, mut max) = (0.0_f32, 0.0_f32);
-        for &value in values {
-            min = min.min(value);
-            max = max.max(value);
-        }
-        let mut best = self.step(f64::from(min), f64::from(max));
-        if !self.search {
-            return best;
-        }
+        let (min, max) = extremes_and_zero(values);
+        let step = self.step(f64::from(min), f64::from(max));
+        if self.search { self.searched(values, (min, max), step) } else { step }
+    }
+
+    /// The grid of least error among ever narrower ones.
+    fn searched(&self, values: &[f32], (min, max): (f32, f32), widest: Step) -> Step {
+        let mut best = widest;
         let mut least = self.error(values, best);
         for k in 1..MAX_SHRINKS {
             let shrink = SHRINK.powi(k);
@@ -198,66 +204,154 @@ impl Quantiser {
         Step { scale, zero }
     }
 
-    #[inline]
-    fn code(&self, value: f32, step: Step) -> u8 {
+    /// Lowest and highest code.
+    fn ends(&self) -> (f32, f32) {
         let lowest = if self.grid == Grid::Restricted { 1.0 } else { 0.0 };
-        let code = (value / step.scale).round_ties_even() + f32::from(step.zero);
-        code.clamp(lowest, f32::from(self.layout.largest())) as u8
+        (lowest, f32::from(self.layout.largest()))
+    }
+
+    /// The codes of a group.
+    #[inline(always)]
+    fn codes(&self, values: &[f32], step: Step, codes: &mut [u8]) {
+        let (zero, ends) = (f32::from(step.zero), self.ends());
+        for (code, &value) in codes.iter_mut().zip(values) {
+            // Through i32, which processors convert to in vectors.
+            *code = code_of(value, (step.scale, zero), ends) as i32 as u8;
+        }
     }
 
     /// Σ(w − ŵ)², summed in pieces of fixed length, so that it does not depend on the threads.
     fn error(&self, values: &[f32], step: Step) -> f64 {
-        let sum = |values: &[f32]| -> f64 {
-            let zero = f32::from(step.zero);
-            let square = |&value: &f32| {
-                let decoded = step.scale * (f32::from(self.code(value, step)) - zero);
-                let error = f64::from(value - decoded);
-                error * error
-            };
-            values.iter().map(square).sum()
-        };
+        let sum = |values: &[f32]| vectorised(Error { quantiser: self, values, step });
         if values.len() <= SUM_CHUNK {
             return sum(values);
         }
         values.par_chunks(SUM_CHUNK).map(sum).collect::<Vec<f64>>().iter().sum()
     }
 
+    /// Σ(w − ŵ)² in eight lanes, added in order, and the rest after them.
+    #[inline(always)]
+    fn error_of_piece(&self, values: &[f32], step: Step) -> f64 {
+        let (zero, ends) = (f32::from(step.zero), self.ends());
+        let square = |value: f32| {
+            let code = code_of(value, (step.scale, zero), ends);
+            let error = f64::from(value - step.scale * (code - zero));
+            error * error
+        };
+        let (eights, rest) = values.as_chunks::<8>();
+        let mut lanes = [0.0; 8];
+        for eight in eights {
+            for (lane, &value) in lanes.iter_mut().zip(eight) {
+                *lane += square(value);
+            }
+        }
+        lanes.iter().sum::<f64>() + rest.iter().map(|&value| square(value)).sum::<f64>()
+    }
+
     /// Quantises row-major `values`; groups are independent of each other.
     fn quantise(&self, values: &[f32], cols: usize, task: &Task<'_>) -> Result<AffineData> {
         let grouping = self.layout.grouping;
-        let runs: Vec<&[f32]> = match grouping {
-            Grouping::Tensor if values.is_empty() => Vec::new(),
-            Grouping::Tensor => vec![values],
-            Grouping::Channel | Grouping::Group(_) => values
-                .chunks(cols.max(1))
-                .flat_map(|row| row.chunks(grouping.width(cols)))
-                .collect(),
-        };
-        let steps: Vec<Step> = runs
-            .par_iter()
-            .with_min_len(16)
-            .map(|run| {
-                task.observer.go_on()?;
-                Ok(self.fit(run))
-            })
-            .collect::<Result<_>>()?;
+        let per_row = grouping.groups_per_row(cols).max(1);
+        let width = grouping.width(cols);
         let mut codes = vec![0; values.len()];
-        let mut rest = codes.as_mut_slice();
-        let mut targets = Vec::with_capacity(runs.len());
-        for run in &runs {
-            let (target, tail) = rest.split_at_mut(run.len());
-            targets.push(target);
-            rest = tail;
+        let nothing = Step { scale: 1.0, zero: 0 };
+        let mut steps = vec![nothing; grouping.scales(values.len() / cols.max(1), cols)];
+        if grouping == Grouping::Tensor {
+            let step = self.fit(values);
+            steps.fill(step);
+            codes.par_chunks_mut(SUM_CHUNK).zip(values.par_chunks(SUM_CHUNK)).for_each(
+                |(codes, values)| vectorised(Piece { quantiser: self, values, step, codes }),
+            );
+        } else {
+            let rows = codes.par_chunks_mut(cols.max(1)).zip(values.par_chunks(cols.max(1)));
+            let rows = rows.zip(steps.par_chunks_mut(per_row));
+            let rows = rows.with_min_len((SUM_CHUNK / cols.max(1)).max(1));
+            rows.try_for_each(|((codes, values), steps)| {
+                task.observer.go_on()?;
+                vectorised(Row { quantiser: self, width, values, steps, codes });
+                Ok(())
+            })?;
         }
-        runs.par_iter().zip(targets).zip(&steps).for_each(|((run, target), &step)| {
-            for (code, &value) in target.iter_mut().zip(*run) {
-                *code = self.code(value, step);
-            }
-        });
         let scales = steps.iter().map(|step| step.scale).collect();
         let zeros = steps.iter().map(|step| step.zero).collect();
         Ok(AffineData { codes, scales, zeros })
     }
+}
+
+/// The groups of a row.
+struct Row<'a> {
+    quantiser: &'a Quantiser,
+    width: usize,
+    values: &'a [f32],
+    steps: &'a mut [Step],
+    codes: &'a mut [u8],
+}
+
+impl Loops for Row<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let groups = self.codes.chunks_mut(self.width).zip(self.values.chunks(self.width));
+        for ((codes, values), step) in groups.zip(self.steps) {
+            *step = self.quantiser.fit(values);
+            self.quantiser.codes(values, *step, codes);
+        }
+    }
+}
+
+/// The codes of a piece of a group.
+struct Piece<'a> {
+    quantiser: &'a Quantiser,
+    values: &'a [f32],
+    step: Step,
+    codes: &'a mut [u8],
+}
+
+impl Loops for Piece<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.quantiser.codes(self.values, self.step, self.codes);
+    }
+}
+
+/// The error of a piece of a group.
+struct Error<'a> {
+    quantiser: &'a Quantiser,
+    values: &'a [f32],
+    step: Step,
+}
+
+impl Loops for Error<'_> {
+    type Found = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        self.quantiser.error_of_piece(self.values, self.step)
+    }
+}
+
+/// clamp(round(w/s) + z), ties to even.
+#[inline(always)]
+fn code_of(value: f32, (scale, zero): (f32, f32), (lowest, highest): (f32, f32)) -> f32 {
+    ((value / scale).round_ties_even() + zero).max(lowest).min(highest)
+}
+
+/// Smallest and largest of some values and zero, in eight lanes.
+#[inline(always)]
+fn extremes_and_zero(values: &[f32]) -> (f32, f32) {
+    let (eights, rest) = values.as_chunks::<8>();
+    let (mut low, mut high) = ([0.0_f32; 8], [0.0_f32; 8]);
+    for eight in eights {
+        for i in 0..8 {
+            low[i] = if eight[i] < low[i] { eight[i] } else { low[i] };
+            high[i] = if eight[i] > high[i] { eight[i] } else { high[i] };
+        }
+    }
+    let lowest = low.iter().chain(rest).copied().fold(0.0, f32::min);
+    (lowest, high.iter().chain(rest).copied().fold(0.0, f32::max))
 }
 
 /// `scale` rounded to its storage type; a scale that vanishes there becomes the type's epsilon.

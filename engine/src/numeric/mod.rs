@@ -1,6 +1,5 @@
-//! Functions of slices and matrix views: bit packing, bit planes, grouping, moments, sums by channel, Gram
-//! matrices, histograms, pooling, spectra,
-//! random numbers.
+//! Functions of slices and matrix views: bit packing, bit planes, grouping, small floats, palettes, moments,
+//! products, activations, sums by channel, Gram matrices, histograms, pooling, spectra, random numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
 pub mod activation;
@@ -14,11 +13,14 @@ pub mod histogram;
 pub mod levels;
 pub mod likelihood;
 pub mod linearity;
+pub mod minifloat;
 pub mod moments;
 pub mod packing;
+pub mod palette;
 pub mod peaks;
 pub mod pooling;
 pub mod product;
 pub mod seeds;
 pub mod spectrum;
+pub mod vector;
 pub mod weighted;

@@ -1,6 +1,6 @@
 //! Assignments made from others: other bits, another step at one stage.
 
-use crate::method::{METHODS, Method, Stage, Step, find};
+use crate::method::{METHODS, Method, Stage, Step, Value, find};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Assignment;
 
@@ -36,45 +36,61 @@ impl Assignment {
         Self { steps, locked: self.locked }
     }
 
-    /// This assignment with parameters of its quantiser changed; one that has none stays.
-    fn with_parameters(&self, change: impl FnOnce(Step) -> Step) -> Self {
-        match self.step_at(Stage::Quantise) {
-            Some(step) => self.with_step_at(Stage::Quantise, Some(change(step.clone()))),
-            None => self.clone(),
-        }
+    /// This assignment with parameters of its quantiser changed; one that has none stays, and so does what the
+    /// quantiser does not take.
+    fn with_parameters(&self, change: &[(&str, Value)]) -> Self {
+        let Some(step) = self.step_at(Stage::Quantise) else {
+            return self.clone();
+        };
+        let taken = change.iter().filter(|(name, _)| takes(step, name));
+        let step = taken.fold(step.clone(), |step, (name, value)| step.with(name, value.clone()));
+        self.with_step_at(Stage::Quantise, Some(step))
     }
 
     /// This assignment with other weights sharing a scale; one without a quantiser stays.
     pub fn with_grouping(&self, grouping: Grouping) -> Self {
-        self.with_parameters(|step| match grouping {
-            Grouping::Group(size) => step.with(GRANULARITY, "group").with(GROUP_SIZE, size as i64),
-            Grouping::Channel => step.with(GRANULARITY, "channel"),
-            Grouping::Tensor => step.with(GRANULARITY, "tensor"),
-        })
+        match grouping {
+            Grouping::Group(size) => self.with_parameters(&[
+                (GRANULARITY, "group".into()),
+                (GROUP_SIZE, (size as i64).into()),
+            ]),
+            Grouping::Channel => self.with_parameters(&[(GRANULARITY, "channel".into())]),
+            Grouping::Tensor => self.with_parameters(&[(GRANULARITY, "tensor".into())]),
+        }
     }
 
     /// This assignment with another grid: `symmetric`, `asymmetric`; one without a quantiser stays.
     pub fn with_grid(&self, grid: &str) -> Self {
-        self.with_parameters(|step| step.with(GRID, grid))
+        self.with_parameters(&[(GRID, grid.into())])
     }
 
-    /// The grid its quantiser is given, where one is.
+    /// The grid of its quantiser, given or by default, where it has one.
     pub fn grid(&self) -> Option<String> {
         let step = self.step_at(Stage::Quantise)?;
-        step.parameters.0.get(GRID).map(ToString::to_string)
+        let resolved = find(&step.method).ok()?.about().resolve(&step.parameters).ok()?;
+        resolved.get(GRID).map(ToString::to_string)
     }
 
-    /// This assignment with its quantiser at `bits`; one that has none gets the first quantiser of the registry.
+    /// This assignment with its quantiser at `bits`; one that has none, or that has no choice of bits, gets the first
+    /// quantiser of the registry that has.
     pub fn with_bits(&self, bits: i64) -> Self {
-        let takes_bits = |method: &&&dyn Method| {
-            let about = method.about();
-            about.stage == Stage::Quantise
-                && about.parameters.iter().any(|parameter| parameter.name == BITS)
+        let first = || {
+            let steps = METHODS.iter().map(|method| Step::new(method.about().id));
+            let is_quantiser = |step: &Step| {
+                find(&step.method).is_ok_and(|method| method.about().stage == Stage::Quantise)
+            };
+            { steps }.find(|step| is_quantiser(step) && takes(step, BITS))
         };
-        let first = || METHODS.iter().find(takes_bits).map(|method| Step::new(method.about().id));
-        let step = self.step_at(Stage::Quantise).cloned().or_else(first);
+        let own = self.step_at(Stage::Quantise).filter(|step| takes(step, BITS));
+        let step = own.cloned().or_else(first);
         self.with_step_at(Stage::Quantise, step.map(|step| step.with(BITS, bits)))
     }
+}
+
+/// Whether the method of a step has a parameter of that name.
+fn takes(step: &Step, name: &str) -> bool {
+    let has = |method: &dyn Method| method.about().parameters.iter().any(|p| p.name == name);
+    find(&step.method).is_ok_and(has)
 }
 
 #[cfg(test)]
@@ -89,6 +105,16 @@ mod tests {
         assert_eq!(both.steps[0].method, "magnitude", "sparsity stays first");
         assert_eq!(both.with_bits(5).label(), "50 % sparse, 5-bit g128");
         assert_eq!(Assignment::keep().with_bits(4).label(), "4-bit g128");
+    }
+
+    #[test]
+    fn what_a_quantiser_does_not_take_is_left_out_or_replaces_it() {
+        let blocks = Assignment::of(vec![Step::new("gguf-blocks")]);
+        assert_eq!(blocks.with_grouping(Grouping::Group(64)).with_grid("asymmetric"), blocks);
+        assert_eq!(blocks.with_bits(5).label(), "5-bit g128");
+        let hqq = Assignment::of(vec![Step::new("hqq")]);
+        assert_eq!(hqq.grid().as_deref(), Some("fractional"));
+        assert_eq!(hqq.with_bits(3).with_grid("asymmetric").label(), "3-bit g64 hqq whole");
     }
 
     #[test]

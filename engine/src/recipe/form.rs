@@ -155,17 +155,17 @@ fn form(tensor: &Tensor, assignment: &Assignment, unsaid: &mut Unsaid) -> Option
         unsaid.of("Such a file holds no sparsity; that of ", module, " is not written.");
     }
     let Some(affine) = layout.affine() else {
-        let is_dense = match &layout {
-            Layout::Sparse(sparse) => matches!(*sparse.inner, Layout::Dense(_)),
-            other => matches!(other, Layout::Dense(_)),
-        };
-        if !is_dense {
+        if !layout.is_dense() {
             let before =
                 format!("Such a file holds grouped integers only; {} of ", assignment.label());
             unsaid.of(&before, module, " is written as kept.");
         }
         return None;
     };
+    if affine.has_offsets {
+        let after = " lie between two levels; the other tool is told whole ones.";
+        unsaid.of("The zero points of ", module, after);
+    }
     let step = assignment.step_at(Stage::Quantise);
     if step.is_some_and(is_searched) {
         unsaid.of(

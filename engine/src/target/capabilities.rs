@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use crate::checkpoint::{MatrixKind, Role, Tensor};
-use crate::encoding::{AffineLayout, Layout};
+use crate::encoding::{AffineLayout, BlockType, FloatLayout, Layout, Levels, Tiling};
 use crate::numeric::grouping::Grouping;
+use crate::tensor::{DType, MatrixShape};
 
 /// What a runtime and format can hold.
 #[derive(Debug, Serialize)]
@@ -13,6 +14,12 @@ pub struct Capabilities {
     pub integers: &'static [Integers],
     /// Why other bits are not held, for a message.
     pub why_not_bits: &'static str,
+    /// Whether it has a form for integers whose zero point lies between two levels.
+    pub offsets: bool,
+    /// Blocks of llama.cpp it has a form for.
+    pub blocks: &'static [BlockType],
+    /// Small floats it has a form for.
+    pub floats: &'static [Floats],
     /// Layers that stay in full precision, with the reason.
     pub kept: &'static [(Which, &'static str)],
     /// Inputs of a layer must be a multiple of this.
@@ -46,6 +53,27 @@ pub struct Integers {
     pub groups: &'static [usize],
     /// Whether a scale may be for a whole output row, or the whole tensor written as equal rows.
     pub rows: bool,
+}
+
+/// Small floats with a scale for each group of a row.
+#[derive(Debug, Serialize)]
+pub struct Floats {
+    /// What a code stands for.
+    pub levels: Levels,
+    /// Inputs that share a scale.
+    pub group: usize,
+    /// Element type of the scales.
+    pub scale_dtype: DType,
+    /// Inputs of a layer must be a multiple of this.
+    pub inputs_multiple: usize,
+}
+
+impl Floats {
+    fn is(&self, layout: &FloatLayout) -> bool {
+        let tiling = Tiling::Rows(Grouping::Group(self.group));
+        let (levels, scale_dtype) = (self.levels, self.scale_dtype);
+        *layout == FloatLayout { levels, tiling, scale_dtype }
+    }
 }
 
 /// Layers that formats tell apart.
@@ -105,11 +133,17 @@ pub(super) const NOT_LINEAR: [(Which, &str); 5] = [
 const NO_HEAD: &str =
     "a tied model has no head of its own in the file: loaders take the embedding for it";
 
+/// Why a masked layer is not held in a form whose codes cannot stand for zero.
+const NO_ZERO: &str = "the weights its mask drops would not be exactly zero in this form";
+
 impl Capabilities {
     /// A format that holds nothing compressed and asks for nothing: what the others are said against.
     pub(super) const NONE: Self = Self {
         integers: &[],
         why_not_bits: "",
+        offsets: false,
+        blocks: &[],
+        floats: &[],
         kept: &[],
         inputs_multiple: 1,
         outputs_multiple: 1,
@@ -149,15 +183,37 @@ impl Capabilities {
         if self.is_dense() {
             return Some("this target stores every layer in full".to_owned());
         }
-        let Some(affine) = layout.affine() else {
+        if layout.is_dense() {
             return Some(
-                "the format holds only grouped integers, so sparsity alone saves nothing here"
-                    .to_owned(),
+                "the format holds no masks, so sparsity alone saves nothing here".to_owned(),
             );
-        };
+        }
         let shape = tensor.matrix?.shape;
         if let Some((_, why)) = self.kept.iter().find(|(which, _)| which.includes(tensor)) {
             return Some((*why).to_owned());
+        }
+        let is_masked = matches!(layout, Layout::Sparse(_));
+        match layout.under_masks() {
+            Layout::Affine(affine) => self.why_not_affine(affine, shape, is_masked),
+            Layout::Blocks(kind) => self.why_not_blocks(*kind, shape, is_masked),
+            Layout::Float(float) => self.why_not_floats(float, shape),
+            Layout::Palette(_) => Some("the format has no tables of values for a layer".to_owned()),
+            Layout::Dense(_) | Layout::Sparse(_) => None,
+        }
+    }
+
+    fn why_not_affine(
+        &self,
+        affine: &AffineLayout,
+        shape: MatrixShape,
+        is_masked: bool,
+    ) -> Option<String> {
+        if affine.has_offsets && !self.offsets {
+            let why = "the format's zero points are whole; choose whole zero points";
+            return Some(why.to_owned());
+        }
+        if affine.has_offsets && is_masked {
+            return Some(NO_ZERO.to_owned());
         }
         if let Some(why) = self.why_not_integers(affine) {
             return Some(why);
@@ -176,6 +232,32 @@ impl Capabilities {
             }
             _ => None,
         }
+    }
+
+    fn why_not_blocks(
+        &self,
+        kind: BlockType,
+        shape: MatrixShape,
+        is_masked: bool,
+    ) -> Option<String> {
+        if !self.blocks.contains(&kind) {
+            return Some("blocks are for llama.cpp alone".to_owned());
+        }
+        let n = kind.weights();
+        if !shape.cols.is_multiple_of(n) {
+            return Some(format!("blocks of {n} do not divide its {} inputs", shape.cols));
+        }
+        is_masked.then(|| NO_ZERO.to_owned())
+    }
+
+    fn why_not_floats(&self, layout: &FloatLayout, shape: MatrixShape) -> Option<String> {
+        let Some(held) = self.floats.iter().find(|held| held.is(layout)) else {
+            let bits = layout.levels.bits();
+            return Some(format!("{bits}-bit floats of this kind cannot be written here"));
+        };
+        let multiple = held.inputs_multiple;
+        let fits = shape.cols.is_multiple_of(multiple);
+        (!fits).then(|| format!("its {} inputs are no multiple of {multiple}", shape.cols))
     }
 
     fn why_not_integers(&self, affine: &AffineLayout) -> Option<String> {

@@ -84,9 +84,11 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
 /// The integers of an encoding, under a mask or not: dropped weights already have the code of zero.
 fn affine_of(encoding: &Encoding) -> Option<&Affine> {
     match encoding {
-        Encoding::Dense(_) => None,
         Encoding::Affine(affine) => Some(affine),
         Encoding::Sparse(sparse) => affine_of(sparse.inner()),
+        Encoding::Dense(_) | Encoding::Palette(_) | Encoding::Float(_) | Encoding::Blocks(_) => {
+            None
+        }
     }
 }
 

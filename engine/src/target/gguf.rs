@@ -1,14 +1,14 @@
 //! GGUF files for llama.cpp. Sizes of tensors are exact; the writer comes with the other exporters.
 //!
-//! Held are the blocks of 32 that grouped integers fill exactly: `Q4_0`, `Q5_0`, `Q8_0` (symmetric), `Q4_1`, `Q5_1` (with a
-//! minimum). Super-blocks of 256 (K-quants) need quantisers of their own; rows that 256 does not divide could not use
-//! them anyway, and llama-quantize falls back to the types above.
+//! Held are its own blocks; the blocks of 32 that grouped integers fill exactly: `Q4_0`, `Q5_0`, `Q8_0` (symmetric),
+//! `Q4_1`, `Q5_1` (with a minimum); MXFP4, and NVFP4 with one more scale in a tensor of its own. Super-blocks of 256
+//! (K-quants) need rows that 256 divides; for others llama-quantize falls back to blocks of 32.
 
 use crate::checkpoint::Tensor;
-use crate::encoding::Layout;
+use crate::encoding::{AffineLayout, BlockType, FloatLayout, Layout, Levels};
 use crate::format::safetensors::Spec;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
-use crate::target::{About, Target};
+use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
+use crate::target::{About, Target, part};
 use crate::tensor::{DType, Shape};
 
 /// Weights of a block.
@@ -23,7 +23,7 @@ pub(super) static ENTRY: Gguf = Gguf;
 static ABOUT: About = About {
     id: "gguf",
     title: "llama.cpp (GGUF)",
-    summary: "Every matrix, embeddings and head too, as blocks of 32: 4, 5 or 8 bits with a scale, 4 or 5 bits with a minimum besides. Each tensor has its own type.",
+    summary: "Every matrix, embeddings and head too, as blocks of 32 or 256 inputs from 2 to 8 bits. Each tensor has its own type.",
     source: "llama.cpp llama-quant.cpp and gguf-py, 2026-08",
     writes: false,
 };
@@ -33,7 +33,13 @@ static CAPABILITIES: Capabilities = Capabilities {
         Integers { bits: &[4, 5, 8], symmetric: true, groups: &[32], rows: false },
         Integers { bits: &[4, 5], symmetric: false, groups: &[32], rows: false },
     ],
-    why_not_bits: "have no block of 32 in GGUF (2, 3 and 6 bits are K-quants with quantisers of their own); choose 4, 5 or 8 bits",
+    why_not_bits: "have no block of 32 in GGUF (2, 3 and 6 bits are K-quants: the method GGUF blocks makes them); choose 4, 5 or 8 bits",
+    offsets: true,
+    blocks: &BlockType::ALL,
+    floats: &[
+        Floats { levels: Levels::E2m1, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
+        Floats { levels: Levels::E2m1, group: 16, scale_dtype: DType::F8E4M3, inputs_multiple: 64 },
+    ],
     kept: &[
         (Which::Router, "llama.cpp keeps routers of experts in F32"),
         (Which::Convolution, "llama.cpp keeps convolutions in full precision"),
@@ -46,6 +52,17 @@ static CAPABILITIES: Capabilities = Capabilities {
     ..Capabilities::NONE
 };
 
+/// Bytes of a block of grouped integers: a scale of two bytes, a minimum of two more, then the codes.
+fn block_bytes(affine: &AffineLayout) -> usize {
+    let head = if affine.symmetric { 2 } else { 4 };
+    head + BLOCK * affine.bits as usize / 8
+}
+
+/// Scales of a block of `size` small floats, a byte each.
+fn scales(float: &FloatLayout, size: usize) -> usize {
+    size / float.tiling.width(size)
+}
+
 impl Target for Gguf {
     fn about(&self) -> &'static About {
         &ABOUT
@@ -56,15 +73,25 @@ impl Target for Gguf {
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
-        let (Some(affine), Some(matrix)) = (layout.affine(), tensor.matrix) else {
+        let Some(matrix) = tensor.matrix else {
             return Vec::new();
         };
-        // A scale of two bytes, a minimum of two more, then the codes.
-        let head = if affine.symmetric { 2 } else { 4 };
-        let block_bytes = head + BLOCK * affine.bits as usize / 8;
-        let row_bytes = matrix.shape.cols / BLOCK * block_bytes;
+        let row_bytes = match layout.under_masks() {
+            Layout::Affine(affine) => matrix.shape.cols / BLOCK * block_bytes(affine),
+            Layout::Blocks(kind) => kind.row_bytes(matrix.shape.cols),
+            // MXFP4 is a byte of scale and 16 of codes; NVFP4 four of scales and 32 of codes.
+            Layout::Float(float) => {
+                let size = if float.has_global() { 64 } else { 32 };
+                matrix.shape.cols / size * (size / 2 + scales(float, size))
+            }
+            Layout::Dense(_) | Layout::Palette(_) | Layout::Sparse(_) => return Vec::new(),
+        };
         let shape = Shape(vec![matrix.shape.rows, row_bytes]);
-        vec![Spec { name: tensor.name.clone(), dtype: DType::U8, shape }]
+        let mut specs = vec![Spec { name: tensor.name.clone(), dtype: DType::U8, shape }];
+        if matches!(layout.under_masks(), Layout::Float(float) if float.has_global()) {
+            specs.push(part(tensor, "scale", DType::F32, &[1]));
+        }
+        specs
     }
 
     fn kept(&self, tensor: &Tensor) -> Spec {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
-use crate::encoding::{AffineLayout, Layout};
+use crate::encoding::{AffineLayout, BlockType, Layout, Levels, Tiling};
 use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
@@ -102,16 +102,32 @@ impl<'a> Case<'a> {
         entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?.affine()
     }
 
-    /// What formats must agree about: bits, grouping and symmetry. A scale of the whole tensor is written as equal
-    /// scales of its rows.
-    pub(super) fn scheme(&self, index: usize) -> Option<(u32, bool, Option<usize>)> {
-        let held = self.held(index)?;
-        let group = match held.grouping {
-            Grouping::Group(size) => Some(size),
-            Grouping::Channel | Grouping::Tensor => None,
-        };
-        Some((held.bits, held.symmetric, group))
+    /// What formats must agree about. A scale of the whole tensor is written as equal scales of its rows.
+    pub(super) fn scheme(&self, index: usize) -> Option<Scheme> {
+        let entry = &self.entries[index];
+        let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
+        match layout.under_masks() {
+            Layout::Affine(held) => {
+                let group = match held.grouping {
+                    Grouping::Group(size) => Some(size),
+                    Grouping::Channel | Grouping::Tensor => None,
+                };
+                Some(Scheme::Integers(held.bits, held.symmetric, group))
+            }
+            Layout::Blocks(kind) => Some(Scheme::Blocks(*kind)),
+            Layout::Float(float) => Some(Scheme::Float(float.levels, float.tiling)),
+            Layout::Dense(_) | Layout::Palette(_) | Layout::Sparse(_) => None,
+        }
     }
+}
+
+/// What makes two layers alike for a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scheme {
+    /// Bits, symmetry, and the group size or whole rows.
+    Integers(u32, bool, Option<usize>),
+    Blocks(BlockType),
+    Float(Levels, Tiling),
 }
 
 /// Everything to know about a plan for a target: errors first, then warnings, then notes. Opens no weights.
@@ -289,7 +305,7 @@ fn tied_head(case: &Case<'_>, lints: &mut Vec<Lint>) {
         return;
     };
     let capabilities = case.aim.target.capabilities();
-    if capabilities.may_quantise_tied_head || case.held(head).is_none() {
+    if capabilities.may_quantise_tied_head || case.scheme(head).is_none() {
         return;
     }
     lints.push(Lint {
@@ -364,7 +380,7 @@ fn in_full(case: &Case<'_>, lints: &mut Vec<Lint>) {
     }
     let mut by_reason: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for entry in case.entries {
-        let is_pruned_only = entry.layout.as_ref().is_some_and(|layout| layout.affine().is_none());
+        let is_pruned_only = entry.layout.as_ref().is_some_and(Layout::is_dense);
         if let (Storage::Dense { because }, false) = (&entry.storage, is_pruned_only) {
             by_reason.entry(because).or_default().push(entry.tensor);
         }
@@ -394,7 +410,7 @@ fn asymmetric_mix(case: &Case<'_>, lints: &mut Vec<Lint>) {
     for index in 0..case.entries.len() {
         let Some(scheme) = case.scheme(index) else { continue };
         schemes.insert(scheme);
-        if !scheme.1 {
+        if matches!(scheme, Scheme::Integers(_, false, _)) {
             asymmetric.push(index);
         }
     }

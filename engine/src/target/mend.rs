@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
-use crate::encoding::AffineLayout;
+use crate::encoding::{AffineLayout, Layout};
 use crate::method::{Stage, Step};
 use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
@@ -136,8 +136,17 @@ pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> A
         return Assignment::keep();
     };
     let layout = now.layout(matrix.shape, tensor.dtype);
-    let Some(affine) = layout.ok().and_then(|layout| layout.affine().cloned()) else {
+    let Some(layout) = layout.ok().filter(|layout| !layout.is_dense()) else {
         return Assignment::keep();
+    };
+    let Some(affine) = layout.affine().cloned() else {
+        if let Some(found) = blocks_instead(tensor, now, &layout, target) {
+            return found;
+        }
+        // What is no grouped integers becomes such of as many bits.
+        let plain = now.with_step_at(Stage::Quantise, None);
+        let integers = plain.with_bits(i64::from(layout.nominal_bits().max(2)));
+        return held_instead(tensor, &Assignment { locked: now.locked, ..integers }, target);
     };
     let groupings = groupings_near(affine.grouping);
     let own = now.grid().unwrap_or_else(|| "symmetric".to_owned());
@@ -154,6 +163,21 @@ pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> A
         }
     }
     Assignment { locked: now.locked, ..Assignment::keep() }
+}
+
+/// The blocks of 32 that llama-quantize takes instead of super-blocks, where a target holds them.
+fn blocks_instead(
+    tensor: &Tensor,
+    now: &Assignment,
+    layout: &Layout,
+    target: &dyn Target,
+) -> Option<Assignment> {
+    let Layout::Blocks(kind) = layout.under_masks() else {
+        return None;
+    };
+    let step = now.step_at(Stage::Quantise)?.clone().with("type", kind.of_32().name());
+    let found = now.with_step_at(Stage::Quantise, Some(step));
+    is_held_by(tensor, &found, target).then_some(found)
 }
 
 /// Which way to go from an assignment.
@@ -175,7 +199,7 @@ pub fn step_from(
 ) -> Option<Assignment> {
     let matrix = tensor.matrix?;
     let layout = now.layout(matrix.shape, tensor.dtype).ok()?;
-    let bits = layout.affine().map(|affine| i64::from(affine.bits));
+    let bits = (!layout.is_dense()).then(|| i64::from(layout.nominal_bits()));
     let candidates: Vec<i64> = match (next, bits) {
         (Next::Up, Some(bits)) => (bits + 1..=8).collect(),
         (Next::Up, None) => return None,
@@ -200,7 +224,7 @@ pub fn held_at_same_bits(
     let shape = tensor.matrix?.shape;
     let bits = |assignment: &Assignment| {
         let layout = assignment.layout(shape, tensor.dtype).ok()?;
-        layout.affine().map(|affine| affine.bits)
+        (!layout.is_dense()).then(|| layout.nominal_bits())
     };
     let near = held_instead(tensor, wanted, target);
     (bits(&near).is_some() && bits(&near) == bits(wanted)).then_some(near)
@@ -228,7 +252,7 @@ pub fn refusal(tensor: &Tensor, assignment: &Assignment, target: &dyn Target) ->
     }
     match assignment.layout(matrix.shape, tensor.dtype) {
         Err(error) => Some(error.to_string()),
-        Ok(layout) if layout.affine().is_none() => None,
+        Ok(layout) if layout.is_dense() => None,
         Ok(layout) => target.capabilities().why_not(tensor, &layout),
     }
 }

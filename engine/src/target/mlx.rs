@@ -3,10 +3,10 @@
 //! `weight` u32 `[out, in·b/32]`, `scales` and `biases` `[out, in/g]` in the model's type.
 
 use crate::checkpoint::Tensor;
-use crate::encoding::Layout;
+use crate::encoding::{Layout, Levels};
 use crate::format::safetensors::Spec;
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
+use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
 use crate::target::{About, Target, part};
 use crate::tensor::DType;
 
@@ -19,7 +19,7 @@ pub(super) static ENTRY: Mlx = Mlx;
 static ABOUT: About = About {
     id: "mlx",
     title: "MLX",
-    summary: "Linear layers and embeddings as 2-, 3-, 4-, 5-, 6- or 8-bit integers with a scale and a bias for each group of 32, 64 or 128: what mlx-lm runs on Apple silicon.",
+    summary: "Linear layers and embeddings as 2-, 3-, 4-, 5-, 6- or 8-bit integers with a scale and a bias for each group of 32, 64 or 128, or as MXFP4 or MXFP8: what mlx-lm runs on Apple silicon.",
     source: "mlx 0.29 and mlx-lm 0.28, 2026-08",
     writes: false,
 };
@@ -40,6 +40,11 @@ static CAPABILITIES: Capabilities = Capabilities {
         },
     ],
     why_not_bits: "have no kernel in MLX; choose 2, 3, 4, 5, 6 or 8 bits",
+    offsets: true,
+    floats: &[
+        Floats { levels: Levels::E2m1, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
+        Floats { levels: Levels::E4m3, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
+    ],
     kept: &[
         (
             Which::Router,
@@ -73,13 +78,28 @@ impl Target for Mlx {
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
-        let (Some(affine), Some(matrix)) = (layout.affine(), tensor.matrix) else {
+        let Some(matrix) = tensor.matrix else {
+            return Vec::new();
+        };
+        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
+        if let Layout::Float(float) = layout.under_masks() {
+            let width = float.tiling.width(cols);
+            return vec![
+                part(
+                    tensor,
+                    "weight",
+                    DType::U32,
+                    &[rows, cols * float.levels.bits() as usize / 32],
+                ),
+                part(tensor, "scales", DType::U8, &[rows, cols / width]),
+            ];
+        }
+        let Some(affine) = layout.affine() else {
             return Vec::new();
         };
         let Grouping::Group(size) = affine.grouping else {
             return Vec::new();
         };
-        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
         vec![
             part(tensor, "weight", DType::U32, &[rows, cols * affine.bits as usize / 32]),
             part(tensor, "scales", affine.scale_dtype, &[rows, cols / size]),

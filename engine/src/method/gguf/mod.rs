@@ -1,0 +1,257 @@
+//! Blocks of llama.cpp: runs of 32 or 256 inputs with scales of one or two levels, as GGUF files hold them.
+
+mod plain;
+mod search;
+mod super_blocks;
+
+use rayon::prelude::{
+    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
+};
+
+use crate::encoding::{BlockType, Blocks, Encoding, Layout, Sparse, SparseLayout};
+use crate::error::Result;
+use crate::method::{
+    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
+};
+use crate::numeric::vector::{Loops, vectorised};
+use crate::observer::Observer;
+use crate::tensor::MatrixShape;
+
+/// Quantisation of a `[rows, cols]` matrix to blocks of llama.cpp along its inputs.
+///
+/// *Plain* blocks of 32: `Q4_0`, `Q5_0`, `Q8_0` x = d·q; `Q4_1`, `Q5_1` x = d·q + m; d and m in F16, found as
+/// llama.cpp's reference finds them, to the bit. *Super-blocks* of 256 have sub-blocks of 16 or 32 whose scales, and
+/// minimums in `Q2_K`, `Q4_K`, `Q5_K`, are multiples of one F16 each. *IQ4* codes go to a fixed table of 16 uneven
+/// levels. Scales of super-blocks and IQ4 are searched for the least Σ h(x − x̂)², where h is the importance of an
+/// input (the mean square of what comes in), or 1: never a larger error than llama.cpp's own search on weights that
+/// count alike. The last block of a row that is no whole number of blocks is filled up with zeros.
+/// Cost: one pass for plain blocks, some 30 over each sub-block for the others.
+pub(super) struct Gguf;
+
+/// The registry's entry.
+pub(super) static ENTRY: Gguf = Gguf;
+
+static ABOUT: About = About {
+    id: "gguf-blocks",
+    title: "GGUF blocks",
+    summary: "Weights go into the block types of llama.cpp: small groups with their own scales, which in K-quants are themselves rounded to a few bits.",
+    citation: "Gerganov, Kawrakow et al., llama.cpp, ggml-quants.c, pull requests 1684 (K-quants) and 5590, 5747 (IQ4), 2023 and 2024",
+    stage: Stage::Quantise,
+    needs: Needs::Weights,
+    parameters: &[Parameter {
+        name: "type",
+        title: "Type",
+        help: "The block type; its number is the bits of a code, the rest goes to scales. K types need 256 inputs or a multiple, the others 32.",
+        kind: Kind::Choice(&[
+            Option_ {
+                id: "Q4_K",
+                title: "Q4_K",
+                help: "4.5 bits a weight: 4-bit codes, a scale and a minimum for 32. The usual choice.",
+            },
+            Option_ {
+                id: "Q2_K",
+                title: "Q2_K",
+                help: "2.625 bits a weight: 2-bit codes, a scale and a minimum for 16. Damages most models visibly.",
+            },
+            Option_ {
+                id: "Q3_K",
+                title: "Q3_K",
+                help: "3.4375 bits a weight: 3-bit codes, a scale for 16.",
+            },
+            Option_ {
+                id: "Q5_K",
+                title: "Q5_K",
+                help: "5.5 bits a weight: 5-bit codes, a scale and a minimum for 32.",
+            },
+            Option_ {
+                id: "Q6_K",
+                title: "Q6_K",
+                help: "6.5625 bits a weight: 6-bit codes, a scale for 16. Nearly lossless.",
+            },
+            Option_ {
+                id: "IQ4_XS",
+                title: "IQ4_XS",
+                help: "4.25 bits a weight: a table of 16 uneven levels, a scale for 32, rounded to 6 bits.",
+            },
+            Option_ {
+                id: "IQ4_NL",
+                title: "IQ4_NL",
+                help: "4.5 bits a weight: the same table, a scale for 32 in 16 bits; for inputs that 256 does not divide.",
+            },
+            Option_ {
+                id: "Q4_0",
+                title: "Q4_0",
+                help: "4.5 bits a weight: 4-bit codes around zero, a scale for 32. The fastest on many processors.",
+            },
+            Option_ {
+                id: "Q4_1",
+                title: "Q4_1",
+                help: "5 bits a weight: 4-bit codes, a scale and a minimum for 32.",
+            },
+            Option_ {
+                id: "Q5_0",
+                title: "Q5_0",
+                help: "5.5 bits a weight: 5-bit codes around zero, a scale for 32.",
+            },
+            Option_ {
+                id: "Q5_1",
+                title: "Q5_1",
+                help: "6 bits a weight: 5-bit codes, a scale and a minimum for 32.",
+            },
+            Option_ {
+                id: "Q8_0",
+                title: "Q8_0",
+                help: "8.5 bits a weight: 8-bit codes, a scale for 32. Practically lossless.",
+            },
+        ]),
+        only_when: None,
+    }],
+};
+
+fn kind(parameters: &Resolved) -> BlockType {
+    BlockType::named(parameters.choice("type")).unwrap_or(BlockType::Q4_K)
+}
+
+/// Blocks encoded by one thread without asking whether to go on.
+const BLOCKS: usize = 64;
+
+/// The blocks of all rows of row-major `values`; `importance` of the inputs, one for each column.
+fn encode(
+    kind: BlockType,
+    (values, shape): (&[f32], MatrixShape),
+    importance: Option<&[f32]>,
+    observer: &dyn Observer,
+) -> Result<Vec<u8>> {
+    let row_bytes = kind.row_bytes(shape.cols);
+    let mut bytes = vec![0; shape.rows * row_bytes];
+    if bytes.is_empty() {
+        return Ok(bytes);
+    }
+    let piece = BLOCKS * kind.weights();
+    let rows = bytes.par_chunks_mut(row_bytes).zip(values.par_chunks(shape.cols));
+    rows.with_min_len((piece / shape.cols).max(1)).try_for_each(|(bytes, values)| {
+        let pieces = bytes.chunks_mut(BLOCKS * kind.bytes()).zip(values.chunks(piece));
+        for (at, (bytes, values)) in pieces.enumerate() {
+            observer.go_on()?;
+            let importance = importance.map(|all| &all[at * piece..][..values.len()]);
+            vectorised(Piece { kind, values, importance, out: bytes });
+        }
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Blocks of a piece of a row.
+struct Piece<'a> {
+    kind: BlockType,
+    values: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [u8],
+}
+
+impl Loops for Piece<'_> {
+    type Found = ();
+
+    #[expect(
+        clippy::inline_always,
+        reason = "loops become vectors only inside the function compiled for them"
+    )]
+    #[inline(always)]
+    fn run(self) {
+        let Self { kind, values, importance, out } = self;
+        let n = kind.weights();
+        let (mut padded, mut weights) = ([0.0; 256], [1.0; 256]);
+        for (at, (x, out)) in values.chunks(n).zip(out.chunks_exact_mut(kind.bytes())).enumerate() {
+            if let Some(importance) = importance {
+                fill_weights(&importance[at * n..][..x.len()], &mut weights[..n]);
+            }
+            let x = if x.len() == n {
+                x
+            } else {
+                padded[..x.len()].copy_from_slice(x);
+                padded[x.len()..].fill(0.0);
+                &padded[..n]
+            };
+            match x.as_chunks::<32>().0 {
+                [x] if kind != BlockType::IQ4_NL => {
+                    let w = weights.first_chunk::<32>().filter(|_| importance.is_some());
+                    plain::encode(kind, x, w, out);
+                }
+                _ => super_blocks::encode(kind, x, &weights[..n], out),
+            }
+        }
+    }
+}
+
+/// The importance of the inputs of a block as weights; where nothing counts, all count alike.
+fn fill_weights(importance: &[f32], weights: &mut [f32]) {
+    let (used, rest) = weights.split_at_mut(importance.len());
+    let total: f32 = importance.iter().sum();
+    if total > 0.0 && total.is_finite() {
+        used.copy_from_slice(importance);
+        rest.fill(0.0);
+    } else {
+        weights.fill(1.0);
+    }
+}
+
+impl Method for Gguf {
+    fn about(&self) -> &'static About {
+        &ABOUT
+    }
+
+    fn label(&self, parameters: &Resolved) -> String {
+        kind(parameters).name().to_owned()
+    }
+
+    fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
+        Ok(SparseLayout::over(input.previous, Layout::Blocks(kind(parameters))))
+    }
+
+    fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
+        let (kind, shape) = (kind(parameters), task.shape());
+        let (values, mask) = masked(&task);
+        let bytes = encode(kind, (&values, shape), None, task.observer)?;
+        Ok(Sparse::over(mask, Encoding::Blocks(Blocks::new(shape, kind, bytes))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::seeds::Random;
+    use crate::observer::Silent;
+
+    #[test]
+    fn importance_lowers_the_weighted_error_of_every_type() {
+        let shape = MatrixShape { rows: 4, cols: 320 };
+        let mut random = Random::new(23);
+        let values: Vec<f32> = (0..shape.elements()).map(|_| random.normal() as f32).collect();
+        let importance: Vec<f32> =
+            (0..shape.cols).map(|i| if i % 9 == 0 { 100.0 } else { 0.1 }).collect();
+        for kind in BlockType::ALL {
+            let error = |importance_given: Option<&[f32]>| -> f64 {
+                let bytes = encode(kind, (&values, shape), importance_given, &Silent).unwrap();
+                let decoded = Encoding::Blocks(Blocks::new(shape, kind, bytes)).decode();
+                let away = |(i, (&x, &y)): (usize, (&f32, &f32))| {
+                    f64::from(importance[i % shape.cols]) * f64::from(x - y).powi(2)
+                };
+                values.iter().zip(&decoded).enumerate().map(away).sum()
+            };
+            let (plain, weighted) = (error(None), error(Some(&importance)));
+            let may = if kind == BlockType::Q8_0 { 1.02 } else { 0.9 };
+            assert!(weighted < may * plain, "{kind}: {weighted} {plain}");
+        }
+    }
+
+    #[test]
+    fn importance_of_nothing_counts_all_alike() {
+        let shape = MatrixShape { rows: 1, cols: 256 };
+        let mut random = Random::new(24);
+        let values: Vec<f32> = (0..256).map(|_| random.normal() as f32).collect();
+        let of = |importance: Option<&[f32]>| {
+            encode(BlockType::Q4_K, (&values, shape), importance, &Silent).unwrap()
+        };
+        assert_eq!(of(Some(&[0.0; 256])), of(None));
+    }
+}

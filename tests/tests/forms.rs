@@ -1,0 +1,109 @@
+//! What targets make of blocks, small floats, offsets and tables: forecast to the byte, refused with a reason, mended.
+
+use std::path::Path;
+
+use lapidary_engine::Silent;
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::encoding::{BlockType, Encoding};
+use lapidary_engine::job;
+use lapidary_engine::method::Step;
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::target::{self, Manifest};
+use lapidary_tests::{Weights, plan, write};
+use tempfile::TempDir;
+
+/// A llama of one block of square layers.
+fn llama(folder: &Path, hidden: usize) -> Checkpoint {
+    let mut weights = Weights::new();
+    for name in ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.down"] {
+        let name = format!("model.layers.0.{name}_proj.weight");
+        weights = weights.normal(&name, &[hidden, hidden]);
+    }
+    weights.write(&folder.join("model.safetensors"));
+    write(&folder.join("config.json"), br#"{"model_type": "llama"}"#);
+    Checkpoint::open(folder).expect("a valid model")
+}
+
+#[test]
+fn blocks_and_floats_are_forecast_to_the_byte_where_they_are_held() {
+    let folder = TempDir::new().unwrap();
+    let checkpoint = llama(folder.path(), 256);
+    let layer = checkpoint.find("model.layers.0.mlp.down_proj.weight").unwrap();
+    let bytes = |target: &str, step: &Step| {
+        let rule = ("*.down_proj.weight", vec![step.clone()]);
+        let plan = plan(&checkpoint, &[rule]).unwrap();
+        let target = target::find(target).unwrap();
+        let entry = Manifest::new(&checkpoint, &plan, target).unwrap().entries[layer].clone();
+        match entry.storage {
+            target::Storage::Native => Ok(entry.bytes),
+            target::Storage::Dense { because } => Err(because),
+            target::Storage::Copied => panic!("it is compressed"),
+        }
+    };
+    let n = 256 * 256;
+    for kind in BlockType::ALL {
+        let step = Step::new("gguf-blocks").with("type", kind.name());
+        let wanted = (n / kind.weights() * kind.bytes()) as u64;
+        assert_eq!(bytes("gguf", &step), Ok(wanted), "{kind}");
+        for other in ["mlx", "compressed-tensors", "gptq", "awq", "dense"] {
+            let because = bytes(other, &step).unwrap_err();
+            assert!(!because.is_empty() && !because.ends_with('.'), "{other}: {because}");
+        }
+    }
+    let micro = |format: &str| Step::new("microscaling").with("format", format);
+    let (n, groups) = (n as u64, n as u64 / 32);
+    assert_eq!(bytes("gguf", &micro("mxfp4")), Ok(n / 2 + groups));
+    assert_eq!(bytes("gguf", &micro("nvfp4")), Ok(n / 2 + 2 * groups + 4));
+    assert_eq!(bytes("mlx", &micro("mxfp4")), Ok(n / 2 + groups));
+    assert_eq!(bytes("mlx", &micro("mxfp8")), Ok(n + groups));
+    assert!(bytes("mlx", &micro("nvfp4")).is_err());
+    // An offset in 32 bits beside each scale, as MLX stores them anyway; others want whole zero points.
+    assert_eq!(bytes("mlx", &Step::new("hqq")), Ok(n / 2 + 2 * 4 * n / 64));
+    let because = bytes("compressed-tensors", &Step::new("hqq")).unwrap_err();
+    assert!(because.contains("whole zero points"), "{because}");
+    assert!(bytes("compressed-tensors", &Step::new("hqq").with("symmetry", "asymmetric")).is_ok());
+}
+
+#[test]
+fn what_is_not_held_becomes_the_nearest_that_is() {
+    let folder = TempDir::new().unwrap();
+    let checkpoint = llama(folder.path(), 96);
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let tensor = &checkpoint.tensors()[checkpoint.find(name).unwrap()];
+    let instead = |target: &str, step: Step| {
+        let now = Assignment::of(vec![step]);
+        target::held_instead(tensor, &now, target::find(target).unwrap()).label()
+    };
+    let blocks = |kind: &str| Step::new("gguf-blocks").with("type", kind);
+    assert_eq!(instead("gguf", blocks("Q4_K")), "Q5_0", "as llama-quantize falls back");
+    assert_eq!(instead("gguf", blocks("Q6_K")), "Q8_0");
+    assert!(instead("compressed-tensors", blocks("Q4_K")).starts_with("4-bit"));
+    assert_eq!(instead("compressed-tensors", Step::new("hqq")), "4-bit g32 hqq whole");
+    assert!(instead("gptq", Step::new("optimal-palette")).starts_with("4-bit"));
+}
+
+#[test]
+fn fused_layers_share_the_global_scale_of_nvfp4() {
+    let folder = TempDir::new().unwrap();
+    let checkpoint = llama(folder.path(), 64);
+    let rule = |pattern: &'static str| (pattern, vec![Step::new("microscaling")]);
+    let global = |plan: &Plan, role: &str| {
+        let name = format!("model.layers.0.self_attn.{role}_proj.weight");
+        let layer = checkpoint.find(&name).unwrap();
+        match job::compress_layer(&checkpoint, plan, layer, &Silent).unwrap() {
+            Encoding::Float(float) => float.global(),
+            other => panic!("{:?}", other.layout()),
+        }
+    };
+    let all = plan(&checkpoint, &[rule("*.self_attn.*")]).unwrap();
+    let [q, k, v, o] = ["q", "k", "v", "o"].map(|role| global(&all, role));
+    assert!(q == k && k == v && q != o, "{q} {k} {v} {o}");
+    let alone = |role: &str| {
+        let mut plan = Plan::default();
+        let name = format!("model.layers.0.self_attn.{role}_proj.weight");
+        plan.set(&name, Assignment::of(vec![Step::new("microscaling")]));
+        global(&plan, role)
+    };
+    let least = ["q", "k", "v"].map(alone).into_iter().fold(f32::INFINITY, f32::min);
+    assert_eq!(q, least, "the largest weight of the three decides");
+}
