@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lapidary_engine::job::Damage;
+use lapidary_engine::job::{Damage, Weighting};
 
 use crate::commands::edit::layers_text;
 use crate::commands::{Command, apply, look};
@@ -61,7 +61,8 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         Event::Preview(layer, assignment, result) => {
             if let Ok(preview) = &result {
                 let of = model.checkpoint.tensors()[layer].matrix.map_or(0, |m| m.shape.rows);
-                let damage = Damage { relative_error: preview.relative_error, rows: of, of };
+                let relative_error = preview.relative_error;
+                let damage = Damage { relative_error, weighting: Weighting::None, rows: of, of };
                 model.take(layer, Finding::Damage((assignment.clone(), Ok(damage))));
             }
             model.preview = Some((layer, assignment, result));
