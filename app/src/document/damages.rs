@@ -70,9 +70,8 @@ mod tests {
     fn estimates_give_way_to_exact_errors_and_never_back() {
         let mut damages = Damages::new(1);
         let four = Arc::new(Assignment::keep().with_bits(4));
-        let damage = |relative_error, weighting, rows| {
-            Damage { relative_error, weighting, rows, of: 64 }
-        };
+        let damage =
+            |relative_error, weighting, rows| Damage { relative_error, weighting, rows, of: 64 };
         let estimate = damage(0.11, Weighting::None, 8);
         let exact = damage(0.10, Weighting::None, 64);
         let weighted = damage(0.07, Weighting::Gram, 8);
