@@ -32,7 +32,7 @@ fn start(screen: &mut Screen, tokens: usize) {
     screen.state().send(Command::Calibration(Ask::SetForm(Box::new(form(tokens)))));
     screen.run_steps(3);
     assert!(screen.query_by_label_contains("25 inputs in 6 blocks").is_some(), "the forecast");
-    screen.get_by_label("Calibrate").click();
+    screen.get_by_label("Run").click();
     screen.run_steps(2);
 }
 
@@ -117,7 +117,7 @@ fn a_cancelled_run_keeps_its_blocks_and_goes_on_and_the_next_window_finds_it() {
     let known: Known = screen.state().model().calibrations.known[0].clone();
     assert!(!known.is_finished && known.parts >= 2, "{known:?}");
     assert!(screen.query_by_label_contains("not finished").is_some());
-    screen.get_by_label("Calibrate").click();
+    screen.get_by_label("Run").click();
     wait_until(&mut screen, "it went on to its end", loaded);
     let title = Loaded::title(&screen.state().model().calibrations.loaded.as_ref().unwrap().folder);
     assert_eq!(title, "heldout_oz.txt, 6,016 tokens in sequences of 64");

@@ -61,7 +61,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ability: &Ability
     ui.add_space(6.0);
     let is_running = model.calibrations.run.is_running();
     ui.horizontal_wrapped(|ui| {
-        let button = Button::new(RichText::new("Calibrate").strong());
+        let button = Button::new(RichText::new("Run").strong());
         let why_not = if is_running { "A calibration is running." } else { "Add a text first." };
         let button = ui.add_enabled(has_text && !is_running, button);
         if button.on_disabled_hover_text(why_not).clicked() {
