@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use egui::{Context, Ui, ViewportCommand};
 
-use crate::commands::{Command, absorb, actions, apply, look_again};
+use crate::commands::{Command, absorb, apply, look_again, pressed};
 use crate::document::Document;
+use crate::document::calibrations::{Ask, is_text};
 use crate::document::draft::Draft;
 use crate::document::project::Project;
 use crate::document::recovery::{Keeper, Unsaved};
@@ -79,7 +80,7 @@ impl App {
             let Some(event) = self.jobs.poll() else { break };
             absorb(&mut self.document, &mut self.jobs, event);
         }
-        for action in actions::pressed(context) {
+        for action in pressed(context) {
             if (action.enabled)(&self.document) {
                 self.send((action.command)());
             }
@@ -142,7 +143,9 @@ impl App {
         let dropped = context
             .input(|input| input.raw.dropped_files.first().map(|file| file.path().to_path_buf()));
         if let Some(path) = dropped {
-            self.send(Command::Open(path));
+            let is_text = self.document.model.is_some() && is_text(&path);
+            let add = |path| Command::Calibration(Ask::Add(path));
+            self.send(if is_text { add(path) } else { Command::Open(path) });
         }
     }
 

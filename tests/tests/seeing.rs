@@ -335,7 +335,9 @@ fn every_metric_has_values_on_a_measured_plan() {
             .all(|layer| model.relative_error(layer).is_some())
     });
     let model = screen.state().model();
-    let is_there = |needs| !matches!(needs, Needs::Other | Needs::Price);
+    let is_there = |needs| {
+        !matches!(needs, Needs::Other | Needs::Price | Needs::Sensitivity | Needs::Calibration)
+    };
     for metric in METRICS.iter().filter(|metric| is_there(metric.needs)) {
         let values: Vec<f64> = (0..model.checkpoint.tensors().len())
             .filter_map(|layer| (metric.value)(model, layer))

@@ -92,9 +92,14 @@ fn every_view_draws_in_every_state_and_theme() {
             for view in VIEWS {
                 draw(document(state), theme, view.ui);
             }
-            for sheet in
-                [Sheet::Export, Sheet::Keys, Sheet::About, Sheet::Path(Purpose::OpenFolder)]
-            {
+            for sheet in [
+                Sheet::Export,
+                Sheet::Calibrate,
+                Sheet::Experts,
+                Sheet::Keys,
+                Sheet::About,
+                Sheet::Path(Purpose::OpenFolder),
+            ] {
                 let document = Document { sheet: Some(sheet), ..document(state) };
                 draw(document, theme, views::layout);
             }

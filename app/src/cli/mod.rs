@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, all on the same engine as the window.
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 cancelled.
 
+mod calibrate;
 mod check;
 mod compress;
 mod demo;
@@ -32,6 +33,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Compare two checkpoints of one model, tensor by tensor.
     Diff(diff::Diff),
+    /// Run text through a model and measure what every layer receives.
+    Calibrate(calibrate::Calibrate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
     /// Say what is wrong with a project's plan for its target, and mend it.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Diff(command)) => command.run(),
+        Some(Command::Calibrate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Targets(command)) => command.run(),

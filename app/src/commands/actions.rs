@@ -57,6 +57,17 @@ const fn keys(modifiers: Modifiers, key: Key) -> Option<KeyboardShortcut> {
     Some(KeyboardShortcut::new(modifiers, key))
 }
 
+/// Whether text can be run through the open model; while that is not known, too.
+fn can_calibrate(document: &Document) -> bool {
+    let calibrations = document.model.as_ref().map(|model| &model.calibrations);
+    calibrations.is_some_and(|found| !matches!(found.ability, Some(Err(_))))
+}
+
+fn has_experts(document: &Document) -> bool {
+    let model = document.model.as_ref();
+    model.is_some_and(|m| m.checkpoint.tensors().iter().any(|tensor| tensor.place.expert.is_some()))
+}
+
 fn always(_document: &Document) -> bool {
     true
 }
@@ -127,6 +138,22 @@ pub static ACTIONS: &[Action] = &[
         keys: keys(Modifiers::COMMAND, Key::D),
         enabled: has_model,
         command: || Command::Pick(Purpose::CompareFolder),
+    },
+    Action {
+        title: "Calibrate…",
+        tooltip: "Run text through the model and measure what every layer receives: errors are then weighted by it.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::T),
+        enabled: can_calibrate,
+        command: || Command::ToggleSheet(Sheet::Calibrate),
+    },
+    Action {
+        title: "Import an importance matrix…",
+        tooltip: "Take an imatrix of llama.cpp, .gguf or .dat, for a calibration.",
+        menu: Menu::File,
+        keys: None,
+        enabled: has_model,
+        command: || Command::Pick(Purpose::ReadImatrix),
     },
     Action {
         title: "Save project",
@@ -408,6 +435,14 @@ pub static ACTIONS: &[Action] = &[
         command: || Command::Walk(Direction::Left, true),
     },
     Action {
+        title: "Expert coverage",
+        tooltip: "Show how many tokens of the calibration went to each expert of a mixture.",
+        menu: Menu::View,
+        keys: keys(Modifiers::NONE, Key::X),
+        enabled: has_experts,
+        command: || Command::ToggleSheet(Sheet::Experts),
+    },
+    Action {
         title: "Stop or go on measuring",
         tooltip: "Statistics and spectra are computed in the background; stop them to leave the machine alone.",
         menu: Menu::View,
@@ -440,54 +475,3 @@ pub static ACTIONS: &[Action] = &[
         command: || Command::ToggleSheet(Sheet::About),
     },
 ];
-
-/// The action whose keys were pressed. Chords with more modifiers are matched first; single keys belong to a text
-/// field while one has the focus.
-pub fn pressed(context: &egui::Context) -> Vec<&'static Action> {
-    let typing = context.egui_wants_keyboard_input();
-    let mut actions: Vec<(&'static Action, KeyboardShortcut)> =
-        ACTIONS.iter().filter_map(|action| Some((action, action.keys?))).collect();
-    let weight = |modifiers: Modifiers| u8::from(modifiers.shift) + u8::from(modifiers.alt);
-    actions.sort_by_key(|(_, keys)| std::cmp::Reverse(weight(keys.modifiers)));
-    context.input_mut(|input| {
-        let mut is_pressed = |keys: &KeyboardShortcut| {
-            let is_plain = matches!(keys.modifiers, Modifiers::NONE | Modifiers::SHIFT);
-            // What a text field does with these keys is not for the layers behind it.
-            let is_of_text = matches!(keys.logical_key, Key::A | Key::Z | Key::Y);
-            let is_function = matches!(keys.logical_key, Key::F1);
-            if keys.logical_key == Key::C && keys.modifiers == Modifiers::COMMAND {
-                // The system's own event, in the place of the key.
-                return !typing && input.events.contains(&egui::Event::Copy);
-            }
-            (!typing || !(is_plain || is_of_text) || is_function) && input.consume_shortcut(keys)
-        };
-        actions.into_iter().filter(|(_, keys)| is_pressed(keys)).map(|(action, _)| action).collect()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_actions_share_their_keys() {
-        for (i, a) in ACTIONS.iter().enumerate() {
-            for b in &ACTIONS[i + 1..] {
-                assert!(
-                    a.keys.is_none() || a.keys != b.keys,
-                    "{} and {} have the same keys",
-                    a.title,
-                    b.title
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn every_action_explains_itself() {
-        for action in ACTIONS {
-            assert!(action.tooltip.ends_with('.'), "{}", action.title);
-            assert!(!action.title.ends_with('.'), "{}", action.title);
-        }
-    }
-}

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use lapidary_engine::job::Damage;
+use lapidary_engine::job::{Damage, Weighting};
 
 use crate::commands::edit::layers_text;
-use crate::commands::{Command, apply, look};
+use crate::commands::{Command, apply, calibrate, look};
+use crate::document::calibrations::Ask;
 use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
 use crate::document::recipe::{Taken, Told};
@@ -40,6 +41,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         Event::RecipeRead(_, Err(sentence)) | Event::RecipeWritten(Err(sentence)) => {
             document.complain(sentence);
         }
+        Event::Calibration(news) => calibrate::absorb(document, jobs, news),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
         about_the_model => {
@@ -61,8 +63,12 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         Event::Preview(layer, assignment, result) => {
             if let Ok(preview) = &result {
                 let of = model.checkpoint.tensors()[layer].matrix.map_or(0, |m| m.shape.rows);
-                let damage = Damage { relative_error: preview.relative_error, rows: of, of };
-                model.take(layer, Finding::Damage((assignment.clone(), Ok(damage))));
+                let relative_error = preview.relative_error;
+                let damage = Damage { relative_error, weighting: Weighting::None, rows: of, of };
+                // Beside errors weighted by inputs a plain one says another thing.
+                if model.record(layer).is_none() {
+                    model.take(layer, Finding::Damage((assignment.clone(), Ok(damage))));
+                }
             }
             model.preview = Some((layer, assignment, result));
         }
@@ -103,6 +109,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         | Event::Picked(..)
         | Event::RecipeRead(..)
         | Event::RecipeWritten(_)
+        | Event::Calibration(_)
         | Event::Saved(_) => {}
     }
 }
@@ -131,6 +138,8 @@ fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Resul
             }
             let mut model = Box::new(Model::new(opened));
             jobs.measure(&model);
+            jobs.leave_calibrations();
+            jobs.list_calibrations(&model, true);
             look::request(&mut model, jobs);
             document.model = Some(model);
         }
@@ -172,7 +181,7 @@ fn recipe_read(document: &mut Document, jobs: &mut Jobs, path: &Path, taken: Tak
 }
 
 /// Says what was done; what could not be is listed in a sheet.
-fn tell(document: &mut Document, told: Told) {
+pub(super) fn tell(document: &mut Document, told: Told) {
     let n = told.unsaid.len();
     if n > 0 {
         document.say(format!("{}; {n} things could not be said", told.done));
@@ -210,6 +219,11 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
                 jobs.write_recipe(model, kind, path);
             }
         }
+        Purpose::CalibrationFile | Purpose::CalibrationFolder => {
+            apply(document, jobs, Command::Calibration(Ask::Add(path)));
+        }
+        Purpose::ReadImatrix => apply(document, jobs, Command::Calibration(Ask::Import(path))),
+        Purpose::WriteImatrix => apply(document, jobs, Command::Calibration(Ask::Export(path))),
         Purpose::ExportFolder => {
             // The dialog names a folder that exists; the output becomes a new one inside it.
             let name = document.model.as_ref().map_or_else(

@@ -9,7 +9,7 @@ use lapidary_engine::target::Next;
 
 use crate::document::damages::Found;
 use crate::document::look::{Seen, Subject, Tab, Trying};
-use crate::document::metrics::Needs;
+use crate::document::metrics::{Needs, sensitive};
 use crate::document::model::Model;
 use crate::jobs::{Jobs, Trial};
 
@@ -34,6 +34,7 @@ pub fn request(model: &mut Model, jobs: &mut Jobs) {
             estimate(model, jobs);
             error_spectrum(model, jobs);
         }
+        Tab::Activations => through(model, jobs),
         Tab::Bits | Tab::Compare | Tab::Damage => {}
     }
 }
@@ -52,6 +53,7 @@ fn trials(model: &mut Model, jobs: &mut Jobs) {
         curves: model.tab == Tab::Damage,
         prices: model.wants(Needs::Price),
         exact: model.wants(Needs::Damage),
+        sensitivities: model.wants(Needs::Sensitivity),
         visible: model.visible.concat(),
     };
     if model.look.asked.trials.as_ref() == Some(&state) {
@@ -73,6 +75,11 @@ fn trials(model: &mut Model, jobs: &mut Jobs) {
     for entry in compressed() {
         wanted.add(entry.tensor, &model.assignment(entry.tensor), false);
     }
+    if state.sensitivities {
+        let four = Arc::new(sensitive());
+        let all = 0..model.checkpoint.tensors().len();
+        all.for_each(|layer| wanted.add(layer, &four, false));
+    }
     if state.prices {
         let all = 0..model.checkpoint.tensors().len();
         state.visible.iter().copied().chain(all).for_each(|layer| wanted.add_prices(layer));
@@ -82,8 +89,12 @@ fn trials(model: &mut Model, jobs: &mut Jobs) {
             wanted.add(entry.tensor, &model.assignment(entry.tensor), true);
         }
     }
+    // The preview measures the plain error on every row; what inputs make of it takes longer, and comes last.
+    if let Some(&layer) = state.inspected.first().filter(|&&layer| model.record(layer).is_some()) {
+        wanted.add(layer, &model.assignment(layer), true);
+    }
     let trials = wanted.trials;
-    jobs.try_out(&model.checkpoint, trials);
+    jobs.try_out(&model.checkpoint, model.calibrations.loaded.as_ref(), trials);
     model.look.asked.trials = Some(state);
 }
 
@@ -193,6 +204,19 @@ fn near(model: &mut Model, jobs: &mut Jobs) {
         let picture = picture.clone();
         look.asked.near = Some(wanted.clone());
         jobs.picture_near(model.checkpoint.clone(), &picture, wanted);
+    }
+}
+
+/// Has the layer in the inspector seen through what it receives.
+fn through(model: &mut Model, jobs: &mut Jobs) {
+    let Some(layer) = model.selection.cursor() else {
+        return;
+    };
+    let calibrations = &model.calibrations;
+    let is_known = calibrations.through.as_ref().is_some_and(|(of, _)| *of == layer);
+    if model.record(layer).is_some() && !is_known && calibrations.asked != Some(layer) {
+        model.calibrations.asked = Some(layer);
+        jobs.see_through(model, layer);
     }
 }
 

@@ -2,8 +2,10 @@
 
 pub mod actions;
 mod answers;
+mod calibrate;
 mod edit;
 mod look;
+mod pressed;
 mod view;
 
 use std::ops::Range;
@@ -15,8 +17,10 @@ use lapidary_engine::target::Lint;
 
 pub use answers::absorb;
 pub use look::request as look_again;
+pub use pressed::pressed;
 
 use crate::document::brush::Brush;
+use crate::document::calibrations::Ask;
 use crate::document::columns::{self, Column};
 use crate::document::look::{Quantity, Tab};
 use crate::document::model::{MapMode, Pane, Side};
@@ -192,6 +196,8 @@ pub enum Command {
     Compare(PathBuf),
     /// Leave the second checkpoint.
     StopComparing,
+    /// Something about calibrations.
+    Calibration(Ask),
     /// Save a figure, asking for the name of its file.
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
@@ -243,6 +249,7 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
             Some(copied) => apply(document, jobs, Command::Assign(Assignment::clone(&copied))),
             None => document.say("Copy an assignment first (C)"),
         },
+        Command::Calibration(ask) => calibrate::carry_out(document, jobs, ask),
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             let chosen = document.question.take().and_then(|question| {
@@ -358,6 +365,7 @@ fn pick(document: &Document, jobs: &mut Jobs, purpose: Purpose) {
         document.model.as_ref().map_or_else(|| "plan".to_owned(), |model| model.checkpoint.title());
     let recipe = |id| recipe::kinds().find(|kind| kind.id == id).map(|kind| kind.file_name);
     let suggestion = match purpose {
+        Purpose::WriteImatrix => "imatrix.gguf".to_owned(),
         Purpose::WriteRecipe(id) => recipe(id).unwrap_or("recipe").to_owned(),
         _ => format!("{title}.ron"),
     };

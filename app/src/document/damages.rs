@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lapidary_engine::job::Damage;
+use lapidary_engine::job::{Damage, Weighting};
 use lapidary_engine::plan::Assignment;
 
 /// The damage of an assignment, or a sentence why there is none.
@@ -21,6 +21,8 @@ pub struct DamageSum {
     pub exact: usize,
     /// Layers whose damage is an estimate.
     pub estimated: usize,
+    /// Layers whose damage is weighted by their inputs.
+    pub weighted: usize,
     /// Compressed layers whose damage is not known yet.
     pub unknown: usize,
 }
@@ -39,12 +41,21 @@ impl Damages {
         self.0[layer].iter().find(is_it).map(|(_, found)| found)
     }
 
-    /// Takes in what was found; an estimate does not replace an exact error.
+    /// Forgets what was found, as another calibration weights errors in another way.
+    pub fn clear(&mut self) {
+        self.0.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Takes in what was found; an estimate does not replace an exact error, nor a plain error one that is weighted
+    /// by the layer's inputs.
     pub fn put(&mut self, layer: usize, assignment: Arc<Assignment>, found: Found) {
         let known = &mut self.0[layer];
-        let is_exact = |found: &Found| found.as_ref().is_ok_and(Damage::is_exact);
+        let worth = |found: &Found| match found {
+            Ok(damage) => Some((damage.weighting != Weighting::None, damage.is_exact())),
+            Err(_) => None,
+        };
         match known.iter_mut().find(|(tried, _)| tried.steps == assignment.steps) {
-            Some((_, before)) if is_exact(before) && !is_exact(&found) => {}
+            Some((_, before)) if worth(before) > worth(&found) && found.is_ok() => {}
             Some((_, before)) => *before = found,
             None => known.push((assignment, found)),
         }
@@ -59,8 +70,11 @@ mod tests {
     fn estimates_give_way_to_exact_errors_and_never_back() {
         let mut damages = Damages::new(1);
         let four = Arc::new(Assignment::keep().with_bits(4));
-        let estimate = Damage { relative_error: 0.11, rows: 8, of: 64 };
-        let exact = Damage { relative_error: 0.10, rows: 64, of: 64 };
+        let damage =
+            |relative_error, weighting, rows| Damage { relative_error, weighting, rows, of: 64 };
+        let estimate = damage(0.11, Weighting::None, 8);
+        let exact = damage(0.10, Weighting::None, 64);
+        let weighted = damage(0.07, Weighting::Gram, 8);
         damages.put(0, four.clone(), Ok(estimate));
         assert_eq!(damages.get(0, &four), Some(&Ok(estimate)));
         damages.put(0, four.clone(), Ok(exact));
@@ -68,5 +82,10 @@ mod tests {
         let locked = Assignment { locked: true, ..Assignment::clone(&four) };
         assert_eq!(damages.get(0, &locked), Some(&Ok(exact)));
         assert_eq!(damages.get(0, &four.with_bits(3)), None);
+        damages.put(0, four.clone(), Ok(weighted));
+        damages.put(0, four.clone(), Ok(exact));
+        assert_eq!(damages.get(0, &four), Some(&Ok(weighted)), "what inputs weight is worth more");
+        damages.clear();
+        assert_eq!(damages.get(0, &four), None);
     }
 }

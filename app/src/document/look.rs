@@ -29,11 +29,13 @@ pub enum Tab {
     Compare,
     /// What bits cost: error against size.
     Damage,
+    /// What the layer receives when text runs through the model.
+    Activations,
 }
 
 impl Tab {
     /// Every tab with its title and what it shows.
-    pub const ALL: [(Self, &'static str, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str, &'static str); 7] = [
         (
             Self::Weights,
             "Weights",
@@ -63,6 +65,11 @@ impl Tab {
             Self::Damage,
             "Damage",
             "What bits and groups cost: error against size for every way to quantise the layer, and what the next step is worth.",
+        ),
+        (
+            Self::Activations,
+            "Activations",
+            "What the layer receives when text runs through the model: outlier channels, and the spectrum of the weights as inputs see them.",
         ),
     ];
 }
@@ -155,6 +162,8 @@ pub struct Trying {
     pub prices: bool,
     /// Whether exact errors are wanted.
     pub exact: bool,
+    /// Whether the sensitivities of all layers are wanted.
+    pub sensitivities: bool,
     /// What is on screen.
     pub visible: Vec<usize>,
 }
@@ -162,8 +171,8 @@ pub struct Trying {
 impl PartialEq for Trying {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.plan, &other.plan)
-            && (self.target, self.curves, self.prices, self.exact)
-                == (other.target, other.curves, other.prices, other.exact)
+            && (self.target, self.curves, self.prices, self.exact, self.sensitivities)
+                == (other.target, other.curves, other.prices, other.exact, other.sensitivities)
             && self.inspected == other.inspected
             && (!self.prices || self.visible == other.visible)
     }

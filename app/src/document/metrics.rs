@@ -1,6 +1,7 @@
 //! Numbers of a layer that colour the map and fill columns: each with a sentence, a formula, and advice.
 
 use lapidary_engine::numeric::grouping::Grouping;
+use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::Next;
 
 use crate::document::measurements::value;
@@ -18,6 +19,10 @@ pub enum Needs {
     Damage,
     /// The errors of the assignments next to them, estimated while the metric is shown.
     Price,
+    /// The errors of one assignment on every layer, estimated while the metric is shown.
+    Sensitivity,
+    /// A calibration.
+    Calibration,
     /// A second checkpoint.
     Other,
 }
@@ -84,7 +89,7 @@ pub static METRICS: &[Metric] = &[
         id: "damage",
         title: "Predicted damage",
         short: "Damage",
-        help: "Squared relative error of the weights, ‖W−Ŵ‖²/‖W‖², of the present assignment: ~ where it is estimated from a sample of rows, else measured. It predicts the loss of a model as far as every layer matters alike (Malinovskii et al. 2024); without calibration that is the best guess there is. 4 bits give some 1 %.",
+        help: "Squared relative error of the weights, ‖W−Ŵ‖²/‖W‖², of the present assignment: ~ where it is estimated from a sample of rows, else measured. It predicts the loss of a model as far as every layer matters alike (Malinovskii et al. 2024); with a calibration the error is activation-weighted, ‖(W−Ŵ)x‖²/‖Wx‖² over the text, which is nearer to the truth. 4 bits give some 1 %.",
         logarithmic: true,
         needs: Needs::Damage,
         value: |model, layer| model.relative_error(layer).map(|error| error * error),
@@ -261,7 +266,58 @@ pub static METRICS: &[Metric] = &[
         value: |model, layer| finite(model.comparison(layer)?.bit_distance?),
         format: text::value,
     },
+    Metric {
+        id: "sensitivity",
+        title: "Sensitivity to 4 bits",
+        short: "Sensitivity",
+        help: "Squared relative error of the layer if it were rounded to nearest in 4 bits, groups of 128, whatever the plan says: with a calibration activation-weighted, ‖(W−Ŵ)x‖²/‖Wx‖² over the text, without one ‖W−Ŵ‖²/‖W‖². An estimate from a sample of rows. Give bits where it is high.",
+        logarithmic: true,
+        needs: Needs::Sensitivity,
+        value: |model, layer| {
+            let damage = model.damage_of(layer, &sensitive())?;
+            finite(damage.relative_error.powi(2))
+        },
+        format: text::percent,
+    },
+    Metric {
+        id: "activation-outliers",
+        title: "Activation outliers",
+        short: "Act. outl.",
+        help: "Share of the values a layer receives that are more than 6 times their root mean square, from the calibration. A normal distribution has two in a billion. High shares spoil quantised activations, and make a few columns of the weights matter most: scale them (AWQ), rotate, or keep activations in 16 bits.",
+        logarithmic: true,
+        needs: Needs::Calibration,
+        value: |model, layer| {
+            let whole = &model.record(layer)?.inputs.whole;
+            (whole.values > 0 && whole.absmax.is_finite()).then(|| whole.outlier_share())
+        },
+        format: text::percent,
+    },
+    Metric {
+        id: "activation-kurtosis",
+        title: "Activation kurtosis",
+        short: "Act. kurt.",
+        help: "Excess kurtosis of everything a layer receives, m₄/m₂² − 3, from the calibration: 0 for a normal distribution. Hundreds mean massive activations, which one scale for all channels cannot hold.",
+        logarithmic: true,
+        needs: Needs::Calibration,
+        value: |model, layer| finite(model.record(layer)?.inputs.whole.kurtosis),
+        format: text::value,
+    },
+    Metric {
+        id: "tokens",
+        title: "Tokens seen",
+        short: "Tokens",
+        help: "Tokens of the calibration that reached the layer: all of them but for the experts of a mixture, which see what the router sends. Below some 1,000 what was measured is mostly chance: calibrate with more text.",
+        logarithmic: true,
+        needs: Needs::Calibration,
+        value: |model, layer| Some(model.record(layer)?.inputs.tokens as f64),
+        format: |tokens| text::count(tokens as u64),
+    },
 ];
+
+/// What every layer is rounded to for its sensitivity: 4 bits to nearest, groups of 128.
+pub fn sensitive() -> Assignment {
+    Assignment::keep().with_bits(4).with_grouping(Grouping::Group(USUAL_GROUP))
+}
 
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)

@@ -1,6 +1,7 @@
 //! What is open and what the person wants of it. Knows the engine, never egui.
 
 pub mod brush;
+pub mod calibrations;
 pub mod columns;
 pub mod damages;
 pub mod draft;
@@ -118,6 +119,10 @@ impl FigureToSave {
 pub enum Sheet {
     /// The export form.
     Export,
+    /// Texts to calibrate with, and the calibrations there are.
+    Calibrate,
+    /// What came to each expert.
+    Experts,
     /// Everything there is to do, to be found by typing.
     Palette,
     /// The list of keys.
@@ -141,6 +146,8 @@ pub struct Document {
     pub export: Slot<Exported>,
     /// The folder in the export form.
     pub export_folder: String,
+    /// What is entered to calibrate with.
+    pub calibration_form: calibrations::Form,
     /// The path in the welcome form, or in the sheet that stands in for a file dialog.
     pub typed_path: String,
     /// What is typed in the palette.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
 use lapidary_engine::compare::Comparison;
-use lapidary_engine::job::{Damage, Preview};
+use lapidary_engine::job::{Damage, Preview, Weighting};
 use lapidary_engine::numeric::grouping::Grouping;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
@@ -14,6 +14,7 @@ use lapidary_engine::target::{Manifest, Storage, Target};
 
 use crate::document::Slot;
 use crate::document::brush::Brush;
+use crate::document::calibrations::Calibrations;
 use crate::document::damages::DamageSum;
 use crate::document::draft::Draft;
 use crate::document::history::History;
@@ -21,7 +22,7 @@ use crate::document::list::ListView;
 use crate::document::look::{Look, MAX_OVERLAID, Tab};
 use crate::document::map::MapLayout;
 use crate::document::measurements::{Finding, Measured, Measurements, value};
-use crate::document::metrics::{METRICS, Metric, Needs, metric};
+use crate::document::metrics::{METRICS, Metric, Needs, metric, sensitive};
 use crate::document::other::Other;
 use crate::document::outcome::Outcome;
 use crate::document::price::NextSteps;
@@ -102,6 +103,8 @@ pub struct Model {
     pub tab: Tab,
     /// What was computed for the inspector alone.
     pub look: Look,
+    /// What its layers receive when text runs through it.
+    pub calibrations: Calibrations,
     /// A second checkpoint to compare with.
     pub other: Slot<Other>,
     /// The project's file, once it has one.
@@ -168,6 +171,7 @@ impl Model {
             visible: [Vec::new(), Vec::new()],
             tab: Tab::default(),
             look: Look::default(),
+            calibrations: Calibrations::default(),
             other: Slot::Idle,
             map: MapLayout::new(&opened.checkpoint),
             project: opened.project,
@@ -258,8 +262,11 @@ impl Model {
     pub fn is_estimate(&self, layer: usize, metric: &Metric) -> bool {
         match metric.needs {
             Needs::Damage => self.damage(layer).is_some_and(|damage| !damage.is_exact()),
+            Needs::Sensitivity => {
+                self.damage_of(layer, &sensitive()).is_some_and(|damage| !damage.is_exact())
+            }
             Needs::Price => true,
-            Needs::Plan | Needs::Measuring | Needs::Other => false,
+            Needs::Plan | Needs::Measuring | Needs::Other | Needs::Calibration => false,
         }
     }
 
@@ -323,6 +330,7 @@ impl Model {
                 None => sum.unknown += 1,
                 Some(damage) => {
                     sum.sum += damage.relative_error.powi(2);
+                    sum.weighted += usize::from(damage.weighting != Weighting::None);
                     let count = if damage.is_exact() { &mut sum.exact } else { &mut sum.estimated };
                     *count += 1;
                 }

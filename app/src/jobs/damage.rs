@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::checkpoint::SharedCheckpoint;
-use lapidary_engine::job::{self, Sample};
-use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::job::{self, Moments, Sample};
+use lapidary_engine::numeric::gram::Gram;
+use lapidary_engine::plan::Assignment;
 
+use crate::document::calibrations::Loaded;
 use crate::document::measurements::Finding;
 use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind, Ticket};
@@ -26,11 +28,26 @@ pub struct Trial {
 #[derive(Default)]
 pub(super) struct Trials(Mutex<Queue>);
 
+/// A model, the calibration in use, and where answers go.
+#[derive(Clone)]
+struct Place {
+    checkpoint: SharedCheckpoint,
+    calibration: Option<Arc<Loaded>>,
+    ticket: Ticket,
+}
+
+impl Place {
+    fn is_of(&self, checkpoint: &SharedCheckpoint, calibration: Option<&Arc<Loaded>>) -> bool {
+        Arc::ptr_eq(&self.checkpoint, checkpoint)
+            && self.calibration.as_ref().map(Arc::as_ptr) == calibration.map(Arc::as_ptr)
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     trials: VecDeque<Trial>,
-    /// The model to try on, and where answers go.
-    place: Option<(SharedCheckpoint, Ticket)>,
+    /// The model to try on, what weights its errors, and where answers go.
+    place: Option<Place>,
     has_worker: bool,
 }
 
@@ -40,11 +57,11 @@ impl Trials {
     }
 
     /// The next trial; a worker that gets none is done.
-    fn next(&self) -> Option<(Trial, SharedCheckpoint, Ticket)> {
+    fn next(&self) -> Option<(Trial, Place)> {
         let mut queue = self.lock();
         let next = queue.trials.pop_front().zip(queue.place.clone());
         queue.has_worker = next.is_some();
-        next.map(|(trial, (checkpoint, ticket))| (trial, checkpoint, ticket))
+        next
     }
 
     pub(super) fn clear(&self) {
@@ -55,13 +72,20 @@ impl Trials {
 }
 
 impl Jobs {
-    /// Tries assignments, in this order, in place of those still to be tried.
-    pub fn try_out(&mut self, checkpoint: &SharedCheckpoint, trials: Vec<Trial>) {
+    /// Tries assignments, in this order, in place of those still to be tried. Errors are weighted by the calibration.
+    pub fn try_out(
+        &mut self,
+        checkpoint: &SharedCheckpoint,
+        calibration: Option<&Arc<Loaded>>,
+        trials: Vec<Trial>,
+    ) {
         let queue = self.trials.clone();
-        let is_placed = |place: &(SharedCheckpoint, Ticket)| Arc::ptr_eq(&place.0, checkpoint);
-        if !queue.lock().place.as_ref().is_some_and(is_placed) {
+        let is_placed =
+            queue.lock().place.as_ref().is_some_and(|p| p.is_of(checkpoint, calibration));
+        if !is_placed {
+            let (checkpoint, calibration) = (checkpoint.clone(), calibration.cloned());
             let ticket = self.begin(Kind::Damage);
-            queue.lock().place = Some((checkpoint.clone(), ticket));
+            queue.lock().place = Some(Place { checkpoint, calibration, ticket });
         }
         let needs_worker = {
             let mut queue = queue.lock();
@@ -72,52 +96,69 @@ impl Jobs {
         };
         if needs_worker {
             self.spawn("damage", move || {
-                let mut sample: Option<(SharedCheckpoint, usize, Sample)> = None;
-                while let Some((trial, checkpoint, ticket)) = queue.next() {
-                    sample = sample.filter(|(of, ..)| Arc::ptr_eq(of, &checkpoint));
-                    run(&checkpoint, &trial, &mut sample, &ticket);
+                let mut sample: Option<Taken> = None;
+                while let Some((trial, place)) = queue.next() {
+                    run(&place, &trial, &mut sample);
                 }
             });
         }
     }
 }
 
-/// Tries one assignment; the sample of a layer is kept for the next trial on it.
-fn run(
-    checkpoint: &SharedCheckpoint,
-    trial: &Trial,
-    sample: &mut Option<(SharedCheckpoint, usize, Sample)>,
-    ticket: &Ticket,
-) {
-    let layer = trial.layer;
-    let damage = if trial.exact {
-        exact(checkpoint, trial, ticket)
-    } else {
-        let known = sample.take().filter(|(_, of, _)| *of == layer);
-        let taken =
-            known.map_or_else(|| Sample::new(checkpoint, layer, ticket), |(.., taken)| Ok(taken));
-        taken.and_then(|taken| {
-            let damage = taken.damage(&trial.assignment.steps, ticket);
-            *sample = Some((checkpoint.clone(), layer, taken));
-            damage
-        })
-    };
-    if let Some(found) = sentence(damage) {
-        let found = found.map(|damage| *damage);
-        let finding = Finding::Damage((trial.assignment.clone(), found));
-        ticket.send(Event::Found(vec![(layer, finding)]));
+/// A layer that was read for a trial, with the Gram matrix of its inputs.
+struct Taken {
+    checkpoint: SharedCheckpoint,
+    calibration: Option<Arc<Loaded>>,
+    layer: usize,
+    is_whole: bool,
+    sample: Sample,
+    gram: Option<Gram>,
+}
+
+impl Taken {
+    fn new(place: &Place, trial: &Trial) -> lapidary_engine::Result<Self> {
+        let (checkpoint, layer) = (&place.checkpoint, trial.layer);
+        let read = if trial.exact { Sample::whole } else { Sample::new };
+        let sample = read(checkpoint, layer, &place.ticket)?;
+        let name = &checkpoint.tensors()[layer].name;
+        let gram = place.calibration.as_ref().and_then(|loaded| {
+            let record = loaded.calibration.record(name).filter(|of| of.inputs.tokens > 0)?;
+            loaded.folder.gram(record)
+        });
+        let (checkpoint, calibration) = (checkpoint.clone(), place.calibration.clone());
+        Ok(Self { checkpoint, calibration, layer, is_whole: trial.exact, sample, gram })
+    }
+
+    fn is_for(&self, place: &Place, trial: &Trial) -> bool {
+        place.is_of(&self.checkpoint, self.calibration.as_ref())
+            && (self.layer, self.is_whole) == (trial.layer, trial.exact)
+    }
+
+    fn damage(&self, trial: &Trial, ticket: &Ticket) -> lapidary_engine::Result<job::Damage> {
+        let name = &self.checkpoint.tensors()[self.layer].name;
+        let record = self.calibration.as_ref().and_then(|of| of.calibration.record(name));
+        let record = record.filter(|record| record.inputs.tokens > 0);
+        let moments = match (&self.gram, record) {
+            (Some(gram), _) => Moments::Gram(gram),
+            (None, Some(record)) => Moments::Diagonal(&record.inputs.mean_square),
+            (None, None) => Moments::None,
+        };
+        self.sample.damage_through(&trial.assignment.steps, &moments, ticket)
     }
 }
 
-fn exact(
-    checkpoint: &SharedCheckpoint,
-    trial: &Trial,
-    ticket: &Ticket,
-) -> lapidary_engine::Result<job::Damage> {
-    let tensor = &checkpoint.tensors()[trial.layer];
-    let mut plan = Plan::default();
-    plan.set(&tensor.name, Assignment::clone(&trial.assignment));
-    let preview = job::preview(checkpoint, &plan, trial.layer, None, ticket)?;
-    let of = tensor.matrix.map_or(0, |matrix| matrix.shape.rows);
-    Ok(job::Damage { relative_error: preview.relative_error, rows: of, of })
+/// Tries one assignment; what was read of a layer is kept for the next trial on it.
+fn run(place: &Place, trial: &Trial, sample: &mut Option<Taken>) {
+    let known = sample.take().filter(|taken| taken.is_for(place, trial));
+    let taken = known.map_or_else(|| Taken::new(place, trial), Ok);
+    let damage = taken.and_then(|taken| {
+        let damage = taken.damage(trial, &place.ticket);
+        *sample = Some(taken);
+        damage
+    });
+    if let Some(found) = sentence(damage) {
+        let found = found.map(|damage| *damage);
+        let finding = Finding::Damage((trial.assignment.clone(), found));
+        place.ticket.send(Event::Found(vec![(trial.layer, finding)]));
+    }
 }

@@ -1,6 +1,7 @@
 //! Background work: named threads, one bounded channel, answers that carry a revision so that stale ones are dropped.
 //! Numerics run in one pool of low priority, so that the window keeps drawing while every core is busy.
 
+mod calibrate;
 mod compare;
 mod damage;
 mod export;
@@ -28,12 +29,14 @@ use lapidary_engine::{Observer, Progress};
 use thread_priority::ThreadPriority;
 
 use crate::document::Exported;
+use crate::document::calibrations::News;
 use crate::document::look::{Near, Picture, Subject};
 use crate::document::measurements::Finding;
 use crate::document::model::Opened;
 use crate::document::other::Other;
 use crate::document::outcome::LaidOut;
 use crate::document::recipe::{Taken, Told};
+pub use calibrate::CALIBRATIONS;
 pub use damage::Trial;
 pub use pick::{Picked, Purpose};
 
@@ -79,6 +82,8 @@ pub enum Event {
     ExportProgress(Progress),
     /// An export ended: its result, or a sentence; `None` if it was cancelled.
     Exported(Option<Result<Exported, String>>),
+    /// Something was learnt about calibrations.
+    Calibration(News),
     /// A file dialog ended.
     Picked(Purpose, Picked),
 }
@@ -108,9 +113,12 @@ enum Kind {
     Pick,
     Save,
     Recipe,
+    Calibrations,
+    Calibrate,
+    Through,
 }
 
-const KINDS: usize = 15;
+const KINDS: usize = 18;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -140,8 +148,10 @@ impl Ticket {
 
 impl Observer for Ticket {
     fn progress(&self, progress: Progress) {
-        if self.kind == Kind::Export {
-            self.try_send(Event::ExportProgress(progress));
+        match self.kind {
+            Kind::Export => self.try_send(Event::ExportProgress(progress)),
+            Kind::Calibrate => self.try_send(Event::Calibration(News::Progress(progress))),
+            _ => {}
         }
     }
 

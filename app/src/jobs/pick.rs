@@ -33,6 +33,14 @@ pub enum Purpose {
     RecoverFile,
     /// Where to write the plan as a recipe of this kind.
     WriteRecipe(&'static str),
+    /// A text file to calibrate with.
+    CalibrationFile,
+    /// A folder of texts to calibrate with.
+    CalibrationFolder,
+    /// An importance matrix to take for a calibration.
+    ReadImatrix,
+    /// Where to write the calibration as an importance matrix.
+    WriteImatrix,
 }
 
 impl Purpose {
@@ -50,6 +58,10 @@ impl Purpose {
             Self::RecoverFolder => "Take over the recipe of a finished model's folder",
             Self::RecoverFile => "Take over the recipe of a finished .gguf file",
             Self::WriteRecipe(_) => "Write the plan as a recipe",
+            Self::CalibrationFile => "Calibrate with a text file",
+            Self::CalibrationFolder => "Calibrate with a folder of texts",
+            Self::ReadImatrix => "Take an importance matrix for a calibration",
+            Self::WriteImatrix => "Write the calibration as an importance matrix",
         }
     }
 }
@@ -76,19 +88,22 @@ impl Jobs {
         // The dialog is made on this thread, as macOS demands, and awaited on another.
         let future: std::pin::Pin<Box<dyn Future<Output = Option<rfd::FileHandle>> + Send>> =
             match purpose {
-                Purpose::ReadRecipe(_) => Box::pin(dialog.set_title(purpose.title()).pick_file()),
+                Purpose::ReadRecipe(_) | Purpose::ReadImatrix | Purpose::CalibrationFile => {
+                    Box::pin(dialog.set_title(purpose.title()).pick_file())
+                }
                 Purpose::RecoverFile => Box::pin(
                     dialog
                         .set_title(purpose.title())
                         .add_filter("Finished checkpoints", &["gguf"])
                         .pick_file(),
                 ),
-                Purpose::WriteRecipe(_) => Box::pin(
+                Purpose::WriteRecipe(_) | Purpose::WriteImatrix => Box::pin(
                     dialog.set_title(purpose.title()).set_file_name(suggestion).save_file(),
                 ),
                 Purpose::OpenFolder
                 | Purpose::CompareFolder
                 | Purpose::ExportFolder
+                | Purpose::CalibrationFolder
                 | Purpose::RecoverFolder => {
                     Box::pin(dialog.set_title(purpose.title()).pick_folder())
                 }

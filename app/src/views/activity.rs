@@ -3,6 +3,7 @@
 use egui::{Align, Layout, ProgressBar, RichText, Ui};
 
 use crate::commands::Command;
+use crate::document::calibrations::Ask;
 use crate::document::{Document, Slot};
 use crate::theme::text;
 use crate::views::ViewContext;
@@ -13,6 +14,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             measuring(context, ui);
             exporting(context, ui);
+            calibrating(context, ui);
             if let Slot::Running { what, .. } = &context.document.opening {
                 ui.label(what);
                 busy(ui);
@@ -67,6 +69,34 @@ fn measuring(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.add(ProgressBar::new(done as f32 / all as f32).desired_width(90.0));
     let verb = if stopped { "measured" } else { "measuring" };
     ui.label(format!("{verb} {done}/{all}")).on_hover_text("Statistics of every tensor, then how the weights of every matrix are arranged, then singular values; what is selected and on screen first.");
+}
+
+fn calibrating(context: &ViewContext<'_>, ui: &mut Ui) {
+    let Some(calibrations) = context.document.model.as_ref().map(|model| &model.calibrations)
+    else {
+        return;
+    };
+    let Slot::Running { what, progress } = &calibrations.run else {
+        return;
+    };
+    let cancel = ui.small_button("× Cancel calibration");
+    if cancel.on_hover_text("Finished blocks are kept; Calibrate goes on there.").clicked() {
+        context.send(Command::Calibration(Ask::Cancel));
+    }
+    let Some(progress) = progress else {
+        ui.label(what);
+        busy(ui);
+        return;
+    };
+    ui.add(ProgressBar::new(share(progress)).desired_width(90.0));
+    let done = text::amount(progress.done, progress.unit);
+    let left = calibrations.seconds_left();
+    let left = left.map_or_else(String::new, |left| format!(", {} left", text::secs(left)));
+    ui.label(format!("{} {done}{left}", progress.stage)).on_hover_text(&progress.item);
+}
+
+fn share(progress: &lapidary_engine::Progress) -> f32 {
+    progress.done as f32 / progress.total.max(1) as f32
 }
 
 fn exporting(context: &ViewContext<'_>, ui: &mut Ui) {

@@ -44,7 +44,12 @@ fn menu_items(context: &ViewContext<'_>, ui: &mut Ui, menu: Menu) {
         }
         if matches!(
             action.title,
-            "Export…" | "Redo" | "Select the fused group" | "Set 8 bits" | "Lock or unlock"
+            "Export…"
+                | "Import an importance matrix…"
+                | "Redo"
+                | "Select the fused group"
+                | "Set 8 bits"
+                | "Lock or unlock"
         ) {
             ui.separator();
         }
@@ -67,8 +72,18 @@ fn item(context: &ViewContext<'_>, ui: &mut Ui, action: &Action) {
         button = button.shortcut_text(ui.ctx().format_shortcut(keys));
     }
     let enabled = (action.enabled)(context.document);
-    if ui.add_enabled(enabled, button).on_hover_text(action.tooltip).clicked() {
+    let answer = ui.add_enabled(enabled, button).on_hover_text(action.tooltip);
+    if answer.on_disabled_hover_text(why_not(context.document, action)).clicked() {
         context.send((action.command)());
+    }
+}
+
+/// Why an action cannot be done now.
+fn why_not<'a>(document: &'a Document, action: &Action) -> &'a str {
+    let ability = document.model.as_ref().and_then(|model| model.calibrations.ability.as_ref());
+    match (action.title, ability) {
+        ("Calibrate…", Some(Err(sentence))) => sentence,
+        _ => action.tooltip,
     }
 }
 

@@ -1,6 +1,8 @@
 //! What is on screen. A view reads the document and sends commands; it changes nothing, and it names no other view.
 
 mod activity;
+mod calibrate;
+mod experts;
 mod export;
 mod history;
 mod inspector;
@@ -78,6 +80,8 @@ pub static VIEWS: &[View] = &[
     View { id: "activity", ui: activity::ui },
     View { id: "welcome", ui: welcome::ui },
     View { id: "export", ui: export::ui },
+    View { id: "calibrate", ui: calibrate::ui },
+    View { id: "experts", ui: experts::ui },
     View { id: "sheets", ui: sheets::ui },
     View { id: "palette", ui: palette::ui },
 ];
@@ -110,6 +114,8 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
         CentralPanel::default().show(ui, |ui| welcome::ui(context, ui));
     }
     export::ui(context, ui);
+    calibrate::ui(context, ui);
+    experts::ui(context, ui);
     sheets::ui(context, ui);
     palette::ui(context, ui);
 }

@@ -68,9 +68,16 @@ fn damage(ui: &mut Ui, model: &Model) {
     }
     let sign = if sum.estimated > 0 { "~" } else { "" };
     let more = if sum.unknown > 0 { "+" } else { "" };
-    let shown = RichText::new(format!("Σ damage {sign}{}{more}", text::value(sum.sum))).monospace();
+    let what = if sum.weighted > 0 { "Σ weighted damage" } else { "Σ damage" };
+    let shown = RichText::new(format!("{what} {sign}{}{more}", text::value(sum.sum))).monospace();
+    let weighted = match sum.weighted {
+        0 => String::new(),
+        n => format!(
+            " In {n} of them the error is activation-weighted, ‖(W−Ŵ)x‖²/‖Wx‖² over the calibration."
+        ),
+    };
     ui.add(Label::new(shown).extend()).on_hover_text(format!(
-        "Σ ‖W−Ŵ‖²/‖W‖² over the compressed layers: {} measured, {} estimated from a sample of rows, {} not known yet. It predicts the loss of the model as far as every layer matters alike.",
+        "Σ ‖W−Ŵ‖²/‖W‖² over the compressed layers: {} measured, {} estimated from a sample of rows, {} not known yet. It predicts the loss of the model as far as every layer matters alike.{weighted}",
         sum.exact, sum.estimated, sum.unknown
     ));
 }

@@ -7,12 +7,19 @@
 mod folder;
 mod imatrix;
 mod part;
+mod prepare;
 mod record;
 mod run;
 mod states;
+mod through;
 
 pub use folder::{Folder, Part};
 pub use imatrix::{Entry, Imatrix, LEGACY_CHUNK_TOKENS};
+pub use prepare::{
+    Ability, Prepared, USUAL_SEQUENCE_TOKENS, USUAL_TOKENS, Wishes, ability, calibrate_with_texts,
+    import_imatrix, prepare,
+};
 pub use record::{Calibration, Demands, Prefix, Problem, Record, Settings, Text};
 pub use run::{Run, calibrate, model_key};
 pub use states::States;
+pub use through::Through;

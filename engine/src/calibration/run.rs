@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayView2};
 use crate::calibration::{Calibration, Folder, Part, Record, Settings, States};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::network::{Network, NoTaps, Site, Taps};
+use crate::network::{Input, Network, NoTaps, Site, Taps};
 use crate::numeric::channels::Channels;
 use crate::numeric::gram::Gram;
 use crate::observer::{Observer, Progress, Unit};
@@ -206,6 +206,16 @@ impl Work<'_> {
     }
 }
 
+/// Which of the inputs of a block have a Gram matrix, where any are kept: those of experts are left out first.
+pub(super) fn kept_grams(sites: &[Input]) -> impl Fn(&Input) -> bool + use<> {
+    let bytes = |of_experts: bool| -> u64 {
+        let counted = sites.iter().filter(|site| of_experts || site.expert.is_none());
+        counted.map(|site| Gram::bytes_for(site.channels)).sum()
+    };
+    let (any, experts_too) = (bytes(false) <= GRAM_BYTES, bytes(true) <= GRAM_BYTES);
+    move |site| any && (experts_too || site.expert.is_none())
+}
+
 /// What one site has received so far.
 struct Sums {
     layers: Vec<String>,
@@ -231,20 +241,15 @@ impl<'a> Seen<'a> {
         observer: &'a dyn Observer,
     ) -> Self {
         let sites = network.inputs(block);
-        let bytes = |of_experts: bool| -> u64 {
-            let counted = sites.iter().filter(|site| of_experts || site.expert.is_none());
-            counted.map(|site| Gram::bytes_for(site.channels)).sum()
-        };
-        let has_grams = has_grams && bytes(false) <= GRAM_BYTES;
-        let experts_too = bytes(true) <= GRAM_BYTES;
-        let sums = |site: crate::network::Input| Sums {
+        let is_kept = kept_grams(&sites);
+        let is_kept: Vec<bool> = sites.iter().map(|site| has_grams && is_kept(site)).collect();
+        let sums = |(site, is_kept): (Input, bool)| Sums {
             channels: Channels::new(site.channels),
-            gram: (has_grams && (experts_too || site.expert.is_none()))
-                .then(|| Gram::new(site.channels)),
+            gram: is_kept.then(|| Gram::new(site.channels)),
             layers: site.layers,
             expert: site.expert,
         };
-        Self { sites: sites.into_iter().map(sums).collect(), routed_of: 0, observer }
+        Self { sites: sites.into_iter().zip(is_kept).map(sums).collect(), routed_of: 0, observer }
     }
 
     /// The records of all sites, whose Gram matrices are given away.

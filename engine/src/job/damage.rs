@@ -7,7 +7,9 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::method::{self, Kind, METHODS, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
+use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
+use crate::numeric::weighted::{WeightedError, diagonal_weighted_error, gram_weighted_error};
 use crate::observer::Observer;
 use crate::plan::Assignment;
 
@@ -19,11 +21,58 @@ const LEAST_ROWS: usize = 8;
 const GROUPINGS: [Grouping; 4] =
     [Grouping::Group(32), Grouping::Group(64), Grouping::Group(128), Grouping::Channel];
 
+/// Rows whose weighted error is computed at once, some 0.1 s of a layer of 4096 inputs.
+const ROWS_AT_ONCE: usize = 64;
+
+/// By what the errors of weights are weighted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weighting {
+    /// All alike: ‖W − Ŵ‖/‖W‖.
+    #[default]
+    None,
+    /// By the mean squares of the inputs, √(Σ Δᵢⱼ²·E\[xⱼ²\] / Σ wᵢⱼ²·E\[xⱼ²\]).
+    Diagonal,
+    /// By the Gram matrix of the inputs, √(tr(Δ·H·Δᵀ) / tr(W·H·Wᵀ)): the relative error of the outputs.
+    Gram,
+}
+
+/// What is known of the inputs of a layer.
+#[derive(Clone, Copy, Debug)]
+pub enum Moments<'a> {
+    /// Nothing.
+    None,
+    /// E\[xⱼ²\] of each channel.
+    Diagonal(&'a [f32]),
+    /// Σ x·xᵀ.
+    Gram(&'a Gram),
+}
+
+impl Moments<'_> {
+    /// Channels, where they are known.
+    fn channels(&self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Diagonal(squares) => Some(squares.len()),
+            Self::Gram(gram) => Some(gram.channels()),
+        }
+    }
+
+    fn weighting(&self) -> Weighting {
+        match self {
+            Self::None => Weighting::None,
+            Self::Diagonal(_) => Weighting::Diagonal,
+            Self::Gram(_) => Weighting::Gram,
+        }
+    }
+}
+
 /// The relative error of an assignment on one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Damage {
-    /// ‖W − Ŵ‖/‖W‖ over the rows measured.
+    /// ‖W − Ŵ‖/‖W‖ over the rows measured, weighted by `weighting`.
     pub relative_error: f64,
+    /// By what it is weighted.
+    pub weighting: Weighting,
     /// Rows measured, spread evenly.
     pub rows: usize,
     /// Rows of the layer.
@@ -38,7 +87,7 @@ impl Damage {
 
     /// No damage: the layer is kept.
     pub fn none() -> Self {
-        Self { relative_error: 0.0, rows: 0, of: 0 }
+        Self { relative_error: 0.0, weighting: Weighting::None, rows: 0, of: 0 }
     }
 }
 
@@ -57,11 +106,29 @@ impl Sample {
     /// [`Error::Unsupported`] for a tensor that is no matrix, [`Error::Io`], [`Error::Cancelled`].
     pub fn new(checkpoint: &Checkpoint, layer: usize, observer: &dyn Observer) -> Result<Self> {
         let tensor = &checkpoint.tensors()[layer];
-        let matrix = tensor.matrix.ok_or_else(|| Error::Unsupported {
-            what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
-        })?;
+        let matrix = tensor.matrix.ok_or_else(|| no_matrix(tensor))?;
         let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
-        let taken = (SAMPLE / cols.max(1)).max(LEAST_ROWS).min(rows);
+        Self::of_rows(checkpoint, layer, (SAMPLE / cols.max(1)).max(LEAST_ROWS).min(rows), observer)
+    }
+
+    /// Reads every row, so that what is measured is exact.
+    ///
+    /// # Errors
+    /// Those of [`Sample::new`].
+    pub fn whole(checkpoint: &Checkpoint, layer: usize, observer: &dyn Observer) -> Result<Self> {
+        Self::of_rows(checkpoint, layer, usize::MAX, observer)
+    }
+
+    fn of_rows(
+        checkpoint: &Checkpoint,
+        layer: usize,
+        most: usize,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let tensor = &checkpoint.tensors()[layer];
+        let matrix = tensor.matrix.ok_or_else(|| no_matrix(tensor))?;
+        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
+        let taken = most.min(rows);
         let weights = if taken == rows {
             checkpoint.weight_block(layer, 0..rows, 0..cols)?
         } else {
@@ -87,7 +154,47 @@ impl Sample {
     pub fn damage(&self, steps: &[Step], observer: &dyn Observer) -> Result<Damage> {
         let encoding = self.compress(steps, observer)?;
         let relative_error = relative_error(self.weights.view(), encoding.decode().view());
-        Ok(Damage { relative_error, rows: self.weights.nrows(), of: self.of })
+        Ok(Damage {
+            relative_error,
+            weighting: Weighting::None,
+            rows: self.weights.nrows(),
+            of: self.of,
+        })
+    }
+
+    /// The same with the error weighted by what is known of the inputs. Unweighted where they have another number of
+    /// channels than the layer, where no token was seen, and where their moments are not finite.
+    ///
+    /// # Errors
+    /// Those of [`Sample::damage`].
+    pub fn damage_through(
+        &self,
+        steps: &[Step],
+        moments: &Moments<'_>,
+        observer: &dyn Observer,
+    ) -> Result<Damage> {
+        if moments.channels() != Some(self.weights.ncols()) {
+            return self.damage(steps, observer);
+        }
+        let decoded = self.compress(steps, observer)?.decode();
+        let mut sum = WeightedError::default();
+        for first in (0..self.weights.nrows()).step_by(ROWS_AT_ONCE) {
+            observer.go_on()?;
+            let rows = s![first..(first + ROWS_AT_ONCE).min(self.weights.nrows()), ..];
+            let (w, d) = (self.weights.slice(rows), decoded.slice(rows));
+            sum = sum.merge(match moments {
+                Moments::None => WeightedError::default(),
+                Moments::Diagonal(squares) => diagonal_weighted_error(w, d, squares),
+                Moments::Gram(gram) => gram_weighted_error(w, d, gram),
+            });
+        }
+        let is_weighted = sum.norm > 0.0 && sum.relative().is_finite();
+        let (relative_error, weighting) = if is_weighted {
+            (sum.relative(), moments.weighting())
+        } else {
+            (relative_error(self.weights.view(), decoded.view()), Weighting::None)
+        };
+        Ok(Damage { relative_error, weighting, rows: self.weights.nrows(), of: self.of })
     }
 
     fn compress(&self, steps: &[Step], observer: &dyn Observer) -> Result<Encoding> {
@@ -101,6 +208,12 @@ impl Sample {
             observer,
         };
         method::run_chain(steps, &task)
+    }
+}
+
+fn no_matrix(tensor: &crate::checkpoint::Tensor) -> Error {
+    Error::Unsupported {
+        what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
-pub use damage::{Curve, Damage, Sample, curves};
+pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
 

@@ -1,6 +1,7 @@
 //! The assignment of the selected layers: a form made from the methods' own schemas, and what it does.
 
 use egui::{Align, ComboBox, DragValue, Layout, Response, RichText, Slider, Ui, vec2};
+use lapidary_engine::job::Weighting;
 use lapidary_engine::method::{About, Kind, METHODS, Parameter, Resolved, Stage, Step, Value};
 use lapidary_engine::plan::{Assignment, Origin};
 use lapidary_engine::target;
@@ -293,6 +294,7 @@ fn effect(
         .on_hover_text(
             "‖W−Ŵ‖/‖W‖ of this layer, exact. Rounding to 4 bits in groups of 128 gives some 10 %.",
         );
+        weighted(ui, model, layer);
     } else if let Some((tried, _, Err(sentence))) =
         model.preview.as_ref().filter(|(tried, ..)| *tried == layer)
     {
@@ -318,4 +320,23 @@ fn effect(
             RichText::new(format!("⚠ stored in full: {because}")).color(context.tokens.warning),
         );
     }
+}
+
+/// The error as the inputs of the calibration see it, beside the plain one.
+fn weighted(ui: &mut Ui, model: &Model, layer: usize) {
+    let Some(damage) = model.damage(layer) else { return };
+    let (formula, help) = match damage.weighting {
+        Weighting::None => return,
+        Weighting::Gram => (
+            "Gram",
+            "‖(W−Ŵ)x‖/‖Wx‖ over the tokens of the calibration: the relative error of what the layer gives. With the whole Gram matrix of its inputs.",
+        ),
+        Weighting::Diagonal => (
+            "diagonal",
+            "√(Σ(w−ŵ)²·E[x²]/Σw²·E[x²]) with the mean squares of the inputs in the calibration: the relative error of what the layer gives, where channels are uncorrelated.",
+        ),
+    };
+    let sign = if damage.is_exact() { "" } else { "~" };
+    let error = text::percent(damage.relative_error);
+    ui.monospace(format!("activation-weighted {sign}{error} ({formula})")).on_hover_text(help);
 }

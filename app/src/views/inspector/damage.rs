@@ -77,6 +77,7 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
         })
         .filter(|series| !series.points.is_empty())
         .collect();
+    let is_weighted = model.record(layer).is_some();
     let now = model.assignment(layer);
     if let Some(at) = point(&now).filter(|_| !now.is_keep()) {
         series.push(Series::new("now", Ink::Mark, Kind::Vertical, vec![at]));
@@ -85,7 +86,12 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
     Figure {
         title: format!("Damage of {}", model.short_name(layer)),
         x: Axis::new("effective bits").in_unit("bits/weight"),
-        y: Axis::new("relative error").or_log(Scale::Log),
+        y: Axis::new(if is_weighted {
+            "relative error, activation-weighted"
+        } else {
+            "relative error"
+        })
+        .or_log(Scale::Log),
         series,
     }
 }

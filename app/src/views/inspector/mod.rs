@@ -1,5 +1,6 @@
 //! The inspector: one layer's weights and spectrum, and the assignment of everything selected.
 
+mod activations;
 mod assignment;
 mod bits;
 mod compare;
@@ -40,6 +41,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             Tab::Bits => bits::ui(context, ui, model, layer),
             Tab::Compare => compare::ui(context, ui, model, &layers),
             Tab::Damage => damage::ui(context, ui, model, layer),
+            Tab::Activations => activations::ui(context, ui, model, layer),
         }
         ui.separator();
         assignment::ui(context, ui, model, layer);

@@ -18,6 +18,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
                 Needs::Damage | Needs::Price => {
                     "No layer is compressed yet: assign bits to see what they cost."
                 }
+                Needs::Sensitivity => "Estimating…",
+                Needs::Calibration => "Calibrate with a text first: menu File, Calibrate.",
                 Needs::Other => "Open a second checkpoint in the inspector under Compare.",
             });
             return;
@@ -40,7 +42,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             MapMode::Blocks => "number: bits, in [ ] compressed",
             MapMode::Bytes => "area: bytes in the export",
         };
-        for note in [format!("{kind}{known}"), meaning.to_owned()] {
+        let is_weighted = matches!(model.metric.needs, Needs::Damage | Needs::Sensitivity)
+            && model.calibrations.loaded.is_some();
+        let weighting = if is_weighted { ", activation-weighted" } else { "" };
+        for note in [format!("{kind}{known}{weighting}"), meaning.to_owned()] {
             let note = RichText::new(note).color(context.tokens.weak).small();
             ui.add(Label::new(note).extend());
         }

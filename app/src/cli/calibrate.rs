@@ -1,0 +1,206 @@
+//! `lapidary calibrate`: run text through a model and measure what every layer receives.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use lapidary_engine::Error;
+use lapidary_engine::calibration::{
+    Calibration, Folder, Imatrix, Record, USUAL_TOKENS, Wishes, calibrate_with_texts,
+    import_imatrix,
+};
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
+use lapidary_engine::text::Source;
+use serde::Serialize;
+
+use crate::builtin;
+use crate::cli::output::{self, Table, Terminal};
+use crate::document::calibrations::{DEMANDS, Loaded};
+use crate::jobs::CALIBRATIONS;
+use crate::theme::text;
+
+/// Arguments of `calibrate`.
+#[derive(Debug, Args)]
+pub(super) struct Calibrate {
+    /// A Hugging Face folder with config.json and tokenizer.json.
+    model: PathBuf,
+    /// A text file, a file of JSON lines, or a folder of both; may be given several times.
+    #[arg(long, required_unless_present = "imatrix", conflicts_with = "imatrix")]
+    text: Vec<PathBuf>,
+    /// The field of JSON lines that holds the text.
+    #[arg(long, default_value = "text")]
+    field: String,
+    /// Tokens of a sequence; the lesser of 2,048 and the model's context if not given.
+    #[arg(long)]
+    sequence_length: Option<usize>,
+    /// Tokens in all, at least.
+    #[arg(long, default_value_t = USUAL_TOKENS)]
+    tokens: usize,
+    /// By which sequences are drawn from the text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Keep no Gram matrices.
+    #[arg(long)]
+    no_gram: bool,
+    /// Take an importance matrix of llama.cpp for the calibration, rather than running text.
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Write the mean squares as an importance matrix, too.
+    #[arg(long, value_name = "FILE")]
+    imatrix_out: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One input, as `--json` prints it; null where an imported matrix does not say.
+#[derive(Serialize)]
+struct Site<'a> {
+    layers: &'a [String],
+    channels: usize,
+    tokens: u64,
+    routed_share: Option<f64>,
+    rms: Option<f64>,
+    absmax: Option<f64>,
+    kurtosis: Option<f64>,
+    outlier_share: Option<f64>,
+    massive_share: Option<f64>,
+    /// Relative change of the mean squares from half of the tokens to all.
+    change: Option<f64>,
+    converged: Option<bool>,
+}
+
+/// Everything, as `--json` prints it.
+#[derive(Serialize)]
+struct Report<'a> {
+    folder: String,
+    model: &'a str,
+    tokens: u64,
+    sequence_tokens: u64,
+    sites: Vec<Site<'a>>,
+    problems: Vec<String>,
+}
+
+impl<'a> Site<'a> {
+    fn new(record: &'a Record) -> Self {
+        let (inputs, whole) = (&record.inputs, &record.inputs.whole);
+        let finite = |value: f64| value.is_finite().then_some(value);
+        // An imported matrix counts no outliers.
+        let share = |share: f64| (!inputs.absmax.is_empty()).then_some(share);
+        let change = inputs.change_after(0.5);
+        Self {
+            layers: &record.layers,
+            channels: inputs.channels(),
+            tokens: inputs.tokens,
+            routed_share: record.routed_share(),
+            rms: finite(whole.rms),
+            absmax: finite(f64::from(whole.absmax)),
+            kurtosis: finite(whole.kurtosis),
+            outlier_share: share(whole.outlier_share()),
+            massive_share: share(whole.massive_share()),
+            change,
+            converged: change.map(|change| change <= DEMANDS.most_change),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let or_dash = |value: Option<f64>, format: fn(f64) -> String| {
+            value.map_or_else(|| "–".to_owned(), format)
+        };
+        let others = self.layers.len().saturating_sub(1);
+        let first = self.layers.first().map_or("", String::as_str);
+        let converged = match self.converged {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "–",
+        };
+        vec![
+            if others > 0 { format!("{first} and {others} more") } else { first.to_owned() },
+            text::count(self.channels as u64),
+            text::count(self.tokens),
+            or_dash(self.rms, text::value),
+            or_dash(self.absmax, text::value),
+            or_dash(self.kurtosis, text::value),
+            or_dash(self.outlier_share, text::percent),
+            or_dash(self.massive_share, text::percent),
+            converged.to_owned(),
+        ]
+    }
+}
+
+impl Calibrate {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let checkpoint = Checkpoint::open(&self.model)?;
+        let terminal = Terminal::new();
+        let home = builtin::home();
+        let (root, measured) = (home.join(CALIBRATIONS), home.join("measured"));
+        let cache = Cache::new(&measured, CACHE_LIMIT_BYTES);
+        let place = (root.as_path(), Some(&cache));
+        let result = match &self.imatrix {
+            Some(path) => import_imatrix(&checkpoint, path, place, &terminal),
+            None => calibrate_with_texts(&checkpoint, &self.wishes(), place, &terminal)
+                .map(|(folder, calibration)| (folder, calibration, Vec::new())),
+        };
+        terminal.finish();
+        let (folder, calibration, mut unsaid) = match result {
+            Err(Error::Cancelled) => {
+                output::tell(&[
+                    "finished blocks are kept; the same command goes on there".to_owned()
+                ]);
+                return Err(Error::Cancelled.into());
+            }
+            result => result?,
+        };
+        if let Some(path) = &self.imatrix_out {
+            let (imatrix, more) = Imatrix::from_calibration(&calibration);
+            imatrix.write(path)?;
+            unsaid.extend(more);
+        }
+        output::tell(&unsaid);
+        self.print(folder, calibration)
+    }
+
+    fn wishes(&self) -> Wishes {
+        let source =
+            |path: &PathBuf| Source::Path { path: path.clone(), field: Some(self.field.clone()) };
+        Wishes {
+            sources: self.text.iter().map(source).collect(),
+            sequence_tokens: self.sequence_length,
+            tokens: self.tokens,
+            seed: self.seed,
+            has_grams: !self.no_gram,
+        }
+    }
+
+    fn print(&self, folder: Folder, calibration: Calibration) -> anyhow::Result<()> {
+        let loaded = Loaded::new(folder, calibration);
+        let settings = &loaded.calibration.settings;
+        let sites: Vec<Site<'_>> = loaded.calibration.records().iter().map(Site::new).collect();
+        let problems: Vec<String> = loaded.problems.iter().map(|of| of.sentence()).collect();
+        let folder = loaded.folder.path().display().to_string();
+        if self.json {
+            let (tokens, sequence_tokens) = (settings.tokens, settings.sequence_tokens);
+            let model = &settings.model;
+            let report = Report { folder, model, tokens, sequence_tokens, sites, problems };
+            return output::print(&(serde_json::to_string_pretty(&report)? + "\n"));
+        }
+        let mut table = Table::new(&[
+            "layers",
+            "channels",
+            "tokens",
+            "rms",
+            "absmax",
+            "kurtosis",
+            "outliers",
+            "massive",
+            "converged",
+        ]);
+        sites.iter().for_each(|site| table.row(site.cells()));
+        output::print(&table.render())?;
+        for problem in &problems {
+            output::print(&format!("{problem}\n"))?;
+        }
+        let title = Loaded::title(&loaded.folder);
+        output::print(&format!("{title}; kept in {folder}\n"))
+    }
+}
