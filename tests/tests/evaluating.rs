@@ -79,7 +79,10 @@ fn blocks_have_scores_that_fit_together() {
     let scores = block_scores(&network, &ids, &Silent).expect("scores");
     assert_eq!(scores.len(), network.design().blocks.len());
     for (score, next) in scores.iter().zip(&scores[1..]) {
-        assert_eq!(score.rate_after, next.rate_before, "the output of one is the input of the next");
+        assert_eq!(
+            score.rate_after, next.rate_before,
+            "the output of one is the input of the next"
+        );
     }
     for score in &scores {
         let linearity = &score.linearity;
@@ -124,7 +127,6 @@ fn what_was_scored_before_cancelling_is_kept() {
     .expect("a part");
     assert!(!found.is_complete() && found.tokens() > 10_000, "{}", found.tokens());
     assert_eq!(seen, [found.tokens()]);
-    let none =
-        evaluate_in_rounds((&network, None), &sequences, &mut |_| {}, &StopsAfter(1.into()));
+    let none = evaluate_in_rounds((&network, None), &sequences, &mut |_| {}, &StopsAfter(1.into()));
     assert!(matches!(none, Err(Error::Cancelled)));
 }

@@ -5,6 +5,7 @@ mod check;
 mod compress;
 mod demo;
 mod diff;
+mod evaluate;
 mod inspect;
 mod output;
 mod recipe;
@@ -32,6 +33,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Compare two checkpoints of one model, tensor by tensor.
     Diff(diff::Diff),
+    /// Run a model on a text: perplexity, and how far it is from the original.
+    Evaluate(evaluate::Evaluate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
     /// Say what is wrong with a project's plan for its target, and mend it.
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Diff(command)) => command.run(),
+        Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Targets(command)) => command.run(),

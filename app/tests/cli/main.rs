@@ -1,6 +1,7 @@
 //! The program from outside: exit codes, what stands on stdout and stderr, what is left on disk.
 
 mod diff;
+mod evaluate;
 mod inspect;
 mod plans;
 

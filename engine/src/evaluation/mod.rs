@@ -14,6 +14,6 @@ pub use blocks::{BlockScore, block_scores};
 pub use generate::{Continuation, Sampling};
 pub use layers::{OutputError, output_errors};
 pub use probe::{Answered, Probe, probe};
-pub use record::{Kept, RunRecord, TextRun, delete_run, keep_run, runs};
+pub use record::{Kept, RunRecord, TextRun, delete_run, keep_run, runs, subject_key};
 pub use round::{evaluate, evaluate_in_rounds};
 pub use score::{Against, Evaluation, Figure, Window};

@@ -110,6 +110,15 @@ impl Figure {
     }
 }
 
+/// A hash of what was run, from whatever tells it from others.
+pub fn subject_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+    }
+    hasher.finalize().to_hex().as_str()[..32].to_owned()
+}
+
 /// Every run of a model, the first first.
 pub fn runs(root: &Path, model_key: &str) -> Vec<Kept> {
     let Some(folder) = folder(root, model_key) else {
