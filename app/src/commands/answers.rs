@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use lapidary_engine::job::Damage;
 
 use crate::commands::edit::layers_text;
+use crate::commands::evaluate;
 use crate::commands::{Command, apply, look};
+use crate::document::evaluation::What;
 use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
 use crate::document::recipe::{Taken, Told};
@@ -40,6 +42,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         Event::RecipeRead(_, Err(sentence)) | Event::RecipeWritten(Err(sentence)) => {
             document.complain(sentence);
         }
+        Event::Ran(ran) => evaluate::absorb(document, ran),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
         about_the_model => {
@@ -103,6 +106,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         | Event::Picked(..)
         | Event::RecipeRead(..)
         | Event::RecipeWritten(_)
+        | Event::Ran(_)
         | Event::Saved(_) => {}
     }
 }
@@ -133,6 +137,7 @@ fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Resul
             jobs.measure(&model);
             look::request(&mut model, jobs);
             document.model = Some(model);
+            evaluate::reset(document, jobs);
         }
     }
 }
@@ -189,6 +194,18 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
         Purpose::SaveProject => apply(document, jobs, Command::SaveAs(path)),
         Purpose::CompareFolder | Purpose::CompareFile => {
             apply(document, jobs, Command::Compare(path));
+        }
+        Purpose::EvaluationText | Purpose::EvaluationModel | Purpose::Questions => {
+            document.sheet = Some(Sheet::Evaluate);
+            let wish = &mut document.evaluation.wish;
+            match purpose {
+                Purpose::EvaluationModel => wish.what = What::Other(path),
+                Purpose::Questions => wish.questions = Some(path),
+                _ => {
+                    document.settings.evaluation_text = Some(path);
+                    document.save_settings();
+                }
+            }
         }
         Purpose::SaveFigure(_) => {
             if let Some(figure) = document.figure_to_save.take() {

@@ -3,6 +3,7 @@
 pub mod actions;
 mod answers;
 mod edit;
+pub mod evaluate;
 mod look;
 mod view;
 
@@ -16,6 +17,7 @@ use lapidary_engine::target::Lint;
 pub use answers::absorb;
 pub use look::request as look_again;
 
+use crate::commands::evaluate::Evaluate;
 use crate::document::brush::Brush;
 use crate::document::columns::{self, Column};
 use crate::document::look::{Quantity, Tab};
@@ -192,6 +194,8 @@ pub enum Command {
     Compare(PathBuf),
     /// Leave the second checkpoint.
     StopComparing,
+    /// Run the model.
+    Evaluate(Evaluate),
     /// Save a figure, asking for the name of its file.
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
@@ -243,6 +247,7 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
             Some(copied) => apply(document, jobs, Command::Assign(Assignment::clone(&copied))),
             None => document.say("Copy an assignment first (C)"),
         },
+        Command::Evaluate(command) => evaluate::apply(document, jobs, command),
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             let chosen = document.question.take().and_then(|question| {

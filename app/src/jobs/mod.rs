@@ -3,6 +3,7 @@
 
 mod compare;
 mod damage;
+mod evaluate;
 mod export;
 mod keep;
 mod lay_out;
@@ -35,6 +36,7 @@ use crate::document::other::Other;
 use crate::document::outcome::LaidOut;
 use crate::document::recipe::{Taken, Told};
 pub use damage::Trial;
+pub use evaluate::{Ran, set_kept};
 pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
@@ -79,6 +81,8 @@ pub enum Event {
     ExportProgress(Progress),
     /// An export ended: its result, or a sentence; `None` if it was cancelled.
     Exported(Option<Result<Exported, String>>),
+    /// The model ran, or did not.
+    Ran(Ran),
     /// A file dialog ended.
     Picked(Purpose, Picked),
 }
@@ -108,9 +112,11 @@ enum Kind {
     Pick,
     Save,
     Recipe,
+    Evaluate,
+    Runs,
 }
 
-const KINDS: usize = 15;
+const KINDS: usize = 17;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -140,8 +146,10 @@ impl Ticket {
 
 impl Observer for Ticket {
     fn progress(&self, progress: Progress) {
-        if self.kind == Kind::Export {
-            self.try_send(Event::ExportProgress(progress));
+        match self.kind {
+            Kind::Export => self.try_send(Event::ExportProgress(progress)),
+            Kind::Evaluate => self.try_send(Event::Ran(Ran::Progress(progress))),
+            _ => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is on screen. A view reads the document and sends commands; it changes nothing, and it names no other view.
 
 mod activity;
+mod evaluate;
 mod export;
 mod history;
 mod inspector;
@@ -78,6 +79,7 @@ pub static VIEWS: &[View] = &[
     View { id: "activity", ui: activity::ui },
     View { id: "welcome", ui: welcome::ui },
     View { id: "export", ui: export::ui },
+    View { id: "evaluate", ui: evaluate::ui },
     View { id: "sheets", ui: sheets::ui },
     View { id: "palette", ui: palette::ui },
 ];
@@ -110,6 +112,7 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
         CentralPanel::default().show(ui, |ui| welcome::ui(context, ui));
     }
     export::ui(context, ui);
+    evaluate::ui(context, ui);
     sheets::ui(context, ui);
     palette::ui(context, ui);
 }
