@@ -90,7 +90,9 @@ fn what_cannot_be_scored_is_exit_2_with_one_line() {
     disk::write_file(&place("empty.txt"), b"  \n").unwrap();
     disk::write_file(&place("binary.txt"), b"\xff\xfe\x00\x01\x80").unwrap();
     disk::write_file(&place("short.txt"), b"It was a dark night.").unwrap();
-    let lone = sample().join("model.safetensors");
+    // Beside no config.json.
+    let lone = place("lone").join("model.safetensors");
+    disk::write_file(&lone, &crate::read(&sample().join("model.safetensors"))).unwrap();
     let heldout = heldout();
     let says = |model: &Path, options: &[&str], said: &[&str]| {
         fails(&evaluate(home.path(), model, options), 2, said);
