@@ -279,7 +279,7 @@ fn blocks(ui: &mut Ui, kept: &Kept) {
         ("change", "√(Σ‖output − input‖²/Σ‖input‖²)."),
         (
             "coding rate",
-            "½·ln det(I + (d/ε²)·Σ z·zᵀ/n) of the output, ε² = 1 % of the mean ‖z‖², in nats.",
+            "½·Σ ln(1 + d·λ/ε²) over the eigenvalues λ of the second moments of the output, ε² = 1 % of the mean ‖z‖², in nats.",
         ),
     ];
     ui.collapsing("Blocks: linearity and coding rate", |ui| {
