@@ -8,6 +8,7 @@ pub mod commands;
 pub mod document;
 pub mod figure;
 pub mod jobs;
+pub mod running;
 pub mod theme;
 pub mod views;
 pub mod widgets;

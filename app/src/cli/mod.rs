@@ -6,6 +6,7 @@ mod check;
 mod compress;
 mod demo;
 mod diff;
+mod evaluate;
 mod inspect;
 mod output;
 mod recipe;
@@ -35,6 +36,8 @@ enum Command {
     Diff(diff::Diff),
     /// Run text through a model and measure what every layer receives.
     Calibrate(calibrate::Calibrate),
+    /// Run a model on a text: perplexity, and how far it is from the original.
+    Evaluate(evaluate::Evaluate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
     /// Say what is wrong with a project's plan for its target, and mend it.
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Diff(command)) => command.run(),
         Some(Command::Calibrate(command)) => command.run(),
+        Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Targets(command)) => command.run(),

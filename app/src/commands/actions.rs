@@ -2,7 +2,9 @@
 
 use egui::{Key, KeyboardShortcut, Modifiers};
 
+use crate::commands::evaluate::Evaluate;
 use crate::commands::{Command, Direction, Grow};
+use crate::document::evaluation::Page;
 use crate::document::model::Side;
 use crate::document::{Document, Sheet};
 use crate::jobs::Purpose;
@@ -178,6 +180,30 @@ pub static ACTIONS: &[Action] = &[
         keys: keys(Modifiers::COMMAND, Key::E),
         enabled: has_model,
         command: || Command::ToggleSheet(Sheet::Export),
+    },
+    Action {
+        title: "Evaluate…",
+        tooltip: "Run the plan, the original or another checkpoint on a text: perplexity, and how far it is from the original.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND, Key::R),
+        enabled: has_model,
+        command: || Command::Evaluate(Evaluate::Show(Page::Text)),
+    },
+    Action {
+        title: "Continue a prompt…",
+        tooltip: "Let the plan and the original continue the same text, side by side.",
+        menu: Menu::File,
+        keys: None,
+        enabled: has_model,
+        command: || Command::Evaluate(Evaluate::Show(Page::Prompt)),
+    },
+    Action {
+        title: "Answer questions…",
+        tooltip: "Let the plan and the original answer multiple-choice questions by the likelihood of each option.",
+        menu: Menu::File,
+        keys: None,
+        enabled: has_model,
+        command: || Command::Evaluate(Evaluate::Show(Page::Questions)),
     },
     Action {
         title: "Quit",

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use lapidary_engine::job::{Damage, Weighting};
 
 use crate::commands::edit::layers_text;
-use crate::commands::{Command, apply, calibrate, look};
+use crate::commands::{Command, apply, calibrate, evaluate, look};
 use crate::document::calibrations::Ask;
+use crate::document::evaluation::What;
 use crate::document::measurements::Finding;
 use crate::document::model::{Model, Opened};
 use crate::document::recipe::{Taken, Told};
@@ -42,6 +43,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
             document.complain(sentence);
         }
         Event::Calibration(news) => calibrate::absorb(document, jobs, news),
+        Event::Ran(ran) => evaluate::absorb(document, ran),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
         about_the_model => {
@@ -110,6 +112,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         | Event::RecipeRead(..)
         | Event::RecipeWritten(_)
         | Event::Calibration(_)
+        | Event::Ran(_)
         | Event::Saved(_) => {}
     }
 }
@@ -142,6 +145,7 @@ fn opened(document: &mut Document, jobs: &mut Jobs, path: PathBuf, result: Resul
             jobs.list_calibrations(&model, true);
             look::request(&mut model, jobs);
             document.model = Some(model);
+            evaluate::reset(document, jobs);
         }
     }
 }
@@ -198,6 +202,18 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
         Purpose::SaveProject => apply(document, jobs, Command::SaveAs(path)),
         Purpose::CompareFolder | Purpose::CompareFile => {
             apply(document, jobs, Command::Compare(path));
+        }
+        Purpose::EvaluationText | Purpose::EvaluationModel | Purpose::Questions => {
+            document.sheet = Some(Sheet::Evaluate);
+            let wish = &mut document.evaluation.wish;
+            match purpose {
+                Purpose::EvaluationModel => wish.what = What::Other(path),
+                Purpose::Questions => wish.questions = Some(path),
+                _ => {
+                    document.settings.evaluation_text = Some(path);
+                    document.save_settings();
+                }
+            }
         }
         Purpose::SaveFigure(_) => {
             if let Some(figure) = document.figure_to_save.take() {

@@ -4,6 +4,7 @@ pub mod actions;
 mod answers;
 mod calibrate;
 mod edit;
+pub mod evaluate;
 mod look;
 mod pressed;
 mod view;
@@ -19,6 +20,7 @@ pub use answers::absorb;
 pub use look::request as look_again;
 pub use pressed::pressed;
 
+use crate::commands::evaluate::Evaluate;
 use crate::document::brush::Brush;
 use crate::document::calibrations::Ask;
 use crate::document::columns::{self, Column};
@@ -198,6 +200,8 @@ pub enum Command {
     StopComparing,
     /// Something about calibrations.
     Calibration(Ask),
+    /// Run the model.
+    Evaluate(Evaluate),
     /// Save a figure, asking for the name of its file.
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
@@ -250,6 +254,7 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
             None => document.say("Copy an assignment first (C)"),
         },
         Command::Calibration(ask) => calibrate::carry_out(document, jobs, ask),
+        Command::Evaluate(command) => evaluate::apply(document, jobs, command),
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             let chosen = document.question.take().and_then(|question| {

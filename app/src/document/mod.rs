@@ -5,6 +5,7 @@ pub mod calibrations;
 pub mod columns;
 pub mod damages;
 pub mod draft;
+pub mod evaluation;
 pub mod filter;
 pub mod history;
 pub mod list;
@@ -32,6 +33,7 @@ use lapidary_engine::export::Report;
 use lapidary_engine::plan::Assignment;
 
 use crate::commands::Command;
+use crate::document::evaluation::Evaluating;
 use crate::document::model::Model;
 use crate::document::recipe::Told;
 use crate::document::settings::Settings;
@@ -125,6 +127,8 @@ pub enum Sheet {
     Experts,
     /// Everything there is to do, to be found by typing.
     Palette,
+    /// Running the model on texts.
+    Evaluate,
     /// The list of keys.
     Keys,
     /// About this program.
@@ -170,6 +174,8 @@ pub struct Document {
     pub clipboard: Option<String>,
     /// A figure that waits for the name of its file.
     pub figure_to_save: Option<Arc<FigureToSave>>,
+    /// Running the model on texts.
+    pub evaluation: Evaluating,
     /// Whether the window should close.
     pub quit: bool,
     /// Remembered between sessions.

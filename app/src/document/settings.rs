@@ -26,6 +26,8 @@ pub enum Colours {
 pub struct Settings {
     /// Checkpoints and projects, the last opened first.
     pub recent: Vec<PathBuf>,
+    /// The text that models are scored on.
+    pub evaluation_text: Option<PathBuf>,
     /// The colours.
     pub colours: Colours,
 }

@@ -4,6 +4,7 @@
 mod calibrate;
 mod compare;
 mod damage;
+mod evaluate;
 mod export;
 mod keep;
 mod lay_out;
@@ -38,6 +39,7 @@ use crate::document::outcome::LaidOut;
 use crate::document::recipe::{Taken, Told};
 pub use calibrate::CALIBRATIONS;
 pub use damage::Trial;
+pub use evaluate::{Ran, set_kept};
 pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
@@ -84,6 +86,8 @@ pub enum Event {
     Exported(Option<Result<Exported, String>>),
     /// Something was learnt about calibrations.
     Calibration(News),
+    /// The model ran, or did not.
+    Ran(Ran),
     /// A file dialog ended.
     Picked(Purpose, Picked),
 }
@@ -116,9 +120,11 @@ enum Kind {
     Calibrations,
     Calibrate,
     Through,
+    Evaluate,
+    Runs,
 }
 
-const KINDS: usize = 18;
+const KINDS: usize = 20;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -151,6 +157,7 @@ impl Observer for Ticket {
         match self.kind {
             Kind::Export => self.try_send(Event::ExportProgress(progress)),
             Kind::Calibrate => self.try_send(Event::Calibration(News::Progress(progress))),
+            Kind::Evaluate => self.try_send(Event::Ran(Ran::Progress(progress))),
             _ => {}
         }
     }

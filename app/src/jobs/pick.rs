@@ -31,6 +31,12 @@ pub enum Purpose {
     RecoverFolder,
     /// The same, as a file.
     RecoverFile,
+    /// A text to score.
+    EvaluationText,
+    /// A checkpoint's folder to run.
+    EvaluationModel,
+    /// Questions to answer.
+    Questions,
     /// Where to write the plan as a recipe of this kind.
     WriteRecipe(&'static str),
     /// A text file to calibrate with.
@@ -57,6 +63,9 @@ impl Purpose {
             Self::ReadRecipe(_) => "Take over a recipe",
             Self::RecoverFolder => "Take over the recipe of a finished model's folder",
             Self::RecoverFile => "Take over the recipe of a finished .gguf file",
+            Self::EvaluationText => "Choose a text to score",
+            Self::EvaluationModel => "Choose a model's folder to run",
+            Self::Questions => "Choose questions in JSON lines",
             Self::WriteRecipe(_) => "Write the plan as a recipe",
             Self::CalibrationFile => "Calibrate with a text file",
             Self::CalibrationFolder => "Calibrate with a folder of texts",
@@ -88,9 +97,11 @@ impl Jobs {
         // The dialog is made on this thread, as macOS demands, and awaited on another.
         let future: std::pin::Pin<Box<dyn Future<Output = Option<rfd::FileHandle>> + Send>> =
             match purpose {
-                Purpose::ReadRecipe(_) | Purpose::ReadImatrix | Purpose::CalibrationFile => {
-                    Box::pin(dialog.set_title(purpose.title()).pick_file())
-                }
+                Purpose::ReadRecipe(_)
+                | Purpose::ReadImatrix
+                | Purpose::CalibrationFile
+                | Purpose::EvaluationText
+                | Purpose::Questions => Box::pin(dialog.set_title(purpose.title()).pick_file()),
                 Purpose::RecoverFile => Box::pin(
                     dialog
                         .set_title(purpose.title())
@@ -104,6 +115,7 @@ impl Jobs {
                 | Purpose::CompareFolder
                 | Purpose::ExportFolder
                 | Purpose::CalibrationFolder
+                | Purpose::EvaluationModel
                 | Purpose::RecoverFolder => {
                     Box::pin(dialog.set_title(purpose.title()).pick_folder())
                 }

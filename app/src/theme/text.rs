@@ -102,6 +102,12 @@ pub fn secs(x: f64) -> String {
     if x < 90.0 { format!("{:.0} s", x.max(0.0)) } else { format!("{:.0} min", x / 60.0) }
 }
 
+/// A time, given in seconds since 1970: `2026-11-21 14:12`, UTC.
+pub fn time(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.map_or_else(|| "–".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M").to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +122,7 @@ mod tests {
             (bytes(11_540_992), bytes(999), bytes(999_999)),
             ("11.5 MB".into(), "999 B".into(), "1.00 MB".into())
         );
+        assert_eq!(time(1_700_000_000), "2023-11-14 22:13");
         assert_eq!((parameters(5_770_496), parameters(12)), ("5.77 M".into(), "12".into()));
         assert_eq!(
             (value(0.012_34), value(-1.5), value(1.234e-7), value(f64::NAN)),

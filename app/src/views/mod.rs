@@ -2,6 +2,7 @@
 
 mod activity;
 mod calibrate;
+mod evaluate;
 mod experts;
 mod export;
 mod history;
@@ -82,6 +83,7 @@ pub static VIEWS: &[View] = &[
     View { id: "export", ui: export::ui },
     View { id: "calibrate", ui: calibrate::ui },
     View { id: "experts", ui: experts::ui },
+    View { id: "evaluate", ui: evaluate::ui },
     View { id: "sheets", ui: sheets::ui },
     View { id: "palette", ui: palette::ui },
 ];
@@ -116,6 +118,7 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
     export::ui(context, ui);
     calibrate::ui(context, ui);
     experts::ui(context, ui);
+    evaluate::ui(context, ui);
     sheets::ui(context, ui);
     palette::ui(context, ui);
 }

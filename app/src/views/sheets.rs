@@ -16,7 +16,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         Some(Sheet::About) => sheet(context, ui, Sheet::About, "About Lapidary", about),
         Some(Sheet::Told) => told(context, ui),
         Some(Sheet::Path(purpose)) => path(context, ui, purpose),
-        Some(Sheet::Export | Sheet::Calibrate | Sheet::Experts | Sheet::Palette) | None => {}
+        Some(
+            Sheet::Export | Sheet::Calibrate | Sheet::Experts | Sheet::Evaluate | Sheet::Palette,
+        )
+        | None => {}
     }
     question(context, ui);
 }

@@ -39,6 +39,8 @@ pub struct Answer {
     pub save: Option<(Figure, Format)>,
     /// Put it on the clipboard as CSV.
     pub copy: Option<String>,
+    /// A click, as x and y, where there is no handle.
+    pub clicked: Option<[f64; 2]>,
     /// The handle was moved to this x.
     pub moved_to: Option<f64>,
 }
@@ -113,6 +115,11 @@ pub fn plot(
         let point = response.response.interact_pointer_pos().filter(|_| touched);
         let place = point.map(|point| response.transform.value_from_position(point).x);
         answer.moved_to = place.map(|place| shown.x.value(place));
+    }
+    if options.handle.is_none() && response.response.clicked() {
+        let point = response.response.interact_pointer_pos();
+        let place = point.map(|point| response.transform.value_from_position(point));
+        answer.clicked = place.map(|place| [shown.x.value(place.x), shown.y.value(place.y)]);
     }
     ui.data_mut(|data| data.insert_temp(id, state));
     answer

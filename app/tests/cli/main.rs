@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod diff;
+mod evaluate;
 mod inspect;
 mod plans;
 

@@ -1,14 +1,19 @@
 //! What compression really costs: a text scored by a network, against the original or alone; two networks continuing
-//! one prompt; questions with options. In: networks, token ids. Out: plain numbers. Never knows plans or files.
+//! one prompt; questions with options; what each block does. In: networks, token ids. Out: plain numbers, and runs
+//! kept on disk. Never knows plans.
 
+mod blocks;
 mod generate;
 mod layers;
 mod probe;
+mod record;
 mod round;
 mod score;
 
+pub use blocks::{BlockScore, block_scores};
 pub use generate::{Continuation, Sampling};
 pub use layers::{OutputError, output_errors};
 pub use probe::{Answered, Probe, probe};
-pub use round::evaluate;
+pub use record::{Kept, RunRecord, TextRun, delete_run, keep_run, runs, subject_key};
+pub use round::{evaluate, evaluate_in_rounds};
 pub use score::{Against, Evaluation, Figure, Window};

@@ -32,6 +32,19 @@ pub fn evaluate(
     sequences: &Sequences,
     observer: &dyn Observer,
 ) -> Result<Evaluation> {
+    evaluate_in_rounds((network, reference), sequences, &mut |_| {}, observer)
+}
+
+/// The same; `partial` sees what was found so far after each round of some 16,000 tokens.
+///
+/// # Errors
+/// Those of [`evaluate`].
+pub fn evaluate_in_rounds(
+    (network, reference): (&Network<'_>, Option<&Network<'_>>),
+    sequences: &Sequences,
+    partial: &mut dyn FnMut(&Evaluation),
+    observer: &dyn Observer,
+) -> Result<Evaluation> {
     check(network, reference)?;
     let total = sequences.tokens() as u64;
     let mut evaluation =
@@ -47,6 +60,7 @@ pub fn evaluate(
             Err(error) => return Err(error),
         }
         done += tokens as u64;
+        partial(&evaluation);
     }
     evaluation.kl_p99 = percentile(&mut kls, 0.99);
     Ok(evaluation)

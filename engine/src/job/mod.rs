@@ -1,9 +1,11 @@
 //! A plan applied to a checkpoint: tensor by tensor under a memory limit, into a store. In: checkpoint, plan.
-//! Out: a [`Store`] of finished encodings. Never knows what file they will be written to.
+//! Out: a [`Store`] of finished encodings, and the weights of a network made of it. Never knows what file they will be
+//! written to.
 
 mod damage;
 mod preview;
 mod store;
+mod weights;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +15,7 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
+pub use weights::StoreWeights;
 
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;

@@ -9,6 +9,7 @@ use faer::linalg::triangular_solve::{
 };
 use faer::{Accum, Mat, MatRef, Par};
 use ndarray::{ArrayView2, Zip};
+use serde::{Deserialize, Serialize};
 
 use crate::numeric::gram::{Cross, Gram};
 use crate::numeric::spectrum::Cholesky;
@@ -28,7 +29,7 @@ pub struct Linearity {
 
 /// What the sums say. Shares are of 1: how much of the centred outputs the best linear map of the inputs explains,
 /// 1 − min ‖X̃·A − Ỹ‖²/‖Ỹ‖² over A (Razzhigaev et al. 2024).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearityScores {
     /// Tokens fitted; with few more than channels the shares come out too large.
     pub fitted_tokens: u64,

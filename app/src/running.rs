@@ -1,0 +1,306 @@
+//! What window and command line share to run models: what can be run, texts scored, prompts continued.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
+use lapidary_engine::evaluation::{
+    BlockScore, Continuation, Evaluation, OutputError, Probe, Sampling, TextRun, block_scores,
+    evaluate_in_rounds, output_errors, probe, subject_key,
+};
+use lapidary_engine::job::{self, Limits, Store, StoreWeights};
+use lapidary_engine::network::{CheckpointWeights, Network, Weights};
+use lapidary_engine::plan::Plan;
+use lapidary_engine::target::{self, Manifest, Target};
+use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
+use lapidary_engine::{Error, Observer, Result};
+
+use crate::document::project::Project;
+
+/// The longest window unless a person asks for another, in tokens.
+const USUAL_LENGTH: usize = 2048;
+
+/// A model that can be run: a checkpoint as it is, or after a plan.
+#[derive(Debug)]
+pub struct Subject {
+    /// The checkpoint.
+    pub checkpoint: SharedCheckpoint,
+    /// What it is, for a person.
+    pub label: String,
+    /// A hash of what tells it from others made of the same checkpoint.
+    pub key: String,
+    /// Bytes of its files of weights.
+    pub bytes: u64,
+    /// What the plan made of layers.
+    store: Option<Store>,
+}
+
+impl Subject {
+    /// A checkpoint as it is.
+    pub fn plain(checkpoint: SharedCheckpoint, label: &str) -> Self {
+        let bytes = checkpoint.files().iter().map(lapidary_engine::checkpoint::File::bytes).sum();
+        let path = lapidary_engine::disk::absolute(checkpoint.path());
+        let key = subject_key([path.to_string_lossy().as_ref()]);
+        Self { checkpoint, label: label.to_owned(), key, bytes, store: None }
+    }
+
+    /// A checkpoint after a plan, which is carried out now.
+    ///
+    /// # Errors
+    /// What the job says.
+    pub fn planned(
+        checkpoint: SharedCheckpoint,
+        plan: &Plan,
+        target: &'static dyn Target,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let bytes = Manifest::new(&checkpoint, plan, target)?.weight_file_bytes();
+        let store = job::run(&checkpoint, plan, Limits::default(), None, observer)?;
+        let (label, key) = (plan_label(&checkpoint, plan), plan_key(&checkpoint, plan, target));
+        Ok(Self { checkpoint, label, key, bytes, store: Some(store) })
+    }
+
+    /// A folder, a file or a project (.ron), whose plan is carried out; with a project its original too.
+    ///
+    /// # Errors
+    /// What opening and the job say.
+    pub fn open(path: &Path, observer: &dyn Observer) -> Result<(Self, Option<Self>)> {
+        if path.extension().is_none_or(|extension| extension != "ron") {
+            let checkpoint = Arc::new(Checkpoint::open(path)?);
+            let title = checkpoint.title();
+            return Ok((Self::plain(checkpoint, &title), None));
+        }
+        let project = Project::read(path)?;
+        let checkpoint = Arc::new(Checkpoint::open(&project.checkpoint_path(path))?);
+        let plan = project.plan.resolve(&checkpoint)?;
+        let target = target::find(&project.target)?;
+        let original = Self::plain(checkpoint.clone(), "the original");
+        Ok((Self::planned(checkpoint, &plan, target, observer)?, Some(original)))
+    }
+
+    /// Its weights, decoded as they are read.
+    pub fn weights(&self) -> Box<dyn Weights + '_> {
+        match &self.store {
+            Some(store) => Box::new(StoreWeights::new(&self.checkpoint, store)),
+            None => Box::new(CheckpointWeights::new(&self.checkpoint)),
+        }
+    }
+
+    /// The network it is, with these weights of it.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] without config.json; what the network says.
+    pub fn network<'a>(&self, weights: &'a dyn Weights) -> Result<Network<'a>> {
+        let config = self.checkpoint.config().ok_or_else(|| {
+            Error::plan(
+                format!(
+                    "{} has no config.json, so it cannot be run",
+                    self.checkpoint.path().display()
+                ),
+                "open the whole Hugging Face folder of the model",
+            )
+        })?;
+        Network::open(config, weights)
+    }
+}
+
+/// The assignment most layers have, with how many others there are: `4-bit g128 and 2 others`.
+pub fn plan_label(checkpoint: &Checkpoint, plan: &Plan) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let tensors = checkpoint.tensors().iter();
+    for assignment in tensors.filter_map(|tensor| plan.get(&tensor.name)).filter(|a| !a.is_keep()) {
+        *counts.entry(assignment.label()).or_default() += 1;
+    }
+    let most = counts.iter().max_by_key(|(_, count)| **count);
+    match (most, counts.len()) {
+        (None, _) => "nothing compressed".to_owned(),
+        (Some((label, n)), 1) => format!("{label}, {n} layers"),
+        (Some((label, n)), 2) => format!("{label}, {n} layers, and 1 other kind"),
+        (Some((label, n)), kinds) => format!("{label}, {n} layers, and {} other kinds", kinds - 1),
+    }
+}
+
+/// A hash of what a plan does to each layer, and for which target.
+pub fn plan_key(checkpoint: &Checkpoint, plan: &Plan, target: &'static dyn Target) -> String {
+    let of_layer = |tensor: &lapidary_engine::checkpoint::Tensor| {
+        let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
+        let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
+        Some(format!("{}\n{steps}", tensor.name))
+    };
+    let layers: Vec<String> = checkpoint.tensors().iter().filter_map(of_layer).collect();
+    subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)))
+}
+
+/// A text to score, and what to find out besides.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The text.
+    pub text: Source,
+    /// Tokens of a window; what the model takes, 2,048 at most, if `None`.
+    pub length: Option<usize>,
+    /// The most tokens.
+    pub limit: Option<usize>,
+    /// Whether to measure the output error of every layer against the reference.
+    pub layers: bool,
+    /// Whether to measure what each block does.
+    pub blocks: bool,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The text and how it was cut.
+    pub text: TextRun,
+    /// The figures.
+    pub evaluation: Evaluation,
+    /// Output error by layer.
+    pub layers: BTreeMap<String, OutputError>,
+    /// What each block does.
+    pub blocks: Vec<BlockScore>,
+}
+
+/// Scores a text. `partial` sees the figures as they grow; cancelling keeps the windows that were finished.
+///
+/// # Errors
+/// What reading the text, the tokenizer and the networks say; [`Error::Cancelled`] before there was anything.
+pub fn evaluate(
+    (subject, reference): (&Subject, Option<&Subject>),
+    wanted: &Wanted,
+    partial: &mut dyn FnMut(&Evaluation),
+    observer: &dyn Observer,
+) -> Result<Found> {
+    let weights = subject.weights();
+    let network = subject.network(weights.as_ref())?;
+    let other_weights = reference.map(Subject::weights);
+    let other = match (reference, &other_weights) {
+        (Some(reference), Some(weights)) => Some(reference.network(weights.as_ref())?),
+        _ => None,
+    };
+    let tokenizer = Tokenizer::open(&subject.checkpoint)?;
+    let texts = wanted.text.read(observer)?;
+    let tokens = tokenizer.encode_documents(texts.documents(), Specials::Added, observer)?;
+    let length = wanted.length.unwrap_or_else(|| network.design().context.min(USUAL_LENGTH));
+    let sequences = cut(&tokens, &Cut { budget: wanted.limit, ..Cut::scoring(length) })?;
+    let text = TextRun {
+        name: name_of(&wanted.text),
+        fingerprint: texts.fingerprint().to_string(),
+        tokenizer: tokenizer.fingerprint().to_string(),
+        length,
+        limit: wanted.limit,
+    };
+    let evaluation = evaluate_in_rounds((&network, other.as_ref()), &sequences, partial, observer)?;
+    let mut found = Found { text, evaluation, layers: BTreeMap::new(), blocks: Vec::new() };
+    if !found.evaluation.is_complete() {
+        return Ok(found);
+    }
+    let ids: Vec<Vec<u32>> = sequences.list.into_iter().map(|sequence| sequence.ids).collect();
+    // What was scored stays, whatever comes of the rest.
+    if let (true, Some(other), Some(of_other)) = (wanted.layers, &other, &other_weights) {
+        match output_errors((other, of_other.as_ref()), weights.as_ref(), &ids, observer) {
+            Err(Error::Cancelled) => return Ok(found),
+            result => found.layers = result?,
+        }
+    }
+    if wanted.blocks {
+        match block_scores(&network, &ids, observer) {
+            Err(Error::Cancelled) => return Ok(found),
+            result => found.blocks = result?,
+        }
+    }
+    Ok(found)
+}
+
+fn name_of(source: &Source) -> String {
+    match source {
+        Source::Path { path, .. } => path
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned()),
+        Source::Pasted { name, .. } => name.clone(),
+    }
+}
+
+/// Continues a prompt by at most `n` tokens, which `each` sees as they come; cancelling keeps them.
+///
+/// # Errors
+/// What tokenizer and network say.
+pub fn continue_prompt(
+    subject: &Subject,
+    (prompt, n, sampling): (&str, usize, Sampling),
+    each: &mut dyn FnMut(&str),
+    observer: &dyn Observer,
+) -> Result<Vec<String>> {
+    let tokenizer = Tokenizer::open(&subject.checkpoint)?;
+    let ids = tokenizer.encode(prompt, Specials::Added)?;
+    let weights = subject.weights();
+    let network = subject.network(weights.as_ref())?;
+    let mut running = Continuation::new(&network, &ids, sampling, observer)?;
+    let mut pieces = Vec::new();
+    while pieces.len() < n {
+        match running.next_token(observer) {
+            Ok(Some(id)) => {
+                let piece = tokenizer.token(id).unwrap_or_default();
+                each(&piece);
+                pieces.push(piece);
+            }
+            Ok(None) | Err(Error::Cancelled) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(pieces)
+}
+
+/// Answers questions.
+///
+/// # Errors
+/// What tokenizer and network say.
+pub fn answer(subject: &Subject, questions: &[Question], observer: &dyn Observer) -> Result<Probe> {
+    let tokenizer = Tokenizer::open(&subject.checkpoint)?;
+    let weights = subject.weights();
+    let network = subject.network(weights.as_ref())?;
+    probe(&network, &tokenizer, questions, observer)
+}
+
+/// Which tokens of `a` and of `b` are not in the longest sequence both have in common.
+pub fn differing(a: &[String], b: &[String]) -> (Vec<bool>, Vec<bool>) {
+    // common[i][j]: length of the longest common sequence of a[i..] and b[j..].
+    let mut common = vec![vec![0_u32; b.len() + 1]; a.len() + 1];
+    for i in (0..a.len()).rev() {
+        for j in (0..b.len()).rev() {
+            common[i][j] = if a[i] == b[j] {
+                common[i + 1][j + 1] + 1
+            } else {
+                common[i + 1][j].max(common[i][j + 1])
+            };
+        }
+    }
+    let (mut of_a, mut of_b) = (vec![true; a.len()], vec![true; b.len()]);
+    let (mut i, mut j) = (0, 0);
+    while i < a.len() && j < b.len() {
+        if a[i] == b[j] {
+            (of_a[i], of_b[j]) = (false, false);
+            (i, j) = (i + 1, j + 1);
+        } else if common[i + 1][j] >= common[i][j + 1] {
+            i += 1;
+        } else {
+            j += 1;
+        }
+    }
+    (of_a, of_b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tokens_that_are_not_common_are_marked() {
+        let tokens = |text: &str| -> Vec<String> { text.chars().map(String::from).collect() };
+        let (a, b) = differing(&tokens("abcde"), &tokens("abxde"));
+        assert_eq!(a, [false, false, true, false, false]);
+        assert_eq!(a, b);
+        let (a, b) = differing(&tokens("abc"), &tokens("xabc"));
+        assert_eq!((a, b), (vec![false; 3], vec![true, false, false, false]));
+        assert_eq!(differing(&[], &tokens("a")), (vec![], vec![true]));
+    }
+}
