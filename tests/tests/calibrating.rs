@@ -8,7 +8,7 @@ use lapidary_engine::calibration::{
     Calibration, Folder, Part, Prefix, Run, Settings, calibrate, model_key,
 };
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::network::{CheckpointWeights, Network, Site, Taps};
+use lapidary_engine::network::{Batch, CheckpointWeights, Network, Site, Taps};
 use lapidary_engine::numeric::seeds::Random;
 use lapidary_engine::{Error, Observer, Progress, Result, Silent};
 use lapidary_tests::{repository, sample};
@@ -85,7 +85,9 @@ fn records_are_those_of_the_inputs_of_every_layer_and_expert() {
         let mut x = network.embed(&views, 0, &Silent).expect("states");
         for block in 0..network.design().blocks.len() {
             let block = network.load(block, &Silent).expect("a block");
-            network.run(&block, &mut x, (&[20, 20, 20], None), &mut kept, &Silent).expect("states");
+            network
+                .run(&block, Batch::new(&mut x, &[20, 20, 20]), &mut kept, &Silent)
+                .expect("states");
         }
         let head = network.load_head(&Silent).expect("a head");
         network.tap_head(&head, x.view(), &mut kept, &Silent).expect("the head's input");
@@ -226,7 +228,7 @@ fn calibrating_behind_compressed_blocks_measures_what_comes_through_them() {
     let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let mut x = network.embed(&views, 0, &Silent).expect("states");
     let block = network.load(1, &Silent).expect("a block");
-    network.run(&block, &mut x, (&[30, 30], None), &mut kept, &Silent).expect("states");
+    network.run(&block, Batch::new(&mut x, &[30, 30]), &mut kept, &Silent).expect("states");
     let inputs = &kept.0["model.layers.1.self_attn.q_proj.weight"][0];
     let exact = inputs.mapv(|x| f64::from(x).powi(2)).mean_axis(Axis(0)).expect("means");
     for (found, exact) in squares(&found, 1).iter().zip(&exact) {

@@ -211,6 +211,11 @@ impl Opened {
         self.header.metadata.get("text").map(String::as_str)
     }
 
+    /// Number of tensors.
+    pub(super) fn tensors(&self) -> usize {
+        self.header.entries.len()
+    }
+
     /// Shape and bytes of a tensor.
     pub(super) fn tensor(&self, name: &str, dtype: DType) -> Option<(&[usize], &[u8])> {
         let entry = self.header.entries.iter().find(|entry| entry.name == name)?;

@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayView2};
 use crate::calibration::{Calibration, Folder, Part, Record, Settings, States};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::network::{Input, Network, NoTaps, Site, Taps};
+use crate::network::{Batch, Input, Network, NoTaps, Site, Taps};
 use crate::numeric::channels::Channels;
 use crate::numeric::gram::Gram;
 use crate::observer::{Observer, Progress, Unit};
@@ -150,10 +150,10 @@ impl Work<'_> {
             let mut x = self.input(before, batch)?;
             let lengths: Vec<usize> = self.batches[batch].iter().map(|ids| ids.len()).collect();
             let onwards = compressed.as_ref().map(|_| x.clone());
-            network.run(&loaded, &mut x, (&lengths, None), &mut seen, self.observer)?;
+            network.run(&loaded, Batch::new(&mut x, &lengths), &mut seen, self.observer)?;
             if let (Some((other, block)), Some(onwards)) = (&compressed, onwards) {
                 x = onwards;
-                other.run(block, &mut x, (&lengths, None), &mut NoTaps, self.observer)?;
+                other.run(block, Batch::new(&mut x, &lengths), &mut NoTaps, self.observer)?;
             }
             if batch + 1 == shapes.len() {
                 // Before the states are in place: a run that stops between the two measures the block once more.

@@ -101,7 +101,8 @@ pub(super) fn write(
 fn open(path: &Path, key: &str) -> Option<States> {
     let opened = Opened::open(path, key)?;
     let after = opened.text()?.parse().ok()?;
-    let batches = (0..).take_while(|&at| opened.tensor(&name(at), DType::F32).is_some()).count();
+    let is_there = |at: &usize| opened.tensor(&name(*at), DType::F32).is_some();
+    let batches = (0..opened.tensors()).take_while(is_there).count();
     Some(States { opened, after, batches })
 }
 

@@ -6,7 +6,7 @@ use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::network::{Network, NoTaps};
+use crate::network::{Batch, Network, NoTaps};
 use crate::numeric::gram::Gram;
 use crate::numeric::linearity::{Linearity, LinearityScores};
 use crate::numeric::spectrum::Stopped;
@@ -59,7 +59,7 @@ pub fn block_scores(
         for x in &mut states {
             let was = x.clone();
             let lengths = [x.nrows()];
-            network.run(&block, x, (&lengths, None), &mut NoTaps, observer)?;
+            network.run(&block, Batch::new(x, &lengths), &mut NoTaps, observer)?;
             linearity.add(was.view(), x.slice(s![.., ..]));
             after.add(x.view());
         }

@@ -1,7 +1,7 @@
 //! A prompt continued token by token.
 
 use crate::error::{Error, Result};
-use crate::network::{LoadedBlock, LoadedHead, Network, NoTaps, Past};
+use crate::network::{Batch, LoadedBlock, LoadedHead, Network, NoTaps, Past};
 use crate::numeric::activation::softmax;
 use crate::numeric::likelihood::top;
 use crate::numeric::seeds::Random;
@@ -109,14 +109,13 @@ impl<'a> Continuation<'a> {
         let mut x = network.embed(&[&self.pending], first, observer)?;
         for (index, past) in self.past.iter_mut().enumerate() {
             let loaded;
-            let block = match &self.blocks {
-                Some(blocks) => &blocks[index],
-                None => {
-                    loaded = network.load(index, observer)?;
-                    &loaded
-                }
+            let block = if let Some(blocks) = &self.blocks {
+                &blocks[index]
+            } else {
+                loaded = network.load(index, observer)?;
+                &loaded
             };
-            network.run(block, &mut x, (&lengths, Some(past)), &mut NoTaps, observer)?;
+            network.run(block, Batch::after(past, &mut x, &lengths), &mut NoTaps, observer)?;
         }
         let last = x.slice(ndarray::s![x.nrows() - 1.., ..]);
         let logits = network.logits(&self.head, last, observer)?;
@@ -129,7 +128,9 @@ impl<'a> Continuation<'a> {
         let Sampling::Random { temperature, .. } = self.sampling else {
             return top(&logits).first().map_or(0, |&id| id as u32);
         };
-        logits.iter_mut().for_each(|logit| *logit /= temperature);
+        for logit in &mut logits {
+            *logit /= temperature;
+        }
         softmax(&mut logits);
         let mut left = self.random.uniform();
         let chosen = logits.iter().position(|&share| {

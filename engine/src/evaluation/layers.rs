@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::network::{Network, Site, Taps, Weights};
+use crate::network::{Batch, Network, Site, Taps, Weights};
 use crate::numeric::product::apply_rows;
 use crate::observer::{Observer, Progress, Unit};
 
@@ -78,7 +78,7 @@ pub fn output_errors(
         });
         let block = network.load(index, observer)?;
         for (lengths, x) in &mut batches {
-            network.run(&block, x, (lengths, None), &mut seen, observer)?;
+            network.run(&block, Batch::new(x, lengths), &mut seen, observer)?;
         }
     }
     Ok(seen.errors)

@@ -7,7 +7,7 @@ use rayon::prelude::{
 
 use crate::error::{Error, Result};
 use crate::evaluation::score::{Against, Evaluation, Window};
-use crate::network::{LoadedHead, Network, NoTaps};
+use crate::network::{Batch, LoadedHead, Network, NoTaps};
 use crate::numeric::likelihood::{Divergence, diverge, log_sum_exp};
 use crate::observer::{Observer, Progress, Unit};
 use crate::text::{Sequence, Sequences};
@@ -178,7 +178,7 @@ impl Round<'_> {
             });
             for (batch, x) in batches.iter().zip(&mut states) {
                 let lengths: Vec<usize> = batch.iter().map(|sequence| sequence.ids.len()).collect();
-                network.run(&block, x, (&lengths, None), &mut NoTaps, self.observer)?;
+                network.run(&block, Batch::new(x, &lengths), &mut NoTaps, self.observer)?;
             }
         }
         Ok(states)

@@ -48,19 +48,13 @@ impl Network<'_> {
         running.tap(self, &inputs, expert, x)?;
         let mut outputs = inputs.iter().map(|linear| self.apply(linear, held, x, running.observer));
         let first = outputs.next().transpose()?.unwrap_or_default();
-        let inner = match outputs.next().transpose()? {
-            Some(up) => {
-                let mut gate = first;
-                gate_with(gated.activation, &mut gate, &up);
-                gate
-            }
-            None => {
-                let ffn = first.ncols() / 2;
-                let mut gate = first.slice(s![.., ..ffn]).to_owned();
-                gate_with(gated.activation, &mut gate, &first.slice(s![.., ffn..]).to_owned());
-                gate
-            }
+        let (mut inner, up) = if let Some(up) = outputs.next().transpose()? {
+            (first, up)
+        } else {
+            let ffn = first.ncols() / 2;
+            (first.slice(s![.., ..ffn]).to_owned(), first.slice(s![.., ffn..]).to_owned())
         };
+        gate_with(gated.activation, &mut inner, &up);
         running.tap(self, &[&gated.down], expert, inner.view())?;
         self.apply(&gated.down, held, inner.view(), running.observer)
     }

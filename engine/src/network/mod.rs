@@ -17,7 +17,7 @@ mod weights;
 use std::collections::HashMap;
 
 pub use attention::Past;
-pub use pass::{LoadedBlock, LoadedHead, NoTaps, Site, Taps};
+pub use pass::{Batch, LoadedBlock, LoadedHead, NoTaps, Site, Taps};
 pub use weights::{CheckpointWeights, Replaced, Weights};
 
 use crate::checkpoint::Config;
@@ -88,13 +88,11 @@ impl<'a> Network<'a> {
             channels: linears[0].shape.cols,
             layers: linears.iter().map(|linear| self.name_of(&linear.weight).to_owned()).collect(),
         };
-        match block {
-            Some(block) => self.design.blocks[block].sites().into_iter().map(input).collect(),
-            None => {
-                let scores = self.design.head.iter().map(|head| (None, vec![&head.scores]));
-                scores.map(input).collect()
-            }
+        if let Some(block) = block {
+            return self.design.blocks[block].sites().into_iter().map(input).collect();
         }
+        let scores = self.design.head.iter().map(|head| (None, vec![&head.scores]));
+        scores.map(input).collect()
     }
 }
 

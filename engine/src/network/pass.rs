@@ -60,6 +60,29 @@ impl Running<'_, '_> {
     }
 }
 
+/// Sequences on their way through the blocks.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// The residual stream `[tokens, hidden]`, sequence after sequence.
+    x: &'a mut Array2<f32>,
+    /// Tokens of each sequence.
+    lengths: &'a [usize],
+    /// Of a single sequence: what the block saw of it before; it takes up the tokens of `x`.
+    past: Option<&'a mut Past>,
+}
+
+impl<'a> Batch<'a> {
+    /// Whole sequences of `lengths` tokens.
+    pub fn new(x: &'a mut Array2<f32>, lengths: &'a [usize]) -> Self {
+        Self { x, lengths, past: None }
+    }
+
+    /// The tokens of one sequence that come after those of `past`.
+    pub fn after(past: &'a mut Past, x: &'a mut Array2<f32>, lengths: &'a [usize]) -> Self {
+        Self { x, lengths, past: Some(past) }
+    }
+}
+
 /// A block with its weights at hand.
 #[derive(Debug)]
 pub struct LoadedBlock {
@@ -118,12 +141,13 @@ impl Network<'_> {
         let design = self.design();
         let mut rows = x.rows_mut().into_iter();
         for ids in sequences {
+            let positions = design.embedding.positions.as_ref();
+            if positions.is_some_and(|p| p.offset + first + ids.len() > p.rows) {
+                return Err(too_long(design, first + ids.len()));
+            }
             for (position, mut row) in (first..first + ids.len()).zip(&mut rows) {
                 if let Some(positions) = &design.embedding.positions {
                     let at = positions.offset + position;
-                    if at >= positions.rows {
-                        return Err(too_long(design, first + ids.len()));
-                    }
                     self.add_row(&positions.table, at, (1.0, &mut row), observer)?;
                 }
                 if let Some((types, _)) = &design.embedding.types {
@@ -154,9 +178,7 @@ impl Network<'_> {
         Ok(LoadedBlock { index, held: self.hold(&block.linears(), block.norms(), observer)? })
     }
 
-    /// Passes the residual stream `x` `[tokens, hidden]` of sequences of `lengths` through a block, in place.
-    ///
-    /// With a `past` there is one sequence, whose earlier tokens it holds; it takes up those of `x`.
+    /// Passes the residual stream of a batch through a block, in place.
     ///
     /// # Errors
     /// [`Error::Plan`] naming the block where values are NaN or infinite; what `taps` and reading say;
@@ -164,13 +186,13 @@ impl Network<'_> {
     pub fn run(
         &self,
         block: &LoadedBlock,
-        x: &mut Array2<f32>,
-        (lengths, past): (&[usize], Option<&mut Past>),
+        batch: Batch<'_>,
         taps: &mut dyn Taps,
         observer: &dyn Observer,
     ) -> Result<()> {
         let design = &self.design().blocks[block.index];
         let held = &block.held;
+        let Batch { x, lengths, past } = batch;
         let mut running = Running { lengths, block: block.index, past, taps, observer };
         let input = held.normalised(design.attention_norms.before.as_ref(), x);
         let input = input.as_ref().unwrap_or(x);
@@ -284,7 +306,7 @@ impl Network<'_> {
         let mut x = self.embed(sequences, 0, observer)?;
         for index in 0..self.design().blocks.len() {
             let block = self.load(index, observer)?;
-            self.run(&block, &mut x, (&lengths, None), &mut NoTaps, observer)?;
+            self.run(&block, Batch::new(&mut x, &lengths), &mut NoTaps, observer)?;
         }
         let head = self.load_head(observer)?;
         let all = self.logits(&head, x.view(), observer)?;

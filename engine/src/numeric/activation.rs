@@ -42,11 +42,12 @@ impl Activation {
         match self {
             Self::Silu => each(values, |x| x * sigmoid(x)),
             Self::Gelu => {
-                each(values, |x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)))
+                let root = std::f32::consts::FRAC_1_SQRT_2;
+                each(values, |x| 0.5 * x * (1.0 + erf(x * root)));
             }
             Self::GeluTanh => each(values, |x| {
                 // ½·(1 + tanh u) = σ(2u)
-                const TWICE_ROOT: f32 = 1.595_769_1;
+                const TWICE_ROOT: f32 = 1.595_769;
                 x * sigmoid(TWICE_ROOT * (x + 0.044_715 * x * x * x))
             }),
             Self::QuickGelu => each(values, |x| x * sigmoid(1.702 * x)),
@@ -168,6 +169,16 @@ mod tests {
         assert!(exp(f32::NAN).is_nan());
     }
 
+    const ALL: [Activation; 7] = [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::QuickGelu,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::Tanh,
+    ];
+
     #[test]
     fn functions_agree_with_their_formulas_in_f64() {
         let exact = |activation: Activation, x: f64| match activation {
@@ -182,9 +193,7 @@ mod tests {
             Activation::ReluSquared => x.max(0.0).powi(2),
             Activation::Tanh => x.tanh(),
         };
-        use Activation as A;
-        let all = [A::Silu, A::Gelu, A::GeluTanh, A::QuickGelu, A::Relu, A::ReluSquared, A::Tanh];
-        for activation in all {
+        for activation in ALL {
             for x in grid(-12.0, 12.0) {
                 let mut value = [x];
                 activation.apply(&mut value);
