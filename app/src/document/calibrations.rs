@@ -203,7 +203,7 @@ pub struct Through {
     pub outliers: Vec<OutlierChannel>,
     /// Importance of each channel, Σ|w|·rms.
     pub importance: Measured<Vec<f64>>,
-    /// Eigenvalues of Σ x·xᵀ / tokens; absent without a Gram matrix.
+    /// Eigenvalues of Σ x·x^T / tokens; absent without a Gram matrix.
     pub eigenvalues: Measured<Vec<f64>>,
     /// Singular values of W·H^½; absent without a Gram matrix.
     pub whitened: Measured<Vec<f64>>,
