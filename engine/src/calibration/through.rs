@@ -81,7 +81,7 @@ impl<'a> Through<'a> {
     pub fn whitened(&self, gram: &Gram, observer: &dyn Observer) -> Result<Vec<f64>> {
         let found =
             whitened_singular_values(self.weights.view(), gram, &|| observer.is_cancelled());
-        found.map_err(|stopped| self.stopped(&stopped))
+        found.map_err(|stopped| self.stopped(stopped))
     }
 
     /// Eigenvalues of H = Σ x·xᵀ / tokens, largest first; see [`Gram::eigenvalues`].
@@ -90,12 +90,12 @@ impl<'a> Through<'a> {
     /// As [`Through::whitened`].
     pub fn eigenvalues(&self, gram: &Gram, observer: &dyn Observer) -> Result<Vec<f64>> {
         let found = gram.eigenvalues(&|| observer.is_cancelled());
-        let values = found.map_err(|stopped| self.stopped(&stopped))?;
+        let values = found.map_err(|stopped| self.stopped(stopped))?;
         let tokens = gram.tokens().max(1) as f64;
         Ok(values.into_iter().map(|value| value / tokens).collect())
     }
 
-    fn stopped(&self, stopped: &Stopped<std::convert::Infallible>) -> Error {
+    fn stopped(&self, stopped: Stopped<std::convert::Infallible>) -> Error {
         match stopped {
             Stopped::Cancelled => Error::Cancelled,
             other => Error::Numeric {
