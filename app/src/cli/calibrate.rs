@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::calibration::{
-    Calibration, Folder, Imatrix, Record, USUAL_TOKENS, Wishes, calibrate_with_texts,
+    Calibration, Folder, Imatrix, Problem, Record, USUAL_TOKENS, Wishes, calibrate_with_texts,
     import_imatrix,
 };
 use lapidary_engine::checkpoint::Checkpoint;
@@ -176,7 +176,7 @@ impl Calibrate {
         let loaded = Loaded::new(folder, calibration);
         let settings = &loaded.calibration.settings;
         let sites: Vec<Site<'_>> = loaded.calibration.records().iter().map(Site::new).collect();
-        let problems: Vec<String> = loaded.problems.iter().map(|of| of.sentence()).collect();
+        let problems: Vec<String> = loaded.problems.iter().map(Problem::sentence).collect();
         let folder = loaded.folder.path().display().to_string();
         if self.json {
             let (tokens, sequence_tokens) = (settings.tokens, settings.sequence_tokens);
@@ -195,7 +195,9 @@ impl Calibrate {
             "massive",
             "converged",
         ]);
-        sites.iter().for_each(|site| table.row(site.cells()));
+        for site in &sites {
+            table.row(site.cells());
+        }
         output::print(&table.render())?;
         for problem in &problems {
             output::print(&format!("{problem}\n"))?;

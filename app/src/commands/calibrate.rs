@@ -5,7 +5,7 @@ use std::time::Instant;
 use lapidary_engine::calibration::Folder;
 
 use crate::commands::{answers, look};
-use crate::document::calibrations::{Ask, Loaded, News};
+use crate::document::calibrations::{Ask, Ended, Loaded, News};
 use crate::document::look::Tab;
 use crate::document::model::Model;
 use crate::document::recipe::Told;
@@ -25,7 +25,7 @@ pub(super) fn carry_out(document: &mut Document, jobs: &mut Jobs, ask: Ask) {
                 document.calibration_form.paths.push(path);
             }
         }
-        Ask::Run if model.calibrations.run.is_running() => {
+        Ask::Run | Ask::Import(_) if model.calibrations.run.is_running() => {
             document.complain("A calibration is running; wait for it or cancel it first");
         }
         Ask::Run => {
@@ -35,9 +35,6 @@ pub(super) fn carry_out(document: &mut Document, jobs: &mut Jobs, ask: Ask) {
         Ask::Cancel => jobs.cancel_calibrating(),
         Ask::Use(folder) => jobs.load_calibration(folder),
         Ask::Delete(folder) => delete(document, jobs, folder),
-        Ask::Import(_) if model.calibrations.run.is_running() => {
-            document.complain("A calibration is running; wait for it or cancel it first");
-        }
         Ask::Import(path) => {
             begin(model, "Importing");
             jobs.import_calibration(model, path);
@@ -113,8 +110,6 @@ fn progress(model: &mut Model, now: lapidary_engine::Progress) {
     }
     *progress = Some(now);
 }
-
-type Ended = Option<Result<(Box<Loaded>, Vec<String>), String>>;
 
 fn ended(document: &mut Document, jobs: &mut Jobs, ended: Ended) {
     let Some(model) = document.model.as_deref_mut() else {

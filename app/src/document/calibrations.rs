@@ -96,6 +96,9 @@ pub enum Ask {
     Export(PathBuf),
 }
 
+/// How a run or an import ended: what it gave with sentences, or a sentence; `None` if it was cancelled.
+pub type Ended = Option<Result<(Box<Loaded>, Vec<String>), String>>;
+
 /// Something learnt about calibrations.
 #[derive(Debug)]
 pub enum News {
@@ -105,8 +108,8 @@ pub enum News {
     Listed(Vec<Known>, Option<Box<Loaded>>),
     /// A run has come this far.
     Progress(Progress),
-    /// A run or an import ended: what it gave with sentences, or a sentence; `None` if it was cancelled.
-    Ended(Option<Result<(Box<Loaded>, Vec<String>), String>>),
+    /// A run or an import ended.
+    Ended(Ended),
     /// One of those on disk was loaded.
     Loaded(Box<Loaded>),
     /// A layer was seen through what it receives.
@@ -203,7 +206,7 @@ pub struct Through {
     pub outliers: Vec<OutlierChannel>,
     /// Importance of each channel, Σ|w|·rms.
     pub importance: Measured<Vec<f64>>,
-    /// Eigenvalues of Σ x·xᵀ / tokens; absent without a Gram matrix.
+    /// Eigenvalues of Σ x·x^T / tokens; absent without a Gram matrix.
     pub eigenvalues: Measured<Vec<f64>>,
     /// Singular values of W·H^½; absent without a Gram matrix.
     pub whitened: Measured<Vec<f64>>,

@@ -11,7 +11,7 @@ use lapidary_engine::checkpoint::SharedCheckpoint;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::{Error, Observer as _};
 
-use crate::document::calibrations::{Known, Loaded, News, Through, outliers};
+use crate::document::calibrations::{Ended, Known, Loaded, News, Through, outliers};
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind};
@@ -161,8 +161,6 @@ fn written(folder: &Folder) -> Option<std::time::SystemTime> {
     let files = lapidary_engine::disk::list_tree(folder.path());
     files.iter().map(|found| found.modified).max()
 }
-
-type Ended = Option<Result<(Box<Loaded>, Vec<String>), String>>;
 
 fn ended(result: lapidary_engine::Result<(Folder, Calibration, Vec<String>)>) -> Ended {
     match result {

@@ -142,7 +142,7 @@ fn amounts(context: &ViewContext<'_>, ui: &mut Ui, form: &mut Form, ability: &Ab
         ui.add(DragValue::new(&mut form.seed)).labelled_by(label.id);
         ui.end_row();
     });
-    ui.checkbox(&mut form.has_grams, "Keep Gram matrices").on_hover_text("Σ x·xᵀ of the inputs of each layer: for exact errors of outputs, whitened spectra, and methods that correct errors (GPTQ). 2·channels² bytes for each input that layers share.");
+    ui.checkbox(&mut form.has_grams, "Keep Gram matrices").on_hover_text("Σ x·x^T of the inputs of each layer: for exact errors of outputs, whitened spectra, and methods that correct errors (GPTQ). 2·channels² bytes for each input that layers share.");
     let sites = text::count(ability.sites as u64);
     let forecast = if form.has_grams {
         format!(

@@ -154,7 +154,7 @@ impl Number {
         (
             Self::Importance,
             "importance",
-            "Σᵢ|wᵢⱼ|·√E[xⱼ²] of each channel j: weight times activation, as Wanda ranks weights (Sun et al. 2024).",
+            "Σ|w|·√E[x²] of each channel: weight times activation, as Wanda ranks weights (Sun et al. 2024).",
         ),
     ];
 
@@ -244,7 +244,7 @@ impl View {
         (
             Self::Values,
             "σ/σ₁",
-            "Singular values of W and of W·H^½ over the largest of each, H = E[x·xᵀ]. Flat against steep: what no rank can hold by itself, a low one holds for the inputs there are.",
+            "Singular values of W and of W·H^½ over the largest of each, H = E[x·x^T]. Flat against steep: what no rank can hold by itself, a low one holds for the inputs there are.",
         ),
         (
             Self::Cumulative,
@@ -254,7 +254,7 @@ impl View {
         (
             Self::Inputs,
             "inputs",
-            "Eigenvalues of E[x·xᵀ] over the largest: how many directions the inputs fill.",
+            "Eigenvalues of E[x·x^T] over the largest: how many directions the inputs fill.",
         ),
     ];
 }
