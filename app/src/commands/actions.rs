@@ -3,39 +3,12 @@
 use egui::{Key, KeyboardShortcut, Modifiers};
 
 use crate::commands::evaluate::Evaluate;
+pub use crate::commands::menu::Menu;
 use crate::commands::{Command, Direction, Grow};
 use crate::document::evaluation::Page;
 use crate::document::model::Side;
 use crate::document::{Document, Sheet};
 use crate::jobs::Purpose;
-
-/// The menu an action stands in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Menu {
-    /// Files.
-    File,
-    /// The plan.
-    Edit,
-    /// What is shown.
-    View,
-    /// Help.
-    Help,
-}
-
-impl Menu {
-    /// Every menu, from left to right.
-    pub const ALL: [Self; 4] = [Self::File, Self::Edit, Self::View, Self::Help];
-
-    /// Its title.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::File => "File",
-            Self::Edit => "Edit",
-            Self::View => "View",
-            Self::Help => "Help",
-        }
-    }
-}
 
 /// Something the person can do from menu or keyboard.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ mod calibrate;
 mod edit;
 pub mod evaluate;
 mod look;
+mod menu;
 mod pressed;
 mod view;
 
