@@ -117,8 +117,8 @@ fn torch(model: &Path, sequences: &Sequences, length: usize) -> Option<(Duration
         .replace("LENGTH", &length.to_string())
         .replace("RUNS", &RUNS.to_string());
     let ids = sequences.list.iter().flat_map(|sequence| &sequence.ids);
-    let lines: String = ids.map(|id| format!("{id}\n")).collect();
-    let printed = python(&program, lines.as_bytes())?;
+    let lines: Vec<String> = ids.map(ToString::to_string).collect();
+    let printed = python(&program, lines.join("\n").as_bytes())?;
     let mut numbers = printed.split_whitespace();
     let time = Duration::from_secs_f64(numbers.next()?.parse().ok()?);
     Some((time, numbers.next()?.parse().ok()?))

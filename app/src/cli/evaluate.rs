@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lapidary_engine::Error;
-use lapidary_engine::evaluation::{Figure, Probe, Sampling};
+use lapidary_engine::evaluation::{Answered, Figure, Probe, Sampling};
 use lapidary_engine::text::{Source, read_questions};
 use serde_json::{Map, Value, json};
 
@@ -63,6 +63,9 @@ type Continued = (Vec<String>, Option<Vec<String>>);
 /// Answers, and those of the reference.
 type Answers = (Probe, Option<Probe>);
 
+/// What was asked for: a text scored, a prompt continued, questions answered.
+type AllFound = (Option<Found>, Option<Continued>, Option<Answers>);
+
 impl Evaluate {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let terminal = Terminal::new();
@@ -85,10 +88,7 @@ impl Evaluate {
         Ok(())
     }
 
-    fn found(
-        &self,
-        terminal: &Terminal,
-    ) -> Result<(Option<Found>, Option<Continued>, Option<Answers>), Error> {
+    fn found(&self, terminal: &Terminal) -> Result<AllFound, Error> {
         let questions =
             self.questions.as_ref().map(|path| read_questions(path, terminal)).transpose()?;
         let (subject, original) = Subject::open(&self.model, terminal)?;
@@ -169,7 +169,7 @@ impl Evaluate {
                     "accuracy": finite(probe.accuracy()[0]),
                     "accuracy_error": finite(probe.accuracy()[1]),
                     "accuracy_by_byte": finite(probe.accuracy_by_byte()[0]),
-                    "choices": probe.answered.iter().map(|a| a.choice()).collect::<Vec<_>>(),
+                    "choices": probe.answered.iter().map(Answered::choice).collect::<Vec<_>>(),
                 })
             };
             object.insert("probe".to_owned(), of(mine));
@@ -245,13 +245,12 @@ fn describe(found: &Found) -> String {
     row("overlap of the top five", evaluation.top_overlap());
     row("Σ min(p, q)", evaluation.overlap());
     let mut said = table.render();
-    said += &format!(
-        "\n{} tokens scored in {} windows of {} of {}\n",
-        text::count(evaluation.tokens()),
-        evaluation.windows.len(),
-        text::count(found.text.length as u64),
-        found.text.name,
-    );
+    let (tokens, length) = (evaluation.tokens(), found.text.length as u64);
+    said.extend([
+        format!("\n{} tokens scored in ", text::count(tokens)),
+        format!("{} windows of ", evaluation.windows.len()),
+        format!("{} of {}\n", text::count(length), found.text.name),
+    ]);
     if let Some(excess) = evaluation.excess_nats() {
         said += tie(excess);
     }

@@ -118,7 +118,9 @@ impl Work {
     fn end(&self, result: Result<Option<Ran>>) {
         let failed = match result {
             Ok(answer) => {
-                answer.into_iter().for_each(|answer| self.ticket.send(Event::Ran(answer)));
+                if let Some(answer) = answer {
+                    self.ticket.send(Event::Ran(answer));
+                }
                 None
             }
             Err(Error::Cancelled) => None,

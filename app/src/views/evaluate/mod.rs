@@ -170,7 +170,7 @@ fn work(context: &ViewContext<'_>, ui: &mut Ui) {
         let left = progress.total.saturating_sub(progress.done);
         let mut line = format!("{}, {} left", progress.stage, text::amount(left, progress.unit));
         if let Some(seconds) = work.seconds_left() {
-            line += &format!(", {}", text::secs(seconds));
+            line.extend([", ".to_owned(), text::secs(seconds)]);
         }
         ui.monospace(line).on_hover_text(&progress.item);
         if let Some(partial) = &state.partial {
