@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("format", &["error", "disk", "numeric", "tensor", "encoding"]),
     ("checkpoint", &["error", "observer", "disk", "tensor", "format"]),
     ("statistics", &["error", "observer", "disk", "numeric", "tensor", "checkpoint"]),
+    ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("text", &["error", "observer", "disk", "numeric", "checkpoint"]),
     ("network", &["error", "observer", "numeric", "tensor", "checkpoint", "compare"]),
     (
@@ -41,7 +42,6 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("evaluation", &["error", "observer", "disk", "numeric", "network", "text"]),
-    ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "numeric", "tensor", "encoding", "checkpoint", "method"]),
     (

@@ -9,6 +9,7 @@ mod look;
 mod menu;
 mod pressed;
 mod view;
+mod ways;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use lapidary_engine::target::Lint;
 pub use answers::absorb;
 pub use look::request as look_again;
 pub use pressed::pressed;
+pub use ways::{Direction, Grow};
 
 use crate::commands::evaluate::Evaluate;
 use crate::document::brush::Brush;
@@ -35,30 +37,6 @@ use crate::document::settings::Colours;
 use crate::document::shades::Scaling;
 use crate::document::{Document, FigureToSave, Question, Sheet, Slot};
 use crate::jobs::{Jobs, Purpose};
-
-/// A way to walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// To the left.
-    Left,
-    /// To the right.
-    Right,
-    /// Upwards.
-    Up,
-    /// Downwards.
-    Down,
-}
-
-/// What a selection grows to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grow {
-    /// Every layer of the same roles.
-    Role,
-    /// Every layer of the same blocks.
-    Block,
-    /// The rest of fused groups.
-    Fused,
-}
 
 /// Something the person asked for.
 #[derive(Clone, Debug, PartialEq)]
