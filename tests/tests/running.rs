@@ -150,13 +150,13 @@ fn an_exported_checkpoint_runs_as_the_layers_it_holds() {
         let network =
             Network::open(exported.config().expect("a config"), &of_export).expect("a network");
         // The same layers, compressed here and decoded.
-        let decoded = |(name, _): (String, ())| {
+        let decoded = |name: String| {
             let layer = checkpoint.find(&name).expect("a layer");
             let encoding = compress_layer(&checkpoint, &plan, layer, &Silent).expect("an encoding");
             (name, Arc::new(encoding.decode()))
         };
-        let layers = checkpoint.tensors().iter().map(|tensor| (tensor.name.clone(), ()));
-        let by = layers.filter(|(name, ())| name.ends_with("_proj.weight")).map(decoded).collect();
+        let names = checkpoint.tensors().iter().map(|tensor| tensor.name.clone());
+        let by = names.filter(|name| name.ends_with("_proj.weight")).map(decoded).collect();
         let replaced = Replaced { base: &weights, by };
         let wanted = Network::open(config, &replaced).expect("a network");
         let found = evaluate(&network, Some(&wanted), &sequences, &Silent).expect("an evaluation");
