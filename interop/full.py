@@ -1,10 +1,10 @@
 """Full interop: exports of the sample load in transformers and give the logits of their dense twin.
 
-    python interop/full.py target/debug/lapidary
+    python interop/full.py target/release/lapidary
 
 Needs torch, transformers, compressed-tensors, safetensors and tokenizers. Each plan is exported twice, once for a
 compressed-tensors target and once dense; both are loaded by AutoModelForCausalLM in f32 and run on the held-out
-text. Logits may differ by at most 1e-3 of the largest. The compressed one is loaded in both ways transformers has,
+text. Logits may differ by at most 1e-3 of the largest. Our own forward pass of each export must score the same text alike. The compressed one is loaded in both ways transformers has,
 where its version can (see `ways`).
 """
 
@@ -27,6 +27,8 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 from plans import SAMPLE, Checks, export, variants
 
 TOLERANCE = 1e-3
+# Of nats per token, ours against transformers'.
+NATS_TOLERANCE = 1e-4
 WINDOWS, WINDOW = 4, 256
 
 
@@ -52,6 +54,18 @@ def loss(scores, ids):
     """Mean nats per token, the first of each window unscored."""
     flat = scores[:, :-1].reshape(-1, scores.shape[-1])
     return torch.nn.functional.cross_entropy(flat, ids[:, 1:].reshape(-1)).item()
+
+
+def check_own_pass(checks, name, binary, folder, wanted):
+    """`lapidary evaluate` gives the nats per token that transformers gives on the same windows."""
+    command = [binary, "evaluate", folder, "--text", SAMPLE / "heldout_oz.txt", "--json"]
+    command += ["--tokens", str(WINDOWS * WINDOW), "--sequence-length", str(WINDOW)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    nats, tokens = found["nats_per_token"], found["tokens"]
+    checks.check(
+        abs(nats - wanted) <= NATS_TOLERANCE and tokens == WINDOWS * (WINDOW - 1),
+        f"{name}: our own forward pass has {nats:.6f} nats per token on {tokens} tokens, transformers {wanted:.6f}",
+    )
 
 
 def config_groups(folder):
@@ -102,6 +116,7 @@ def check_variant(checks, variant, binary, work, ids, original):
             f"{loss(ours, ids):.6f}, dense {loss(wanted, ids):.6f} nats per token",
         )
         check_weights(checks, variant, modules, weights, original)
+        check_own_pass(checks, f"{variant.name}, {way}", binary, out, loss(ours, ids))
 
 
 def main():
@@ -124,6 +139,7 @@ def main():
     original = {name: weight.detach().clone() for name, weight in original.items()}
     print(f"{ids.numel()} tokens of the held-out text; loss of the original {loss(scores, ids):.6f} nats per token")
     checks = Checks()
+    check_own_pass(checks, "the sample", binary, SAMPLE, loss(scores, ids))
     with tempfile.TemporaryDirectory(prefix="lapidary-interop-") as work:
         for variant in variants():
             if variant.target != "dense":

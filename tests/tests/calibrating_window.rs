@@ -84,8 +84,9 @@ fn weighted_error(screen: &mut Screen, layer: usize) {
         damage.is_some_and(|damage| damage.weighting == Weighting::Gram && damage.is_exact())
     });
     let model = screen.state().model();
-    let sample = Sample::whole(&model.checkpoint, layer, &Silent).unwrap();
-    let plain = sample.damage(&sensitive().steps, &Silent).unwrap().relative_error;
+    let sample = Sample::whole(&model.checkpoint, layer, &Silent).expect("a layer of weights");
+    let plain =
+        sample.damage(&sensitive().steps, &Silent).expect("a layer of weights").relative_error;
     let loaded = model.calibrations.loaded.as_ref().unwrap();
     let gram = loaded.folder.gram(model.record(layer).unwrap()).unwrap();
     let moments = Moments::Gram(&gram);
