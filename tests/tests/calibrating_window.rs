@@ -87,8 +87,9 @@ fn weighted_error(screen: &mut Screen, layer: usize) {
     let sample = Sample::whole(&model.checkpoint, layer, &Silent).expect("a layer of weights");
     let plain =
         sample.damage(&sensitive().steps, &Silent).expect("a layer of weights").relative_error;
-    let loaded = model.calibrations.loaded.as_ref().unwrap();
-    let gram = loaded.folder.gram(model.record(layer).unwrap()).unwrap();
+    let loaded = model.calibrations.loaded.as_ref().expect("a calibration");
+    let gram =
+        loaded.folder.gram(model.record(layer).expect("a calibration")).expect("a calibration");
     let moments = Moments::Gram(&gram);
     let wanted = sample.damage_through(&sensitive().steps, &moments, &Silent).unwrap();
     let found = model.damage(layer).unwrap();

@@ -70,8 +70,8 @@ fn a_plan_is_scored_kept_and_held_against_the_original() {
 
     send(&mut screen, Evaluate::OrderBy(Order::Size));
     let first = screen.state().document().evaluation.ordered()[0].record.bytes;
-    let forecast = screen.state().model().manifest().map(|manifest| manifest.total_bytes());
-    assert_eq!(Ok(first), forecast, "the bytes of a run are those of the size meter");
+    let forecast = screen.state().model().manifest().map(|manifest| manifest.weight_file_bytes());
+    assert_eq!(Ok(first), forecast, "the bytes of a run are those of the weight files");
     assert_eq!(first, screen.state().document().evaluation.runs[1].record.bytes);
     let id = screen.state().document().evaluation.runs[1].id.clone();
     send(&mut screen, Evaluate::Choose(id.clone()));

@@ -331,6 +331,8 @@ mod tests {
             "zeros",
             "difference",
             "changed",
+            "sensitivity",
+            "activation-outliers",
         ];
         assert_eq!(percent, shares);
     }
