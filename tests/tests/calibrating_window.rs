@@ -91,8 +91,9 @@ fn weighted_error(screen: &mut Screen, layer: usize) {
     let gram =
         loaded.folder.gram(model.record(layer).expect("a calibration")).expect("a calibration");
     let moments = Moments::Gram(&gram);
-    let wanted = sample.damage_through(&sensitive().steps, &moments, &Silent).unwrap();
-    let found = model.damage(layer).unwrap();
+    let wanted =
+        sample.damage_through(&sensitive().steps, &moments, &Silent).expect("a layer of weights");
+    let found = model.damage(layer).expect("a layer of weights");
     assert_eq!(found, wanted);
     assert!((found.relative_error - plain).abs() > 1e-4, "{found:?} {plain}");
 }
