@@ -78,9 +78,9 @@ pub fn exp(x: f32) -> f32 {
     let r = (bounded - n * LN2_HIGH) - n * LN2_LOW;
     let tail = 1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0 + r / 5040.0)));
     let p = 1.0 + r + r * r * (0.5 + r * tail);
-    // 2ⁿ in two factors, as n may be 128.
-    let half = (n * 0.5).floor();
-    let power = |n: f32| f32::from_bits(((n as i32 + 127) << 23) as u32);
+    // 2ⁿ in two factors, as n may be 128. What rounds also leaves the integer in the low bits.
+    let half = (n * 0.5 + ROUNDER) - ROUNDER;
+    let power = |n: f32| f32::from_bits((n + ROUNDER).to_bits().wrapping_add(127) << 23);
     let value = p * power(half) * power(n - half);
     let value = if x < -87.3 { 0.0 } else { value };
     if x > 88.72 { f32::INFINITY } else { value }

@@ -128,7 +128,7 @@ fn apply_by_dots(
     true
 }
 
-/// Σ aᵢ·bᵢ in [`LANES`] partial sums, in f32.
+/// Σ aᵢ·bᵢ in 16 partial sums, in f32.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (a_lanes, b_lanes) = (a.chunks_exact(LANES), b.chunks_exact(LANES));

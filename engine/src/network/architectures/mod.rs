@@ -1,5 +1,5 @@
 //! One file per family of architectures: config.json in, [`Design`] out. A new one is a file that ends in its
-//! function, and a line in [`ARCHITECTURES`]. Defaults are those of the transformers library.
+//! function, and a line in the list below. Defaults are those of the transformers library.
 
 mod bert;
 mod gemma;
