@@ -29,8 +29,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         );
         return;
     }
-    ScrollArea::both().id_salt("evaluation").auto_shrink([false, true]).show(ui, |ui| {
-        table(context, ui);
+    ScrollArea::vertical().id_salt("evaluation").auto_shrink([false, true]).show(ui, |ui| {
+        // The table alone is wider than the window may be; the plot is as wide as the window.
+        ScrollArea::horizontal().id_salt("runs").show(ui, |ui| table(context, ui));
         ui.weak("≈: a tie, as the difference is within its 95 % interval. Click a row to hold the others against it.");
         scatter(context, ui);
         if let Some(chosen) = state.chosen() {
