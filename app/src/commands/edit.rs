@@ -178,8 +178,12 @@ impl Sorted {
         if self.locked > 0 {
             said.push(format!("{} locked and left alone", layers_text(self.locked)));
         }
+        // Nobody means norms when all layers are selected: they are spoken of only by themselves.
+        let is_matrix = |(_, (layer, _)): &(&String, &(usize, usize))| model.is_matrix(*layer);
+        let has_matrix = self.refused.iter().any(|of| is_matrix(&of)) || !self.free.is_empty();
+        let counted = || self.refused.iter().filter(|of| !has_matrix || is_matrix(of));
         // The reason of most layers; of equals, that of the first layer.
-        let most = self.refused.iter().max_by_key(|(_, (layer, n))| (*n, Reverse(*layer)));
+        let most = counted().max_by_key(|(_, (layer, n))| (*n, Reverse(*layer)));
         if let Some((why, (layer, n))) = most {
             let name = model.short_name(*layer);
             let others = match n - 1 {
@@ -187,7 +191,7 @@ impl Sorted {
                 n => format!(" and {} more", layers_text(n)),
             };
             said.push(format!("{name}{others} left alone: {why}"));
-            let rest: usize = self.refused.values().map(|(_, n)| n).sum::<usize>() - n;
+            let rest: usize = counted().map(|(_, (_, n))| n).sum::<usize>() - n;
             if rest > 0 {
                 said.push(format!("{} left alone for other reasons", layers_text(rest)));
             }

@@ -27,7 +27,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let mut open = true;
     let screen = ui.ctx().content_rect();
     let window = Window::new("Evaluate").open(&mut open).collapsible(false).resizable(true);
-    let width = (screen.width() - 40.0).min(1320.0);
+    let width = (screen.width() - 40.0).min(1370.0);
     window
         .pivot(Align2::CENTER_CENTER)
         .default_pos(screen.center())
