@@ -106,6 +106,7 @@ pub fn compress(steps: &[Step], weights: &Array2<f32>, dtype: DType) -> Result<E
         weights: weights.view(),
         dtype,
         previous: None,
+        inputs: None,
         observer: &Silent,
     };
     method::run_chain(steps, &task)

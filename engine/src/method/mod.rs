@@ -4,6 +4,7 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod inputs;
 mod keep;
 mod magnitude;
 mod parameters;
@@ -12,6 +13,7 @@ mod round_to_nearest;
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
+pub use inputs::LayerInputs;
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
 use crate::encoding::{Encoding, Layout};
@@ -31,13 +33,21 @@ pub enum Stage {
     Prune,
     /// Chooses the precision of those that stay.
     Quantise,
+    /// Betters the integers and scales that were chosen.
+    Polish,
+    /// Adds a correction to whatever came out.
+    Compensate,
 }
 
-/// What a method must be given beside the weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a method must be given beside the weights; each includes those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// Nothing.
     Weights,
+    /// E\[x²\] of each input.
+    Moments,
+    /// Σ x·xᵀ of the inputs.
+    Gram,
 }
 
 /// What menus, forms, help and validation know of a method.
@@ -53,7 +63,7 @@ pub struct About {
     pub citation: &'static str,
     /// Where in a chain it stands.
     pub stage: Stage,
-    /// What it must be given.
+    /// What it must be given, whatever its parameters.
     pub needs: Needs,
     /// Its parameters, in the order forms show them.
     pub parameters: &'static [Parameter],
@@ -87,6 +97,8 @@ pub struct Task<'a> {
     pub dtype: DType,
     /// What the step before made.
     pub previous: Option<Encoding>,
+    /// What the layer receives, where it was measured.
+    pub inputs: Option<&'a LayerInputs>,
     /// Asked whether to go on.
     pub observer: &'a dyn Observer,
 }
@@ -102,6 +114,11 @@ impl Task<'_> {
 pub trait Method: Sync {
     /// Title, schema, citation.
     fn about(&self) -> &'static About;
+
+    /// What it must be given with these parameters.
+    fn needs(&self, _parameters: &Resolved) -> Needs {
+        self.about().needs
+    }
 
     /// What the parameters amount to, in a few characters, as `4-bit g128`.
     fn label(&self, parameters: &Resolved) -> String;
@@ -159,6 +176,15 @@ pub fn chain_label(steps: &[Step]) -> String {
     labels.join(", ")
 }
 
+/// What a chain must be given: the most that one of its steps needs; steps that are not valid need nothing.
+pub fn chain_needs(steps: &[Step]) -> Needs {
+    let needs = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        Some(method.needs(&method.about().resolve(&step.parameters).ok()?))
+    };
+    steps.iter().filter_map(needs).max().unwrap_or(Needs::Weights)
+}
+
 /// Checks that `steps` name known methods with valid parameters, each stage at most once and in order.
 pub fn check_chain(steps: &[Step]) -> Result<()> {
     let mut last: Option<&About> = None;
@@ -170,7 +196,7 @@ pub fn check_chain(steps: &[Step]) -> Result<()> {
         {
             return Err(Error::plan(
                 format!("{} cannot follow {}", about.id, last.id),
-                "put sparsity before the quantiser, each at most once, and keep alone",
+                "put sparsity before the quantiser, polish and compensation behind it, each at most once, and keep alone",
             ));
         }
         last = Some(about);
