@@ -5,6 +5,8 @@
 
 mod affine;
 mod dense;
+mod low_rank;
+mod scaled;
 mod sparse;
 
 use ndarray::Array2;
@@ -13,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use dense::Dense;
+pub use low_rank::{LowRank, LowRankLayout, Sum, SumLayout};
+pub use scaled::{Scaled, ScaledLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
 
 use crate::tensor::{DType, MatrixShape};
@@ -25,6 +29,12 @@ pub enum Layout {
     Dense(DType),
     /// Grouped scale and zero point.
     Affine(AffineLayout),
+    /// A product of two thin matrices.
+    LowRank(LowRankLayout),
+    /// Another layout and a correction of low rank.
+    Sum(SumLayout),
+    /// Another layout under a scale for each input.
+    Scaled(ScaledLayout),
     /// A mask over another layout.
     Sparse(SparseLayout),
 }
@@ -40,6 +50,9 @@ impl Layout {
         match self {
             Self::Dense(dtype) => kept as u64 * dtype.bits() / 8,
             Self::Affine(layout) => layout.bytes_of(shape, kept),
+            Self::LowRank(layout) => layout.bytes(shape),
+            Self::Sum(layout) => layout.bytes(shape),
+            Self::Scaled(layout) => layout.bytes_of(shape, kept),
             Self::Sparse(layout) => layout.bytes(shape),
         }
     }
@@ -49,6 +62,9 @@ impl Layout {
         match self {
             Self::Dense(dtype) => dtype.bits() as u32,
             Self::Affine(layout) => layout.bits,
+            Self::LowRank(layout) => layout.left.nominal_bits(),
+            Self::Sum(layout) => layout.base.nominal_bits(),
+            Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
         }
     }
@@ -66,7 +82,7 @@ impl Layout {
     /// The grouped integers under any mask, if that is what this is.
     pub fn affine(&self) -> Option<&AffineLayout> {
         match self {
-            Self::Dense(_) => None,
+            Self::Dense(_) | Self::LowRank(_) | Self::Sum(_) | Self::Scaled(_) => None,
             Self::Affine(layout) => Some(layout),
             Self::Sparse(layout) => layout.inner.affine(),
         }
@@ -91,6 +107,12 @@ pub enum Encoding {
     Dense(Dense),
     /// Grouped scale and zero point.
     Affine(Affine),
+    /// A product of two thin matrices.
+    LowRank(LowRank),
+    /// Another encoding and a correction of low rank.
+    Sum(Sum),
+    /// Another encoding under a scale for each input.
+    Scaled(Scaled),
     /// A mask over another encoding.
     Sparse(Sparse),
 }
@@ -101,6 +123,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.shape(),
             Self::Affine(affine) => affine.shape(),
+            Self::LowRank(product) => product.shape(),
+            Self::Sum(sum) => sum.base().shape(),
+            Self::Scaled(scaled) => scaled.inner().shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
         }
     }
@@ -110,6 +135,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => Layout::Dense(dense.dtype()),
             Self::Affine(affine) => Layout::Affine(affine.layout().clone()),
+            Self::LowRank(product) => Layout::LowRank(product.layout()),
+            Self::Sum(sum) => Layout::Sum(sum.layout()),
+            Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
         }
     }
@@ -135,6 +163,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.decode_row(row, out),
             Self::Affine(affine) => affine.decode_row(row, out),
+            Self::LowRank(product) => product.decode_row(row, out),
+            Self::Sum(sum) => sum.decode_row(row, out),
+            Self::Scaled(scaled) => scaled.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
         }
     }
@@ -153,6 +184,9 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.parts(mask),
             Self::Affine(affine) => affine.parts(mask),
+            Self::LowRank(product) => product.parts(),
+            Self::Sum(sum) => sum.parts(),
+            Self::Scaled(scaled) => scaled.parts(mask),
             Self::Sparse(sparse) => sparse.parts(),
         }
     }
@@ -175,6 +209,9 @@ impl Encoding {
         Some(match layout {
             Layout::Dense(dtype) => Self::Dense(Dense::from_parts(*dtype, shape, mask, part)?),
             Layout::Affine(layout) => Self::Affine(Affine::from_parts(layout, shape, mask, part)?),
+            Layout::LowRank(layout) => Self::LowRank(LowRank::from_parts(layout, shape, part)?),
+            Layout::Sum(layout) => Self::Sum(Sum::from_parts(layout, shape, part)?),
+            Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),
         })
     }

@@ -69,7 +69,10 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
     let affine = match encoding {
-        Encoding::Dense(_) => return None,
+        // Corrections and scales of inputs put the weights off the levels.
+        Encoding::Dense(_) | Encoding::LowRank(_) | Encoding::Sum(_) | Encoding::Scaled(_) => {
+            return None;
+        }
         Encoding::Sparse(sparse) => return grid_of(sparse.inner()),
         Encoding::Affine(affine) => affine,
     };

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::error::{Error, Result};
 use crate::method::{Needs, Task};
 use crate::numeric::gram::Gram;
+use crate::numeric::inverse::InverseFactor;
 
 /// What was measured of the inputs of one layer.
 #[derive(Clone, Debug)]
@@ -66,6 +67,25 @@ impl<'a> Task<'a> {
             return Err(self.not_finite());
         }
         Ok(Cow::Borrowed(gram))
+    }
+
+    /// The factor of the inverse of `gram`, damped, its channels in `order`.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where the damped matrix is not positive definite; [`Error::Cancelled`].
+    pub(super) fn inverse_factor(
+        &self,
+        gram: &Gram,
+        order: Vec<usize>,
+        damping: f64,
+    ) -> Result<InverseFactor> {
+        let is_cancelled = || self.observer.is_cancelled();
+        let factor = InverseFactor::new(gram, order, damping, &is_cancelled);
+        self.observer.go_on()?;
+        factor.ok_or_else(|| {
+            let what = format!("the inputs of layer {} depend on each other too much", self.tensor);
+            Error::plan(what, "raise the damping")
+        })
     }
 
     fn check_channels(&self, channels: usize) -> Result<()> {

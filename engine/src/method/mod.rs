@@ -4,11 +4,19 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod eora;
+mod gptq;
+mod grid;
 mod inputs;
 mod keep;
+mod low_rank;
 mod magnitude;
 mod parameters;
+mod pattern;
+mod polish;
 mod round_to_nearest;
+mod sparsegpt;
+mod wanda;
 
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
@@ -22,7 +30,17 @@ use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
 /// Every method, in the order menus show them.
-pub static METHODS: &[&dyn Method] = &[&keep::ENTRY, &round_to_nearest::ENTRY, &magnitude::ENTRY];
+pub static METHODS: &[&dyn Method] = &[
+    &keep::ENTRY,
+    &round_to_nearest::ENTRY,
+    &gptq::ENTRY,
+    &low_rank::ENTRY,
+    &magnitude::ENTRY,
+    &wanda::ENTRY,
+    &sparsegpt::ENTRY,
+    &polish::ENTRY,
+    &eora::ENTRY,
+];
 
 /// Where in a chain a method stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -255,3 +273,6 @@ fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
     );
     Err(Error::Numeric { tensor: task.tensor.to_owned(), why })
 }
+
+#[cfg(test)]
+mod tests;

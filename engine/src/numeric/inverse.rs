@@ -133,8 +133,9 @@ fn factorise_block(a: &mut [f64], n: usize, k: usize, width: usize) -> Option<Ma
             inverse[(i, j)] = -sum / l[(i, i)];
         }
     }
+    // Above the diagonal too, where updates have left something.
     for i in 0..width {
-        for j in 0..=i {
+        for j in 0..width {
             a[(k + i) * n + k + j] = inverse[(i, j)];
         }
     }

@@ -6,12 +6,14 @@
 pub mod activation;
 pub mod bit_planes;
 pub mod channels;
+pub mod descent;
 pub mod distance;
 pub mod distributions;
 pub mod gram;
 pub mod grouping;
 pub mod histogram;
 pub mod inverse;
+pub mod leading;
 pub mod levels;
 pub mod likelihood;
 pub mod linearity;

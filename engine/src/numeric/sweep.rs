@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
+use faer::Par;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut};
-use faer::Par;
 use rayon::prelude::{
     IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _,
     ParallelSliceMut as _,

@@ -138,6 +138,21 @@ impl Which {
     }
 }
 
+/// Why no format holds a layout of this form, if so.
+fn why_not_form(layout: &Layout) -> Option<&'static str> {
+    match layout {
+        Layout::LowRank(_) => {
+            Some("the format has no products of two thin matrices, so nothing is saved here")
+        }
+        Layout::Sum(_) => Some("the format has no corrections of low rank beside the integers"),
+        Layout::Scaled(_) => Some(
+            "the format has no scales of inputs, and folding them into the layer before would change that layer",
+        ),
+        Layout::Sparse(sparse) => why_not_form(&sparse.inner),
+        Layout::Dense(_) | Layout::Affine(_) => None,
+    }
+}
+
 impl Capabilities {
     /// Whether it holds nothing compressed at all.
     pub fn is_dense(&self) -> bool {
@@ -150,6 +165,9 @@ impl Capabilities {
             return Some("this target stores every layer in full".to_owned());
         }
         let Some(affine) = layout.affine() else {
+            if let Some(why) = why_not_form(layout) {
+                return Some(why.to_owned());
+            }
             return Some(
                 "the format holds only grouped integers, so sparsity alone saves nothing here"
                     .to_owned(),

@@ -84,7 +84,7 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
 /// The integers of an encoding, under a mask or not: dropped weights already have the code of zero.
 fn affine_of(encoding: &Encoding) -> Option<&Affine> {
     match encoding {
-        Encoding::Dense(_) => None,
+        Encoding::Dense(_) | Encoding::LowRank(_) | Encoding::Sum(_) | Encoding::Scaled(_) => None,
         Encoding::Affine(affine) => Some(affine),
         Encoding::Sparse(sparse) => affine_of(sparse.inner()),
     }
