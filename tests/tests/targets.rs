@@ -7,7 +7,7 @@ use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, REPORT, export};
 use lapidary_engine::job::{Limits, Sample};
-use lapidary_engine::method::{METHODS, Stage, Step};
+use lapidary_engine::method::{METHODS, Needs, Stage, Step};
 use lapidary_engine::numeric::distance::relative_error;
 use lapidary_engine::plan::{Assignment, Origin, Pattern, Plan, Rule};
 use lapidary_engine::target::{
@@ -262,7 +262,11 @@ fn grid() -> Vec<Vec<Step>> {
         ["symmetric", "symmetric-restricted", "asymmetric"]
             .map(|grid| step.clone().with("symmetry", grid))
     };
-    let quantisers = METHODS.iter().filter(|method| method.about().stage == Stage::Quantise);
+    let quantisers = METHODS.iter().filter(|method| {
+        let about = method.about();
+        let has_bits = about.parameters.iter().any(|parameter| parameter.name == "bits");
+        about.stage == Stage::Quantise && about.needs == Needs::Weights && has_bits
+    });
     let steps: Vec<Step> = quantisers
         .flat_map(|method| with_bits(method.about().id))
         .flat_map(with_groups)

@@ -4,6 +4,7 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod awq;
 mod eora;
 mod gptq;
 mod grid;
@@ -34,6 +35,7 @@ pub static METHODS: &[&dyn Method] = &[
     &keep::ENTRY,
     &round_to_nearest::ENTRY,
     &gptq::ENTRY,
+    &awq::ENTRY,
     &low_rank::ENTRY,
     &magnitude::ENTRY,
     &wanda::ENTRY,

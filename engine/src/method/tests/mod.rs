@@ -1,5 +1,7 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
+mod adjusted;
+
 use ndarray::{Array2, ArrayView2, s};
 
 use super::*;
@@ -365,6 +367,9 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
         vec![Step::new("round-to-nearest").with("symmetry", "asymmetric"), rank("eora")],
         vec![Step::new("wanda"), Step::new("gptq"), rank("eora")],
         vec![Step::new("sparsegpt"), rank("eora")],
+        vec![Step::new("awq"), rank("eora")],
+        vec![Step::new("wanda"), Step::new("awq").with("bits", 3)],
+        vec![Step::new("wanda"), Step::new("gptq"), Step::new("polish"), rank("eora")],
     ];
     for steps in chains {
         let encoding = compress(&steps, &weights, &inputs);
