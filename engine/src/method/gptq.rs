@@ -146,10 +146,7 @@ fn round(
     values: &mut [f32],
 ) -> Result<Affine> {
     let (shape, order) = (task.shape(), factor.order());
-    let importance = match grid.is_weighted {
-        true => Some(task.mean_squares()?),
-        false => None,
-    };
+    let importance = if grid.is_weighted { Some(task.mean_squares()?) } else { None };
     let steps = grid.fit_all(values, shape.cols, importance.as_deref(), task)?;
     let mut rows: Vec<Row> =
         steps.into_iter().enumerate().map(|(index, steps)| Row { index, steps }).collect();

@@ -364,7 +364,10 @@ fn in_full(case: &Case<'_>, lints: &mut Vec<Lint>) {
     }
     let mut by_reason: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for entry in case.entries {
-        let is_pruned_only = entry.layout.as_ref().is_some_and(|layout| layout.affine().is_none());
+        let is_pruned_only = entry.layout.as_ref().is_some_and(|layout| match layout {
+            Layout::Sparse(sparse) => matches!(*sparse.inner, Layout::Dense(_)),
+            other => matches!(other, Layout::Dense(_)),
+        });
         if let (Storage::Dense { because }, false) = (&entry.storage, is_pruned_only) {
             by_reason.entry(because).or_default().push(entry.tensor);
         }
