@@ -1,4 +1,4 @@
-//! EoRA: what is left of the outputs' error after any method, made good by a correction of low rank.
+//! `EoRA`: what is left of the outputs' error after any method, made good by a correction of low rank.
 
 use ndarray::Array2;
 

@@ -47,7 +47,7 @@ impl Method for Magnitude {
         let mut keep = vec![true; values.len()];
         match Pattern::new(ABOUT.id, parameters, shape)? {
             Pattern::Dropped(dropped) => {
-                drop_least(values.len(), dropped, magnitude(&values), &mut keep)
+                drop_least(values.len(), dropped, magnitude(&values), &mut keep);
             }
             Pattern::OfEvery { n, m } => {
                 let cols = shape.cols.max(1);

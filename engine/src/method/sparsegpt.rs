@@ -1,4 +1,4 @@
-//! SparseGPT: weights are dropped input by input, and those to come make good what that did to the outputs.
+//! `SparseGPT`: weights are dropped input by input, and those to come make good what that did to the outputs.
 
 use std::ops::Range;
 

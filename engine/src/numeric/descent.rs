@@ -79,10 +79,8 @@ impl Descent {
                     for (row, (values, gradient)) in rows {
                         let best = values[col] + gradient[col] / own;
                         let moved = level(strip * ROWS + row, col, best) - values[col];
-                        if moved != 0.0 {
-                            values[col] += moved;
-                            subtract(moved, along, gradient);
-                        }
+                        values[col] += moved;
+                        subtract(moved, along, gradient);
                     }
                 }
             },
@@ -125,9 +123,8 @@ impl Descent {
                 if moved * (moved * curve - 2.0 * slope) < 0.0 && next > 0.0 {
                     *scale = next;
                     subtract(moved, &along, gradient);
-                    for i in span.clone() {
-                        values[i] = f64::from(next * codes[i]);
-                    }
+                    let moved = values[span.clone()].iter_mut().zip(&codes[span.clone()]);
+                    moved.for_each(|(value, code)| *value = f64::from(next * code));
                 }
             }
         });
@@ -137,6 +134,9 @@ impl Descent {
 
 /// gradient ← gradient − factor·along.
 fn subtract(factor: f64, along: &[f64], gradient: &mut [f64]) {
+    if factor == 0.0 {
+        return;
+    }
     for (value, along) in gradient.iter_mut().zip(along) {
         *value -= factor * along;
     }

@@ -85,8 +85,8 @@ fn polished_scales_of_unrelated_inputs_are_those_of_a_regression() {
     }
 }
 
-#[test]
-fn every_calibrated_method_takes_every_shape_and_content_on_any_number_of_threads() {
+/// Every method that needs data, and a few of their parameters.
+fn chains() -> Vec<Vec<Step>> {
     let mut chains: Vec<Vec<Step>> = vec![
         vec![Step::new("round-to-nearest").with("clipping", "weighted")],
         vec![Step::new("low-rank").with("nearest", "outputs")],
@@ -103,6 +103,12 @@ fn every_calibrated_method_takes_every_shape_and_content_on_any_number_of_thread
         }
         chains.push(steps);
     }
+    chains
+}
+
+#[test]
+fn every_calibrated_method_takes_every_shape_and_content_on_any_number_of_threads() {
+    let chains = chains();
     for (rows, cols) in [(1, 1), (1, 300), (150, 1), (7, 172), (0, 5), (5, 0), (0, 0)] {
         let mut x = normals(24, 90, cols);
         if cols > 2 {
