@@ -2,7 +2,8 @@
 
 use lapidary_engine::encoding::{Affine, Encoding, Part};
 use lapidary_engine::method::{
-    Kind, METHODS, Method, Parameter, Stage, Step, Value, chain_label, chain_layout,
+    Kind, METHODS, Method, Needs, Parameter, Stage, Step, Value, chain_label, chain_layout,
+    chain_needs,
 };
 use lapidary_engine::tensor::{DType, MatrixShape, round_f32};
 use lapidary_tests::{assert_says, compress, matrix, normal_matrix, normals, on_threads};
@@ -66,10 +67,24 @@ fn combinations(method: &dyn Method) -> Vec<Step> {
     steps
 }
 
+/// All combinations of a method that needs the weights alone; of the others, which cost more, some eight.
+fn thinned(method: &dyn Method) -> Vec<Step> {
+    let all = combinations(method);
+    let is_free = method.about().needs == Needs::Weights;
+    let step = if is_free { 1 } else { all.len().div_ceil(8) };
+    all.into_iter().step_by(step).collect()
+}
+
+/// Whether every weight that stays goes to the nearest level of its grid.
+fn is_rounding(steps: &[Step]) -> bool {
+    let methods = ["keep", "magnitude", "wanda", "round-to-nearest"];
+    steps.iter().all(|step| methods.contains(&step.method.as_str()))
+}
+
 /// Every single step, and every pruning step before a few quantisers; those that make no sense left out.
 fn chains() -> Vec<Vec<Step>> {
     let shape = MatrixShape { rows: 4, cols: 4 };
-    let all: Vec<Step> = METHODS.iter().flat_map(|m| combinations(*m)).collect();
+    let all: Vec<Step> = METHODS.iter().flat_map(|m| thinned(*m)).collect();
     let at = |stage: Stage| {
         let of_stage = move |step: &&Step| stage_of(step) == stage;
         all.iter().filter(of_stage).cloned()
@@ -80,7 +95,12 @@ fn chains() -> Vec<Vec<Step>> {
     for prune in at(Stage::Prune) {
         chains.extend(quantisers.iter().map(|quantiser| vec![prune.clone(), quantiser.clone()]));
     }
-    chains.retain(|steps| chain_layout(steps, shape, DType::F32).is_ok());
+    let mut at = 0;
+    chains.retain(|steps| {
+        at += 1;
+        let is_tried = steps.len() == 1 || chain_needs(steps) == Needs::Weights || at % 12 == 0;
+        is_tried && chain_layout(steps, shape, DType::F32).is_ok()
+    });
     assert!(chains.len() > 200, "only {} chains", chains.len());
     chains
 }
@@ -144,6 +164,9 @@ fn check(steps: &[Step], weights: &Array2<f32>, dtype: DType, kind: &str) {
     if kind == "zeros" {
         assert!(decoded.iter().all(|&value| value == 0.0), "{what}");
     }
+    if !is_rounding(steps) {
+        return;
+    }
     match &encoding {
         Encoding::Dense(_) => assert_eq!(&decoded, weights, "{what}"),
         Encoding::Affine(affine) => check_nearest(affine, steps, weights, &what),
@@ -163,6 +186,7 @@ fn check(steps: &[Step], weights: &Array2<f32>, dtype: DType, kind: &str) {
                 check_nearest(affine, steps, &masked, &what);
             }
         }
+        other => panic!("{what} made {:?}", other.layout()),
     }
 }
 
@@ -209,7 +233,7 @@ fn squared_error(weights: &Array2<f32>, decoded: &Array2<f32>) -> f64 {
 #[test]
 fn error_falls_with_bits() {
     let mut compared = 0;
-    for method in METHODS {
+    for method in METHODS.iter().filter(|method| method.about().needs == Needs::Weights) {
         let about = method.about();
         let bits = about.parameters.iter().find(|p| p.name == "bits");
         let Some(Kind::Integer { min, max, .. }) = bits.map(|p| &p.kind) else {
@@ -238,6 +262,9 @@ fn error_falls_with_bits() {
 /// lowest half a step beyond), so a second fit sees another range by construction. Scales in 16 bits are left
 /// out with it, as a rounded scale need not reach the last level.
 fn is_idempotent(steps: &[Step]) -> bool {
+    if !is_rounding(steps) {
+        return false;
+    }
     let quantiser = steps.iter().find(|step| stage_of(step) == Stage::Quantise);
     quantiser.is_none_or(|step| {
         match step.method.as_str() {

@@ -5,7 +5,7 @@ use ndarray::{Array2, s};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::method::{self, Kind, METHODS, Stage, Step, Task};
+use crate::method::{self, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
 use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
@@ -97,6 +97,7 @@ pub struct Sample {
     dtype: crate::tensor::DType,
     weights: Array2<f32>,
     of: usize,
+    inputs: Option<LayerInputs>,
 }
 
 impl Sample {
@@ -142,7 +143,13 @@ impl Sample {
             weights
         };
         let (name, dtype) = (tensor.name.clone(), tensor.dtype);
-        Ok(Self { tensor: name, dtype, weights, of: rows })
+        Ok(Self { tensor: name, dtype, weights, of: rows, inputs: None })
+    }
+
+    /// The same sample with what the layer receives, for methods that need it.
+    #[must_use]
+    pub fn with_inputs(self, inputs: Option<LayerInputs>) -> Self {
+        Self { inputs, ..self }
     }
 
     /// Compresses the sample as if it were the layer and measures the error. Exact where the sample is the whole;
@@ -205,6 +212,7 @@ impl Sample {
             dtype: self.dtype,
             previous: None,
             fused_peak: None,
+            inputs: self.inputs.as_ref(),
             observer,
         };
         method::run_chain(steps, &task)
@@ -226,11 +234,14 @@ pub struct Curve {
     pub assignments: Vec<Assignment>,
 }
 
-/// Every way to quantise a layer that takes bits: each method with groups of 32, 64 and 128 and whole rows. Other
+/// Every way to quantise a layer that takes bits and needs the weights alone: each method with groups of 32, 64 and 128 and whole rows. Other
 /// parameters are those of `now`, where it uses the method; what stands before the quantiser stays.
 pub fn curves(now: &Assignment) -> Vec<Curve> {
     let mut curves = Vec::new();
-    for method in METHODS.iter().filter(|method| method.about().stage == Stage::Quantise) {
+    let quantisers = METHODS.iter().filter(|method| {
+        method.about().stage == Stage::Quantise && method.about().needs == Needs::Weights
+    });
+    for method in quantisers {
         let about = method.about();
         let bits = about.parameters.iter().find(|parameter| parameter.name == "bits");
         let Some(Kind::Integer { min, max, .. }) = bits.map(|parameter| &parameter.kind) else {

@@ -14,7 +14,7 @@ use crate::views::inspector::weights::current_preview;
 use crate::widgets::busy::busy;
 
 /// The stages a form offers, with their titles.
-const STAGES: [(Stage, &str, &str); 2] = [
+const STAGES: [(Stage, &str, &str); 4] = [
     (
         Stage::Quantise,
         "Quantiser",
@@ -24,6 +24,16 @@ const STAGES: [(Stage, &str, &str); 2] = [
         Stage::Prune,
         "Sparsity",
         "Which weights become zero before the quantiser; no current loader saves bytes for it.",
+    ),
+    (
+        Stage::Polish,
+        "Polish",
+        "Moves the integers and scales that the quantiser chose to where the outputs are nearest.",
+    ),
+    (
+        Stage::Compensate,
+        "Correction",
+        "What is added to whatever came out; costs bytes of its own.",
     ),
 ];
 
