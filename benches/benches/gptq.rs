@@ -1,7 +1,6 @@
 //! GPTQ of one layer, 4 bits in groups of 128, by activation: the factor of the inverse and the walk.
 //!
 //! Arguments: shapes as `4096x4096`, outputs by inputs.
-#![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
 use lapidary_benches::{Table, fastest, seconds};
 use lapidary_engine::Silent;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 fn small(folder: &std::path::Path) -> Checkpoint {
     small_llama(folder);
-    Checkpoint::open(folder).unwrap()
+    Checkpoint::open(folder).expect("a folder of its own")
 }
 
 /// A finished calibration of every matrix of a checkpoint, each with inputs of its own.
@@ -42,9 +42,9 @@ fn calibrated(root: &std::path::Path, checkpoint: &Checkpoint) -> Measured {
         Some(Record { layers, routed_of: None, inputs: sums.statistics(), gram: Some(gram) })
     };
     let records: Vec<Record> = checkpoint.tensors().iter().enumerate().filter_map(record).collect();
-    let folder = Folder::create(root, settings).unwrap();
-    folder.write_part(Part::Block(0), &records).unwrap();
-    folder.finish().unwrap();
+    let folder = Folder::create(root, settings).expect("a folder of its own");
+    folder.write_part(Part::Block(0), &records).expect("a folder of its own");
+    folder.finish().expect("a folder of its own");
     Measured::of(folder)
 }
 
