@@ -16,6 +16,8 @@ use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
+use crate::calibrated::{self, Choice};
+use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 
 /// The longest window unless a person asks for another, in tokens.
@@ -45,27 +47,38 @@ impl Subject {
         Self { checkpoint, label: label.to_owned(), key, bytes, store: None }
     }
 
-    /// A checkpoint after a plan, which is carried out now.
+    /// A checkpoint after a plan, which is carried out now, with a calibration where it needs one.
     ///
     /// # Errors
     /// What the job says.
     pub fn planned(
         checkpoint: SharedCheckpoint,
-        plan: &Plan,
+        (plan, loaded): (&Plan, Option<&Loaded>),
         target: &'static dyn Target,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let bytes = Manifest::new(&checkpoint, plan, target)?.weight_file_bytes();
-        let store = job::run(&checkpoint, plan, Limits::default(), None, observer)?;
-        let (label, key) = (plan_label(&checkpoint, plan), plan_key(&checkpoint, plan, target));
+        let given = calibrations::subject(&checkpoint, loaded);
+        let store = job::run(given, plan, Limits::default(), None, observer)?;
+        let label = plan_label(&checkpoint, plan);
+        let mut key = plan_key(&checkpoint, plan, target);
+        // What is made of calibrated methods depends on the calibration, too.
+        if let (Some(loaded), true) = (loaded, calibrated::needs(&checkpoint, plan).is_some()) {
+            key = subject_key([key.as_str(), loaded.folder.settings().key().as_str()]);
+        }
         Ok(Self { checkpoint, label, key, bytes, store: Some(store) })
     }
 
-    /// A folder, a file or a project (.ron), whose plan is carried out; with a project its original too.
+    /// A folder, a file or a project (.ron), whose plan is carried out, with the calibration that is chosen; with a
+    /// project its original too.
     ///
     /// # Errors
     /// What opening and the job say.
-    pub fn open(path: &Path, observer: &dyn Observer) -> Result<(Self, Option<Self>)> {
+    pub fn open(
+        path: &Path,
+        choice: &Choice,
+        observer: &dyn Observer,
+    ) -> Result<(Self, Option<Self>)> {
         if path.extension().is_none_or(|extension| extension != "ron") {
             let checkpoint = Arc::new(Checkpoint::open(path)?);
             let title = checkpoint.title();
@@ -76,7 +89,9 @@ impl Subject {
         let plan = project.plan.resolve(&checkpoint)?;
         let target = target::find(&project.target)?;
         let original = Self::plain(checkpoint.clone(), "the original");
-        Ok((Self::planned(checkpoint, &plan, target, observer)?, Some(original)))
+        let loaded = choice.find(&checkpoint, &plan, observer)?;
+        let given = (&plan, loaded.as_ref());
+        Ok((Self::planned(checkpoint, given, target, observer)?, Some(original)))
     }
 
     /// Its weights, decoded as they are read.

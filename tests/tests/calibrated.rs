@@ -1,7 +1,7 @@
 //! Plans of calibrated methods carried out: from a calibration on disk, into every target, read back and proved.
 
 use lapidary_engine::Silent;
-use lapidary_engine::calibration::{Folder, Part, Prefix, Record, Settings, Text};
+use lapidary_engine::calibration::{Calibration, Folder, Part, Prefix, Record, Settings, Text};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, export};
 use lapidary_engine::job::{Limits, Measured, Subject, preview};
@@ -18,7 +18,7 @@ fn small(folder: &std::path::Path) -> Checkpoint {
 }
 
 /// A finished calibration of every matrix of a checkpoint, each with inputs of its own.
-fn calibrated(root: &std::path::Path, checkpoint: &Checkpoint) -> Measured {
+fn calibrated(root: &std::path::Path, checkpoint: &Checkpoint) -> (Folder, Calibration) {
     let settings = Settings {
         model: "small".to_owned(),
         model_key: "1".to_owned(),
@@ -45,14 +45,16 @@ fn calibrated(root: &std::path::Path, checkpoint: &Checkpoint) -> Measured {
     let folder = Folder::create(root, settings).expect("a folder of its own");
     folder.write_part(Part::Block(0), &records).expect("a folder of its own");
     folder.finish().expect("a folder of its own");
-    Measured::of(folder)
+    let calibration = folder.load();
+    (folder, calibration)
 }
 
 #[test]
 fn calibrated_plans_reach_every_target_as_planned_and_say_why_where_they_do_not() {
     let folder = TempDir::new().unwrap();
     let checkpoint = small(&folder.path().join("m"));
-    let measured = calibrated(&folder.path().join("c"), &checkpoint);
+    let (kept, calibration) = calibrated(&folder.path().join("c"), &checkpoint);
+    let measured = Measured { folder: &kept, calibration: &calibration };
     let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
     let group = |method: &str| Step::new(method).with("group_size", 16);
     let eora = Step::new("eora").with("rank", 2);
@@ -106,7 +108,8 @@ fn a_plan_that_needs_data_is_refused_without_and_previewed_with_it() {
         &["_proj.weight", "Gram matrix", "calibrate first"],
     );
     assert!(!out.exists(), "nothing was left");
-    let measured = calibrated(&folder.path().join("c"), &checkpoint);
+    let (kept, calibration) = calibrated(&folder.path().join("c"), &checkpoint);
+    let measured = Measured { folder: &kept, calibration: &calibration };
     let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
     let name = |t: &lapidary_engine::checkpoint::Tensor| t.name.ends_with("q_proj.weight");
     let layer = checkpoint.tensors().iter().position(name).unwrap();

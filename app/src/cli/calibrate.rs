@@ -14,9 +14,9 @@ use lapidary_engine::text::Source;
 use serde::Serialize;
 
 use crate::builtin;
+use crate::calibrated::CALIBRATIONS;
 use crate::cli::output::{self, Table, Terminal};
 use crate::document::calibrations::{DEMANDS, Loaded};
-use crate::jobs::CALIBRATIONS;
 use crate::theme::text;
 
 /// Arguments of `calibrate`.

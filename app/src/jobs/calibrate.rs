@@ -11,6 +11,7 @@ use lapidary_engine::checkpoint::SharedCheckpoint;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::{Error, Observer as _};
 
+use crate::calibrated::{CALIBRATIONS, written};
 use crate::document::calibrations::{Ended, Known, Loaded, News, Through, outliers};
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
@@ -144,9 +145,6 @@ impl Jobs {
     }
 }
 
-/// The folder of calibrations in the program's own.
-pub const CALIBRATIONS: &str = "calibrations";
-
 fn has_tokens(record: &Record) -> bool {
     record.inputs.tokens > 0
 }
@@ -154,12 +152,6 @@ fn has_tokens(record: &Record) -> bool {
 fn load(folder: Folder) -> Box<Loaded> {
     let calibration = folder.load();
     Box::new(Loaded::new(folder, calibration))
-}
-
-/// When the youngest of its files was written.
-fn written(folder: &Folder) -> Option<std::time::SystemTime> {
-    let files = lapidary_engine::disk::list_tree(folder.path());
-    files.iter().map(|found| found.modified).max()
 }
 
 fn ended(result: lapidary_engine::Result<(Folder, Calibration, Vec<String>)>) -> Ended {

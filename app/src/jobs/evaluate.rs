@@ -16,6 +16,8 @@ use lapidary_engine::target::Target;
 use lapidary_engine::text::{Source, read_questions};
 use lapidary_engine::{Error, Progress, Result};
 
+use crate::calibrated::Choice;
+use crate::document::calibrations::Loaded;
 use crate::document::evaluation::{What, Wish};
 use crate::document::model::Model;
 use crate::jobs::{Event, Jobs, Kind, Ticket};
@@ -49,6 +51,7 @@ fn runs_folder(home: &Path) -> PathBuf {
 struct Work {
     checkpoint: SharedCheckpoint,
     plan: Arc<Plan>,
+    loaded: Option<Arc<Loaded>>,
     target: &'static dyn Target,
     wish: Wish,
     cache: PathBuf,
@@ -60,6 +63,7 @@ impl Jobs {
         Work {
             checkpoint: model.checkpoint.clone(),
             plan: model.plan().clone(),
+            loaded: model.calibrations.loaded.clone(),
             target: model.target,
             wish,
             cache: self.cache_folder.clone(),
@@ -134,6 +138,12 @@ impl Work {
         model_key(&self.checkpoint, Some(&cache), &self.ticket)
     }
 
+    /// By which calibrations of other models are chosen.
+    fn choice(&self) -> Choice {
+        let home = self.cache.parent().unwrap_or(&self.cache).to_path_buf();
+        Choice { home, named: None }
+    }
+
     fn original(&self) -> Subject {
         Subject::plain(self.checkpoint.clone(), "the original")
     }
@@ -142,10 +152,11 @@ impl Work {
         match &self.wish.what {
             What::Plan => {
                 let checkpoint = self.checkpoint.clone();
-                Subject::planned(checkpoint, &self.plan, self.target, &self.ticket)
+                let given = (self.plan.as_ref(), self.loaded.as_deref());
+                Subject::planned(checkpoint, given, self.target, &self.ticket)
             }
             What::Original => Ok(self.original()),
-            What::Other(path) => Ok(Subject::open(path, &self.ticket)?.0),
+            What::Other(path) => Ok(Subject::open(path, &self.choice(), &self.ticket)?.0),
         }
     }
 

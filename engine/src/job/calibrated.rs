@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use crate::calibration::{Calibration, Folder, Record};
-use crate::checkpoint::Checkpoint;
-use crate::error::Result;
-use crate::method::{LayerInputs, Needs};
+use crate::checkpoint::{Checkpoint, MatrixKind};
+use crate::error::{Error, Result};
+use crate::method::{self, LayerInputs, Needs, Step};
+use crate::plan::Plan;
 
 /// Knows what layers receive. Whether the blocks before a layer were the original or the compressed ones is a matter of the
 /// calibration, see [`crate::calibration::Prefix`].
 pub trait Calibrated: Sync {
+    /// The most that a method may need on the layer of this name.
+    fn known(&self, layer: &str) -> Needs;
+
     /// What the layer of this name receives, with the Gram matrix where `needs` asks for it and it was kept; `None`
     /// where the layer was not measured.
     ///
@@ -23,39 +27,49 @@ pub trait Calibrated: Sync {
 pub struct Uncalibrated;
 
 impl Calibrated for Uncalibrated {
+    fn known(&self, _layer: &str) -> Needs {
+        Needs::Weights
+    }
+
     fn inputs(&self, _layer: &str, _needs: Needs) -> Result<Option<LayerInputs>> {
         Ok(None)
     }
 }
 
 impl Calibrated for Calibration {
+    fn known(&self, layer: &str) -> Needs {
+        known(self.record(layer), |record| record.gram.is_some())
+    }
+
     fn inputs(&self, layer: &str, _needs: Needs) -> Result<Option<LayerInputs>> {
         let inputs = |record: &Record| LayerInputs { gram: record.gram.clone(), ..moments(record) };
         Ok(self.record(layer).map(inputs))
     }
 }
 
+fn known(record: Option<&Record>, has_gram: impl Fn(&Record) -> bool) -> Needs {
+    match record {
+        None => Needs::Weights,
+        Some(record) if has_gram(record) => Needs::Gram,
+        Some(_) => Needs::Moments,
+    }
+}
+
 /// A calibration on disk, whose Gram matrices are read one at a time.
-#[derive(Clone, Debug)]
-pub struct Measured {
-    folder: Folder,
-    calibration: Calibration,
-}
-
-impl Measured {
-    /// Everything that was measured so far; Gram matrices stay on disk.
-    pub fn of(folder: Folder) -> Self {
-        let calibration = folder.load();
-        Self { folder, calibration }
-    }
-
+#[derive(Clone, Copy, Debug)]
+pub struct Measured<'a> {
+    /// Where Gram matrices are read from.
+    pub folder: &'a Folder,
     /// The records.
-    pub fn calibration(&self) -> &Calibration {
-        &self.calibration
-    }
+    pub calibration: &'a Calibration,
 }
 
-impl Calibrated for Measured {
+impl Calibrated for Measured<'_> {
+    fn known(&self, layer: &str) -> Needs {
+        // Whether a single matrix was left out is found when it is read.
+        known(self.calibration.record(layer), |_| self.calibration.settings.has_grams)
+    }
+
     fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>> {
         let Some(record) = self.calibration.record(layer) else { return Ok(None) };
         let gram = if needs == Needs::Gram { self.folder.gram(record) } else { None };
@@ -90,5 +104,36 @@ impl<'a> From<&'a Checkpoint> for Subject<'a> {
 impl<'a> From<&'a Arc<Checkpoint>> for Subject<'a> {
     fn from(checkpoint: &'a Arc<Checkpoint>) -> Self {
         Self { checkpoint, calibrated: &Uncalibrated }
+    }
+}
+
+impl Subject<'_> {
+    /// Refuses a chain of steps that needs more of a layer's inputs than is known, before anything is computed.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] with what is missing and how to come by it.
+    pub fn check_inputs(&self, layer: usize, steps: &[Step]) -> Result<()> {
+        let tensor = &self.checkpoint.tensors()[layer];
+        let (needs, known) = (method::chain_needs(steps), self.calibrated.known(&tensor.name));
+        if needs <= known {
+            return Ok(());
+        }
+        if tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Embedding) {
+            return Err(Error::plan(
+                format!("{} is looked up by token and receives no inputs", tensor.name),
+                "choose a method without data for it",
+            ));
+        }
+        Err(method::uncalibrated(&tensor.name, needs, known))
+    }
+
+    /// The same for every layer that a plan compresses.
+    pub(super) fn check_plan(&self, plan: &Plan) -> Result<()> {
+        for (layer, tensor) in self.checkpoint.tensors().iter().enumerate() {
+            if let Some(assignment) = plan.get(&tensor.name).filter(|found| !found.is_keep()) {
+                self.check_inputs(layer, &assignment.steps)?;
+            }
+        }
+        Ok(())
     }
 }

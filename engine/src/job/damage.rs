@@ -47,7 +47,16 @@ pub enum Moments<'a> {
     Gram(&'a Gram),
 }
 
-impl Moments<'_> {
+impl<'a> Moments<'a> {
+    /// The most that is known: the Gram matrix, or the mean squares.
+    pub fn of(inputs: Option<&'a LayerInputs>) -> Self {
+        match inputs {
+            None => Self::None,
+            Some(LayerInputs { gram: Some(gram), .. }) => Self::Gram(gram),
+            Some(inputs) => Self::Diagonal(&inputs.mean_square),
+        }
+    }
+
     /// Channels, where they are known.
     fn channels(&self) -> Option<usize> {
         match self {
@@ -150,6 +159,11 @@ impl Sample {
     #[must_use]
     pub fn with_inputs(self, inputs: Option<LayerInputs>) -> Self {
         Self { inputs, ..self }
+    }
+
+    /// What the layer receives, where it was given.
+    pub fn inputs(&self) -> Option<&LayerInputs> {
+        self.inputs.as_ref()
     }
 
     /// Compresses the sample as if it were the layer and measures the error. Exact where the sample is the whole;

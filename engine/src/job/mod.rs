@@ -53,7 +53,8 @@ impl Default for Limits {
 /// depend on how many.
 ///
 /// # Errors
-/// [`Error::Limit`] for a layer that does not fit the memory limit, before anything is computed;
+/// [`Error::Limit`] for a layer that does not fit the memory limit, [`Error::Plan`] for one of whose inputs too little
+/// is known, before anything is computed;
 /// [`Error::Numeric`] for weights that are not finite; [`Error::Cancelled`]; whatever reading and writing say.
 pub fn run<'a>(
     subject: impl Into<Subject<'a>>,
@@ -65,6 +66,7 @@ pub fn run<'a>(
     let subject = subject.into();
     let checkpoint = subject.checkpoint;
     plan.check(checkpoint)?;
+    subject.check_plan(plan)?;
     let store = Store::create(scratch)?;
     let layers = layers_to_compress(checkpoint, plan);
     let batches = batches(checkpoint, plan, &layers, limits)?;

@@ -38,7 +38,8 @@ impl<'a> Task<'a> {
         if self.weights.is_empty() {
             return Ok(Cow::Owned(vec![0.0; self.weights.ncols()]));
         }
-        let inputs = self.inputs.ok_or_else(|| self.uncalibrated(Needs::Moments))?;
+        let inputs =
+            self.inputs.ok_or_else(|| uncalibrated(self.tensor, Needs::Moments, Needs::Weights))?;
         self.check_channels(inputs.mean_square.len())?;
         if inputs.tokens == 0 {
             return Err(self.no_token());
@@ -58,7 +59,10 @@ impl<'a> Task<'a> {
             return Ok(Cow::Owned(Gram::new(self.weights.ncols())));
         }
         let gram = self.inputs.and_then(|inputs| inputs.gram.as_ref());
-        let gram = gram.ok_or_else(|| self.uncalibrated(Needs::Gram))?;
+        let gram = gram.ok_or_else(|| {
+            let known = if self.inputs.is_some() { Needs::Moments } else { Needs::Weights };
+            uncalibrated(self.tensor, Needs::Gram, known)
+        })?;
         self.check_channels(gram.channels())?;
         if gram.tokens() == 0 {
             return Err(self.no_token());
@@ -109,23 +113,23 @@ impl<'a> Task<'a> {
         let why = "its calibrated inputs are NaN or infinite".to_owned();
         Error::Numeric { tensor: self.tensor.to_owned(), why }
     }
+}
 
-    fn uncalibrated(&self, needs: Needs) -> Error {
-        let has_other = self.inputs.is_some();
-        let (what, mend) = match needs {
-            Needs::Gram if has_other => (
-                "the Gram matrix of its inputs, which the calibration did not keep",
-                "calibrate again with Gram matrices, or choose a method that needs means alone",
-            ),
-            Needs::Gram => (
-                "the Gram matrix of its inputs, which nobody measured",
-                "calibrate first, with Gram matrices, or choose a method without data",
-            ),
-            Needs::Weights | Needs::Moments => (
-                "the mean squares of its inputs, which nobody measured",
-                "calibrate first, or choose a method without data",
-            ),
-        };
-        Error::plan(format!("layer {} needs {what}", self.tensor), mend)
-    }
+/// The refusal of a method that `needs` more of a layer's inputs than is `known`.
+pub fn uncalibrated(layer: &str, needs: Needs, known: Needs) -> Error {
+    let (what, mend) = match needs {
+        Needs::Gram if known == Needs::Moments => (
+            "the Gram matrix of its inputs, which the calibration did not keep",
+            "calibrate again with Gram matrices, or choose a method that needs means alone",
+        ),
+        Needs::Gram => (
+            "the Gram matrix of its inputs, which nobody measured",
+            "calibrate first, with Gram matrices, or choose a method without data",
+        ),
+        Needs::Weights | Needs::Moments => (
+            "the mean squares of its inputs, which nobody measured",
+            "calibrate first, or choose a method without data",
+        ),
+    };
+    Error::plan(format!("layer {layer} needs {what}"), mend)
 }

@@ -32,7 +32,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
-pub use inputs::LayerInputs;
+pub use inputs::{LayerInputs, uncalibrated};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
 use crate::encoding::{Encoding, Layout, Mask};
