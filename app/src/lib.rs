@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod builtin;
+pub mod calibrated;
 pub mod cli;
 pub mod commands;
 pub mod document;

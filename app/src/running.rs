@@ -18,6 +18,8 @@ use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
+use crate::calibrated::{self, Choice};
+use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 
 /// The longest window unless a person asks for another, in tokens.
@@ -47,27 +49,34 @@ impl Subject {
         Self { checkpoint, label: label.to_owned(), key, bytes, store: None }
     }
 
-    /// A checkpoint after a plan, which is carried out now.
+    /// A checkpoint after a plan, which is carried out now, with a calibration where it needs one.
     ///
     /// # Errors
     /// What the job says.
     pub fn planned(
         checkpoint: SharedCheckpoint,
-        plan: &Plan,
+        (plan, loaded): (&Plan, Option<&Loaded>),
         target: &'static dyn Target,
         observer: &dyn Observer,
     ) -> Result<Self> {
         let bytes = Manifest::new(&checkpoint, plan, target)?.weight_file_bytes();
-        let store = job::run(&checkpoint, plan, Limits::default(), None, observer)?;
-        let (label, key) = (plan_label(&checkpoint, plan), plan_key(&checkpoint, plan, target));
+        let given = calibrations::subject(&checkpoint, loaded);
+        let store = job::run(given, plan, Limits::default(), None, observer)?;
+        let label = plan_label(&checkpoint, plan);
+        let key = plan_key(&checkpoint, (plan, loaded), target);
         Ok(Self { checkpoint, label, key, bytes, store: Some(store) })
     }
 
-    /// A folder, a file or a project (.ron), whose plan is carried out; with a project its original too.
+    /// A folder, a file or a project (.ron), whose plan is carried out, with the calibration that is chosen; with a
+    /// project its original too.
     ///
     /// # Errors
     /// What opening and the job say.
-    pub fn open(path: &Path, observer: &dyn Observer) -> Result<(Self, Option<Self>)> {
+    pub fn open(
+        path: &Path,
+        choice: &Choice,
+        observer: &dyn Observer,
+    ) -> Result<(Self, Option<Self>)> {
         if !is_project(path) {
             let checkpoint = Arc::new(Checkpoint::open(path)?);
             let title = checkpoint.title();
@@ -78,7 +87,9 @@ impl Subject {
         let plan = project.plan.resolve(&checkpoint)?;
         let target = target::find(&project.target)?;
         let original = Self::plain(checkpoint.clone(), "the original");
-        Ok((Self::planned(checkpoint, &plan, target, observer)?, Some(original)))
+        let loaded = choice.find(&checkpoint, &plan, observer)?;
+        let given = (&plan, loaded.as_ref());
+        Ok((Self::planned(checkpoint, given, target, observer)?, Some(original)))
     }
 
     /// Its weights, decoded as they are read.
@@ -138,15 +149,24 @@ pub fn plan_label(checkpoint: &Checkpoint, plan: &Plan) -> String {
     }
 }
 
-/// A hash of what a plan does to each layer, and for which target.
-pub fn plan_key(checkpoint: &Checkpoint, plan: &Plan, target: &'static dyn Target) -> String {
+/// A hash of what a plan does to each layer, with which calibration if it needs one, and for which target.
+pub fn plan_key(
+    checkpoint: &Checkpoint,
+    (plan, loaded): (&Plan, Option<&Loaded>),
+    target: &'static dyn Target,
+) -> String {
     let of_layer = |tensor: &lapidary_engine::checkpoint::Tensor| {
         let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
         let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
         Some(format!("{}\n{steps}", tensor.name))
     };
     let layers: Vec<String> = checkpoint.tensors().iter().filter_map(of_layer).collect();
-    subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)))
+    let key =
+        subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)));
+    match loaded.filter(|_| calibrated::needs(checkpoint, plan).is_some()) {
+        Some(loaded) => subject_key([key.as_str(), loaded.folder.settings().key().as_str()]),
+        None => key,
+    }
 }
 
 /// Calibrates a checkpoint with texts; with `behind`, what a block receives has passed through the blocks before it as

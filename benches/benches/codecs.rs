@@ -73,6 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             dtype: DType::BF16,
             previous: None,
             fused_peak: None,
+            inputs: None,
             observer: &Silent,
         };
         let (time, done) = fastest(runs, || run_chain(std::slice::from_ref(&step), &task()));

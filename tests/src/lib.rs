@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::disk::{self, Source};
 use lapidary_engine::encoding::Encoding;
-use lapidary_engine::method::{self, Step, Task};
+use lapidary_engine::method::{self, LayerInputs, Needs, Step, Task};
+use lapidary_engine::numeric::gram::Gram;
 use lapidary_engine::numeric::seeds::Random;
 use lapidary_engine::plan::{Assignment, Plan, Rule, Rules};
 use lapidary_engine::tensor::DType;
@@ -99,14 +100,30 @@ pub fn matrix(rows: usize, cols: usize, values: Vec<f32>) -> Array2<f32> {
     Array2::from_shape_vec((rows, cols), values).expect("rows × cols values")
 }
 
-/// Compresses a matrix as the layer `layer.weight` of element type `dtype`.
+/// What a layer of so many inputs receives: 64 tokens whose neighbouring channels are alike, of differing size.
+pub fn synthetic_inputs(channels: usize) -> LayerInputs {
+    let mut x = normal_matrix(77, 64, channels);
+    for mut token in x.rows_mut() {
+        for j in 1..channels {
+            token[j] = (0.7 * token[j - 1] + token[j]) * (0.5 + (j % 5) as f32 / 4.0);
+        }
+    }
+    let mut gram = Gram::new(channels);
+    gram.add(x.view());
+    LayerInputs::of_gram(gram)
+}
+
+/// Compresses a matrix as the layer `layer.weight` of element type `dtype`, which receives [`synthetic_inputs`].
 pub fn compress(steps: &[Step], weights: &Array2<f32>, dtype: DType) -> Result<Encoding> {
+    let needs_inputs = method::chain_needs(steps) > Needs::Weights;
+    let inputs = needs_inputs.then(|| synthetic_inputs(weights.ncols()));
     let task = Task {
         tensor: "layer.weight",
         weights: weights.view(),
         dtype,
         previous: None,
         fused_peak: None,
+        inputs: inputs.as_ref(),
         observer: &Silent,
     };
     method::run_chain(steps, &task)

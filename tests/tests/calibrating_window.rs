@@ -14,7 +14,9 @@ use lapidary_engine::Silent;
 use lapidary_engine::calibration::{Folder, Part, Prefix, Record, Settings, Text, model_key};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::job::{Moments, Sample, Weighting};
+use lapidary_engine::method::Step;
 use lapidary_engine::numeric::channels::Channels;
+use lapidary_engine::plan::Assignment;
 use lapidary_tests::{normal_matrix, repository, sample_path};
 use window::{Screen, open, open_sample, wait_until};
 
@@ -96,6 +98,35 @@ fn weighted_error(screen: &mut Screen, layer: usize) {
     let found = model.damage(layer).expect("a layer of weights");
     assert_eq!(found, wanted);
     assert!((found.relative_error - plain).abs() > 1e-4, "{found:?} {plain}");
+}
+
+#[test]
+fn methods_that_need_data_are_grey_until_there_is_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let gptq = Assignment::of(vec![Step::new("gptq")]);
+    screen.state().send(Command::Assign(gptq.clone()));
+    let answer = |document: &Document| {
+        let model = document.model.as_ref()?;
+        let (_, tried, found) = model.preview.as_ref()?;
+        (tried.steps == [Step::new("gptq")]).then(|| found.clone())
+    };
+    wait_until(&mut screen, "it was tried", |document| answer(document).is_some());
+    let refused = answer(screen.state().document()).unwrap().unwrap_err();
+    assert!(refused.contains("Gram matrix") && refused.contains("calibrate first"), "{refused}");
+    let model = screen.state().model();
+    let layer = model.selection.cursor().unwrap();
+    assert_eq!(model.why_uncalibrated(layer, &gptq.steps), Some(refused));
+    start(&mut screen, 600);
+    wait_until(&mut screen, "the calibration is there", loaded);
+    wait_until(&mut screen, "it was tried again", |document| {
+        answer(document).is_some_and(|found| found.is_ok())
+    });
+    assert_eq!(screen.state().model().why_uncalibrated(layer, &gptq.steps), None);
+    wait_until(&mut screen, "its damage is weighted", |document| {
+        let damage = document.model.as_ref().and_then(|model| model.damage(layer));
+        damage.is_some_and(|damage| damage.weighting == Weighting::Gram && damage.is_exact())
+    });
 }
 
 #[test]

@@ -7,7 +7,7 @@ use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, REPORT, export};
 use lapidary_engine::job::{Limits, Sample};
-use lapidary_engine::method::{Kind, METHODS, Stage, Step};
+use lapidary_engine::method::{Kind, METHODS, Needs, Stage, Step, chain_needs};
 use lapidary_engine::numeric::distance::relative_error;
 use lapidary_engine::plan::{Assignment, Origin, Pattern, Plan, Rule};
 use lapidary_engine::target::{
@@ -248,8 +248,8 @@ fn shapes(folder: &Path) -> Checkpoint {
     Checkpoint::open(folder).expect("a valid model")
 }
 
-/// Rounding at every bits, grouping and grid, and every choice of every other quantiser, alone and under a mask; masks
-/// alone.
+/// Rounding at every bits, grouping and grid, and every choice of every other quantiser that needs the weights alone,
+/// by itself and under a mask; masks by themselves.
 fn grid() -> Vec<Vec<Step>> {
     let with_bits = |method: &str| -> Vec<Step> {
         (2..=8).map(|bits| Step::new(method).with("bits", bits)).collect()
@@ -277,8 +277,10 @@ fn grid() -> Vec<Vec<Step>> {
             steps.extend(options.iter().map(|o| Step::new(about.id).with(parameter.name, o.id)));
         }
     }
+    steps.retain(|step| chain_needs(std::slice::from_ref(step)) == Needs::Weights);
     let mask = || Step::new("magnitude").with("fraction", 0.3);
-    let masked = steps.iter().step_by(3).map(|step| vec![mask(), step.clone()]);
+    let under_mask = |step: &Step| vec![mask(), step.clone()];
+    let masked = steps.iter().step_by(3).filter(|step| step.method != "low-rank").map(under_mask);
     let alone = steps.iter().map(|step| vec![step.clone()]);
     alone.chain(masked).chain([vec![mask()]]).collect()
 }

@@ -73,6 +73,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "encoding",
             "format",
             "checkpoint",
+            "calibration",
             "method",
             "network",
             "plan",

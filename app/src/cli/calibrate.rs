@@ -14,9 +14,9 @@ use lapidary_engine::text::Source;
 use serde::Serialize;
 
 use crate::builtin;
+use crate::calibrated::{CALIBRATIONS, Choice};
 use crate::cli::output::{self, Table, Terminal};
 use crate::document::calibrations::{DEMANDS, Loaded};
-use crate::jobs::CALIBRATIONS;
 use crate::running::{self, Subject};
 use crate::theme::text;
 
@@ -169,7 +169,8 @@ impl Calibrate {
     /// The model, and what its plan makes of it where that is asked for.
     fn open(&self, terminal: &Terminal) -> Result<(SharedCheckpoint, Option<Subject>), Error> {
         if self.behind_plan {
-            let (planned, original) = Subject::open(&self.model, terminal)?;
+            let choice = Choice { home: builtin::home(), named: None };
+            let (planned, original) = Subject::open(&self.model, &choice, terminal)?;
             let original = original.ok_or_else(|| {
                 let what = format!("{} is not a project, so it has no plan", self.model.display());
                 Error::plan(what, "give a project (.ron) with --behind-plan")

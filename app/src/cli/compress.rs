@@ -8,7 +8,10 @@ use lapidary_engine::export::{self, Destination, REPORT, Report};
 use lapidary_engine::job::Limits;
 use lapidary_engine::target;
 
+use crate::builtin;
+use crate::calibrated::Choice;
 use crate::cli::output::{self, Table, Terminal};
+use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 use crate::theme::text;
 
@@ -26,6 +29,9 @@ pub(super) struct Compress {
     /// Working memory for the layers in flight, in GiB.
     #[arg(long, default_value_t = 4.0, value_name = "GIB")]
     memory: f64,
+    /// A folder that `calibrate` wrote, for methods that need data; the latest of the model if not given.
+    #[arg(long, value_name = "FOLDER")]
+    calibration: Option<PathBuf>,
 }
 
 impl Compress {
@@ -34,21 +40,34 @@ impl Compress {
         let out = self.out.clone().map_or_else(|| default_folder(&self.project), Ok)?;
         let destination =
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
-        let report = run(&self.project, destination)?;
+        let choice = Choice { home: builtin::home(), named: self.calibration };
+        let (report, calibration) = run(&self.project, &choice, destination)?;
+        output::print(&calibration)?;
         output::print(&describe(&report, &out))
     }
 }
 
-/// Opens a project and exports it.
-pub(super) fn run(project: &Path, destination: Destination<'_>) -> anyhow::Result<Report> {
+/// Opens a project and exports it; with the report, a line about the calibration where one was needed.
+pub(super) fn run(
+    project: &Path,
+    choice: &Choice,
+    destination: Destination<'_>,
+) -> anyhow::Result<(Report, String)> {
     let opened = Project::read(project)?;
     let checkpoint = Checkpoint::open(&opened.checkpoint_path(project))?;
     let plan = opened.plan.resolve(&checkpoint)?;
     let target = target::find(&opened.target)?;
     let terminal = Terminal::new();
-    let report = export::export(&checkpoint, &plan, target, destination, &terminal);
+    let loaded = choice.find(&checkpoint, &plan, &terminal);
+    let done = loaded.and_then(|loaded| {
+        let title =
+            |loaded: &Loaded| format!("calibrated with {}\n", Loaded::title(&loaded.folder));
+        let subject = calibrations::subject(&checkpoint, loaded.as_ref());
+        let report = export::export(subject, &plan, target, destination, &terminal)?;
+        Ok((report, loaded.as_ref().map(title).unwrap_or_default()))
+    });
     terminal.finish();
-    Ok(report?)
+    Ok(done?)
 }
 
 fn default_folder(project: &Path) -> anyhow::Result<PathBuf> {

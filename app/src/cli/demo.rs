@@ -7,6 +7,7 @@ use lapidary_engine::export::Destination;
 use lapidary_engine::job::Limits;
 
 use crate::builtin;
+use crate::calibrated::Choice;
 use crate::cli::{compress, output, window};
 
 /// Arguments of `demo`.
@@ -28,7 +29,8 @@ impl Demo {
         let out = self.out.unwrap_or_else(|| builtin.demo_output());
         // The program's own folder, or what an earlier demo left in the one named, is replaced without asking.
         let destination = Destination { folder: &out, replace: true, limits: Limits::default() };
-        let report = compress::run(&project, destination)?;
+        let choice = Choice { home: builtin::home(), named: None };
+        let (report, _) = compress::run(&project, &choice, destination)?;
         output::print(&compress::describe(&report, &out))?;
         if window::has_display() {
             return window::open(Some(project));

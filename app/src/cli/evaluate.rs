@@ -8,6 +8,8 @@ use lapidary_engine::evaluation::{Answered, Figure, Probe, Sampling};
 use lapidary_engine::text::{Source, read_questions};
 use serde_json::{Map, Value, json};
 
+use crate::builtin;
+use crate::calibrated::Choice;
 use crate::cli::output::{self, Table, Terminal};
 use crate::running::{self, Found, Subject, Wanted};
 use crate::theme::text;
@@ -23,6 +25,9 @@ pub(super) struct Evaluate {
     /// The original to compare with; that of a project unless told otherwise.
     #[arg(long)]
     reference: Option<PathBuf>,
+    /// A folder that `calibrate` wrote, for a project whose methods need data; the latest of the model if not given.
+    #[arg(long, value_name = "FOLDER")]
+    calibration: Option<PathBuf>,
     /// Tokens of a window; by default what the model takes, 2,048 at most.
     #[arg(long, value_name = "TOKENS")]
     sequence_length: Option<usize>,
@@ -91,9 +96,10 @@ impl Evaluate {
     fn found(&self, terminal: &Terminal) -> Result<AllFound, Error> {
         let questions =
             self.questions.as_ref().map(|path| read_questions(path, terminal)).transpose()?;
-        let (subject, original) = Subject::open(&self.model, terminal)?;
+        let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
+        let (subject, original) = Subject::open(&self.model, &choice, terminal)?;
         let reference = match &self.reference {
-            Some(path) => Some(Subject::open(path, terminal)?.0),
+            Some(path) => Some(Subject::open(path, &choice, terminal)?.0),
             None => original,
         };
         if self.layers && reference.is_none() {

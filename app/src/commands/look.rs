@@ -150,8 +150,7 @@ fn preview(model: &Model, jobs: &mut Jobs) {
         *known == layer && *tried == assignment && has_bins(found)
     });
     if is_matrix && !assignment.is_keep() && !is_known {
-        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
-        jobs.preview(checkpoint, plan, (layer, assignment), statistics);
+        jobs.preview(model, (layer, assignment), statistics);
     }
 }
 

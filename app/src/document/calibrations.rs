@@ -8,6 +8,9 @@ use lapidary_engine::Progress;
 use lapidary_engine::calibration::{
     Ability, Calibration, Demands, Folder, Prefix, Problem, Record, USUAL_TOKENS, Wishes,
 };
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::job;
+use lapidary_engine::method::{LayerInputs, Needs, Step};
 use lapidary_engine::numeric::channels::{self, StandsOut};
 use lapidary_engine::text::Source;
 
@@ -183,6 +186,30 @@ impl Loaded {
     }
 }
 
+impl job::Calibrated for Loaded {
+    fn known(&self, layer: &str) -> Needs {
+        self.measured().known(layer)
+    }
+
+    fn inputs(&self, layer: &str, needs: Needs) -> lapidary_engine::Result<Option<LayerInputs>> {
+        self.measured().inputs(layer, needs)
+    }
+}
+
+impl Loaded {
+    fn measured(&self) -> job::Measured<'_> {
+        job::Measured { folder: &self.folder, calibration: &self.calibration }
+    }
+}
+
+/// A checkpoint with what a calibration knows of it, for a job.
+pub fn subject<'a>(checkpoint: &'a Checkpoint, loaded: Option<&'a Loaded>) -> job::Subject<'a> {
+    match loaded {
+        Some(loaded) => job::Subject { checkpoint, calibrated: loaded },
+        None => checkpoint.into(),
+    }
+}
+
 /// A channel of a layer's inputs that stands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutlierChannel {
@@ -302,8 +329,15 @@ impl Model {
         self.calibrations.through = None;
         self.calibrations.asked = None;
         self.measured.damages.clear();
-        self.look.asked.trials = None;
+        self.look.forget_results();
         self.preview = None;
         self.changed();
+    }
+
+    /// Why steps cannot be taken on a layer for want of a calibration, as a sentence.
+    pub fn why_uncalibrated(&self, layer: usize, steps: &[Step]) -> Option<String> {
+        let loaded = self.calibrations.loaded.as_deref();
+        let refusal = subject(&self.checkpoint, loaded).check_inputs(layer, steps);
+        refusal.err().map(|error| error.sentence())
     }
 }

@@ -195,6 +195,15 @@ pub struct Asked {
     pub error_spectrum: Option<Subject>,
 }
 
+impl Look {
+    /// Forgets what assignments were found to do, as another calibration may make other encodings of them.
+    pub fn forget_results(&mut self) {
+        (self.picture, self.near, self.error_spectrum) = (None, None, None);
+        let Asked { trials, picture, near, error_spectrum, .. } = &mut self.asked;
+        (*trials, *picture, *near, *error_spectrum) = (None, None, None, None);
+    }
+}
+
 /// What was computed for the inspector.
 #[derive(Debug, Default)]
 pub struct Look {

@@ -11,6 +11,7 @@ use lapidary_engine::checkpoint::SharedCheckpoint;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::{Error, Observer as _};
 
+use crate::calibrated::{CALIBRATIONS, written};
 use crate::document::calibrations::{Ended, Known, Loaded, News, Through, outliers};
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
@@ -58,11 +59,15 @@ impl Jobs {
         let ticket = self.begin(Kind::Calibrate);
         let Place { checkpoint, root, cache } = self.place(model);
         let (plan, target) = (model.plan().clone(), model.target);
+        let loaded = model.calibrations.loaded.clone();
         self.spawn("calibrate", move || {
             let cache = Cache::new(&cache, CACHE_LIMIT_BYTES);
             let place = (root.as_path(), Some(&cache));
             let planned = is_behind_plan
-                .then(|| Subject::planned(checkpoint.clone(), &plan, target, &ticket))
+                .then(|| {
+                    let given = (plan.as_ref(), loaded.as_deref());
+                    Subject::planned(checkpoint.clone(), given, target, &ticket)
+                })
                 .transpose();
             let result = planned.and_then(|planned| {
                 running::calibrate(&checkpoint, &wishes, planned.as_ref(), place, &ticket)
@@ -151,9 +156,6 @@ impl Jobs {
     }
 }
 
-/// The folder of calibrations in the program's own.
-pub const CALIBRATIONS: &str = "calibrations";
-
 fn has_tokens(record: &Record) -> bool {
     record.inputs.tokens > 0
 }
@@ -161,12 +163,6 @@ fn has_tokens(record: &Record) -> bool {
 fn load(folder: Folder) -> Box<Loaded> {
     let calibration = folder.load();
     Box::new(Loaded::new(folder, calibration))
-}
-
-/// When the youngest of its files was written.
-fn written(folder: &Folder) -> Option<std::time::SystemTime> {
-    let files = lapidary_engine::disk::list_tree(folder.path());
-    files.iter().map(|found| found.modified).max()
 }
 
 fn ended(result: lapidary_engine::Result<(Folder, Calibration, Vec<String>)>) -> Ended {

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapidary_engine::checkpoint::SharedCheckpoint;
-use lapidary_engine::job::{self, Moments, Sample};
-use lapidary_engine::numeric::gram::Gram;
+use lapidary_engine::job::{self, Calibrated as _, Moments, Sample};
+use lapidary_engine::method::Needs;
 use lapidary_engine::plan::Assignment;
 
 use crate::document::calibrations::Loaded;
@@ -105,28 +105,27 @@ impl Jobs {
     }
 }
 
-/// A layer that was read for a trial, with the Gram matrix of its inputs.
+/// A layer that was read for a trial, with what is known of its inputs.
 struct Taken {
     checkpoint: SharedCheckpoint,
     calibration: Option<Arc<Loaded>>,
     layer: usize,
     is_whole: bool,
     sample: Sample,
-    gram: Option<Gram>,
 }
 
 impl Taken {
     fn new(place: &Place, trial: &Trial) -> lapidary_engine::Result<Self> {
         let (checkpoint, layer) = (&place.checkpoint, trial.layer);
         let read = if trial.exact { Sample::whole } else { Sample::new };
-        let sample = read(checkpoint, layer, &place.ticket)?;
         let name = &checkpoint.tensors()[layer].name;
-        let gram = place.calibration.as_ref().and_then(|loaded| {
-            let record = loaded.calibration.record(name).filter(|of| of.inputs.tokens > 0)?;
-            loaded.folder.gram(record)
-        });
+        let inputs = match &place.calibration {
+            Some(loaded) => loaded.inputs(name, Needs::Gram)?.filter(|inputs| inputs.tokens > 0),
+            None => None,
+        };
+        let sample = read(checkpoint, layer, &place.ticket)?.with_inputs(inputs);
         let (checkpoint, calibration) = (checkpoint.clone(), place.calibration.clone());
-        Ok(Self { checkpoint, calibration, layer, is_whole: trial.exact, sample, gram })
+        Ok(Self { checkpoint, calibration, layer, is_whole: trial.exact, sample })
     }
 
     fn is_for(&self, place: &Place, trial: &Trial) -> bool {
@@ -135,14 +134,7 @@ impl Taken {
     }
 
     fn damage(&self, trial: &Trial, ticket: &Ticket) -> lapidary_engine::Result<job::Damage> {
-        let name = &self.checkpoint.tensors()[self.layer].name;
-        let record = self.calibration.as_ref().and_then(|of| of.calibration.record(name));
-        let record = record.filter(|record| record.inputs.tokens > 0);
-        let moments = match (&self.gram, record) {
-            (Some(gram), _) => Moments::Gram(gram),
-            (None, Some(record)) => Moments::Diagonal(&record.inputs.mean_square),
-            (None, None) => Moments::None,
-        };
+        let moments = Moments::of(self.sample.inputs());
         self.sample.damage_through(&trial.assignment.steps, &moments, ticket)
     }
 }

@@ -16,6 +16,8 @@ use lapidary_engine::target::Target;
 use lapidary_engine::text::{Source, read_questions};
 use lapidary_engine::{Error, Progress, Result};
 
+use crate::calibrated::Choice;
+use crate::document::calibrations::Loaded;
 use crate::document::evaluation::{What, Wish};
 use crate::document::model::Model;
 use crate::jobs::{Event, Jobs, Kind, Ticket};
@@ -49,6 +51,7 @@ fn runs_folder(home: &Path) -> PathBuf {
 struct Work {
     checkpoint: SharedCheckpoint,
     plan: Arc<Plan>,
+    loaded: Option<Arc<Loaded>>,
     target: &'static dyn Target,
     wish: Wish,
     cache: PathBuf,
@@ -64,6 +67,7 @@ impl Jobs {
         Work {
             checkpoint: model.checkpoint.clone(),
             plan: model.plan().clone(),
+            loaded: model.calibrations.loaded.clone(),
             target: model.target,
             wish,
             cache: self.cache_folder.clone(),
@@ -141,6 +145,12 @@ impl Work {
         model_key(&self.checkpoint, Some(&cache), &self.ticket)
     }
 
+    /// By which calibrations of other models are chosen.
+    fn choice(&self) -> Choice {
+        let home = self.cache.parent().unwrap_or(&self.cache).to_path_buf();
+        Choice { home, named: None }
+    }
+
     fn original(&self) -> Arc<Subject> {
         Arc::new(Subject::plain(self.checkpoint.clone(), "the original"))
     }
@@ -149,14 +159,15 @@ impl Work {
         match &self.wish.what {
             What::Plan => self.planned(),
             What::Original => Ok(self.original()),
-            What::Other(path) => Ok(Arc::new(Subject::open(path, &self.ticket)?.0)),
+            What::Other(path) => Ok(Arc::new(Subject::open(path, &self.choice(), &self.ticket)?.0)),
         }
     }
 
     /// The plan carried out, now or by the run before.
     fn planned(&self) -> Result<Arc<Subject>> {
         let mut last = self.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = running::plan_key(&self.checkpoint, &self.plan, self.target);
+        let given = (self.plan.as_ref(), self.loaded.as_deref());
+        let key = running::plan_key(&self.checkpoint, given, self.target);
         let is_same = |subject: &&Arc<Subject>| {
             subject.key == key && Arc::ptr_eq(&subject.checkpoint, &self.checkpoint)
         };
@@ -166,7 +177,7 @@ impl Work {
         // Its folder makes room before the next one is written.
         *last = None;
         let checkpoint = self.checkpoint.clone();
-        let planned = Subject::planned(checkpoint, &self.plan, self.target, &self.ticket)?;
+        let planned = Subject::planned(checkpoint, given, self.target, &self.ticket)?;
         Ok(last.insert(Arc::new(planned)).clone())
     }
 

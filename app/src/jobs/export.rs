@@ -8,6 +8,7 @@ use lapidary_engine::export::{self, Destination};
 use lapidary_engine::job::Limits;
 
 use crate::document::Exported;
+use crate::document::calibrations::subject;
 use crate::document::model::Model;
 use crate::jobs::{Event, Jobs, Kind};
 
@@ -17,9 +18,11 @@ impl Jobs {
         let ticket = self.begin(Kind::Export);
         let (checkpoint, plan, target) =
             (model.checkpoint.clone(), model.plan().clone(), model.target);
+        let loaded = model.calibrations.loaded.clone();
         self.export_thread = self.spawn("export", move || {
             let destination = Destination { folder: &folder, replace, limits: Limits::default() };
-            let result = match export::export(&checkpoint, &plan, target, destination, &ticket) {
+            let subject = subject(&checkpoint, loaded.as_deref());
+            let result = match export::export(subject, &plan, target, destination, &ticket) {
                 Ok(report) => Some(Ok(Exported { folder, report: Arc::new(report) })),
                 Err(Error::Cancelled) => None,
                 Err(error) => Some(Err(error.sentence())),

@@ -9,6 +9,7 @@ use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{self, Field};
 use lapidary_engine::{Error, Result, job};
 
+use crate::document::calibrations::{self, Loaded};
 use crate::document::look::{Near, Picture, Seen, Subject};
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
@@ -36,9 +37,9 @@ impl Jobs {
     /// Pictures a whole layer, or the error of its assignment.
     pub fn picture(&mut self, model: &Model, subject: Subject) {
         let ticket = self.begin(Kind::Picture);
-        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        let source = Source::of(model);
         self.spawn("picture", move || {
-            let answer = match picture(&checkpoint, &plan, &subject, &ticket) {
+            let answer = match picture(&source, &subject, &ticket) {
                 Err(Error::Cancelled) => return,
                 result => result.map_err(|error| error.sentence()),
             };
@@ -83,12 +84,12 @@ impl Jobs {
     /// Computes the singular values of an assignment's error.
     pub fn error_spectrum(&mut self, model: &Model, subject: Subject) {
         let ticket = self.begin(Kind::ErrorSpectrum);
-        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        let source = Source::of(model);
         self.spawn("error spectrum", move || {
             let layer = subject.0;
-            let spectrum = job::compress_layer(&checkpoint, &plan, layer, &ticket).and_then(|e| {
+            let spectrum = source.compress(layer, &ticket).and_then(|e| {
                 let decode = |row: usize, out: &mut [f32]| e.decode_row(row, out);
-                statistics::measure_error_spectrum(&checkpoint, layer, &decode, &ticket)
+                statistics::measure_error_spectrum(&source.checkpoint, layer, &decode, &ticket)
             });
             if let Some(answer) = sentence(spectrum) {
                 ticket.send(Event::ErrorSpectrum(subject, answer));
@@ -97,19 +98,32 @@ impl Jobs {
     }
 }
 
-fn picture(
-    checkpoint: &SharedCheckpoint,
-    plan: &Plan,
-    (layer, seen): &Subject,
-    ticket: &Ticket,
-) -> Result<Picture> {
-    let compress = || job::compress_layer(checkpoint, plan, *layer, ticket).map(Arc::new);
+/// What layers are compressed from.
+struct Source {
+    checkpoint: SharedCheckpoint,
+    plan: Arc<Plan>,
+    loaded: Option<Arc<Loaded>>,
+}
+
+impl Source {
+    fn of(model: &Model) -> Self {
+        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        Self { checkpoint, plan, loaded: model.calibrations.loaded.clone() }
+    }
+
+    fn compress(&self, layer: usize, ticket: &Ticket) -> Result<Encoding> {
+        let subject = calibrations::subject(&self.checkpoint, self.loaded.as_deref());
+        job::compress_layer(subject, &self.plan, layer, ticket)
+    }
+}
+
+fn picture(source: &Source, (layer, seen): &Subject, ticket: &Ticket) -> Result<Picture> {
     let encoding = match seen {
         Seen::Weights => None,
-        Seen::After(_) | Seen::Error(_) => Some(compress()?),
+        Seen::After(_) | Seen::Error(_) => Some(Arc::new(source.compress(*layer, ticket)?)),
     };
     let map = with_field(seen, encoding.as_ref(), |field| {
-        statistics::measure_heat(checkpoint, *layer, field, ticket)
+        statistics::measure_heat(&source.checkpoint, *layer, field, ticket)
     })?;
     Ok(Picture { map: Arc::new(map), encoding })
 }

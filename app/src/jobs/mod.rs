@@ -37,7 +37,6 @@ use crate::document::model::Opened;
 use crate::document::other::Other;
 use crate::document::outcome::LaidOut;
 use crate::document::recipe::{Taken, Told};
-pub use calibrate::CALIBRATIONS;
 pub use damage::Trial;
 pub use evaluate::{Ran, set_kept};
 pub use pick::{Picked, Purpose};

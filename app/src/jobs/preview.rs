@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use lapidary_engine::checkpoint::SharedCheckpoint;
 use lapidary_engine::job;
-use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::plan::Assignment;
 use lapidary_engine::statistics::Statistics;
 
+use crate::document::calibrations::subject;
+use crate::document::model::Model;
 use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind};
 
@@ -14,15 +15,16 @@ impl Jobs {
     /// Compresses one layer in the background and measures its error. The latest request wins.
     pub fn preview(
         &mut self,
-        checkpoint: SharedCheckpoint,
-        plan: Arc<Plan>,
+        model: &Model,
         (layer, assignment): (usize, Arc<Assignment>),
         statistics: Option<Arc<Statistics>>,
     ) {
         let ticket = self.begin(Kind::Preview);
+        let (checkpoint, plan) = (model.checkpoint.clone(), model.plan().clone());
+        let loaded = model.calibrations.loaded.clone();
         self.spawn("preview", move || {
             if let Some(result) = sentence(job::preview(
-                &checkpoint,
+                subject(&checkpoint, loaded.as_deref()),
                 &plan,
                 layer,
                 statistics.as_ref().map(|known| &known.histogram),

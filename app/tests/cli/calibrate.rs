@@ -89,3 +89,41 @@ fn what_cannot_be_calibrated_is_one_line() {
     let output = lapidary(home.path()).args(["calibrate", &sample]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
+
+/// A project of GPTQ for every layer of the blocks.
+fn gptq_project(folder: &Path) -> String {
+    let sample = sample().display().to_string();
+    let plan =
+        r#"{"model.layers.*_proj.weight": (steps: [(method: "gptq", parameters: {"bits": 4})])}"#;
+    let project = format!("(version: 2, checkpoint: {sample:?}, target: \"dense\", plan: {plan})");
+    let path = folder.join("gptq.ron");
+    lapidary_engine::disk::write_file(&path, project.as_bytes()).expect("a folder of the test");
+    path.display().to_string()
+}
+
+#[test]
+fn a_plan_that_needs_data_takes_the_calibration_of_its_model() {
+    let home = TempDir::new().unwrap();
+    let project = gptq_project(home.path());
+    let compress = |more: &[&str]| {
+        let arguments = ["compress", &project, "--out", "out", "--force"];
+        run(home.path(), arguments.iter().chain(more))
+    };
+    let missing = ["q_proj.weight", "Gram matrix", "lapidary calibrate"];
+    fails(&compress(&[]), 2, &missing);
+    works(&calibrate(home.path(), &["--no-gram", "--sequence-length", "64"]));
+    fails(&compress(&[]), 2, &missing);
+    let kept = json(&calibrate(home.path(), &["--sequence-length", "64", "--json"]));
+    let kept = kept["folder"].as_str().unwrap().to_owned();
+    let output = compress(&[]);
+    let printed = works(&output);
+    assert!(printed.contains("calibrated with heldout_oz.txt, 640 tokens"), "{printed}");
+    assert!(printed.contains("gptq") && printed.contains("proved"), "{printed}");
+    works(&compress(&["--calibration", &kept]));
+    fails(&compress(&["--calibration", "out"]), 2, &["out is no calibration"]);
+    let text = home.path().join("text.txt");
+    lapidary_engine::disk::write_file(&text, b"It was a dark and stormy night.").unwrap();
+    let text = text.display().to_string();
+    let evaluated = json(&run(home.path(), ["evaluate", &project, "--text", &text, "--json"]));
+    assert!(evaluated["mean_kl"].as_f64().unwrap() > 0.0, "{evaluated}");
+}

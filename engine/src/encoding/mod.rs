@@ -7,7 +7,9 @@ mod affine;
 mod blocks;
 mod dense;
 mod float;
+mod low_rank;
 mod palette;
+mod scaled;
 mod sparse;
 
 use ndarray::Array2;
@@ -18,7 +20,9 @@ pub use affine::{Affine, AffineData, AffineLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
+pub use low_rank::{LowRank, LowRankLayout, Sum, SumLayout};
 pub use palette::{Palette, PaletteLayout};
+pub use scaled::{Scaled, ScaledLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
 
 use crate::tensor::{DType, MatrixShape};
@@ -37,6 +41,12 @@ pub enum Layout {
     Float(FloatLayout),
     /// Blocks of llama.cpp.
     Blocks(BlockType),
+    /// A product of two thin matrices.
+    LowRank(LowRankLayout),
+    /// Another layout and a correction of low rank.
+    Sum(SumLayout),
+    /// Another layout under a scale for each input.
+    Scaled(ScaledLayout),
     /// A mask over another layout.
     Sparse(SparseLayout),
 }
@@ -55,6 +65,9 @@ impl Layout {
             Self::Palette(layout) => layout.bytes_of(shape, kept),
             Self::Float(layout) => layout.bytes_of(shape, kept),
             Self::Blocks(kind) => blocks::bytes_of(*kind, shape),
+            Self::LowRank(layout) => layout.bytes(shape),
+            Self::Sum(layout) => layout.bytes(shape),
+            Self::Scaled(layout) => layout.bytes_of(shape, kept),
             Self::Sparse(layout) => layout.bytes(shape),
         }
     }
@@ -67,6 +80,9 @@ impl Layout {
             Self::Palette(layout) => layout.bits,
             Self::Float(layout) => layout.levels.bits(),
             Self::Blocks(kind) => kind.bits(),
+            Self::LowRank(layout) => layout.left.nominal_bits(),
+            Self::Sum(layout) => layout.base.nominal_bits(),
+            Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
         }
     }
@@ -127,6 +143,12 @@ pub enum Encoding {
     Float(Float),
     /// Blocks of llama.cpp.
     Blocks(Blocks),
+    /// A product of two thin matrices.
+    LowRank(LowRank),
+    /// Another encoding and a correction of low rank.
+    Sum(Sum),
+    /// Another encoding under a scale for each input.
+    Scaled(Scaled),
     /// A mask over another encoding.
     Sparse(Sparse),
 }
@@ -140,6 +162,9 @@ impl Encoding {
             Self::Palette(palette) => palette.shape(),
             Self::Float(float) => float.shape(),
             Self::Blocks(blocks) => blocks.shape(),
+            Self::LowRank(product) => product.shape(),
+            Self::Sum(sum) => sum.base().shape(),
+            Self::Scaled(scaled) => scaled.inner().shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
         }
     }
@@ -152,6 +177,9 @@ impl Encoding {
             Self::Palette(palette) => Layout::Palette(palette.layout().clone()),
             Self::Float(float) => Layout::Float(*float.layout()),
             Self::Blocks(blocks) => Layout::Blocks(blocks.kind()),
+            Self::LowRank(product) => Layout::LowRank(product.layout()),
+            Self::Sum(sum) => Layout::Sum(sum.layout()),
+            Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
         }
     }
@@ -180,6 +208,9 @@ impl Encoding {
             Self::Palette(palette) => palette.decode_row(row, out),
             Self::Float(float) => float.decode_row(row, out),
             Self::Blocks(blocks) => blocks.decode_row(row, out),
+            Self::LowRank(product) => product.decode_row(row, out),
+            Self::Sum(sum) => sum.decode_row(row, out),
+            Self::Scaled(scaled) => scaled.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
         }
     }
@@ -201,6 +232,9 @@ impl Encoding {
             Self::Palette(palette) => palette.parts(mask),
             Self::Float(float) => float.parts(mask),
             Self::Blocks(blocks) => blocks.parts(),
+            Self::LowRank(product) => product.parts(),
+            Self::Sum(sum) => sum.parts(),
+            Self::Scaled(scaled) => scaled.parts(mask),
             Self::Sparse(sparse) => sparse.parts(),
         }
     }
@@ -228,6 +262,9 @@ impl Encoding {
             }
             Layout::Float(layout) => Self::Float(Float::from_parts(layout, shape, mask, part)?),
             Layout::Blocks(kind) => Self::Blocks(Blocks::from_parts(*kind, shape, part)?),
+            Layout::LowRank(layout) => Self::LowRank(LowRank::from_parts(layout, shape, part)?),
+            Layout::Sum(layout) => Self::Sum(Sum::from_parts(layout, shape, part)?),
+            Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),
         })
     }

@@ -12,7 +12,7 @@ pub use report::{FileReport, Report, TensorReport, Totals};
 use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
 use crate::error::{Error, Result};
-use crate::job::{self, Limits, Store};
+use crate::job::{self, Limits, Store, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::target::{Aim, Case, Manifest, Target, refuse_errors};
@@ -48,21 +48,22 @@ struct Work<'a> {
 /// # Errors
 /// Whatever keeps the plan from being carried out or the output from loading is said before anything is
 /// computed; [`Error::Proof`] if what was written does not decode to what was computed.
-pub fn export(
-    checkpoint: &Checkpoint,
+pub fn export<'a>(
+    subject: impl Into<Subject<'a>>,
     plan: &Plan,
     aim: impl Into<Aim>,
     destination: Destination<'_>,
     observer: &dyn Observer,
 ) -> Result<Report> {
-    let aim = aim.into();
+    let (subject, aim) = (subject.into(), aim.into());
+    let checkpoint = subject.checkpoint;
     let target = aim.target;
     let manifest = Manifest::new(checkpoint, plan, target)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
     refuse_full_disk(&manifest, destination.folder)?;
-    let store = job::run(checkpoint, plan, destination.limits, Some(folder.path()), observer)?;
+    let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
     let work = Work { checkpoint, store: &store, manifest: &manifest, target, observer };
     write::write(&work, &folder)?;
     let proofs = proof::prove(&work, folder.path())?;

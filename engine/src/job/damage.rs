@@ -5,7 +5,7 @@ use ndarray::{Array2, s};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::method::{self, Kind, METHODS, Stage, Step, Task};
+use crate::method::{self, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
 use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
@@ -47,7 +47,16 @@ pub enum Moments<'a> {
     Gram(&'a Gram),
 }
 
-impl Moments<'_> {
+impl<'a> Moments<'a> {
+    /// The most that is known: the Gram matrix, or the mean squares.
+    pub fn of(inputs: Option<&'a LayerInputs>) -> Self {
+        match inputs {
+            None => Self::None,
+            Some(LayerInputs { gram: Some(gram), .. }) => Self::Gram(gram),
+            Some(inputs) => Self::Diagonal(&inputs.mean_square),
+        }
+    }
+
     /// Channels, where they are known.
     fn channels(&self) -> Option<usize> {
         match self {
@@ -97,6 +106,7 @@ pub struct Sample {
     dtype: crate::tensor::DType,
     weights: Array2<f32>,
     of: usize,
+    inputs: Option<LayerInputs>,
 }
 
 impl Sample {
@@ -142,7 +152,18 @@ impl Sample {
             weights
         };
         let (name, dtype) = (tensor.name.clone(), tensor.dtype);
-        Ok(Self { tensor: name, dtype, weights, of: rows })
+        Ok(Self { tensor: name, dtype, weights, of: rows, inputs: None })
+    }
+
+    /// The same sample with what the layer receives, for methods that need it.
+    #[must_use]
+    pub fn with_inputs(self, inputs: Option<LayerInputs>) -> Self {
+        Self { inputs, ..self }
+    }
+
+    /// What the layer receives, where it was given.
+    pub fn inputs(&self) -> Option<&LayerInputs> {
+        self.inputs.as_ref()
     }
 
     /// Compresses the sample as if it were the layer and measures the error. Exact where the sample is the whole;
@@ -205,6 +226,7 @@ impl Sample {
             dtype: self.dtype,
             previous: None,
             fused_peak: None,
+            inputs: self.inputs.as_ref(),
             observer,
         };
         method::run_chain(steps, &task)
@@ -226,11 +248,14 @@ pub struct Curve {
     pub assignments: Vec<Assignment>,
 }
 
-/// Every way to quantise a layer that takes bits: each method with groups of 32, 64 and 128 and whole rows. Other
+/// Every way to quantise a layer that takes bits and needs the weights alone: each method with groups of 32, 64 and 128 and whole rows. Other
 /// parameters are those of `now`, where it uses the method; what stands before the quantiser stays.
 pub fn curves(now: &Assignment) -> Vec<Curve> {
     let mut curves = Vec::new();
-    for method in METHODS.iter().filter(|method| method.about().stage == Stage::Quantise) {
+    let quantisers = METHODS.iter().filter(|method| {
+        method.about().stage == Stage::Quantise && method.about().needs == Needs::Weights
+    });
+    for method in quantisers {
         let about = method.about();
         let bits = about.parameters.iter().find(|parameter| parameter.name == "bits");
         let Some(Kind::Integer { min, max, .. }) = bits.map(|parameter| &parameter.kind) else {

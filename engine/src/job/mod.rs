@@ -2,6 +2,7 @@
 //! Out: a [`Store`] of finished encodings, and the weights of a network made of it. Never knows what file they will be
 //! written to.
 
+mod calibrated;
 mod damage;
 mod preview;
 mod store;
@@ -12,21 +13,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
+pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
 pub use weights::StoreWeights;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::method::{self, Task};
+use crate::method::{self, Needs, Task};
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
 
 /// Bytes of working memory a weight takes while its layer is compressed: the matrix and one copy in f32, the
 /// decoded values under a mask, an order of 32-bit indices, codes and packed codes.
 const WORKING_BYTES_PER_WEIGHT: u64 = 20;
+
+/// Bytes of working memory that an entry of a layer's Gram matrix takes.
+const GRAM_BYTES_PER_ENTRY: u64 = 4 + 8 + 8;
 
 /// How a job may use the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +53,23 @@ impl Default for Limits {
 /// depend on how many.
 ///
 /// # Errors
-/// [`Error::Limit`] for a layer that does not fit the memory limit, before anything is computed;
+/// [`Error::Limit`] for a layer that does not fit the memory limit, [`Error::Plan`] for one of whose inputs too little
+/// is known, before anything is computed;
 /// [`Error::Numeric`] for weights that are not finite; [`Error::Cancelled`]; whatever reading and writing say.
-pub fn run(
-    checkpoint: &Checkpoint,
+pub fn run<'a>(
+    subject: impl Into<Subject<'a>>,
     plan: &Plan,
     limits: Limits,
     scratch: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<Store> {
+    let subject = subject.into();
+    let checkpoint = subject.checkpoint;
     plan.check(checkpoint)?;
+    subject.check_plan(plan)?;
     let store = Store::create(scratch)?;
     let layers = layers_to_compress(checkpoint, plan);
-    let batches = batches(checkpoint, &layers, limits)?;
+    let batches = batches(checkpoint, plan, &layers, limits)?;
     let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
     let done_bytes = AtomicU64::new(0);
     for batch in batches {
@@ -77,7 +86,7 @@ pub fn run(
                 });
             };
             report(done_bytes.load(Ordering::Relaxed));
-            let encoding = compress_layer(checkpoint, plan, layer, observer)?;
+            let encoding = compress_layer(subject, plan, layer, observer)?;
             observer.go_on()?;
             store.put(layer, &encoding)?;
             report(done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes());
@@ -88,22 +97,28 @@ pub fn run(
 }
 
 /// Compresses one layer as the plan says.
-pub fn compress_layer(
-    checkpoint: &Checkpoint,
+pub fn compress_layer<'a>(
+    subject: impl Into<Subject<'a>>,
     plan: &Plan,
     layer: usize,
     observer: &dyn Observer,
 ) -> Result<Encoding> {
+    let Subject { checkpoint, calibrated } = subject.into();
     let tensor = &checkpoint.tensors()[layer];
     let weights = checkpoint.weights(layer, observer)?;
     let assignment = plan.assignment(&tensor.name);
     let fused_peak = fused_peak(checkpoint, plan, layer, observer)?;
+    let inputs = match method::chain_needs(&assignment.steps) {
+        Needs::Weights => None,
+        needs => calibrated.inputs(&tensor.name, needs)?,
+    };
     let task = Task {
         tensor: &tensor.name,
         weights: weights.view(),
         dtype: tensor.dtype,
         previous: None,
         fused_peak,
+        inputs: inputs.as_ref(),
         observer,
     };
     method::run_chain(&assignment.steps, &task)
@@ -142,13 +157,33 @@ fn layers_to_compress(checkpoint: &Checkpoint, plan: &Plan) -> Vec<usize> {
     (0..checkpoint.tensors().len()).filter(is_changed).collect()
 }
 
+/// Working memory for one layer. With a Gram matrix: half of it as it was measured, all of its inverse's factor, a
+/// half-finished copy, and the weights once more in f64.
+fn needed_bytes(tensor: &Tensor, plan: &Plan) -> u64 {
+    let bytes = tensor.parameters().saturating_mul(WORKING_BYTES_PER_WEIGHT);
+    let (Some(matrix), Some(assignment)) = (tensor.matrix, plan.get(&tensor.name)) else {
+        return bytes;
+    };
+    if method::chain_needs(&assignment.steps) < Needs::Gram {
+        return bytes;
+    }
+    let cols = matrix.shape.cols as u64;
+    let gram = cols.saturating_mul(cols).saturating_mul(GRAM_BYTES_PER_ENTRY);
+    bytes.saturating_add(tensor.parameters().saturating_mul(16)).saturating_add(gram)
+}
+
 /// Runs of layers whose working memory together stays under the limit.
-fn batches(checkpoint: &Checkpoint, layers: &[usize], limits: Limits) -> Result<Vec<Vec<usize>>> {
+fn batches(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    layers: &[usize],
+    limits: Limits,
+) -> Result<Vec<Vec<usize>>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut held_bytes = u64::MAX;
     for &layer in layers {
         let tensor = &checkpoint.tensors()[layer];
-        let needed_bytes = tensor.parameters().saturating_mul(WORKING_BYTES_PER_WEIGHT);
+        let needed_bytes = needed_bytes(tensor, plan);
         if needed_bytes > limits.memory_bytes {
             let what = format!("compressing tensor {}", tensor.name);
             return Err(Error::Limit { what, needed_bytes, allowed_bytes: limits.memory_bytes });

@@ -3,10 +3,9 @@
 use ndarray::ArrayView2;
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 
-use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::Result;
-use crate::job;
+use crate::job::{self, Subject};
 use crate::numeric::distance::relative_error;
 use crate::numeric::histogram::Histogram;
 use crate::observer::Observer;
@@ -40,15 +39,16 @@ pub struct Grid {
 
 /// Compresses one layer as the plan says and measures the result, counting the weights after it in the bins of
 /// `bins`. Cost: that of its methods and one decoding.
-pub fn preview(
-    checkpoint: &Checkpoint,
+pub fn preview<'a>(
+    subject: impl Into<Subject<'a>>,
     plan: &Plan,
     layer: usize,
     bins: Option<&Histogram>,
     observer: &dyn Observer,
 ) -> Result<Preview> {
-    let weights = checkpoint.weights(layer, observer)?;
-    let encoding = job::compress_layer(checkpoint, plan, layer, observer)?;
+    let subject = subject.into();
+    let weights = subject.checkpoint.weights(layer, observer)?;
+    let encoding = job::compress_layer(subject, plan, layer, observer)?;
     observer.go_on()?;
     let decoded = encoding.decode();
     let relative_error = relative_error(weights.view(), decoded.view());
@@ -69,7 +69,12 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
     match encoding {
-        Encoding::Dense(_) | Encoding::Blocks(_) => None,
+        // Corrections and scales of inputs put the weights off the levels.
+        Encoding::Dense(_)
+        | Encoding::Blocks(_)
+        | Encoding::LowRank(_)
+        | Encoding::Sum(_)
+        | Encoding::Scaled(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Affine(affine) => {
             let codes = 0..=affine.layout().largest();

@@ -4,17 +4,27 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod awq;
+mod eora;
 mod floats;
 mod fp8;
 mod gguf;
+mod gptq;
+mod grid;
 mod hqq;
+mod inputs;
 mod keep;
+mod low_rank;
 mod magnitude;
 mod microscaling;
 mod nf4;
 mod palette;
 mod parameters;
+mod pattern;
+mod polish;
 mod round_to_nearest;
+mod sparsegpt;
+mod wanda;
 
 use std::borrow::Cow;
 
@@ -22,6 +32,7 @@ use ndarray::ArrayView2;
 use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
+pub use inputs::{LayerInputs, uncalibrated};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
 use crate::encoding::{Encoding, Layout, Mask};
@@ -35,12 +46,19 @@ pub static METHODS: &[&dyn Method] = &[
     &keep::ENTRY,
     &round_to_nearest::ENTRY,
     &hqq::ENTRY,
+    &gptq::ENTRY,
+    &awq::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,
     &microscaling::ENTRY,
     &gguf::ENTRY,
+    &low_rank::ENTRY,
     &magnitude::ENTRY,
+    &wanda::ENTRY,
+    &sparsegpt::ENTRY,
+    &polish::ENTRY,
+    &eora::ENTRY,
 ];
 
 /// Where in a chain a method stands.
@@ -52,13 +70,21 @@ pub enum Stage {
     Prune,
     /// Chooses the precision of those that stay.
     Quantise,
+    /// Betters the integers and scales that were chosen.
+    Polish,
+    /// Adds a correction to whatever came out.
+    Compensate,
 }
 
-/// What a method must be given beside the weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a method must be given beside the weights; each includes those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// Nothing.
     Weights,
+    /// E\[x²\] of each input.
+    Moments,
+    /// Σ x·xᵀ of the inputs.
+    Gram,
 }
 
 /// What menus, forms, help and validation know of a method.
@@ -74,7 +100,7 @@ pub struct About {
     pub citation: &'static str,
     /// Where in a chain it stands.
     pub stage: Stage,
-    /// What it must be given.
+    /// What it must be given, whatever its parameters.
     pub needs: Needs,
     /// Its parameters, in the order forms show them.
     pub parameters: &'static [Parameter],
@@ -110,6 +136,8 @@ pub struct Task<'a> {
     pub previous: Option<Encoding>,
     /// The largest |w| of the layers that this one is fused with, itself among them; `None` for one alone.
     pub fused_peak: Option<f32>,
+    /// What the layer receives, where it was measured.
+    pub inputs: Option<&'a LayerInputs>,
     /// Asked whether to go on.
     pub observer: &'a dyn Observer,
 }
@@ -125,6 +153,11 @@ impl Task<'_> {
 pub trait Method: Sync {
     /// Title, schema, citation.
     fn about(&self) -> &'static About;
+
+    /// What it must be given with these parameters.
+    fn needs(&self, _parameters: &Resolved) -> Needs {
+        self.about().needs
+    }
 
     /// What the parameters amount to, in a few characters, as `4-bit g128`.
     fn label(&self, parameters: &Resolved) -> String;
@@ -187,6 +220,15 @@ pub fn chain_label(steps: &[Step]) -> String {
     labels.join(", ")
 }
 
+/// What a chain must be given: the most that one of its steps needs; steps that are not valid need nothing.
+pub fn chain_needs(steps: &[Step]) -> Needs {
+    let needs = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        Some(method.needs(&method.about().resolve(&step.parameters).ok()?))
+    };
+    steps.iter().filter_map(needs).max().unwrap_or(Needs::Weights)
+}
+
 /// Checks that `steps` name known methods with valid parameters, each stage at most once and in order.
 pub fn check_chain(steps: &[Step]) -> Result<()> {
     let mut last: Option<&About> = None;
@@ -198,7 +240,7 @@ pub fn check_chain(steps: &[Step]) -> Result<()> {
         {
             return Err(Error::plan(
                 format!("{} cannot follow {}", about.id, last.id),
-                "put sparsity before the quantiser, each at most once, and keep alone",
+                "put sparsity before the quantiser, polish and compensation behind it, each at most once, and keep alone",
             ));
         }
         last = Some(about);
@@ -307,3 +349,6 @@ fn refuse_non_finite(task: &Task<'_>) -> Result<()> {
     );
     Err(Error::Numeric { tensor: task.tensor.to_owned(), why })
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,7 @@ use rayon::prelude::{
 
 use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Sparse, SparseLayout};
 use crate::error::Result;
-use crate::method::{
-    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
-};
+use crate::method::{About, LayoutInput, Method, Needs, Resolved, Stage, Task, grid};
 use crate::numeric::grouping::Grouping;
 use crate::numeric::vector::{Loops, vectorised};
 use crate::tensor::{DType, round_f32};
@@ -28,6 +26,7 @@ use crate::tensor::{DType, round_f32};
 ///
 /// Clipping *mse* multiplies the range by 0.97^k, k = 0, 1, …, keeps the k of least Σ(w − ŵ)² and stops
 /// when the error has grown to twice the best: never worse than min-max. Cost: one pass, times some 40 with the search.
+/// *Weighted* is the same search for Σ(w − ŵ)²·E\[x²\], see [`grid`].
 pub(super) struct RoundToNearest;
 
 /// The registry's entry.
@@ -40,74 +39,7 @@ static ABOUT: About = About {
     citation: "Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference, CVPR 2018, eqs. 1 and 12",
     stage: Stage::Quantise,
     needs: Needs::Weights,
-    parameters: &[
-        Parameter {
-            name: "bits",
-            title: "Bits",
-            help: "Bits of a code. 8 is nearly lossless, 4 is the usual choice with groups of 128 or fewer, 3 and 2 want better methods.",
-            kind: Kind::Integer { min: 2, max: 8, default: 4, usual: &[2, 3, 4, 5, 6, 7, 8] },
-            only_when: None,
-        },
-        Parameter {
-            name: "granularity",
-            title: "Scale for each",
-            help: "Which weights share a scale: the finer, the smaller the error and the more bytes go to scales.",
-            kind: Kind::Choice(&[
-                Option_ { id: "group", title: "Group", help: "A run of inputs in a row." },
-                Option_ { id: "channel", title: "Channel", help: "A whole output row." },
-                Option_ { id: "tensor", title: "Tensor", help: "The whole matrix." },
-            ]),
-            only_when: None,
-        },
-        Parameter {
-            name: "group_size",
-            title: "Group size",
-            help: "Inputs that share a scale. 128 costs 0.125 bits a weight for 16-bit scales, 32 costs 0.5. The last group of a row may be shorter; some targets want sizes that divide the row.",
-            kind: Kind::Integer { min: 16, max: 256, default: 128, usual: &[16, 32, 64, 128, 256] },
-            only_when: Some(("granularity", "group")),
-        },
-        Parameter {
-            name: "symmetry",
-            title: "Grid",
-            help: "Symmetric grids store no zero point and run fastest; asymmetric ones fit groups whose values lean to one side.",
-            kind: Kind::Choice(&[
-                Option_ {
-                    id: "symmetric",
-                    title: "Symmetric",
-                    help: "2^bits levels around zero; the highest positive value is clipped by half a step.",
-                },
-                Option_ {
-                    id: "symmetric-restricted",
-                    title: "Restricted",
-                    help: "2^bits − 1 levels; both extremes are exact.",
-                },
-                Option_ {
-                    id: "asymmetric",
-                    title: "Asymmetric",
-                    help: "2^bits levels from the lowest to the highest weight, with a stored zero point.",
-                },
-            ]),
-            only_when: None,
-        },
-        Parameter {
-            name: "clipping",
-            title: "Clipping",
-            help: "Min-max covers every weight; least squares searches a narrower range, clipping a few large weights so that all others get finer steps.",
-            kind: Kind::Choice(&[
-                Option_ {
-                    id: "min-max",
-                    title: "Min-max",
-                    help: "The grid spans all weights of the group.",
-                },
-                Option_ {
-                    id: "mse",
-                    title: "Least squares",
-                    help: "The grid of least squared error on the group.",
-                },
-            ]),
-            only_when: None,
-        },
-    ],
+    parameters: &[grid::BITS, grid::GRANULARITY, grid::GROUP_SIZE, grid::SYMMETRY, grid::CLIPPING],
 };
 
 /// Ratio between successive ranges of the clipping search.
@@ -370,18 +302,12 @@ impl Method for RoundToNearest {
         &ABOUT
     }
 
+    fn needs(&self, parameters: &Resolved) -> Needs {
+        grid::needs(parameters)
+    }
+
     fn label(&self, parameters: &Resolved) -> String {
-        let grouping = match parameters.choice("granularity") {
-            "group" => format!("g{}", parameters.integer("group_size")),
-            other => other.to_owned(),
-        };
-        let symmetry = match parameters.choice("symmetry") {
-            "asymmetric" => " asym",
-            "symmetric-restricted" => " restr",
-            _ => "",
-        };
-        let clipping = if parameters.choice("clipping") == "mse" { " mse" } else { "" };
-        format!("{}-bit {grouping}{symmetry}{clipping}", parameters.integer("bits"))
+        grid::label(parameters)
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
@@ -395,6 +321,9 @@ impl Method for RoundToNearest {
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
+        if grid::needs(parameters) != Needs::Weights {
+            return grid::round_weighted(parameters, &task);
+        }
         let quantiser = Quantiser::new(parameters, task.dtype);
         let shape = task.shape();
         let under = |values: &[f32]| -> Result<Encoding> {

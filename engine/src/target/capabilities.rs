@@ -172,6 +172,25 @@ impl Which {
     }
 }
 
+/// Why no format holds a layout of this form, if so.
+fn why_not_form(layout: &Layout) -> Option<&'static str> {
+    match layout {
+        Layout::LowRank(_) => {
+            Some("the format has no products of two thin matrices, so nothing is saved here")
+        }
+        Layout::Sum(_) => Some("the format has no corrections of low rank beside the integers"),
+        Layout::Scaled(_) => Some(
+            "the format has no scales of inputs, and folding them into the layer before would change that layer",
+        ),
+        Layout::Sparse(sparse) => why_not_form(&sparse.inner),
+        Layout::Dense(_)
+        | Layout::Affine(_)
+        | Layout::Palette(_)
+        | Layout::Float(_)
+        | Layout::Blocks(_) => None,
+    }
+}
+
 impl Capabilities {
     /// Whether it holds nothing compressed at all.
     pub fn is_dense(&self) -> bool {
@@ -198,7 +217,7 @@ impl Capabilities {
             Layout::Blocks(kind) => self.why_not_blocks(*kind, shape, is_masked),
             Layout::Float(float) => self.why_not_floats(float, shape),
             Layout::Palette(_) => Some("the format has no tables of values for a layer".to_owned()),
-            Layout::Dense(_) | Layout::Sparse(_) => None,
+            other => why_not_form(other).map(str::to_owned),
         }
     }
 

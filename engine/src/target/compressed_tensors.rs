@@ -86,9 +86,13 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
     match encoding {
         Encoding::Affine(affine) => Some(affine),
         Encoding::Sparse(sparse) => affine_of(sparse.inner()),
-        Encoding::Dense(_) | Encoding::Palette(_) | Encoding::Float(_) | Encoding::Blocks(_) => {
-            None
-        }
+        Encoding::Dense(_)
+        | Encoding::Palette(_)
+        | Encoding::Float(_)
+        | Encoding::Blocks(_)
+        | Encoding::LowRank(_)
+        | Encoding::Sum(_)
+        | Encoding::Scaled(_) => None,
     }
 }
 

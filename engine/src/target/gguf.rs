@@ -84,7 +84,7 @@ impl Target for Gguf {
                 let size = if float.has_global() { 64 } else { 32 };
                 matrix.shape.cols / size * (size / 2 + scales(float, size))
             }
-            Layout::Dense(_) | Layout::Palette(_) | Layout::Sparse(_) => return Vec::new(),
+            _ => return Vec::new(),
         };
         let shape = Shape(vec![matrix.shape.rows, row_bytes]);
         let mut specs = vec![Spec { name: tensor.name.clone(), dtype: DType::U8, shape }];

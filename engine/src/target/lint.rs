@@ -116,7 +116,7 @@ impl<'a> Case<'a> {
             }
             Layout::Blocks(kind) => Some(Scheme::Blocks(*kind)),
             Layout::Float(float) => Some(Scheme::Float(float.levels, float.tiling)),
-            Layout::Dense(_) | Layout::Palette(_) | Layout::Sparse(_) => None,
+            _ => None,
         }
     }
 }

@@ -2,19 +2,25 @@
 
 use egui::{Align, ComboBox, DragValue, Layout, Response, RichText, Slider, Ui, vec2};
 use lapidary_engine::job::Weighting;
-use lapidary_engine::method::{About, Kind, METHODS, Parameter, Resolved, Stage, Step, Value};
+use lapidary_engine::method::{
+    About, Kind, METHODS, Needs, Parameter, Resolved, Stage, Step, Value,
+};
 use lapidary_engine::plan::{Assignment, Origin};
 use lapidary_engine::target;
 
 use crate::commands::Command;
+use crate::document::Sheet;
 use crate::document::model::{Model, Side};
 use crate::theme::text;
 use crate::views::ViewContext;
 use crate::views::inspector::weights::current_preview;
 use crate::widgets::busy::busy;
 
+/// Room for every method and the way to a calibration, in points.
+const POPUP_HEIGHT: f32 = 360.0;
+
 /// The stages a form offers, with their titles.
-const STAGES: [(Stage, &str, &str); 2] = [
+const STAGES: [(Stage, &str, &str); 4] = [
     (
         Stage::Quantise,
         "Quantiser",
@@ -24,6 +30,16 @@ const STAGES: [(Stage, &str, &str); 2] = [
         Stage::Prune,
         "Sparsity",
         "Which weights become zero before the quantiser; no current loader saves bytes for it.",
+    ),
+    (
+        Stage::Polish,
+        "Polish",
+        "Moves the integers and scales that the quantiser chose to where the outputs are nearest.",
+    ),
+    (
+        Stage::Compensate,
+        "Correction",
+        "What is added to whatever came out; costs bytes of its own.",
     ),
 ];
 
@@ -78,6 +94,12 @@ impl Form<'_> {
         (other.steps != self.assignment.steps).then_some(why_not)
     }
 
+    /// Why a method could not be run on the layer for want of a calibration, and how to mend it.
+    fn lack(&self, other: &Assignment) -> Option<String> {
+        let why_not = self.model.why_uncalibrated(self.layer, &other.steps)?;
+        (other.steps != self.assignment.steps).then_some(why_not)
+    }
+
     /// The assignment, or the nearest the target holds: a method is no reason to refuse its usual group size.
     fn nearest(&self, other: &Assignment) -> Assignment {
         let tensor = &self.model.checkpoint.tensors()[self.layer];
@@ -100,13 +122,14 @@ impl Form<'_> {
         (is_chosen, title, tip): (bool, &str, &str),
         other: &Assignment,
     ) -> bool {
-        let why_not = self.refusal(other);
+        let name = self.model.target.about().title;
+        let why_not = self.refusal(other).map(|why_not| format!("Not for {name}: {why_not}."));
+        let why_not = why_not.or_else(|| self.lack(other));
         let label = egui::Button::selectable(is_chosen, title);
         let response = ui.add_enabled(why_not.is_none(), label).on_hover_text(tip);
         let clicked = response.clicked();
         if let Some(why_not) = why_not {
-            let name = self.model.target.about().title;
-            response.on_disabled_hover_text(format!("Not for {name}: {why_not}."));
+            response.on_disabled_hover_text(why_not);
         }
         clicked
     }
@@ -150,8 +173,10 @@ fn stage_form(
         let label = form_label(ui, title, help);
         let choice = ComboBox::from_id_salt(title)
             .width(180.0)
+            .height(POPUP_HEIGHT)
             .selected_text(chosen.map_or("None", |about| about.title))
             .show_ui(ui, |ui| {
+                let mut lacks = false;
                 if ui.selectable_label(chosen.is_none(), "None").clicked() {
                     context.send(Command::Assign(assignment.with_step_at(stage, None)));
                 }
@@ -159,12 +184,17 @@ fn stage_form(
                     METHODS.iter().map(|method| method.about()).filter(|about| about.stage == stage)
                 {
                     let is_chosen = chosen.is_some_and(|chosen| chosen.id == about.id);
-                    let tip = format!("{}\n{}", about.summary, about.citation);
+                    let tip =
+                        format!("{}\n{}\n{}", about.summary, needs(about.needs), about.citation);
                     let other =
                         form.nearest(&assignment.with_step_at(stage, Some(Step::new(about.id))));
+                    lacks |= form.lack(&other).is_some();
                     if form.choice(ui, (is_chosen, about.title, &tip), &other) && !is_chosen {
                         context.send(Command::Assign(other));
                     }
+                }
+                if lacks {
+                    calibrate(context, ui, form);
                 }
             });
         choice.response.labelled_by(label.id);
@@ -183,6 +213,27 @@ fn stage_form(
         if let Some(value) = field(ui, form, &other, (parameter, &resolved)) {
             context.send(Command::Assign(other(value)));
         }
+    }
+}
+
+/// The way to the methods that are grey for want of data.
+fn calibrate(context: &ViewContext<'_>, ui: &mut Ui, form: &Form<'_>) {
+    ui.separator();
+    let is_there = form.model.record(form.layer).is_some();
+    let what = if is_there { "Others need Gram matrices." } else { "Others need a calibration." };
+    ui.weak(what);
+    let tip = "Run text through the model and measure what its layers receive (Ctrl+T).";
+    if ui.small_button("Calibrate…").on_hover_text(tip).clicked() {
+        context.send(Command::ToggleSheet(Sheet::Calibrate));
+    }
+}
+
+/// What a method must be given, in a sentence.
+fn needs(needs: Needs) -> &'static str {
+    match needs {
+        Needs::Weights => "Needs the weights alone.",
+        Needs::Moments => "Needs the mean squares of the layer's inputs (E[x²]): calibrate first.",
+        Needs::Gram => "Needs the Gram matrix of the layer's inputs (Σ x·xᵀ): calibrate first.",
     }
 }
 

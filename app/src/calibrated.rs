@@ -1,0 +1,106 @@
+//! Which calibration a plan is carried out with, where no window says: one that is named, or the latest that will do.
+
+use std::path::{Path, PathBuf};
+
+use lapidary_engine::calibration::{Folder, model_key};
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::method::{Needs, chain_needs};
+use lapidary_engine::plan::Plan;
+use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
+use lapidary_engine::{Error, Observer, Result, disk};
+
+use crate::document::calibrations::Loaded;
+
+/// The folder of calibrations in the program's own.
+pub const CALIBRATIONS: &str = "calibrations";
+
+/// By what a calibration is chosen.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The program's own folder, where calibrations and keys of models are kept.
+    pub home: PathBuf,
+    /// A calibration's folder; the latest finished one of the model if `None`.
+    pub named: Option<PathBuf>,
+}
+
+/// The most that a plan needs of layers' inputs, if anything, and the first layer that needs it.
+pub fn needs<'a>(checkpoint: &'a Checkpoint, plan: &Plan) -> Option<(Needs, &'a str)> {
+    let of_layer = |tensor: &'a lapidary_engine::checkpoint::Tensor| {
+        let assignment = plan.get(&tensor.name)?;
+        Some((chain_needs(&assignment.steps), tensor.name.as_str()))
+    };
+    let all = checkpoint.tensors().iter().filter_map(of_layer);
+    let most = all.reduce(|most, next| if next.0 > most.0 { next } else { most })?;
+    (most.0 > Needs::Weights).then_some(most)
+}
+
+impl Choice {
+    /// The calibration for a plan; `None` where it needs none.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where there is none that will do, with the command that makes one; [`Error::Cancelled`].
+    pub fn find(
+        &self,
+        checkpoint: &Checkpoint,
+        plan: &Plan,
+        observer: &dyn Observer,
+    ) -> Result<Option<Loaded>> {
+        let Some((needs, layer)) = needs(checkpoint, plan) else { return Ok(None) };
+        let cache = Cache::new(&self.home.join("measured"), CACHE_LIMIT_BYTES);
+        let key = model_key(checkpoint, Some(&cache), observer)?;
+        let has_enough = |folder: &Folder| needs < Needs::Gram || folder.settings().has_grams;
+        let found = match &self.named {
+            Some(path) => Some(named(path, &key)?),
+            None => finished(&self.home, &key).into_iter().find(has_enough),
+        };
+        let Some(folder) = found else {
+            let what = match needs {
+                Needs::Gram => "the Gram matrix of its inputs",
+                Needs::Weights | Needs::Moments => "the mean squares of its inputs",
+            };
+            return Err(Error::plan(
+                format!(
+                    "layer {layer} needs {what}, and no finished calibration of this model holds it"
+                ),
+                format!("run: lapidary calibrate {} --text FILE", checkpoint.path().display()),
+            ));
+        };
+        let calibration = folder.load();
+        Ok(Some(Loaded::new(folder, calibration)))
+    }
+}
+
+fn named(path: &Path, model_key: &str) -> Result<Folder> {
+    let absolute = disk::absolute(path);
+    let folder = Folder::open(&absolute).ok_or_else(|| {
+        Error::plan(
+            format!("{} is no calibration", path.display()),
+            "give a folder that `lapidary calibrate` names at its end",
+        )
+    })?;
+    if folder.settings().model_key == model_key {
+        return Ok(folder);
+    }
+    Err(Error::plan(
+        format!(
+            "{} is a calibration of another model, {}",
+            path.display(),
+            folder.settings().model
+        ),
+        "calibrate this model",
+    ))
+}
+
+/// The finished calibrations of a model, the latest first.
+pub fn finished(home: &Path, model_key: &str) -> Vec<Folder> {
+    let mut all = Folder::list_of_model(&home.join(CALIBRATIONS), model_key);
+    all.retain(Folder::is_finished);
+    all.sort_by_key(|folder| std::cmp::Reverse(written(folder)));
+    all
+}
+
+/// When the youngest of its files was written.
+pub fn written(folder: &Folder) -> Option<std::time::SystemTime> {
+    let files = disk::list_tree(folder.path());
+    files.iter().map(|found| found.modified).max()
+}

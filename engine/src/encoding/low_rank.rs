@@ -1,0 +1,210 @@
+//! Products of two thin matrices, alone or added to another encoding; and columns scaled before another encoding.
+
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::{Encoding, Layout, Part};
+use crate::tensor::MatrixShape;
+
+/// Left `[rows, rank]` and right `[rank, cols]` without their data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LowRankLayout {
+    /// Columns of the left factor, rows of the right one.
+    pub rank: usize,
+    /// How the left factor is held.
+    pub left: Box<Layout>,
+    /// How the right factor is held.
+    pub right: Box<Layout>,
+}
+
+impl LowRankLayout {
+    fn shapes(&self, shape: MatrixShape) -> [MatrixShape; 2] {
+        [
+            MatrixShape { rows: shape.rows, cols: self.rank },
+            MatrixShape { rows: self.rank, cols: shape.cols },
+        ]
+    }
+
+    /// The bytes of both factors.
+    pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
+        let [left, right] = self.shapes(shape);
+        self.left.bytes(left) + self.right.bytes(right)
+    }
+}
+
+/// W ≈ left·right, with left `[rows, rank]` and right `[rank, cols]` in any encoding of their own.
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    left: Box<Encoding>,
+    right: Box<Encoding>,
+    /// The right factor decoded, row-major: every row of the product needs all of it.
+    decoded: Vec<f32>,
+}
+
+impl PartialEq for LowRank {
+    fn eq(&self, other: &Self) -> bool {
+        self.left == other.left && self.right == other.right
+    }
+}
+
+impl LowRank {
+    /// The product of two factors.
+    ///
+    /// # Panics
+    /// If the columns of the left are not as many as the rows of the right.
+    pub fn new(left: Encoding, right: Encoding) -> Self {
+        assert_eq!(left.shape().cols, right.shape().rows, "one rank");
+        let decoded = right.decode().into_raw_vec_and_offset().0;
+        Self { left: Box::new(left), right: Box::new(right), decoded }
+    }
+
+    /// `[rows, cols]` of the product.
+    pub fn shape(&self) -> MatrixShape {
+        MatrixShape { rows: self.left.shape().rows, cols: self.right.shape().cols }
+    }
+
+    /// The left factor, `[rows, rank]`.
+    pub fn left(&self) -> &Encoding {
+        &self.left
+    }
+
+    /// The right factor, `[rank, cols]`.
+    pub fn right(&self) -> &Encoding {
+        &self.right
+    }
+
+    pub(super) fn layout(&self) -> LowRankLayout {
+        LowRankLayout {
+            rank: self.left.shape().cols,
+            left: Box::new(self.left.layout()),
+            right: Box::new(self.right.layout()),
+        }
+    }
+
+    /// A row of the product: the factors' values in f32, their products added in f64 in the order of the rank.
+    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        let mut left = vec![0.0; self.left.shape().cols];
+        self.left.decode_row(row, &mut left);
+        let mut sums = vec![0.0_f64; out.len()];
+        for (weight, right) in left.iter().zip(self.decoded.chunks(out.len().max(1))) {
+            let weight = f64::from(*weight);
+            for (sum, &value) in sums.iter_mut().zip(right) {
+                *sum += weight * f64::from(value);
+            }
+        }
+        for (value, sum) in out.iter_mut().zip(sums) {
+            *value = sum as f32;
+        }
+    }
+
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let of = |side: usize, factor: &Encoding| {
+            let rename = move |part: Part| Part { name: renamed(side, part.name), ..part };
+            factor.parts().into_iter().map(rename).collect::<Vec<_>>()
+        };
+        [of(0, &self.left), of(1, &self.right)].concat()
+    }
+
+    pub(super) fn from_parts<'a>(
+        layout: &LowRankLayout,
+        shape: MatrixShape,
+        part: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        let [left, right] = layout.shapes(shape);
+        let of = |side: &'static str| move |name: &str| part(&format!("{side}.{name}"));
+        let left = Encoding::from_parts(&layout.left, left, &of(SIDES[0]))?;
+        let right = Encoding::from_parts(&layout.right, right, &of(SIDES[1]))?;
+        Some(Self::new(left, right))
+    }
+}
+
+/// What the parts of the factors are called before the dot.
+const SIDES: [&str; 2] = ["left", "right"];
+
+/// The names of parts that factors may have, on either side.
+const NAMES: [[&str; 3]; 9] = [
+    ["values", "left.values", "right.values"],
+    ["codes", "left.codes", "right.codes"],
+    ["scales", "left.scales", "right.scales"],
+    ["zeros", "left.zeros", "right.zeros"],
+    ["offsets", "left.offsets", "right.offsets"],
+    ["palette", "left.palette", "right.palette"],
+    ["global", "left.global", "right.global"],
+    ["blocks", "left.blocks", "right.blocks"],
+    ["mask", "left.mask", "right.mask"],
+];
+
+/// The name of a part within a factor. One of the factors' own low rank keeps its name, and is not read back.
+fn renamed(side: usize, name: &'static str) -> &'static str {
+    NAMES.iter().find(|names| names[0] == name).map_or(name, |names| names[side + 1])
+}
+
+/// A sum without its data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SumLayout {
+    /// What is corrected.
+    pub base: Box<Layout>,
+    /// The correction.
+    pub correction: LowRankLayout,
+}
+
+impl SumLayout {
+    /// The bytes of both.
+    pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
+        self.base.bytes(shape) + self.correction.bytes(shape)
+    }
+}
+
+/// An encoding and a correction of low rank: W ≈ base + left·right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sum {
+    base: Box<Encoding>,
+    correction: LowRank,
+}
+
+impl Sum {
+    /// The sum of both.
+    ///
+    /// # Panics
+    /// If their shapes differ.
+    pub fn new(base: Encoding, correction: LowRank) -> Self {
+        assert_eq!(base.shape(), correction.shape(), "a correction of the same shape");
+        Self { base: Box::new(base), correction }
+    }
+
+    /// What is corrected.
+    pub fn base(&self) -> &Encoding {
+        &self.base
+    }
+
+    /// The correction.
+    pub fn correction(&self) -> &LowRank {
+        &self.correction
+    }
+
+    pub(super) fn layout(&self) -> SumLayout {
+        SumLayout { base: Box::new(self.base.layout()), correction: self.correction.layout() }
+    }
+
+    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        self.base.decode_row(row, out);
+        let mut added = vec![0.0; out.len()];
+        self.correction.decode_row(row, &mut added);
+        for (value, added) in out.iter_mut().zip(added) {
+            *value += added;
+        }
+    }
+
+    pub(super) fn parts(&self) -> Vec<Part> {
+        [self.base.parts(), self.correction.parts()].concat()
+    }
+
+    pub(super) fn from_parts<'a>(
+        layout: &SumLayout,
+        shape: MatrixShape,
+        part: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        let base = Encoding::from_parts(&layout.base, shape, part)?;
+        let correction = LowRank::from_parts(&layout.correction, shape, part)?;
+        Some(Self { base: Box::new(base), correction })
+    }
+}

@@ -1,0 +1,139 @@
+//! What a job is given: a checkpoint, and who knows what its layers receive.
+
+use std::sync::Arc;
+
+use crate::calibration::{Calibration, Folder, Record};
+use crate::checkpoint::{Checkpoint, MatrixKind};
+use crate::error::{Error, Result};
+use crate::method::{self, LayerInputs, Needs, Step};
+use crate::plan::Plan;
+
+/// Knows what layers receive. Whether the blocks before a layer were the original or the compressed ones is a matter of the
+/// calibration, see [`crate::calibration::Prefix`].
+pub trait Calibrated: Sync {
+    /// The most that a method may need on the layer of this name.
+    fn known(&self, layer: &str) -> Needs;
+
+    /// What the layer of this name receives, with the Gram matrix where `needs` asks for it and it was kept; `None`
+    /// where the layer was not measured.
+    ///
+    /// # Errors
+    /// Whatever reading says.
+    fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>>;
+}
+
+/// Knows nothing: methods that need data refuse.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uncalibrated;
+
+impl Calibrated for Uncalibrated {
+    fn known(&self, _layer: &str) -> Needs {
+        Needs::Weights
+    }
+
+    fn inputs(&self, _layer: &str, _needs: Needs) -> Result<Option<LayerInputs>> {
+        Ok(None)
+    }
+}
+
+impl Calibrated for Calibration {
+    fn known(&self, layer: &str) -> Needs {
+        known(self.record(layer), |record| record.gram.is_some())
+    }
+
+    fn inputs(&self, layer: &str, _needs: Needs) -> Result<Option<LayerInputs>> {
+        let inputs = |record: &Record| LayerInputs { gram: record.gram.clone(), ..moments(record) };
+        Ok(self.record(layer).map(inputs))
+    }
+}
+
+fn known(record: Option<&Record>, has_gram: impl Fn(&Record) -> bool) -> Needs {
+    match record {
+        None => Needs::Weights,
+        Some(record) if has_gram(record) => Needs::Gram,
+        Some(_) => Needs::Moments,
+    }
+}
+
+/// A calibration on disk, whose Gram matrices are read one at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured<'a> {
+    /// Where Gram matrices are read from.
+    pub folder: &'a Folder,
+    /// The records.
+    pub calibration: &'a Calibration,
+}
+
+impl Calibrated for Measured<'_> {
+    fn known(&self, layer: &str) -> Needs {
+        // Whether a single matrix was left out is found when it is read.
+        known(self.calibration.record(layer), |_| self.calibration.settings.has_grams)
+    }
+
+    fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>> {
+        let Some(record) = self.calibration.record(layer) else { return Ok(None) };
+        let gram = if needs == Needs::Gram { self.folder.gram(record) } else { None };
+        Ok(Some(LayerInputs { gram, ..moments(record) }))
+    }
+}
+
+fn moments(record: &Record) -> LayerInputs {
+    LayerInputs {
+        tokens: record.inputs.tokens,
+        mean: record.inputs.mean.clone(),
+        mean_square: record.inputs.mean_square.clone(),
+        gram: None,
+    }
+}
+
+/// A checkpoint with what is known of its layers' inputs. Made from a checkpoint alone, nothing is.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The checkpoint.
+    pub checkpoint: &'a Checkpoint,
+    /// Who knows what its layers receive.
+    pub calibrated: &'a dyn Calibrated,
+}
+
+impl<'a> From<&'a Checkpoint> for Subject<'a> {
+    fn from(checkpoint: &'a Checkpoint) -> Self {
+        Self { checkpoint, calibrated: &Uncalibrated }
+    }
+}
+
+impl<'a> From<&'a Arc<Checkpoint>> for Subject<'a> {
+    fn from(checkpoint: &'a Arc<Checkpoint>) -> Self {
+        Self { checkpoint, calibrated: &Uncalibrated }
+    }
+}
+
+impl Subject<'_> {
+    /// Refuses a chain of steps that needs more of a layer's inputs than is known, before anything is computed.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] with what is missing and how to come by it.
+    pub fn check_inputs(&self, layer: usize, steps: &[Step]) -> Result<()> {
+        let tensor = &self.checkpoint.tensors()[layer];
+        let (needs, known) = (method::chain_needs(steps), self.calibrated.known(&tensor.name));
+        if needs <= known {
+            return Ok(());
+        }
+        if tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Embedding) {
+            return Err(Error::plan(
+                format!("{} is looked up by token and receives no inputs", tensor.name),
+                "choose a method without data for it",
+            ));
+        }
+        Err(method::uncalibrated(&tensor.name, needs, known))
+    }
+
+    /// The same for every layer that a plan compresses.
+    pub(super) fn check_plan(&self, plan: &Plan) -> Result<()> {
+        for (layer, tensor) in self.checkpoint.tensors().iter().enumerate() {
+            if let Some(assignment) = plan.get(&tensor.name).filter(|found| !found.is_keep()) {
+                self.check_inputs(layer, &assignment.steps)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What a layer receives, as methods see it, and the refusal where it is missing.
+
+use std::borrow::Cow;
+
+use crate::error::{Error, Result};
+use crate::method::{Needs, Task};
+use crate::numeric::gram::Gram;
+use crate::numeric::inverse::InverseFactor;
+
+/// What was measured of the inputs of one layer.
+#[derive(Clone, Debug)]
+pub struct LayerInputs {
+    /// Tokens that were measured.
+    pub tokens: u64,
+    /// E\[x\] of each channel; empty where nobody kept it.
+    pub mean: Vec<f32>,
+    /// E\[x²\] of each channel.
+    pub mean_square: Vec<f32>,
+    /// Σ x·xᵀ, where it was kept.
+    pub gram: Option<Gram>,
+}
+
+impl LayerInputs {
+    /// The inputs of which `gram` is the sum; means are not known.
+    pub fn of_gram(gram: Gram) -> Self {
+        let tokens = gram.tokens().max(1) as f64;
+        let mean_square = gram.diagonal().iter().map(|sum| (sum / tokens) as f32).collect();
+        Self { tokens: gram.tokens(), mean: Vec::new(), mean_square, gram: Some(gram) }
+    }
+}
+
+impl<'a> Task<'a> {
+    /// E\[x²\] of each input channel.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where nothing was measured, or for other channels.
+    pub(super) fn mean_squares(&self) -> Result<Cow<'a, [f32]>> {
+        if self.weights.is_empty() {
+            return Ok(Cow::Owned(vec![0.0; self.weights.ncols()]));
+        }
+        let inputs =
+            self.inputs.ok_or_else(|| uncalibrated(self.tensor, Needs::Moments, Needs::Weights))?;
+        self.check_channels(inputs.mean_square.len())?;
+        if inputs.tokens == 0 {
+            return Err(self.no_token());
+        }
+        if inputs.mean_square.iter().any(|square| !square.is_finite()) {
+            return Err(self.not_finite());
+        }
+        Ok(Cow::Borrowed(&inputs.mean_square))
+    }
+
+    /// Σ x·xᵀ of the inputs.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where it was not measured, or for other channels.
+    pub(super) fn gram(&self) -> Result<Cow<'a, Gram>> {
+        if self.weights.is_empty() {
+            return Ok(Cow::Owned(Gram::new(self.weights.ncols())));
+        }
+        let gram = self.inputs.and_then(|inputs| inputs.gram.as_ref());
+        let gram = gram.ok_or_else(|| {
+            let known = if self.inputs.is_some() { Needs::Moments } else { Needs::Weights };
+            uncalibrated(self.tensor, Needs::Gram, known)
+        })?;
+        self.check_channels(gram.channels())?;
+        if gram.tokens() == 0 {
+            return Err(self.no_token());
+        }
+        if !gram.is_finite() {
+            return Err(self.not_finite());
+        }
+        Ok(Cow::Borrowed(gram))
+    }
+
+    /// The factor of the inverse of `gram`, damped, its channels in `order`.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where the damped matrix is not positive definite; [`Error::Cancelled`].
+    pub(super) fn inverse_factor(
+        &self,
+        gram: &Gram,
+        order: Vec<usize>,
+        damping: f64,
+    ) -> Result<InverseFactor> {
+        let is_cancelled = || self.observer.is_cancelled();
+        let factor = InverseFactor::new(gram, order, damping, &is_cancelled);
+        self.observer.go_on()?;
+        factor.ok_or_else(|| {
+            let what = format!("the inputs of layer {} depend on each other too much", self.tensor);
+            Error::plan(what, "raise the damping")
+        })
+    }
+
+    fn check_channels(&self, channels: usize) -> Result<()> {
+        let cols = self.weights.ncols();
+        if channels == cols {
+            return Ok(());
+        }
+        let what = format!(
+            "layer {} has {cols} inputs, but the calibration measured {channels}",
+            self.tensor
+        );
+        Err(Error::plan(what, "calibrate this checkpoint, not another"))
+    }
+
+    fn no_token(&self) -> Error {
+        let what = format!("layer {} received no token in the calibration", self.tensor);
+        Error::plan(what, "calibrate with more text, or choose a method without data")
+    }
+
+    fn not_finite(&self) -> Error {
+        let why = "its calibrated inputs are NaN or infinite".to_owned();
+        Error::Numeric { tensor: self.tensor.to_owned(), why }
+    }
+}
+
+/// The refusal of a method that `needs` more of a layer's inputs than is `known`.
+pub fn uncalibrated(layer: &str, needs: Needs, known: Needs) -> Error {
+    let (what, mend) = match needs {
+        Needs::Gram if known == Needs::Moments => (
+            "the Gram matrix of its inputs, which the calibration did not keep",
+            "calibrate again with Gram matrices, or choose a method that needs means alone",
+        ),
+        Needs::Gram => (
+            "the Gram matrix of its inputs, which nobody measured",
+            "calibrate first, with Gram matrices, or choose a method without data",
+        ),
+        Needs::Weights | Needs::Moments => (
+            "the mean squares of its inputs, which nobody measured",
+            "calibrate first, or choose a method without data",
+        ),
+    };
+    Error::plan(format!("layer {layer} needs {what}"), mend)
+}
