@@ -62,6 +62,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "target",
         &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "method", "plan"],
     ),
+    ("allocator", &["error", "observer", "numeric"]),
     (
         "job",
         &[
