@@ -13,8 +13,11 @@ fn option(place: usize, bytes: u64, damage: f64) -> Option_ {
 }
 
 fn group(name: usize, options: &[(u64, f64)]) -> Group {
-    let options: Vec<Option_> =
-        options.iter().enumerate().map(|(at, &(bytes, damage))| option(at, bytes, damage)).collect();
+    let options: Vec<Option_> = options
+        .iter()
+        .enumerate()
+        .map(|(at, &(bytes, damage))| option(at, bytes, damage))
+        .collect();
     Group::new(format!("group {name}"), options.iter().map(|o| o.bytes).max().unwrap_or(0), options)
 }
 
@@ -296,8 +299,9 @@ fn water_is_the_closed_form_and_rounds_to_within_half_a_step() {
 
 #[test]
 fn equal_sensitivities_get_equal_bits() {
-    let groups: Vec<Group> =
-        (0..8).map(|index| Group { name: format!("{index}"), ..quantised(1, |_| 1024)[0].clone() }).collect();
+    let groups: Vec<Group> = (0..8)
+        .map(|index| Group { name: format!("{index}"), ..quantised(1, |_| 1024)[0].clone() })
+        .collect();
     let problem = Problem::new(groups, 8 * 1024 * 4 / 8).unwrap();
     assert!(continuous(&problem).unwrap().bits.iter().all(|bits| (bits - 4.0).abs() < 1e-9));
     for id in ["knapsack", "lagrangian", "water-filling", "dual", "ratio"] {
@@ -344,7 +348,11 @@ fn the_ratio_sends_the_least_sensitive_low() {
 }
 
 fn stages() -> Vec<Stage> {
-    vec![Stage { survivors: 8, tokens: 1 }, Stage { survivors: 2, tokens: 4 }, Stage { survivors: 1, tokens: 16 }]
+    vec![
+        Stage { survivors: 8, tokens: 1 },
+        Stage { survivors: 2, tokens: 4 },
+        Stage { survivors: 1, tokens: 16 },
+    ]
 }
 
 #[test]
@@ -353,7 +361,13 @@ fn evolution_reaches_the_optimum_of_a_sum_and_keeps_bytes_to_the_last() {
     let problem = Problem::new(groups, 32 * 3000).unwrap();
     let best = solved("knapsack", &problem).unwrap().choice;
     for seed in 0..5 {
-        let settings = Settings { offspring: 32, generations: 150, stages: stages(), seed, ..Settings::default() };
+        let settings = Settings {
+            offspring: 32,
+            generations: 150,
+            stages: stages(),
+            seed,
+            ..Settings::default()
+        };
         let mut search = Search::new(&problem, settings, None).unwrap();
         let mut fitness = |trial: Trial<'_>| {
             assert_eq!(problem.choice(trial.options.to_vec()).bytes, 32 * 3000);
@@ -370,7 +384,8 @@ fn evolution_reaches_the_optimum_of_a_sum_and_keeps_bytes_to_the_last() {
 #[test]
 fn evolution_finds_what_sums_cannot_see() {
     // Two groups hurt only together: the sum prefers them both low, the fitness does not.
-    let groups: Vec<Group> = (0..4).map(|g| group(g, &[(100, 0.1 * g as f64), (200, 0.0)])).collect();
+    let groups: Vec<Group> =
+        (0..4).map(|g| group(g, &[(100, 0.1 * g as f64), (200, 0.0)])).collect();
     let problem = Problem::new(groups, 600).unwrap();
     let mut fitness = |trial: Trial<'_>| {
         let low = |group: usize| f64::from(u8::from(trial.options[group] == 0));
@@ -378,7 +393,8 @@ fn evolution_finds_what_sums_cannot_see() {
     };
     let knapsack = solved("knapsack", &problem).unwrap().choice;
     assert_eq!(knapsack.options, [0, 0, 1, 1]);
-    let settings = Settings { offspring: 8, generations: 20, stages: stages(), ..Settings::default() };
+    let settings =
+        Settings { offspring: 8, generations: 20, stages: stages(), ..Settings::default() };
     let mut search = Search::new(&problem, settings, Some(&knapsack.options)).unwrap();
     search.run(&problem, &mut fitness, &Silent).unwrap();
     assert_eq!(search.best(&problem).options, [0, 1, 0, 1]);
@@ -400,10 +416,17 @@ fn a_search_that_was_stopped_goes_on_as_if_it_had_not() {
     let problem = Problem::new(quantised(20, |index| 1000 + 97 * index as u64), 14_000).unwrap();
     // Another minibatch each generation, fewer tokens noisier.
     let score = |trial: Trial<'_>| {
-        let noise = ((trial.generation * 31 + trial.options[0] as u64) % 7) as f64 / trial.tokens as f64;
+        let noise =
+            ((trial.generation * 31 + trial.options[0] as u64) % 7) as f64 / trial.tokens as f64;
         Ok(problem.choice(trial.options.to_vec()).damage * (1.0 + 0.01 * noise))
     };
-    let settings = Settings { offspring: 12, generations: 12, stages: stages(), seed: 3, ..Settings::default() };
+    let settings = Settings {
+        offspring: 12,
+        generations: 12,
+        stages: stages(),
+        seed: 3,
+        ..Settings::default()
+    };
     let mut whole = Search::new(&problem, settings.clone(), None).unwrap();
     whole.run(&problem, &mut { score }, &Silent).unwrap();
     let mut again = Search::new(&problem, settings.clone(), None).unwrap();

@@ -1,6 +1,7 @@
 //! The dual: the smallest choice that does no more damage than a reference.
 
-use crate::allocator::{About, Choice, Needs, Problem, Solution, Solver, exact, hull};
+use crate::allocator::hull::Relaxation;
+use crate::allocator::{About, Choice, Needs, Problem, Solution, Solver, exact};
 use crate::error::{Error, Result};
 use crate::observer::Observer;
 
@@ -84,8 +85,9 @@ pub fn smallest_within(
     Ok(solution(problem, best, most_damage, false))
 }
 
+/// With what the relaxation proves, where the search was not finished.
 fn solution(problem: &Problem, choice: Choice, most_damage: f64, is_proven: bool) -> Solution {
-    let least = hull::least_weight(&problem.points(), most_damage) * (1.0 - 1e-12);
+    let least = Relaxation::of(&problem.points()).least_weight(most_damage) * (1.0 - 1e-12);
     let gap = choice.bytes.saturating_sub(least.floor() as u64);
     Solution { choice, within_bytes: if is_proven { 0 } else { gap } }
 }

@@ -125,8 +125,7 @@ impl Search<'_> {
 
     /// Weight and cost of a point against the base's.
     fn change(&self, group: usize, position: usize) -> (f64, f64) {
-        let (base, point) =
-            (self.groups[group][self.base[group]], self.groups[group][position]);
+        let (base, point) = (self.groups[group][self.base[group]], self.groups[group][position]);
         (point.0 - base.0, point.1 - base.1)
     }
 

@@ -58,19 +58,35 @@ pub(super) fn steps(groups: &[Points]) -> Vec<HullStep> {
     steps
 }
 
-/// The least weight at which the relaxation costs `cost`: no choice that weighs less costs as little.
-pub(super) fn least_weight(groups: &[Points], cost: f64) -> f64 {
-    let mut weight: f64 = groups.iter().filter_map(|points| points.first()).map(|p| p.0).sum();
-    let mut left: f64 = groups.iter().filter_map(|points| points.first()).map(|p| p.1).sum();
-    for step in steps(groups) {
-        if left <= cost {
-            break;
+/// The frontier of the linear relaxation: its vertices, weight rising and cost falling.
+#[derive(Clone, Debug)]
+pub(super) struct Relaxation {
+    vertices: Vec<(f64, f64)>,
+}
+
+impl Relaxation {
+    /// That of these groups. Cost: sorting the points.
+    pub(super) fn of(groups: &[Points]) -> Self {
+        let first = || groups.iter().filter_map(|points| points.first());
+        let mut vertex = (first().map(|p| p.0).sum::<f64>(), first().map(|p| p.1).sum::<f64>());
+        let mut vertices = vec![vertex];
+        for step in steps(groups) {
+            vertex = (vertex.0 + step.weight, vertex.1 - step.saved);
+            vertices.push(vertex);
         }
-        let part = ((left - cost) / step.saved).min(1.0);
-        weight += part * step.weight;
-        left -= step.saved;
+        Self { vertices }
     }
-    weight
+
+    /// The least weight at which the relaxation costs at most `cost`: no choice that weighs less costs less.
+    pub(super) fn least_weight(&self, cost: f64) -> f64 {
+        let behind = self.vertices.partition_point(|vertex| vertex.1 > cost);
+        match (behind.checked_sub(1).map(|at| self.vertices[at]), self.vertices.get(behind)) {
+            (Some(from), Some(to)) => from.0 + (from.1 - cost) / (from.1 - to.1) * (to.0 - from.0),
+            (None, Some(to)) => to.0,
+            (Some(from), None) => from.0,
+            (None, None) => 0.0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -89,10 +105,9 @@ mod tests {
 
     #[test]
     fn the_least_weight_of_a_cost_lies_between_vertices() {
-        let groups = vec![vec![(0.0, 10.0), (2.0, 4.0), (6.0, 0.0)]];
-        assert_eq!(least_weight(&groups, 10.0), 0.0);
-        assert_eq!(least_weight(&groups, 7.0), 1.0);
-        assert_eq!(least_weight(&groups, 4.0), 2.0);
-        assert_eq!(least_weight(&groups, 2.0), 4.0);
+        let relaxation = Relaxation::of(&[vec![(0.0, 10.0), (2.0, 4.0), (6.0, 0.0)]]);
+        let costs = [12.0, 10.0, 7.0, 4.0, 2.0, 0.0, -1.0];
+        let weights = costs.map(|cost| relaxation.least_weight(cost));
+        assert_eq!(weights, [0.0, 0.0, 1.0, 2.0, 4.0, 6.0, 6.0]);
     }
 }

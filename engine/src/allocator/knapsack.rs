@@ -1,6 +1,7 @@
 //! The exact multiple-choice knapsack, for one budget or for all of them at once.
 
-use crate::allocator::{About, Needs, Point, Problem, Solution, Solver, bounded, exact};
+use crate::allocator::hull::Relaxation;
+use crate::allocator::{About, Needs, Point, Problem, Solution, Solver, bounded, distance, exact};
 use crate::error::Result;
 use crate::observer::Observer;
 
@@ -36,11 +37,7 @@ impl Solver for Knapsack {
 }
 
 /// The solution of a budget; [`Solution::within_bytes`] is 0 where the search could finish.
-fn around_relaxation(
-    problem: &Problem,
-    budget: u64,
-    observer: &dyn Observer,
-) -> Result<Solution> {
+fn around_relaxation(problem: &Problem, budget: u64, observer: &dyn Observer) -> Result<Solution> {
     problem.refuse_below_least(budget)?;
     let points = problem.points();
     match exact::least_cost(&points, budget as f64, 0.0, observer)? {
@@ -78,8 +75,8 @@ struct State {
 /// Every choice that no other beats in both bytes and damage: the least damage of every budget.
 ///
 /// Groups are added one by one; of the states only those are kept that no other beats. Where more are left than
-/// memory allows, the best of each of equally wide ranges of bytes stays, and [`Frontier::slack_bytes`] grows by what
-/// a state that went may have been smaller. Choices keep their true bytes throughout, so none exceeds its budget.
+/// memory allows, the best of each of equally wide ranges of bytes stays; [`Frontier::slack_bytes`] is the sum of what
+/// those that went may have been smaller, or what the linear relaxation proves, if that is less. Choices keep their true bytes throughout, so none exceeds its budget.
 ///
 /// Cost: groups × options × states, at most 2²¹ states of all groups together (16 MB); a look-up walks back once.
 #[derive(Clone, Debug)]
@@ -88,6 +85,7 @@ pub struct Frontier {
     points: Vec<Point>,
     traces: Vec<Vec<Trace>>,
     slack_bytes: u64,
+    relaxation: Relaxation,
 }
 
 impl Frontier {
@@ -110,8 +108,10 @@ impl Frontier {
             traces.push(states.iter().map(|state| state.trace).collect());
         }
         let point = |state: &State| Point { bytes: state.bytes, damage: state.damage };
-        let points = states.iter().map(point).collect();
-        Ok(Self { problem: problem.clone(), points, traces, slack_bytes })
+        let points: Vec<Point> = states.iter().map(point).collect();
+        let relaxation = Relaxation::of(&problem.points());
+        let slack_bytes = slack_bytes.min(proven_slack(problem, &relaxation, &points));
+        Ok(Self { problem: problem.clone(), points, traces, slack_bytes, relaxation })
     }
 
     /// Its points by bytes; damage falls strictly.
@@ -119,7 +119,7 @@ impl Frontier {
         &self.points
     }
 
-    /// Every point's damage is at most the least of a budget smaller by this; 0 where the frontier is exact.
+    /// A look-up of any budget does no more damage than every choice of a budget smaller by this; 0 where the frontier is exact.
     pub fn slack_bytes(&self) -> u64 {
         self.slack_bytes
     }
@@ -149,9 +149,20 @@ impl Frontier {
         if self.slack_bytes == 0 {
             return Ok(Solution { choice, within_bytes: 0 });
         }
-        let bounded = bounded(&self.problem, choice, budget);
-        Ok(Solution { within_bytes: bounded.within_bytes.min(self.slack_bytes), ..bounded })
+        let proven = distance(&self.relaxation, &self.problem.smallest(), choice.damage, budget);
+        Ok(Solution { choice, within_bytes: proven.min(self.slack_bytes) })
     }
+}
+
+/// How far from exact a look-up is at most, as the relaxation proves: just before the next point it is farthest.
+fn proven_slack(problem: &Problem, relaxation: &Relaxation, points: &[Point]) -> u64 {
+    let best = problem.best();
+    let smallest = problem.smallest();
+    let before_next =
+        |pair: &[Point]| distance(relaxation, &smallest, pair[0].damage, pair[1].bytes - 1);
+    let last =
+        points.last().map_or(0, |last| if last.damage <= best.damage { 0 } else { u64::MAX });
+    points.windows(2).map(before_next).fold(last, u64::max)
 }
 
 /// Every state with every useful option of a group, dominated ones left out.

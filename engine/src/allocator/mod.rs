@@ -25,6 +25,7 @@ pub use problem::{Choice, Group, Option_, Problem};
 pub use ratio::{by_share, split};
 pub use water_filling::{Water, continuous};
 
+use crate::allocator::hull::Relaxation;
 use crate::error::{Error, Result};
 use crate::observer::Observer;
 
@@ -102,16 +103,21 @@ pub fn find(id: &str) -> Result<&'static dyn Solver> {
 }
 
 /// A choice with the distance that the linear relaxation of the problem proves.
-///
-/// With L(b) the relaxation's least damage at b bytes, every choice of at most L⁻¹(damage) bytes has this damage or more.
 fn bounded(problem: &Problem, choice: Choice, budget: u64) -> Solution {
-    let smallest = problem.smallest();
-    if choice.damage > smallest.damage {
-        // Nothing is proven but that there is nothing smaller.
-        return Solution { choice, within_bytes: budget.saturating_add(1).saturating_sub(smallest.bytes) };
+    let relaxation = Relaxation::of(&problem.points());
+    let within_bytes = distance(&relaxation, &problem.smallest(), choice.damage, budget);
+    Solution { choice, within_bytes }
+}
+
+/// How many bytes below a budget no choice has less than `damage`.
+///
+/// With L(b) the relaxation's least damage at b bytes, every choice of at most L⁻¹(damage) bytes has this damage or
+/// more. With more damage than the smallest choice nothing is proven but that there is nothing smaller.
+fn distance(relaxation: &Relaxation, smallest: &Choice, damage: f64, budget: u64) -> u64 {
+    if damage > smallest.damage {
+        return budget.saturating_add(1).saturating_sub(smallest.bytes);
     }
-    let least = hull::least_weight(&problem.points(), choice.damage);
     // Sums in another order differ in their last digits.
-    let least = (least * (1.0 - 1e-12)).floor() as u64;
-    Solution { choice, within_bytes: budget.saturating_sub(least) }
+    let least = relaxation.least_weight(damage) * (1.0 - 1e-12);
+    budget.saturating_sub(least.floor() as u64)
 }

@@ -226,13 +226,16 @@ impl Problem {
                 "no choice fits a budget of {budget} bytes: {least} bytes is the least these {} groups can have",
                 self.groups.len()
             ),
-            format!("allow at least {least} bytes, lower a floor, unlock a layer, or offer smaller options"),
+            format!(
+                "allow at least {least} bytes, lower a floor, unlock a layer, or offer smaller options"
+            ),
         ))
     }
 
     /// What each group can usefully be, as (bytes, damage): bytes are exact in f64.
     pub(super) fn points(&self) -> Vec<Points> {
-        let of = |group: usize| self.useful[group].iter().map(move |&option| self.at(group, option));
+        let of =
+            |group: usize| self.useful[group].iter().map(move |&option| self.at(group, option));
         let points = |group| of(group).map(|(bytes, damage)| (bytes as f64, damage)).collect();
         (0..self.groups.len()).map(points).collect()
     }
@@ -261,8 +264,9 @@ fn allowed(group: &Group) -> Vec<usize> {
 fn useful(group: &Group, allowed: &[usize]) -> Vec<usize> {
     let mut useful: Vec<usize> = Vec::new();
     for &option in allowed {
-        let is_better =
-            useful.last().is_none_or(|&last| group.options[option].damage < group.options[last].damage);
+        let is_better = useful
+            .last()
+            .is_none_or(|&last| group.options[option].damage < group.options[last].damage);
         if is_better {
             useful.push(option);
         }

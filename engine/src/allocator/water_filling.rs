@@ -33,7 +33,8 @@ impl Solver for WaterFilling {
     fn solve(&self, problem: &Problem, _observer: &dyn Observer) -> Result<Solution> {
         let water = continuous(problem)?;
         let nearest = |(group, bits): (usize, &f64)| {
-            let distance = |option: usize| (problem.groups()[group].effective_bits(option) - bits).abs();
+            let distance =
+                |option: usize| (problem.groups()[group].effective_bits(option) - bits).abs();
             let distances = problem.useful(group).iter().map(|&option| distance(option));
             let nearest = distances.enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
             nearest.map_or(0, |(position, _)| position)
@@ -69,7 +70,9 @@ impl Reach {
         let weights = held.weights.max(1) as f64;
         // The mean over options of log₂(damage·4^bits): least squares for a line of slope −2.
         let fits = useful.iter().filter(|&&option| held.options[option].damage > 0.0);
-        let fit = |&option: &usize| held.options[option].damage.log2() + 2.0 * held.effective_bits(option);
+        let fit = |&option: &usize| {
+            held.options[option].damage.log2() + 2.0 * held.effective_bits(option)
+        };
         let fits: Vec<f64> = fits.map(fit).collect();
         let level = if fits.is_empty() {
             f64::NEG_INFINITY

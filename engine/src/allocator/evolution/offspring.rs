@@ -69,7 +69,12 @@ impl<'a> Levels<'a> {
     }
 
     /// A group that can go down by a step that `suits`, other than `but`, at random.
-    fn lowerable(&self, but: usize, random: &mut Random, suits: impl Fn(u64) -> bool) -> Option<(usize, u64)> {
+    fn lowerable(
+        &self,
+        but: usize,
+        random: &mut Random,
+        suits: impl Fn(u64) -> bool,
+    ) -> Option<(usize, u64)> {
         let can = |group: usize| Some((group, self.freed(group).filter(|bytes| suits(*bytes))?));
         let all: Vec<(usize, u64)> =
             (0..self.positions.len()).filter(|group| *group != but).filter_map(can).collect();

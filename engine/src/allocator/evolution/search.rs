@@ -44,7 +44,8 @@ impl Default for Settings {
 impl Settings {
     /// Tokens that one generation passes through the model, the parent's in the last stage among them.
     pub fn tokens_of_a_generation(&self) -> u64 {
-        let entering = std::iter::once(self.offspring).chain(self.stages.iter().map(|s| s.survivors));
+        let entering =
+            std::iter::once(self.offspring).chain(self.stages.iter().map(|s| s.survivors));
         let of = |(entering, stage): (usize, &Stage)| entering as u64 * stage.tokens;
         let last = self.stages.last().map_or(0, |stage| stage.tokens);
         entering.zip(&self.stages).map(of).sum::<u64>() + last
@@ -168,7 +169,8 @@ impl Search {
     pub fn check(&self, problem: &Problem) -> Result<()> {
         self.settings.check()?;
         let is_allowed = problem.is_allowed(&self.parent);
-        if is_allowed && self.budget == problem.budget() && self.best(problem).bytes <= self.budget {
+        if is_allowed && self.budget == problem.budget() && self.best(problem).bytes <= self.budget
+        {
             return Ok(());
         }
         Err(Error::plan(
@@ -215,7 +217,9 @@ impl Search {
         let winner = ranked(&finalists)[0];
         if finalists[winner].fitness.is_none() {
             return Err(Error::plan(
-                format!("every candidate of generation {generation} had a fitness that is no number"),
+                format!(
+                    "every candidate of generation {generation} had a fitness that is no number"
+                ),
                 "search from another start, or with options that do less damage",
             ));
         }
