@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lapidary_benches::Table;
+use lapidary_benches::{Table, fastest};
 use lapidary_engine::Silent;
 use lapidary_engine::allocator::{Frontier, Group, Hull, Option_, Problem, find, smallest_within};
 use lapidary_engine::numeric::seeds::Random;
@@ -14,25 +14,30 @@ use lapidary_engine::numeric::seeds::Random;
 const GROUPS: usize = 1000;
 const OPTIONS: u32 = 10;
 const BUDGETS: u32 = 100;
+/// Runs of each budget, of which the shortest counts.
+const RUNS: usize = 3;
 /// What must suffice for one budget.
 const LIMIT_MS: f64 = 20.0;
 const LIMIT_MB: f64 = 100.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let heading =
-        ["groups", "what", "median", "largest", "of 20 ms", "× Lagrangian", "peak", "of 100 MB"];
+    let heading = [
+        "groups",
+        "what",
+        "median",
+        "slowest budget",
+        "of 20 ms",
+        "× Lagrangian",
+        "peak",
+        "of 100 MB",
+    ];
     let mut table = Table::new(&heading);
     let before = anonymous_bytes();
     let layers = |random: &mut Random| [1 << 22, 1 << 24, 45 << 20][(random.bits() % 3) as usize];
     let odd = |random: &mut Random| 1_000_003 + random.bits() % 50_000_017;
-    let kinds: [(&str, &dyn Fn(&mut Random) -> u64, bool); 3] = [
-        ("of three sizes", &layers, false),
-        ("of odd sizes", &odd, false),
-        ("of random bytes and damages", &odd, true),
-    ];
-    for (name, weights, is_random) in kinds {
-        measure(name, &problem(weights, is_random)?, before, &mut table)?;
-    }
+    measure("of three sizes", &problem(&layers, false)?, before, &mut table)?;
+    measure("of odd sizes", &problem(&odd, false)?, before, &mut table)?;
+    measure("of random bytes and damages", &problem(&odd, true)?, before, &mut table)?;
     table.print();
     Ok(())
 }
@@ -90,9 +95,9 @@ fn measure(
         let (mut times, mut exact) = (Vec::new(), 0);
         let (_, peak) = watch(&mut || {
             for at in 0..BUDGETS {
-                let begun = Instant::now();
-                exact += u32::from(solve(budget(at)).unwrap_or(false));
-                times.push(begun.elapsed().as_secs_f64() * 1e3);
+                let (time, is_exact) = fastest(RUNS, || solve(budget(at)).unwrap_or(false));
+                exact += u32::from(is_exact);
+                times.push(time.as_secs_f64() * 1e3);
             }
         });
         times.sort_by(f64::total_cmp);

@@ -484,3 +484,15 @@ fn what_makes_no_sense_is_refused_by_name() {
     assert!(huge.unwrap_err().sentence().contains("2^53"));
     assert!(allocator::find("magic").err().is_some_and(|e| e.sentence().contains("knapsack, ")));
 }
+
+#[test]
+fn solvers_stop_when_they_are_told_to() {
+    let groups = quantised(300, |index| 100_003 + 7 * ((index as u64 * 104_729) % 99_991));
+    let budget = groups.iter().map(|group| group.weights).sum::<u64>() * 33 / 80;
+    let problem = Problem::new(groups, budget).unwrap();
+    assert!(matches!(Frontier::of(&problem, &After(9.into())), Err(Error::Cancelled)));
+    for id in ["knapsack", "dual", "evolution"] {
+        let stopped = allocator::find(id).unwrap().solve(&problem, &After(0.into()));
+        assert!(matches!(stopped, Err(Error::Cancelled)), "{id}");
+    }
+}

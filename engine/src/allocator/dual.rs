@@ -64,7 +64,7 @@ pub fn smallest_within(
     observer: &dyn Observer,
 ) -> Result<Solution> {
     let best = problem.best();
-    if !(best.damage <= most_damage) {
+    if most_damage.is_nan() || best.damage > most_damage {
         return Err(Error::plan(
             format!(
                 "no choice does as little damage as {most_damage}: {} is the least these {} groups can have",

@@ -7,6 +7,9 @@ use crate::observer::Observer;
 /// Partial choices that are kept at most: 12 bytes each.
 const MOST_NODES: usize = 2_000_000;
 
+/// Partial choices that are opened at most in one step: 24 bytes for each of them and option.
+const MOST_STATES: usize = 1 << 16;
+
 /// One position for each group.
 pub(super) struct Found {
     /// Positions among each group's points.
@@ -196,7 +199,7 @@ impl Search<'_> {
             if states.is_empty() {
                 return Ok(true);
             }
-            if self.nodes.len() + states.len() > MOST_NODES {
+            if states.len() > MOST_STATES || self.nodes.len() + states.len() > MOST_NODES {
                 return Ok(false);
             }
             for state in &mut states {
@@ -272,5 +275,53 @@ impl Search<'_> {
             at = node.before;
         }
         positions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::seeds::Random;
+    use crate::observer::Silent;
+
+    fn solved(groups: &[Points], capacity: f64) -> Found {
+        least_cost(groups, capacity, 0.0, &Silent).unwrap().expect("something light enough")
+    }
+
+    fn total(groups: &[Points], positions: &[usize]) -> (f64, f64) {
+        let chosen = || groups.iter().zip(positions).map(|(points, &at)| points[at]);
+        (chosen().map(|point| point.0).sum(), chosen().map(|point| point.1).sum())
+    }
+
+    #[test]
+    fn a_choice_between_vertices_is_found() {
+        // The relaxation takes 6 for 10; two of 4 are better than it and one of 2.
+        let groups = vec![
+            vec![(0.0, 10.0), (6.0, 0.0)],
+            vec![(0.0, 7.0), (4.0, 1.0)],
+            vec![(0.0, 7.0), (4.0, 1.0)],
+        ];
+        let found = solved(&groups, 8.0);
+        assert!(found.is_proven);
+        assert_eq!(found.positions, [0, 1, 1]);
+        assert_eq!(total(&groups, &found.positions), (8.0, 12.0));
+        assert!(least_cost(&groups, -1.0, 0.0, &Silent).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_search_too_large_says_so_and_keeps_the_capacity() {
+        // Every step saves its weight and the same again for all: no slope tells one from another.
+        let mut random = Random::new(5);
+        let mut group = || {
+            let weight = 1e12 + (random.uniform() * 1e12).floor();
+            vec![(0.0, weight + 1e11), (weight, 0.0)]
+        };
+        let groups: Vec<Points> = (0..300).map(|_| group()).collect();
+        let capacity = 1.7e14;
+        let found = solved(&groups, capacity);
+        assert!(!found.is_proven);
+        let (weight, cost) = total(&groups, &found.positions);
+        let relaxed = hull::Relaxation::of(&groups).least_weight(cost);
+        assert!(weight <= capacity && relaxed <= capacity && relaxed > 0.99 * capacity);
     }
 }

@@ -1,8 +1,8 @@
 //! One file per way to spend a budget of bytes on groups of layers. In: candidates with exact bytes and scores, as
 //! data, or a fitness to call. Out: an option for each group. Never knows who scored, nor plans, files or windows.
 //!
-//! min Σ damage(g, o_g) subject to Σ bytes(g, o_g) ≤ budget, one allowed option o_g for each group g. A locked group
-//! keeps its option; floors and ceilings bound the others.
+//! min Σ damage(g, o(g)) subject to Σ bytes(g, o(g)) ≤ budget, one allowed option o(g) for each group g. A locked
+//! group keeps its option; floors and ceilings bound the others.
 
 mod dual;
 mod evolution;

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::observer::Observer;
 
 /// min Σ cₙ·4^(−Bₙ) subject to Σ PₙBₙ/8 ≤ budget, where Pₙ are a group's weights, Bₙ their effective bits and
-/// cₙ = PₙGₙ²Sₙ² is fitted to its scores: Bₙ = clamp(½·log₂(2·ln 2·cₙ/(Pₙ·V))), V by bisection.
+/// cₙ = Pₙ·Gₙ²·Sₙ² is fitted to its scores: Bₙ = clamp(½·log₂(2·ln 2·cₙ/(Pₙ·V))), V by bisection.
 ///
 /// Bits are rounded to the nearest useful option, then single steps bring the choice within the budget and spend the rest.
 /// Groups that are not clamped share one slope, as far as damage quarters with every bit.

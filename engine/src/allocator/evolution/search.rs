@@ -254,8 +254,8 @@ fn stream(seed: u64, generation: u64) -> Random {
 
 /// The start where none is given.
 fn first(problem: &Problem, seed: u64) -> Vec<usize> {
-    let uniforms = problem.uniforms().into_iter().map(|(_, choice)| choice);
-    let fitting = uniforms.filter(|choice| choice.bytes <= problem.budget()).next_back();
+    let mut uniforms = problem.uniforms().into_iter().map(|(_, choice)| choice);
+    let fitting = uniforms.rfind(|choice| choice.bytes <= problem.budget());
     let start = fitting.unwrap_or_else(|| problem.smallest());
     Levels::of(problem, &start.options).filled(&mut stream(seed, 0)).options()
 }
