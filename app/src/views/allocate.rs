@@ -111,11 +111,11 @@ fn method(ui: &mut Ui, wish: &mut Wish) {
 }
 
 const METRICS: [(Metric, &str, &str); 3] = [
-    (Metric::Weights, "weights", "Σ ‖W−Ŵ‖²/‖W‖²: cheap, and as if every layer mattered alike."),
+    (Metric::Weights, "weights", "Mean of ‖W−Ŵ‖²/‖W‖² over weights: cheap, and as if every weight mattered alike."),
     (
         Metric::Outputs,
         "outputs",
-        "Σ tr(Δ·H·Δ^T)/tr(W·H·W^T): the squared error of what layers give, for the inputs of the calibration.",
+        "Mean of tr(Δ·H·Δ^T)/tr(W·H·W^T) over weights: the squared error of what layers give, for the inputs of the calibration.",
     ),
     (
         Metric::Measured,

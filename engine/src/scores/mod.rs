@@ -32,10 +32,11 @@ const ROWS_AT_ONCE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Σ ‖W − Ŵ‖²/‖W‖² over the layers of a unit.
+    /// Σ Pₗ/P·‖W − Ŵ‖²/‖W‖² over the layers of a unit, Pₗ its share of the P weights of the model: as if every weight
+    /// mattered alike. Without that factor a large layer would be starved, as it weighs no more than a small one.
     Weights,
-    /// Σ tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ): the squared relative error of outputs. Where only mean squares are known their
-    /// diagonal stands for H, and where nothing is, the identity.
+    /// Σ Pₗ/P·tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ): the squared relative error of outputs, in the same proportion. Where only mean
+    /// squares are known their diagonal stands for H, and where nothing is, the identity.
     Outputs,
     /// Mean token KL(original ‖ changed) in nats on a text, with this unit alone changed.
     Measured,
@@ -257,16 +258,17 @@ impl Question<'_> {
         for (at, &layer) in unit.layers.iter().enumerate() {
             let Some(decoded) = self.decoded(unit, option, at, observer)? else { continue };
             let weights = checkpoint.weights(layer, observer)?;
+            let share = weights.len() as f64 / checkpoint.parameters().max(1) as f64;
             let plain = || relative_error(weights.view(), decoded.view()).powi(2);
             let name = &checkpoint.tensors()[layer].name;
             let known = calibrated.known(name);
             if metric == Metric::Weights || known == Needs::Weights {
-                sum += plain();
+                sum += share * plain();
                 continue;
             }
             let inputs = calibrated.inputs(name, known)?;
             let weighted = weighted(&weights, &decoded, &Moments::of(inputs.as_ref()), observer)?;
-            sum += weighted.unwrap_or_else(plain);
+            sum += share * weighted.unwrap_or_else(plain);
         }
         Ok(sum)
     }
