@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lapidary_engine::plan::Plan;
+use lapidary_engine::plan::{Plan, quantisers_of_bits};
 use lapidary_engine::scores::{Metric, Solved};
 
 use crate::document::evaluation::Work;
@@ -26,7 +26,9 @@ pub struct Wish {
 impl Default for Wish {
     fn default() -> Self {
         Self {
-            method: "round-to-nearest".to_owned(),
+            method: quantisers_of_bits()
+                .next()
+                .map_or_else(String::new, |first| first.id.to_owned()),
             bits: vec![2, 3, 4, 5, 6, 8],
             metric: Metric::Weights,
             tokens: 2048,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use egui::{Button, ComboBox, DragValue, Key, ProgressBar, Slider, Ui, Window};
+use lapidary_engine::plan::quantisers_of_bits;
 use lapidary_engine::scores::Metric;
 
 use crate::commands::Command;
@@ -21,14 +22,6 @@ const PLOT_HEIGHT: f32 = 180.0;
 const MEGABYTE: f64 = 1e6;
 /// Points of the frontier that are drawn.
 const DRAWN: usize = 600;
-/// Quantisers whose bits can be chosen, by id and title.
-const METHODS: [(&str, &str); 4] = [
-    ("round-to-nearest", "round to nearest"),
-    ("hqq", "HQQ"),
-    ("gptq", "GPTQ"),
-    ("optimal-palette", "optimal palette"),
-];
-
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let (Some(Sheet::Allocate), Some(model)) = (context.document.sheet, &context.document.model)
     else {
@@ -97,21 +90,26 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
 }
 
 fn method(ui: &mut Ui, wish: &mut Wish) {
-    let title = METHODS.iter().find(|(id, _)| *id == wish.method).map_or("", |(_, title)| title);
+    let title = quantisers_of_bits().find(|of| of.id == wish.method).map_or("", |of| of.title);
     let label = ui.label("Candidates");
     let choice = ComboBox::from_id_salt("method of candidates").selected_text(title);
     let choice = choice.show_ui(ui, |ui| {
-        for (id, title) in METHODS {
-            ui.selectable_value(&mut wish.method, id.to_owned(), title);
+        for of in quantisers_of_bits() {
+            let choice = ui.selectable_value(&mut wish.method, of.id.to_owned(), of.title);
+            choice.on_hover_text(of.summary);
         }
     });
     choice.response.labelled_by(label.id).on_hover_text(
-        "The quantiser that makes the candidates. GPTQ needs a calibration with Gram matrices.",
+        "The quantiser that makes the candidates; those that need a calibration are left out without one.",
     );
 }
 
 const METRICS: [(Metric, &str, &str); 3] = [
-    (Metric::Weights, "weights", "Mean of ‖W−Ŵ‖²/‖W‖² over weights: cheap, and as if every weight mattered alike."),
+    (
+        Metric::Weights,
+        "weights",
+        "Mean of ‖W−Ŵ‖²/‖W‖² over weights: cheap, and as if every weight mattered alike.",
+    ),
     (
         Metric::Outputs,
         "outputs",
