@@ -50,3 +50,9 @@ picture damage projects/sample-4-bit.ron Dark "click 1350 103" "$away"
 picture rules projects/sample-mixed.ron Dark "keys alt+2" "$away"
 picture problems projects/sample-4-bit.ron Dark "click 150 120" "keys ctrl+k" "xdotool type 'target llama'" "keys Return" "keys alt+3" "$away"
 picture palette projects/sample-4-bit.ron Light "keys ctrl+k" "xdotool type sel" "$away"
+
+"$program" calibrate assets/sample-books-6m --text assets/sample-books-6m/heldout_oz.txt --tokens 8192 >/dev/null 2>&1
+picture activations projects/sample-4-bit.ron Dark "click 1055 127" "sleep 2" "$away"
+# Two plans scored: the project's, and 8 bits.
+picture evaluate projects/sample-4-bit.ron Dark "keys ctrl+r" "sleep 2" "click 809 231" "sleep 12" "keys Escape" "click 200 650" "keys ctrl+a" \
+    "keys 8" "keys ctrl+r" "sleep 2" "click 809 231" "sleep 12" "xdotool mousemove 760 120"

@@ -1,9 +1,10 @@
 //! What window and command line share to run models: what can be run, texts scored, prompts continued.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lapidary_engine::calibration::{Behind, Calibration, Folder, Wishes, calibrate_with_texts};
 use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
 use lapidary_engine::evaluation::{
     BlockScore, Continuation, Evaluation, OutputError, Probe, Sampling, TextRun, block_scores,
@@ -12,6 +13,7 @@ use lapidary_engine::evaluation::{
 use lapidary_engine::job::{self, Limits, Store, StoreWeights};
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::plan::Plan;
+use lapidary_engine::statistics::Cache;
 use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
@@ -61,11 +63,7 @@ impl Subject {
         let given = calibrations::subject(&checkpoint, loaded);
         let store = job::run(given, plan, Limits::default(), None, observer)?;
         let label = plan_label(&checkpoint, plan);
-        let mut key = plan_key(&checkpoint, plan, target);
-        // What is made of calibrated methods depends on the calibration, too.
-        if let (Some(loaded), true) = (loaded, calibrated::needs(&checkpoint, plan).is_some()) {
-            key = subject_key([key.as_str(), loaded.folder.settings().key().as_str()]);
-        }
+        let key = plan_key(&checkpoint, (plan, loaded), target);
         Ok(Self { checkpoint, label, key, bytes, store: Some(store) })
     }
 
@@ -79,7 +77,7 @@ impl Subject {
         choice: &Choice,
         observer: &dyn Observer,
     ) -> Result<(Self, Option<Self>)> {
-        if path.extension().is_none_or(|extension| extension != "ron") {
+        if !is_project(path) {
             let checkpoint = Arc::new(Checkpoint::open(path)?);
             let title = checkpoint.title();
             return Ok((Self::plain(checkpoint, &title), None));
@@ -120,6 +118,21 @@ impl Subject {
     }
 }
 
+/// The checkpoint at a path: that of a project, or the path itself.
+///
+/// # Errors
+/// What reading the project says.
+pub fn checkpoint_path(path: &Path) -> Result<PathBuf> {
+    if is_project(path) {
+        return Ok(Project::read(path)?.checkpoint_path(path));
+    }
+    Ok(path.to_owned())
+}
+
+fn is_project(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "ron")
+}
+
 /// The assignment most layers have, with how many others there are: `4-bit g128 and 2 others`.
 pub fn plan_label(checkpoint: &Checkpoint, plan: &Plan) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -136,15 +149,43 @@ pub fn plan_label(checkpoint: &Checkpoint, plan: &Plan) -> String {
     }
 }
 
-/// A hash of what a plan does to each layer, and for which target.
-pub fn plan_key(checkpoint: &Checkpoint, plan: &Plan, target: &'static dyn Target) -> String {
+/// A hash of what a plan does to each layer, with which calibration if it needs one, and for which target.
+pub fn plan_key(
+    checkpoint: &Checkpoint,
+    (plan, loaded): (&Plan, Option<&Loaded>),
+    target: &'static dyn Target,
+) -> String {
     let of_layer = |tensor: &lapidary_engine::checkpoint::Tensor| {
         let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
         let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
         Some(format!("{}\n{steps}", tensor.name))
     };
     let layers: Vec<String> = checkpoint.tensors().iter().filter_map(of_layer).collect();
-    subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)))
+    let key =
+        subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)));
+    match loaded.filter(|_| calibrated::needs(checkpoint, plan).is_some()) {
+        Some(loaded) => subject_key([key.as_str(), loaded.folder.settings().key().as_str()]),
+        None => key,
+    }
+}
+
+/// Calibrates a checkpoint with texts; with `behind`, what a block receives has passed through the blocks before it as
+/// that subject has them.
+///
+/// # Errors
+/// What the engine says.
+pub fn calibrate(
+    checkpoint: &Checkpoint,
+    wishes: &Wishes,
+    behind: Option<&Subject>,
+    place: (&Path, Option<&Cache>),
+    observer: &dyn Observer,
+) -> Result<(Folder, Calibration)> {
+    let weights = behind.map(|subject| (subject.weights(), subject.key.clone()));
+    let behind = weights
+        .as_ref()
+        .map(|(weights, plan)| Behind { weights: weights.as_ref(), plan: plan.clone() });
+    calibrate_with_texts(checkpoint, wishes, behind, place, observer)
 }
 
 /// A text to score, and what to find out besides.

@@ -127,7 +127,7 @@ impl Bench {
             has_grams: true,
         };
         let place = (home.path(), None);
-        let (folder, _) = calibrate_with_texts(&checkpoint, &wishes, place, &Silent)?;
+        let (folder, _) = calibrate_with_texts(&checkpoint, &wishes, None, place, &Silent)?;
         let calibration = folder.load();
         let budget = is_hurried.then_some(HURRIED_TOKENS);
         let sequences = sequences(&checkpoint, &sample, budget)?;

@@ -161,6 +161,51 @@ fn a_cancelled_run_keeps_its_blocks_and_goes_on_and_the_next_window_finds_it() {
 }
 
 #[test]
+fn blocks_behind_compressed_ones_are_measured_as_they_will_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = calibrated(folder.path());
+    let plain = screen.state().model().calibrations.loaded.clone().unwrap();
+    screen.state().send(Command::SelectAll);
+    screen.run_steps(2);
+    screen.state().send(Command::SetBits(4));
+    screen.run_steps(3);
+    assert!(screen.state().model().plan_compresses());
+    let mut form = form(600);
+    form.behind_plan = true;
+    screen.state().send(Command::Calibration(Ask::SetForm(Box::new(form))));
+    screen.state().send(Command::Calibration(Ask::Run));
+    wait_until(&mut screen, "the second calibration is there", |document| {
+        let loaded = document.model.as_ref().and_then(|m| m.calibrations.loaded.as_ref());
+        loaded.is_some_and(|loaded| loaded.calibration.settings.prefix != Prefix::Original)
+    });
+    let behind = screen.state().model().calibrations.loaded.clone().unwrap();
+    assert!(Loaded::title(&behind.folder).ends_with("behind compressed blocks"));
+    let rms =
+        |loaded: &Loaded, layer: &str| loaded.calibration.record(layer).unwrap().inputs.whole.rms;
+    let (first, last) = ("model.layers.0.mlp.down_proj.weight", "lm_head.weight");
+    assert_eq!(rms(&plain, first), rms(&behind, first), "nothing stands before the first block");
+    assert_ne!(rms(&plain, last), rms(&behind, last));
+}
+
+#[test]
+fn the_spectrum_of_what_a_layer_gives_stands_beside_that_of_its_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = calibrated(folder.path());
+    screen.state().send(Command::SetTab(Tab::Spectrum));
+    screen.run_steps(3);
+    wait_until(&mut screen, "both spectra are there", |document| {
+        let model = document.model.as_ref().unwrap();
+        let layer = model.selection.cursor().unwrap();
+        let through = model.calibrations.through.as_ref();
+        model.spectrum(layer).is_some()
+            && through.is_some_and(|(of, through)| *of == layer && through.is_done)
+    });
+    screen.run_steps(3);
+    assert!(screen.query_by_label_contains("scaled to the same").is_some());
+    assert!(screen.query_by_label_contains("outputs ").is_some(), "the error of outputs by rank");
+}
+
+#[test]
 fn a_model_without_a_tokenizer_says_why_it_cannot_be_calibrated() {
     let folder = tempfile::tempdir().unwrap();
     let path = repository().join("tests/golden/networks/mixtral");

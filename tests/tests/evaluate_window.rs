@@ -90,6 +90,43 @@ fn a_plan_is_scored_kept_and_held_against_the_original() {
 }
 
 #[test]
+fn a_pasted_text_is_scored_in_windows_of_the_length_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut screen = open_sample(folder.path());
+    let able = |document: &Document| {
+        document.model.as_ref().is_some_and(|model| model.calibrations.ability.is_some())
+    };
+    wait_until(&mut screen, "it is known whether the model can be run", able);
+    send(&mut screen, Evaluate::Show(Page::Text));
+    screen.get_by_label("Paste").click();
+    screen.run_steps(3);
+    send(&mut screen, Evaluate::Score);
+    assert!(is_idle(screen.state().document()), "there is no text yet");
+    ask(&mut screen, |wish| {
+        wish.what = What::Plan;
+        wish.pasted = Some("The old man went down to the river to fetch water. ".repeat(20));
+        wish.length = Some(32);
+    });
+    assert!(screen.query_by_label("in windows of").is_some());
+    for runs in 1..=2 {
+        send(&mut screen, Evaluate::Score);
+        wait_until(&mut screen, "the text is scored", is_idle);
+        assert_no_failure(&screen);
+        // The second run has the same plan: only the text differs.
+        ask(&mut screen, |wish| {
+            wish.pasted = wish.pasted.as_ref().map(|text| text.to_uppercase());
+        });
+        assert_eq!(screen.state().document().evaluation.runs.len(), runs);
+    }
+    let runs = &screen.state().document().evaluation.runs;
+    let [first, second] = [&runs[0].record, &runs[1].record];
+    assert_eq!((first.text.length, second.text.length), (32, 32));
+    assert!(first.evaluation.windows.len() > 5, "{}", first.evaluation.windows.len());
+    assert_eq!(first.subject, second.subject);
+    assert_ne!(first.text.fingerprint, second.text.fingerprint);
+}
+
+#[test]
 fn prompts_are_continued_questions_answered_and_failures_said() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut screen = open_sample(folder.path());

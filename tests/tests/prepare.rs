@@ -24,7 +24,8 @@ fn the_forecast_of_gram_matrices_is_what_they_take() {
     assert_eq!((ability.context, ability.blocks, ability.sites), (256, 6, 25));
     assert_eq!(ability.usual_sequence_tokens(), 256);
     let place = (root.path(), None);
-    let (folder, found) = calibrate_with_texts(&model, &wishes(100, 1), place, &Silent).unwrap();
+    let (folder, found) =
+        calibrate_with_texts(&model, &wishes(100, 1), None, place, &Silent).unwrap();
     assert_eq!((found.settings.tokens, found.records().len(), found.is_finished), (128, 25, true));
     let grams: u64 = lapidary_engine::disk::list_files(folder.path())
         .unwrap()
@@ -77,7 +78,7 @@ fn what_cannot_be_is_said() {
 fn importance_matrices_are_kept_as_calibrations_and_read_again() {
     let (root, model) = (TempDir::new().unwrap(), sample());
     let place = (root.path(), None);
-    let (_, run) = calibrate_with_texts(&model, &wishes(100, 1), place, &Silent).unwrap();
+    let (_, run) = calibrate_with_texts(&model, &wishes(100, 1), None, place, &Silent).unwrap();
     let path = root.path().join("a.gguf");
     Imatrix::from_calibration(&run).0.write(&path).unwrap();
     let (folder, found, unsaid) = import_imatrix(&model, &path, place, &Silent).unwrap();

@@ -1,28 +1,29 @@
 //! `lapidary calibrate`: run text through a model and measure what every layer receives.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::calibration::{
-    Calibration, Folder, Imatrix, Problem, Record, USUAL_TOKENS, Wishes, calibrate_with_texts,
-    import_imatrix,
+    Calibration, Folder, Imatrix, Problem, Record, USUAL_TOKENS, Wishes, import_imatrix,
 };
-use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::text::Source;
 use serde::Serialize;
 
 use crate::builtin;
-use crate::calibrated::CALIBRATIONS;
+use crate::calibrated::{CALIBRATIONS, Choice};
 use crate::cli::output::{self, Table, Terminal};
 use crate::document::calibrations::{DEMANDS, Loaded};
+use crate::running::{self, Subject};
 use crate::theme::text;
 
 /// Arguments of `calibrate`.
 #[derive(Debug, Args)]
 pub(super) struct Calibrate {
-    /// A Hugging Face folder with config.json and tokenizer.json.
+    /// A Hugging Face folder with config.json and tokenizer.json; or a project, of which the model is taken.
     model: PathBuf,
     /// A text file, a file of JSON lines, or a folder of both; may be given several times.
     #[arg(long, required_unless_present = "imatrix", conflicts_with = "imatrix")]
@@ -42,6 +43,9 @@ pub(super) struct Calibrate {
     /// Keep no Gram matrices.
     #[arg(long)]
     no_gram: bool,
+    /// Run the text through the blocks as the project compresses them, so that a block sees the errors of those before.
+    #[arg(long, conflicts_with = "imatrix")]
+    behind_plan: bool,
     /// Take an importance matrix of llama.cpp for the calibration, rather than running text.
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -130,16 +134,18 @@ impl<'a> Site<'a> {
 
 impl Calibrate {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(&self.model)?;
         let terminal = Terminal::new();
+        let (checkpoint, planned) = self.open(&terminal)?;
         let home = builtin::home();
         let (root, measured) = (home.join(CALIBRATIONS), home.join("measured"));
         let cache = Cache::new(&measured, CACHE_LIMIT_BYTES);
         let place = (root.as_path(), Some(&cache));
-        let result = match &self.imatrix {
-            Some(path) => import_imatrix(&checkpoint, path, place, &terminal),
-            None => calibrate_with_texts(&checkpoint, &self.wishes(), place, &terminal)
-                .map(|(folder, calibration)| (folder, calibration, Vec::new())),
+        let result = if let Some(path) = &self.imatrix {
+            import_imatrix(&checkpoint, path, place, &terminal)
+        } else {
+            let behind = planned.as_ref();
+            running::calibrate(&checkpoint, &self.wishes(), behind, place, &terminal)
+                .map(|(folder, calibration)| (folder, calibration, Vec::new()))
         };
         terminal.finish();
         let (folder, calibration, mut unsaid) = match result {
@@ -158,6 +164,21 @@ impl Calibrate {
         }
         output::tell(&unsaid);
         self.print(folder, calibration)
+    }
+
+    /// The model, and what its plan makes of it where that is asked for.
+    fn open(&self, terminal: &Terminal) -> Result<(SharedCheckpoint, Option<Subject>), Error> {
+        if self.behind_plan {
+            let choice = Choice { home: builtin::home(), named: None };
+            let (planned, original) = Subject::open(&self.model, &choice, terminal)?;
+            let original = original.ok_or_else(|| {
+                let what = format!("{} is not a project, so it has no plan", self.model.display());
+                Error::plan(what, "give a project (.ron) with --behind-plan")
+            })?;
+            return Ok((original.checkpoint, Some(planned)));
+        }
+        let path = running::checkpoint_path(&self.model)?;
+        Ok((Arc::new(Checkpoint::open(&path)?), None))
     }
 
     fn wishes(&self) -> Wishes {

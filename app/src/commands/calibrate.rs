@@ -30,7 +30,9 @@ pub(super) fn carry_out(document: &mut Document, jobs: &mut Jobs, ask: Ask) {
         }
         Ask::Run => {
             begin(model, "Calibrating");
-            jobs.calibrate(model, document.calibration_form.wishes());
+            let form = &document.calibration_form;
+            let is_behind = form.behind_plan && model.plan_compresses();
+            jobs.calibrate(model, form.wishes(), is_behind);
         }
         Ask::Cancel => jobs.cancel_calibrating(),
         Ask::Use(folder) => jobs.load_calibration(folder),

@@ -1,7 +1,8 @@
 //! Edits of the plan: each one a named step that undo takes back. Locked layers, tensors that are no matrices, and
 //! layers that the target could not hold so are left alone, and the status bar says so.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lapidary_engine::plan::{Assignment, Rule};
 use lapidary_engine::target::{self, Agreement, Case, Fix, Lint, PRESETS, Severity};
@@ -139,14 +140,13 @@ struct Sorted {
     /// Those of them whose grouping or grid was fitted to the target.
     fitted: usize,
     locked: usize,
-    refused: Option<(usize, String)>,
-    refusals: usize,
+    /// Reasons why layers cannot take it: the first of them, and how many.
+    refused: BTreeMap<String, (usize, usize)>,
 }
 
 impl Sorted {
     fn new(model: &Model, layers: &[usize], change: impl Fn(&Assignment) -> Assignment) -> Self {
-        let mut sorted =
-            Self { free: Vec::new(), fitted: 0, locked: 0, refused: None, refusals: 0 };
+        let mut sorted = Self { free: Vec::new(), fitted: 0, locked: 0, refused: BTreeMap::new() };
         let must_agree = model.target.capabilities().fused == Agreement::Must;
         let mut stopped: BTreeSet<usize> = BTreeSet::new();
         for &layer in layers {
@@ -164,10 +164,9 @@ impl Sorted {
                 continue;
             }
             let why = target::refusal(tensor, &then, model.target).unwrap_or_default();
-            sorted.refusals += 1;
             let group = model.checkpoint.fused_group_of(layer);
             stopped.extend(group.filter(|_| must_agree).iter().flat_map(|g| &g.members));
-            sorted.refused.get_or_insert((layer, why));
+            sorted.refused.entry(why).or_insert((layer, 0)).1 += 1;
         }
         // What one layer of a fused group cannot take, none of it does.
         sorted.free.retain(|(layer, _)| !stopped.contains(layer));
@@ -179,13 +178,23 @@ impl Sorted {
         if self.locked > 0 {
             said.push(format!("{} locked and left alone", layers_text(self.locked)));
         }
-        if let Some((layer, why)) = &self.refused {
+        // Nobody means norms when all layers are selected: they are spoken of only by themselves.
+        let is_matrix = |(_, (layer, _)): &(&String, &(usize, usize))| model.is_matrix(*layer);
+        let has_matrix = self.refused.iter().any(|of| is_matrix(&of)) || !self.free.is_empty();
+        let counted = || self.refused.iter().filter(|of| !has_matrix || is_matrix(of));
+        // The reason of most layers; of equals, that of the first layer.
+        let most = counted().max_by_key(|(_, (layer, n))| (*n, Reverse(*layer)));
+        if let Some((why, (layer, n))) = most {
             let name = model.short_name(*layer);
-            let others = match self.refusals - 1 {
+            let others = match n - 1 {
                 0 => String::new(),
                 n => format!(" and {} more", layers_text(n)),
             };
             said.push(format!("{name}{others} left alone: {why}"));
+            let rest: usize = counted().map(|(_, (_, n))| n).sum::<usize>() - n;
+            if rest > 0 {
+                said.push(format!("{} left alone for other reasons", layers_text(rest)));
+            }
         }
         if let (1.., Some((_, held))) = (self.fitted, self.free.first()) {
             said.push(format!(

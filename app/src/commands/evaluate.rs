@@ -51,7 +51,7 @@ pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Evaluate)
             }
         }
         Evaluate::Wish(wish) => state.wish = wish,
-        Evaluate::Score => match document.settings.evaluation_text.clone() {
+        Evaluate::Score => match state.wish.source(document.settings.evaluation_text.as_deref()) {
             Some(text) if state.work.is_none() => {
                 begin(state);
                 jobs.evaluate(model, state.wish.clone(), text, &document.home);

@@ -33,6 +33,7 @@ pub fn request(model: &mut Model, jobs: &mut Jobs) {
         Tab::Spectrum => {
             estimate(model, jobs);
             error_spectrum(model, jobs);
+            through(model, jobs);
         }
         Tab::Activations => through(model, jobs),
         Tab::Bits | Tab::Compare | Tab::Damage => {}

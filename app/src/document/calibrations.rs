@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lapidary_engine::Progress;
 use lapidary_engine::calibration::{
-    Ability, Calibration, Demands, Folder, Problem, Record, USUAL_TOKENS, Wishes,
+    Ability, Calibration, Demands, Folder, Prefix, Problem, Record, USUAL_TOKENS, Wishes,
 };
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::job;
@@ -40,6 +40,8 @@ pub struct Form {
     pub seed: u64,
     /// Whether Gram matrices are kept.
     pub has_grams: bool,
+    /// Whether what a block receives passes through the blocks before it as the plan compresses them.
+    pub behind_plan: bool,
 }
 
 impl Default for Form {
@@ -52,6 +54,7 @@ impl Default for Form {
             tokens: USUAL_TOKENS,
             seed: 0,
             has_grams: true,
+            behind_plan: false,
         }
     }
 }
@@ -70,6 +73,11 @@ impl Form {
             has_grams: self.has_grams,
         }
     }
+}
+
+/// Whether a file has a JSON object in each line.
+pub fn is_json_lines(path: &std::path::Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson")
 }
 
 /// Whether a dropped file is text rather than a model.
@@ -167,9 +175,13 @@ impl Loaded {
         let settings = folder.settings();
         let names: Vec<&str> = settings.texts.iter().map(|text| text.name.as_str()).collect();
         let tokens = crate::theme::text::count(settings.tokens);
+        let behind = match settings.prefix {
+            Prefix::Original => "",
+            Prefix::Compressed { .. } => ", behind compressed blocks",
+        };
         match settings.sequence_tokens {
             0 => format!("{}, {tokens} tokens, imported", names.join(", ")),
-            each => format!("{}, {tokens} tokens in sequences of {each}", names.join(", ")),
+            each => format!("{}, {tokens} tokens in sequences of {each}{behind}", names.join(", ")),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Running the model: what is asked for, what runs, and the runs that are kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lapidary_engine::Progress;
 use lapidary_engine::evaluation::{Evaluation, Figure, Kept, Probe};
+use lapidary_engine::text::Source;
 
 /// What is run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,8 +54,14 @@ pub enum Order {
 pub struct Wish {
     /// What is run.
     pub what: What,
+    /// Text typed or pasted, scored in place of the file that was chosen; `None` while there is no field for it.
+    pub pasted: Option<String>,
+    /// The field of JSON lines that holds the text.
+    pub field: String,
     /// The most tokens of the text.
     pub tokens: usize,
+    /// Tokens of a window; what the model takes, 2,048 at most, if `None`.
+    pub length: Option<usize>,
     /// Whether layers are measured one by one.
     pub layers: bool,
     /// Whether blocks are.
@@ -71,11 +78,25 @@ pub struct Wish {
     pub questions: Option<PathBuf>,
 }
 
+impl Wish {
+    /// The text to score: what was pasted, or else the file that was chosen; `None` without any.
+    pub fn source(&self, chosen: Option<&Path>) -> Option<Source> {
+        if let Some(pasted) = &self.pasted {
+            return (!pasted.trim().is_empty()).then(|| Source::pasted(pasted));
+        }
+        let field = Some(self.field.trim().to_owned()).filter(|field| !field.is_empty());
+        chosen.map(|path| Source::Path { path: path.to_owned(), field })
+    }
+}
+
 impl Default for Wish {
     fn default() -> Self {
         Self {
             what: What::default(),
+            pasted: None,
+            field: "text".to_owned(),
             tokens: 20_000,
+            length: None,
             layers: false,
             blocks: false,
             prompt: String::new(),

@@ -201,6 +201,12 @@ impl Model {
         self.history.current().plan()
     }
 
+    /// Whether the plan compresses any layer.
+    pub fn plan_compresses(&self) -> bool {
+        let mut all = self.checkpoint.tensors().iter();
+        all.any(|tensor| self.plan().get(&tensor.name).is_some_and(|of| !of.is_keep()))
+    }
+
     /// The export to the byte, or why there is none.
     pub fn manifest(&self) -> Result<&Arc<Manifest>, &str> {
         self.outcome.laid_out.manifest.as_ref().map_err(String::as_str)

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lapidary_engine::calibration::{
-    self, Calibration, Folder, Imatrix, Record, Through as Engine, Wishes, calibrate_with_texts,
-    import_imatrix, model_key,
+    self, Calibration, Folder, Imatrix, Record, Through as Engine, Wishes, import_imatrix,
+    model_key,
 };
 use lapidary_engine::checkpoint::SharedCheckpoint;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
@@ -16,6 +16,7 @@ use crate::document::calibrations::{Ended, Known, Loaded, News, Through, outlier
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind};
+use crate::running::{self, Subject};
 
 /// A model on which calibrations are made, and where they and measurements are kept.
 struct Place {
@@ -53,14 +54,24 @@ impl Jobs {
         });
     }
 
-    /// Calibrates.
-    pub fn calibrate(&mut self, model: &Model, wishes: Wishes) {
+    /// Calibrates; behind the blocks the plan compresses, if wished.
+    pub fn calibrate(&mut self, model: &Model, wishes: Wishes, is_behind_plan: bool) {
         let ticket = self.begin(Kind::Calibrate);
         let Place { checkpoint, root, cache } = self.place(model);
+        let (plan, target) = (model.plan().clone(), model.target);
+        let loaded = model.calibrations.loaded.clone();
         self.spawn("calibrate", move || {
             let cache = Cache::new(&cache, CACHE_LIMIT_BYTES);
             let place = (root.as_path(), Some(&cache));
-            let result = calibrate_with_texts(&checkpoint, &wishes, place, &ticket);
+            let planned = is_behind_plan
+                .then(|| {
+                    let given = (plan.as_ref(), loaded.as_deref());
+                    Subject::planned(checkpoint.clone(), given, target, &ticket)
+                })
+                .transpose();
+            let result = planned.and_then(|planned| {
+                running::calibrate(&checkpoint, &wishes, planned.as_ref(), place, &ticket)
+            });
             let result = result.map(|(folder, found)| (folder, found, Vec::new()));
             ticket.send(Event::Calibration(News::Ended(ended(result))));
         });

@@ -1,8 +1,8 @@
 //! Running models without holding up the window: texts scored, prompts continued, questions answered.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lapidary_engine::calibration::model_key;
@@ -56,7 +56,11 @@ struct Work {
     wish: Wish,
     cache: PathBuf,
     ticket: Ticket,
+    carried_out: CarriedOut,
 }
+
+/// The plan that was carried out last, for the next run of the same plan.
+pub(super) type CarriedOut = Arc<Mutex<Option<Arc<Subject>>>>;
 
 impl Jobs {
     fn running(&mut self, model: &Model, wish: Wish, kind: Kind) -> Work {
@@ -68,6 +72,7 @@ impl Jobs {
             wish,
             cache: self.cache_folder.clone(),
             ticket: self.begin(kind),
+            carried_out: self.carried_out.clone(),
         }
     }
 
@@ -83,7 +88,7 @@ impl Jobs {
     }
 
     /// Scores a text.
-    pub fn evaluate(&mut self, model: &Model, wish: Wish, text: PathBuf, home: &Path) {
+    pub fn evaluate(&mut self, model: &Model, wish: Wish, text: Source, home: &Path) {
         let work = self.running(model, wish, Kind::Evaluate);
         let root = runs_folder(home);
         self.spawn("evaluate", move || {
@@ -115,6 +120,8 @@ impl Jobs {
     pub fn forget_evaluation(&mut self) {
         self.stop(Kind::Evaluate);
         self.stop(Kind::Runs);
+        // What runs now has its own hold of it.
+        self.carried_out = CarriedOut::default();
     }
 }
 
@@ -144,36 +151,50 @@ impl Work {
         Choice { home, named: None }
     }
 
-    fn original(&self) -> Subject {
-        Subject::plain(self.checkpoint.clone(), "the original")
+    fn original(&self) -> Arc<Subject> {
+        Arc::new(Subject::plain(self.checkpoint.clone(), "the original"))
     }
 
-    fn subject(&self) -> Result<Subject> {
+    fn subject(&self) -> Result<Arc<Subject>> {
         match &self.wish.what {
-            What::Plan => {
-                let checkpoint = self.checkpoint.clone();
-                let given = (self.plan.as_ref(), self.loaded.as_deref());
-                Subject::planned(checkpoint, given, self.target, &self.ticket)
-            }
+            What::Plan => self.planned(),
             What::Original => Ok(self.original()),
-            What::Other(path) => Ok(Subject::open(path, &self.choice(), &self.ticket)?.0),
+            What::Other(path) => Ok(Arc::new(Subject::open(path, &self.choice(), &self.ticket)?.0)),
         }
     }
 
-    fn score(&self, text: PathBuf) -> Result<RunRecord> {
+    /// The plan carried out, now or by the run before.
+    fn planned(&self) -> Result<Arc<Subject>> {
+        let mut last = self.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = (self.plan.as_ref(), self.loaded.as_deref());
+        let key = running::plan_key(&self.checkpoint, given, self.target);
+        let is_same = |subject: &&Arc<Subject>| {
+            subject.key == key && Arc::ptr_eq(&subject.checkpoint, &self.checkpoint)
+        };
+        if let Some(subject) = last.as_ref().filter(is_same) {
+            return Ok(subject.clone());
+        }
+        // Its folder makes room before the next one is written.
+        *last = None;
+        let checkpoint = self.checkpoint.clone();
+        let planned = Subject::planned(checkpoint, given, self.target, &self.ticket)?;
+        Ok(last.insert(Arc::new(planned)).clone())
+    }
+
+    fn score(&self, text: Source) -> Result<RunRecord> {
         let model_key = self.key()?;
         let subject = self.subject()?;
         let reference = (self.wish.what != What::Original).then(|| self.original());
         let wanted = Wanted {
-            text: Source::path(text),
-            length: None,
+            text,
+            length: self.wish.length,
             limit: Some(self.wish.tokens),
             layers: self.wish.layers && reference.is_some(),
             blocks: self.wish.blocks,
         };
         let mut partial =
             |so_far: &Evaluation| self.ticket.send(Event::Ran(Ran::Partial(so_far.clone())));
-        let both = (&subject, reference.as_ref());
+        let both = (subject.as_ref(), reference.as_deref());
         let found = running::evaluate(both, &wanted, &mut partial, &self.ticket)?;
         let Found { text, evaluation, layers, blocks } = found;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -184,7 +205,7 @@ impl Work {
             bytes: subject.bytes,
             bits_per_weight: 8.0 * subject.bytes as f64
                 / self.checkpoint.parameters().max(1) as f64,
-            reference: reference.map(|reference| reference.label),
+            reference: reference.map(|reference| reference.label.clone()),
             text,
             seconds: now.map_or(0, |now| now.as_secs()),
             evaluation,
@@ -214,8 +235,8 @@ impl Work {
             Error::plan("no questions were chosen", "choose a file of JSON lines")
         })?;
         let questions = read_questions(path, &self.ticket)?;
-        let mine = running::answer(&self.subject()?, &questions, &self.ticket)?;
-        let original = running::answer(&self.original(), &questions, &self.ticket)?;
+        let mine = running::answer(self.subject()?.as_ref(), &questions, &self.ticket)?;
+        let original = running::answer(self.original().as_ref(), &questions, &self.ticket)?;
         Ok([mine, original])
     }
 }

@@ -178,6 +178,7 @@ pub struct Jobs {
     trials: Arc<damage::Trials>,
     keeping: Arc<keep::Order>,
     cache_folder: PathBuf,
+    carried_out: evaluate::CarriedOut,
     export_thread: Option<JoinHandle<()>>,
 }
 
@@ -203,6 +204,7 @@ impl Jobs {
             trials: Arc::default(),
             keeping: Arc::default(),
             cache_folder: home.join("measured"),
+            carried_out: evaluate::CarriedOut::default(),
             export_thread: None,
         })
     }

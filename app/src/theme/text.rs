@@ -108,6 +108,14 @@ pub fn time(seconds: u64) -> String {
     time.map_or_else(|| "–".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
+/// The first characters of a text, with … where there are more than `most`.
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +129,10 @@ mod tests {
         assert_eq!(
             (bytes(11_540_992), bytes(999), bytes(999_999)),
             ("11.5 MB".into(), "999 B".into(), "1.00 MB".into())
+        );
+        assert_eq!(
+            (shortened("größer", 6), shortened("größer", 5)),
+            ("größer".into(), "größ…".into())
         );
         assert_eq!(time(1_700_000_000), "2023-11-14 22:13");
         assert_eq!((parameters(5_770_496), parameters(12)), ("5.77 M".into(), "12".into()));

@@ -4,7 +4,7 @@ use egui::{Align2, Button, DragValue, Grid, Key, RichText, ScrollArea, TextEdit,
 use lapidary_engine::calibration::Ability;
 
 use crate::commands::Command;
-use crate::document::calibrations::{Ask, Form, Known, Loaded};
+use crate::document::calibrations::{Ask, Form, Known, Loaded, is_json_lines};
 use crate::document::model::Model;
 use crate::document::{Sheet, Slot};
 use crate::jobs::Purpose;
@@ -53,7 +53,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ability: &Ability
     let mut form = before.clone();
     texts(context, ui, &mut form);
     ui.add_space(6.0);
-    amounts(context, ui, &mut form, ability);
+    amounts(context, ui, &mut form, (model, ability));
     let has_text = !form.wishes().sources.is_empty();
     if form != *before {
         context.send(Command::Calibration(Ask::SetForm(Box::new(form))));
@@ -113,7 +113,7 @@ fn texts(context: &ViewContext<'_>, ui: &mut Ui, form: &mut Form) {
     ScrollArea::vertical().id_salt("pasted").max_height(90.0).show(ui, |ui| {
         ui.add(pasted).labelled_by(label.id);
     });
-    if form.paths.iter().any(|path| path.is_dir() || is_lines(path)) {
+    if form.paths.iter().any(|path| path.is_dir() || is_json_lines(path)) {
         ui.horizontal(|ui| {
             let label = ui.label("Field of JSON lines");
             ui.add(TextEdit::singleline(&mut form.field).desired_width(100.0))
@@ -122,11 +122,12 @@ fn texts(context: &ViewContext<'_>, ui: &mut Ui, form: &mut Form) {
     }
 }
 
-fn is_lines(path: &std::path::Path) -> bool {
-    path.extension().is_some_and(|ending| ending == "jsonl" || ending == "ndjson")
-}
-
-fn amounts(context: &ViewContext<'_>, ui: &mut Ui, form: &mut Form, ability: &Ability) {
+fn amounts(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    form: &mut Form,
+    (model, ability): (&Model, &Ability),
+) {
     Grid::new("amounts").num_columns(2).spacing([12.0, 4.0]).show(ui, |ui| {
         let usual = ability.usual_sequence_tokens();
         let label = ui.label("Tokens of a sequence").on_hover_text(format!("How much text the model sees at once; it takes up to {}. The usual is the lesser of that and 2,048.", text::count(ability.context as u64)));
@@ -143,6 +144,14 @@ fn amounts(context: &ViewContext<'_>, ui: &mut Ui, form: &mut Form, ability: &Ab
         ui.end_row();
     });
     ui.checkbox(&mut form.has_grams, "Keep Gram matrices").on_hover_text("Σ x·x^T of the inputs of each layer: for exact errors of outputs, whitened spectra, and methods that correct errors (GPTQ). 2·channels² bytes for each input that layers share.");
+    let compresses = model.plan_compresses();
+    let mut behind = form.behind_plan && compresses;
+    let tick =
+        ui.add_enabled(compresses, egui::Checkbox::new(&mut behind, "Behind compressed blocks"));
+    let tick = tick.on_hover_text("Sequential calibration: what a block receives has passed through the blocks before it as the plan compresses them now, so that a method can make up for their errors. The plan is carried out first.");
+    if tick.on_disabled_hover_text("The plan compresses nothing yet.").changed() {
+        form.behind_plan = behind;
+    }
     let sites = text::count(ability.sites as u64);
     let forecast = if form.has_grams {
         format!(

@@ -63,6 +63,22 @@ fn the_table_has_a_line_for_each_input_and_no_gram_matrix_is_kept_unasked() {
 }
 
 #[test]
+fn behind_the_plan_of_a_project_later_blocks_receive_something_else() {
+    let home = TempDir::new().unwrap();
+    let project = sample().join("../../projects/sample-4-bit.ron").display().to_string();
+    let held_out = sample().join("heldout_oz.txt").display().to_string();
+    let arguments = ["calibrate", &project, "--text", &held_out, "--tokens", "600", "--json"];
+    let plain = json(&run(home.path(), arguments));
+    let behind = json(&run(home.path(), arguments.iter().copied().chain(["--behind-plan"])));
+    assert_ne!(plain["folder"], behind["folder"]);
+    let rms = |report: &Value, site: usize| report["sites"][site]["rms"].as_f64().unwrap();
+    assert_eq!(rms(&plain, 3), rms(&behind, 3), "nothing stands before the first block");
+    assert_ne!(rms(&plain, 23), rms(&behind, 23));
+    let output = calibrate(home.path(), &["--behind-plan"]);
+    fails(&output, 2, &["is not a project", "give a project (.ron)"]);
+}
+
+#[test]
 fn what_cannot_be_calibrated_is_one_line() {
     let home = TempDir::new().unwrap();
     let output = calibrate(home.path(), &["--sequence-length", "4096"]);

@@ -16,8 +16,8 @@ mod through;
 pub use folder::{Folder, Part};
 pub use imatrix::{Entry, Imatrix, LEGACY_CHUNK_TOKENS};
 pub use prepare::{
-    Ability, Prepared, USUAL_SEQUENCE_TOKENS, USUAL_TOKENS, Wishes, ability, calibrate_with_texts,
-    import_imatrix, prepare,
+    Ability, Behind, Prepared, USUAL_SEQUENCE_TOKENS, USUAL_TOKENS, Wishes, ability,
+    calibrate_with_texts, import_imatrix, prepare,
 };
 pub use record::{Calibration, Demands, Prefix, Problem, Record, Settings, Text};
 pub use run::{Run, calibrate, model_key};

@@ -11,7 +11,7 @@ use crate::calibration::{
 use crate::checkpoint::Checkpoint;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::network::{CheckpointWeights, Network};
+use crate::network::{CheckpointWeights, Network, Weights};
 use crate::observer::Observer;
 use crate::statistics::Cache;
 use crate::text::{Cut, Source, Specials, Tokenizer, cut};
@@ -93,7 +93,7 @@ pub fn ability(checkpoint: &Checkpoint) -> Result<Ability> {
     Ok(ability)
 }
 
-fn open<'a>(checkpoint: &Checkpoint, weights: &'a CheckpointWeights<'a>) -> Result<Network<'a>> {
+fn open<'a>(checkpoint: &Checkpoint, weights: &'a dyn Weights) -> Result<Network<'a>> {
     let config = checkpoint.config().ok_or_else(|| {
         Error::plan(
             format!("{} has no config.json, so it cannot be run", checkpoint.path().display()),
@@ -182,13 +182,30 @@ fn name_of(source: &Source) -> String {
     }
 }
 
-/// Calibrates a checkpoint with texts, in a folder of `root`; goes on where a run of the same wishes stopped.
+/// What stands in front of a layer while its inputs are measured, in place of the original blocks.
+#[derive(Clone)]
+pub struct Behind<'a> {
+    /// The weights of the same network compressed.
+    pub weights: &'a dyn Weights,
+    /// A hash of the plan that made them.
+    pub plan: String,
+}
+
+impl std::fmt::Debug for Behind<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behind").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// Calibrates a checkpoint with texts, in a folder of `root`; goes on where a run of the same wishes stopped. With
+/// `behind`, what a block receives has passed through the compressed blocks before it.
 ///
 /// # Errors
 /// Those of [`prepare`] and of [`calibrate`].
 pub fn calibrate_with_texts(
     checkpoint: &Checkpoint,
     wishes: &Wishes,
+    behind: Option<Behind<'_>>,
     (root, cache): (&Path, Option<&Cache>),
     observer: &dyn Observer,
 ) -> Result<(Folder, Calibration)> {
@@ -196,8 +213,12 @@ pub fn calibrate_with_texts(
     let weights = CheckpointWeights::new(checkpoint);
     let network = open(checkpoint, &weights)?;
     let sequences = prepared.sequences.iter().map(Vec::as_slice).collect();
-    let settings = prepared.settings;
-    let run = Run { network: &network, compressed: None, sequences, settings };
+    let mut settings = prepared.settings;
+    let compressed = behind.as_ref().map(|behind| open(checkpoint, behind.weights)).transpose()?;
+    if let Some(Behind { plan, .. }) = behind {
+        settings.prefix = Prefix::Compressed { plan };
+    }
+    let run = Run { network: &network, compressed: compressed.as_ref(), sequences, settings };
     let calibration = calibrate(&run, root, observer)?;
     Ok((Folder::create(root, run.settings)?, calibration))
 }

@@ -213,6 +213,10 @@ impl Round<'_> {
                     sums.add(nats, &divergence);
                 }
             }
+            self.network.take_back(q);
+            if let (Some((network, ..)), Some(p)) = (&original, p) {
+                network.take_back(p);
+            }
         }
         Ok(window)
     }
@@ -236,18 +240,23 @@ struct Scored {
     against: Option<(f64, Divergence)>,
 }
 
+/// A row of logits, which lie in order as [`Network::logits`] makes them.
+fn row(logits: &Array2<f32>, i: usize) -> &[f32] {
+    let width = logits.ncols();
+    logits.as_slice().map_or(&[], |all| &all[i * width..(i + 1) * width])
+}
+
 fn compare(q: &Array2<f32>, p: Option<&Array2<f32>>, targets: &[u32]) -> Vec<Scored> {
     let score = |(i, &target): (usize, &u32)| {
-        let row = |logits: &Array2<f32>| logits.row(i).to_vec();
-        let q = row(q);
-        let of_q = log_sum_exp(&q);
+        let q = row(q, i);
+        let of_q = log_sum_exp(q);
         let nats = |logits: &[f32], of: f64| of - f64::from(logits[target as usize]);
         let against = p.map(|p| {
-            let p = row(p);
-            let of_p = log_sum_exp(&p);
-            (nats(&p, of_p), diverge((&p, of_p), (&q, of_q)))
+            let p = row(p, i);
+            let of_p = log_sum_exp(p);
+            (nats(p, of_p), diverge((p, of_p), (q, of_q)))
         });
-        Scored { nats: nats(&q, of_q), against }
+        Scored { nats: nats(q, of_q), against }
     };
     targets.into_par_iter().enumerate().map(score).collect()
 }

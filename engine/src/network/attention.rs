@@ -62,20 +62,16 @@ impl Network<'_> {
         }
         let first = running.past.as_ref().map_or(0, |past| past.tokens());
         if let Some(rope) = &attention.rope {
-            let mut start = 0;
-            for &length in running.lengths {
-                let turns = rope.turns(first, length);
-                let rows = s![start..start + length, ..];
-                turns.apply(&mut queries.slice_mut(rows), attention.head_dim);
-                turns.apply(&mut keys.slice_mut(rows), attention.head_dim);
-                start += length;
-            }
+            let places = (first, running.lengths);
+            rope.apply(places, [&mut queries, &mut keys], attention.head_dim);
         }
-        let mut mixed = Array2::zeros(queries.dim());
+        let mut mixed = self.spare.take(queries.dim());
         match &mut running.past {
             None => {
                 let of = Sequences { attention, first: 0, lengths: running.lengths };
                 of.mix([&queries, &keys, &values], &mut mixed, &|| running.observer.is_cancelled());
+                self.spare.give(keys);
+                self.spare.give(values);
             }
             Some(past) => {
                 let [keys, values] = past.append([keys, values]);
@@ -85,7 +81,10 @@ impl Network<'_> {
         }
         running.observer.go_on()?;
         running.tap(self, &[&attention.output], None, mixed.view())?;
-        self.apply(&attention.output, held, mixed.view(), running.observer)
+        let out = self.apply(&attention.output, held, mixed.view(), running.observer);
+        self.spare.give(queries);
+        self.spare.give(mixed);
+        out
     }
 
     fn project(
@@ -107,12 +106,14 @@ impl Network<'_> {
             Projection::Joined(linear) => {
                 running.tap(self, &[linear], None, x)?;
                 let all = self.apply(linear, held, x, running.observer)?;
-                let part = |from: usize, to: usize| all.slice(s![.., from..to]).to_owned();
-                Ok([
+                let part = |from: usize, to: usize| self.spare.copy(all.slice(s![.., from..to]));
+                let parts = [
                     part(0, queries),
                     part(queries, queries + keys),
                     part(queries + keys, queries + 2 * keys),
-                ])
+                ];
+                self.spare.give(all);
+                Ok(parts)
             }
             Projection::PerHead(linear) => {
                 running.tap(self, &[linear], None, x)?;

@@ -30,7 +30,9 @@ impl Network<'_> {
                 let mut inner = self.apply(up, held, x, running.observer)?;
                 activate(*activation, &mut inner);
                 running.tap(self, &[down], None, inner.view())?;
-                self.apply(down, held, inner.view(), running.observer)
+                let out = self.apply(down, held, inner.view(), running.observer);
+                self.spare.give(inner);
+                out
             }
             Feed::Gated(gated) => self.gated(gated, held, (None, x), running),
             Feed::Experts(experts) => self.experts(experts, held, x, running),
@@ -52,11 +54,15 @@ impl Network<'_> {
             (first, up)
         } else {
             let ffn = first.ncols() / 2;
-            (first.slice(s![.., ..ffn]).to_owned(), first.slice(s![.., ffn..]).to_owned())
+            let half = |part| self.spare.copy(part);
+            (half(first.slice(s![.., ..ffn])), half(first.slice(s![.., ffn..])))
         };
         gate_with(gated.activation, &mut inner, &up);
+        self.spare.give(up);
         running.tap(self, &[&gated.down], expert, inner.view())?;
-        self.apply(&gated.down, held, inner.view(), running.observer)
+        let out = self.apply(&gated.down, held, inner.view(), running.observer);
+        self.spare.give(inner);
+        out
     }
 
     /// Σ over the chosen experts of share · expert(x); experts in order, each on the tokens that chose it.
@@ -113,8 +119,6 @@ fn activate(activation: Activation, values: &mut Array2<f32>) {
 /// gate ← act(gate) ⊙ up.
 fn gate_with(activation: Activation, gate: &mut Array2<f32>, up: &Array2<f32>) {
     let (Some(gate), Some(up)) = (gate.as_slice_mut(), up.as_slice()) else { return };
-    gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE)).for_each(|(gate, up)| {
-        activation.apply(gate);
-        gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
-    });
+    let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE));
+    pieces.for_each(|(gate, up)| activation.gate(gate, up));
 }

@@ -8,6 +8,7 @@ use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
 use crate::error::Result;
 use crate::network::Network;
 use crate::network::design::{Linear, Norm, NormKind};
+use crate::network::spare::Spare;
 use crate::numeric::activation::{layer_norm, rms_norm};
 use crate::numeric::product::apply_rows;
 use crate::observer::Observer;
@@ -87,7 +88,7 @@ impl Network<'_> {
         x: ArrayView2<'_, f32>,
         observer: &dyn Observer,
     ) -> Result<Array2<f32>> {
-        let mut out = Array2::zeros((x.nrows(), linear.shape.rows));
+        let mut out = self.spare.take((x.nrows(), linear.shape.rows));
         let cancelled = || observer.is_cancelled();
         if let Some(matrix) = held.matrices.get(&linear.weight) {
             apply_rows(x, matrix.view(), out.view_mut(), &cancelled);
@@ -102,12 +103,20 @@ impl Network<'_> {
         }
         observer.go_on()?;
         if let Some(bias) = linear.bias.as_ref().and_then(|bias| held.vectors.get(bias)) {
-            out.rows_mut().into_iter().for_each(|mut row| {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            });
+            add_bias(&mut out, bias);
         }
         Ok(out)
     }
+}
+
+/// Adds `bias` to every row of `x` `[tokens, out]`.
+fn add_bias(x: &mut Array2<f32>, bias: &[f32]) {
+    let Some(values) = x.as_slice_mut() else { return };
+    values.par_chunks_mut(bias.len().max(1) * NORM_ROWS).for_each(|rows| {
+        for row in rows.chunks_exact_mut(bias.len()) {
+            row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        }
+    });
 }
 
 impl Held {
@@ -129,11 +138,12 @@ impl Held {
         }
     }
 
-    /// `x` normalised, if there is a norm.
-    pub(super) fn normalised(&self, norm: Option<&Norm>, x: &Array2<f32>) -> Option<Array2<f32>> {
-        let norm = norm?;
-        let mut out = x.clone();
-        self.normalise(norm, &mut out.view_mut());
-        Some(out)
+    /// What enters a part of a block: `x`, normalised if there is a norm.
+    pub(super) fn enter(&self, spare: &Spare, norm: Option<&Norm>, x: &Array2<f32>) -> Array2<f32> {
+        let mut out = spare.copy(x.view());
+        if let Some(norm) = norm {
+            self.normalise(norm, &mut out.view_mut());
+        }
+        out
     }
 }

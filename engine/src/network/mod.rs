@@ -12,9 +12,12 @@ mod held;
 mod pass;
 mod rope;
 mod settings;
+mod spare;
 mod weights;
 
 use std::collections::HashMap;
+
+use ndarray::Array2;
 
 pub use attention::Past;
 pub use pass::{Batch, LoadedBlock, LoadedHead, NoTaps, Site, Taps};
@@ -23,6 +26,7 @@ pub use weights::{CheckpointWeights, Replaced, Weights};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::network::design::{Design, Linear, Norm, NormKind};
+use crate::network::spare::Spare;
 
 /// Names of missing tensors that an error lists.
 const NAMES_LISTED: usize = 3;
@@ -35,6 +39,7 @@ pub struct Network<'a> {
     weights: &'a dyn Weights,
     /// Names in the checkpoint, by names in the design.
     names: HashMap<String, String>,
+    spare: Spare,
 }
 
 impl std::fmt::Debug for Network<'_> {
@@ -68,7 +73,7 @@ impl<'a> Network<'a> {
             names.insert(name, found);
         }
         refuse_missing(&design, &missing)?;
-        Ok(Self { design, weights, names })
+        Ok(Self { design, weights, names, spare: Spare::default() })
     }
 
     /// What it is made of.
@@ -79,6 +84,11 @@ impl<'a> Network<'a> {
     /// The name in the checkpoint of a tensor of the design.
     pub fn name_of<'s>(&'s self, name: &'s str) -> &'s str {
         self.names.get(name).map_or(name, String::as_str)
+    }
+
+    /// Takes back the memory of a matrix this network made, for those it makes next.
+    pub fn take_back(&self, matrix: Array2<f32>) {
+        self.spare.give(matrix);
     }
 
     /// Every input of linear layers in a block, in the order they run; of the layer of the scores without a block.

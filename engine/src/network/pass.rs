@@ -2,13 +2,21 @@
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, s};
 
+use rayon::prelude::{
+    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
+};
+
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::network::attention::Past;
 use crate::network::design::{Design, Head, Linear, Norms};
 use crate::network::held::Held;
 use crate::numeric::activation::soft_cap;
+use crate::numeric::vector::are_finite;
 use crate::observer::Observer;
+
+/// Values that one task adds, or looks at.
+const PIECE: usize = 1 << 14;
 
 /// Where in the network the input of some linear layers is seen.
 #[derive(Debug)]
@@ -194,24 +202,39 @@ impl Network<'_> {
         let held = &block.held;
         let Batch { x, lengths, past } = batch;
         let mut running = Running { lengths, block: block.index, past, taps, observer };
-        let input = held.normalised(design.attention_norms.before.as_ref(), x);
-        let input = input.as_ref().unwrap_or(x);
+        let input = held.enter(&self.spare, design.attention_norms.before.as_ref(), x);
         let attended = self.attend(&design.attention, held, input.view(), &mut running)?;
+        self.spare.give(input);
         if design.parallel {
-            let input = held.normalised(design.feed_norms.before.as_ref(), x);
-            let input = input.as_ref().unwrap_or(x);
+            let input = held.enter(&self.spare, design.feed_norms.before.as_ref(), x);
             let fed = self.feed(&design.feed, held, input.view(), &mut running)?;
-            *x += &attended;
-            *x += &fed;
+            self.spare.give(input);
+            self.add(held, &Norms::default(), attended, x);
+            self.add(held, &Norms::default(), fed, x);
         } else {
-            add(held, &design.attention_norms, attended, x);
-            let input = held.normalised(design.feed_norms.before.as_ref(), x);
-            let input = input.as_ref().unwrap_or(x);
+            self.add(held, &design.attention_norms, attended, x);
+            let input = held.enter(&self.spare, design.feed_norms.before.as_ref(), x);
             let fed = self.feed(&design.feed, held, input.view(), &mut running)?;
-            add(held, &design.feed_norms, fed, x);
+            self.spare.give(input);
+            self.add(held, &design.feed_norms, fed, x);
         }
         observer.go_on()?;
         refuse_non_finite(block.index, x)
+    }
+
+    /// x ← after(x + closing(part)).
+    fn add(&self, held: &Held, norms: &Norms, mut part: Array2<f32>, x: &mut Array2<f32>) {
+        if let Some(norm) = &norms.closing {
+            held.normalise(norm, &mut part.view_mut());
+        }
+        if let (Some(x), Some(part)) = (x.as_slice_mut(), part.as_slice()) {
+            let pieces = x.par_chunks_mut(PIECE).zip(part.par_chunks(PIECE));
+            pieces.for_each(|(x, part)| x.iter_mut().zip(part).for_each(|(x, part)| *x += part));
+        }
+        self.spare.give(part);
+        if let Some(norm) = &norms.after {
+            held.normalise(norm, &mut x.view_mut());
+        }
     }
 
     /// Loads what stands between the last block and the logits.
@@ -251,6 +274,7 @@ impl Network<'_> {
         let design = self.head()?;
         let x = self.before_scores(head, x, observer)?;
         let mut logits = self.apply(&design.scores, &head.held, x.view(), observer)?;
+        self.spare.give(x);
         if let Some(cap) = design.soft_cap {
             soft_cap(logits.as_slice_mut().unwrap_or_default(), cap);
         }
@@ -281,7 +305,7 @@ impl Network<'_> {
         observer: &dyn Observer,
     ) -> Result<Array2<f32>> {
         let (design, held) = (self.head()?, &head.held);
-        let mut x = x.to_owned();
+        let mut x = self.spare.copy(x);
         if let Some(norm) = &self.design().last_norm {
             held.normalise(norm, &mut x.view_mut());
         }
@@ -319,17 +343,6 @@ impl Network<'_> {
     }
 }
 
-/// x ← after(x + closing(part)).
-fn add(held: &Held, norms: &Norms, mut part: Array2<f32>, x: &mut Array2<f32>) {
-    if let Some(norm) = &norms.closing {
-        held.normalise(norm, &mut part.view_mut());
-    }
-    *x += &part;
-    if let Some(norm) = &norms.after {
-        held.normalise(norm, &mut x.view_mut());
-    }
-}
-
 fn check_ids(design: &Design, sequences: &[&[u32]]) -> Result<()> {
     let largest = sequences.iter().copied().flatten().max();
     match largest.filter(|&&id| id as usize >= design.vocabulary) {
@@ -349,9 +362,7 @@ fn too_long(design: &Design, tokens: usize) -> Error {
 }
 
 fn refuse_non_finite(block: usize, x: &Array2<f32>) -> Result<()> {
-    // A sum is not finite if any of its terms is not, and nearly never else.
-    let looks_fine = x.iter().sum::<f32>().is_finite();
-    if looks_fine || x.iter().all(|value| value.is_finite()) {
+    if x.as_slice().unwrap_or_default().par_chunks(PIECE).all(are_finite) {
         return Ok(());
     }
     Err(Error::plan(

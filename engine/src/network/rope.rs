@@ -2,11 +2,15 @@
 //!
 //! Values i and i + d/2 of a head of d rotated values turn by the angle position · fᵢ, fᵢ = base^(−2i/d).
 
-use ndarray::ArrayViewMut2;
+use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::network::settings::Settings;
+
+/// Tokens that one task turns, at least.
+const MIN_ROWS: usize = 32;
 
 /// How heads turn with position.
 #[derive(Clone, Debug, PartialEq)]
@@ -192,38 +196,70 @@ impl Rope {
         2 * self.frequencies.len()
     }
 
-    /// Cosines and sines of every position of a sequence, for [`Turns::apply`].
-    pub(super) fn turns(&self, first: usize, tokens: usize) -> Turns {
+    /// Turns every head of `xs` `[tokens, heads · head_dim]`: sequences of `lengths` tokens one after another, each
+    /// from position `first`.
+    pub(super) fn apply(
+        &self,
+        (first, lengths): (usize, &[usize]),
+        xs: [&mut Array2<f32>; 2],
+        head_dim: usize,
+    ) {
+        let mut known: Option<(usize, Turns)> = None;
+        let [mut a, mut b] = xs.map(|x| x.as_slice_mut().unwrap_or_default());
+        let tokens: usize = lengths.iter().sum();
+        let widths = [a.len() / tokens.max(1), b.len() / tokens.max(1)];
+        for &length in lengths {
+            let turns = match known.take() {
+                Some((of, turns)) if of == length => turns,
+                _ => self.turns(first, length),
+            };
+            let (of_a, later_a) = a.split_at_mut(length * widths[0]);
+            let (of_b, later_b) = b.split_at_mut(length * widths[1]);
+            turns.apply(of_a, widths[0], head_dim);
+            turns.apply(of_b, widths[1], head_dim);
+            (a, b) = (later_a, later_b);
+            known = Some((length, turns));
+        }
+    }
+
+    /// Cosines and sines of every position of a sequence.
+    fn turns(&self, first: usize, tokens: usize) -> Turns {
         let long = self.long.as_ref().filter(|(original, _)| first + tokens > *original);
         let frequencies = long.map_or(&self.frequencies, |(_, frequencies)| frequencies);
         let angles = (first..first + tokens)
             .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let turn = |angle: f64| {
             let (sin, cos) = angle.sin_cos();
-            [(cos * self.factor) as f32, (sin * self.factor) as f32]
+            ((cos * self.factor) as f32, (sin * self.factor) as f32)
         };
-        Turns { pairs: frequencies.len(), turns: angles.map(turn).collect() }
+        let (cosines, sines) = angles.map(turn).unzip();
+        Turns { pairs: frequencies.len(), cosines, sines }
     }
 }
 
 /// The rotation of each position of a sequence.
-pub(super) struct Turns {
+struct Turns {
     pairs: usize,
-    turns: Vec<[f32; 2]>,
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
 }
 
 impl Turns {
-    /// Turns every head of every token of `x` `[tokens, heads · head_dim]`.
-    pub(super) fn apply(&self, x: &mut ArrayViewMut2<'_, f32>, head_dim: usize) {
-        for (token, mut row) in x.rows_mut().into_iter().enumerate() {
-            let turns = &self.turns[token * self.pairs..(token + 1) * self.pairs];
-            let Some(row) = row.as_slice_mut() else { continue };
-            for head in row.chunks_exact_mut(head_dim) {
-                let (first, second) = head[..2 * self.pairs].split_at_mut(self.pairs);
-                for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(turns) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                }
-            }
-        }
+    /// Turns every head of every token of `x`, whose rows have `width` values.
+    fn apply(&self, x: &mut [f32], width: usize, head_dim: usize) {
+        let rows = x.par_chunks_exact_mut(width.max(1)).enumerate().with_min_len(MIN_ROWS);
+        rows.for_each(|(token, row)| {
+            let here = token * self.pairs..(token + 1) * self.pairs;
+            let turns = (&self.cosines[here.clone()], &self.sines[here]);
+            row.chunks_exact_mut(head_dim).for_each(|head| turn(head, turns));
+        });
+    }
+}
+
+/// Turns the values of a head.
+fn turn(head: &mut [f32], (cosines, sines): (&[f32], &[f32])) {
+    let (first, second) = head[..2 * cosines.len()].split_at_mut(cosines.len());
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     }
 }

@@ -1,7 +1,13 @@
 //! The functions between the linear layers of a network: activations, softmax, normalisation. All in place, in f32
-//! that vectorises; sums in f64.
+//! in the widest vectors of the processor; sums in f64.
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
 
 use serde::{Deserialize, Serialize};
+
+use crate::numeric::vector::{Loops, exact_sum_of, largest, sum_of, vectorised};
 
 /// A function applied to every value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,25 +45,62 @@ impl Activation {
 
     /// Applies it to every value.
     pub fn apply(self, values: &mut [f32]) {
-        match self {
-            Self::Silu => each(values, |x| x * sigmoid(x)),
-            Self::Gelu => {
+        vectorised(Apply(self, values));
+    }
+
+    /// gate ← act(gate) ⊙ up.
+    pub fn gate(self, gate: &mut [f32], up: &[f32]) {
+        vectorised(Gate(self, gate, up));
+    }
+}
+
+struct Apply<'a>(Activation, &'a mut [f32]);
+
+impl Loops for Apply<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(activation, values) = self;
+        match activation {
+            Activation::Silu => each(values, |x| x * sigmoid(x)),
+            Activation::Gelu => {
                 let root = std::f32::consts::FRAC_1_SQRT_2;
                 each(values, |x| 0.5 * x * (1.0 + erf(x * root)));
             }
-            Self::GeluTanh => each(values, |x| {
+            Activation::GeluTanh => each(values, |x| {
                 // ½·(1 + tanh u) = σ(2u)
                 const TWICE_ROOT: f32 = 1.595_769;
                 x * sigmoid(TWICE_ROOT * (x + 0.044_715 * x * x * x))
             }),
-            Self::QuickGelu => each(values, |x| x * sigmoid(1.702 * x)),
-            Self::Relu => each(values, |x| x.max(0.0)),
-            Self::ReluSquared => each(values, |x| x.max(0.0) * x.max(0.0)),
-            Self::Tanh => each(values, tanh),
+            Activation::QuickGelu => each(values, |x| x * sigmoid(1.702 * x)),
+            Activation::Relu => each(values, |x| x.max(0.0)),
+            Activation::ReluSquared => each(values, |x| x.max(0.0) * x.max(0.0)),
+            Activation::Tanh => each(values, tanh),
         }
     }
 }
 
+struct Gate<'a>(Activation, &'a mut [f32], &'a [f32]);
+
+impl Loops for Gate<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(activation, gate, up) = self;
+        // In pieces that stay in the cache between the two loops.
+        for (gate, up) in gate.chunks_mut(GATED).zip(up.chunks(GATED)) {
+            Apply(activation, gate).run();
+            gate.iter_mut().zip(up).for_each(|(gate, up)| *gate *= up);
+        }
+    }
+}
+
+/// Values gated at once.
+const GATED: usize = 1024;
+
+#[inline(always)]
 fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
     for value in values {
         *value = f(*value);
@@ -68,6 +111,7 @@ fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
 ///
 /// x = n·ln 2 + r with |r| ≤ ½·ln 2, eʳ by its Taylor polynomial of degree 7, 2ⁿ through the exponent's bits
 /// (Cody & Waite 1980). Without branches or tables, so that loops over it vectorise.
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -87,11 +131,13 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// 1 / (1 + e⁻ˣ).
+#[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// tanh x = 1 − 2 / (e²ˣ + 1), by its series where that would cancel.
+#[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     let square = x * x;
     let near = x * (1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0 - square * (17.0 / 315.0))));
@@ -100,6 +146,7 @@ pub fn tanh(x: f32) -> f32 {
 }
 
 /// The error function to 1.5e-7 (Abramowitz & Stegun 1964, 7.1.26).
+#[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.327_591_1 * x.abs());
     let poly = t
@@ -110,42 +157,95 @@ pub fn erf(x: f32) -> f32 {
 
 /// cap·tanh(x / cap) for every value: Gemma 2's soft cap.
 pub fn soft_cap(values: &mut [f32], cap: f32) {
-    each(values, |x| cap * tanh(x / cap));
+    struct Cap<'a>(&'a mut [f32], f32);
+    impl Loops for Cap<'_> {
+        type Found = ();
+
+        #[inline(always)]
+        fn run(self) {
+            let cap = self.1;
+            each(self.0, |x| cap * tanh(x / cap));
+        }
+    }
+    vectorised(Cap(values, cap));
 }
 
 /// eˣ / Σ eˣ over `values`, in place; zeros where all are −∞.
 pub fn softmax(values: &mut [f32]) {
-    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if largest == f32::NEG_INFINITY {
-        values.fill(if values.iter().any(|x| x.is_nan()) { f32::NAN } else { 0.0 });
-        return;
+    vectorised(Softmax(values));
+}
+
+struct Softmax<'a>(&'a mut [f32]);
+
+impl Loops for Softmax<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self(values) = self;
+        let largest = largest(values);
+        if largest == f32::NEG_INFINITY {
+            values.fill(if values.iter().any(|x| x.is_nan()) { f32::NAN } else { 0.0 });
+            return;
+        }
+        each(values, |x| exp(x - largest));
+        let factor = (1.0 / sum_of(values, |x| x)) as f32;
+        each(values, |x| x * factor);
     }
-    each(values, |x| exp(x - largest));
-    let sum: f64 = values.chunks(64).map(|piece| f64::from(piece.iter().sum::<f32>())).sum();
-    let factor = (1.0 / sum) as f32;
-    each(values, |x| x * factor);
 }
 
 /// x·(w + `shift`) / √(mean x² + ε) (Zhang & Sennrich 2019); `shift` is 1 in the Gemma family.
 pub fn rms_norm(x: &mut [f32], weight: &[f32], shift: f32, epsilon: f64) {
-    let sum: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    let factor = (1.0 / (sum / x.len() as f64 + epsilon).sqrt()) as f32;
-    for (x, w) in x.iter_mut().zip(weight) {
-        *x = *x * factor * (w + shift);
+    vectorised(RmsNorm { x, weight, shift, epsilon });
+}
+
+struct RmsNorm<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    shift: f32,
+    epsilon: f64,
+}
+
+impl Loops for RmsNorm<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let sum = exact_sum_of(self.x, |x| x * x);
+        let factor = (1.0 / (sum / self.x.len() as f64 + self.epsilon).sqrt()) as f32;
+        for (x, w) in self.x.iter_mut().zip(self.weight) {
+            *x = *x * factor * (w + self.shift);
+        }
     }
 }
 
 /// (x − mean)·w / √(variance + ε) + b (Ba et al. 2016); without `bias`, b = 0.
 pub fn layer_norm(x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f64) {
-    let n = x.len() as f64;
-    let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
-    let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
-    let (mean, factor) = (mean as f32, (1.0 / (variance + epsilon).sqrt()) as f32);
-    for (x, w) in x.iter_mut().zip(weight) {
-        *x = (*x - mean) * factor * w;
-    }
-    for (x, b) in x.iter_mut().zip(bias.unwrap_or(&[])) {
-        *x += b;
+    vectorised(LayerNorm { x, weight, bias, epsilon });
+}
+
+struct LayerNorm<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    epsilon: f64,
+}
+
+impl Loops for LayerNorm<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let n = self.x.len() as f64;
+        let mean = exact_sum_of(self.x, |x| x) / n;
+        let variance = exact_sum_of(self.x, |x| (x - mean) * (x - mean)) / n;
+        let (mean, factor) = (mean as f32, (1.0 / (variance + self.epsilon).sqrt()) as f32);
+        for (x, w) in self.x.iter_mut().zip(self.weight) {
+            *x = (*x - mean) * factor * w;
+        }
+        for (x, b) in self.x.iter_mut().zip(self.bias.unwrap_or(&[])) {
+            *x += b;
+        }
     }
 }
 

@@ -1,18 +1,33 @@
 //! What rows of logits say of the next token, and how far two of them are apart.
 
-use crate::numeric::activation::exp;
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
 
-/// Terms summed in f32 before they are added in f64.
-const TERMS: usize = 64;
+use crate::numeric::activation::exp;
+use crate::numeric::vector::{Loops, largest, sum_of, vectorised};
+
+/// Terms summed in f32, in [`LANES`] partial sums, before they are added in f64.
+const TERMS: usize = 256;
+/// Partial sums.
+const LANES: usize = 8;
 /// Tokens of which [`Divergence::top_overlap`] is the share.
 pub const TOP: usize = 5;
 
 /// ln Σ eˣ over a row of logits; NaN if any of them is.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let terms = |piece: &[f32]| piece.iter().map(|&x| exp(x - largest)).sum::<f32>();
-    let sum: f64 = logits.chunks(TERMS).map(|piece| f64::from(terms(piece))).sum();
-    f64::from(largest) + sum.ln()
+    struct Terms<'a>(&'a [f32]);
+    impl Loops for Terms<'_> {
+        type Found = f64;
+
+        #[inline(always)]
+        fn run(self) -> f64 {
+            let largest = largest(self.0);
+            f64::from(largest) + sum_of(self.0, |x| exp(x - largest)).ln()
+        }
+    }
+    vectorised(Terms(logits))
 }
 
 /// How far the distribution q of one row of logits is from p of another.
@@ -33,20 +48,7 @@ pub fn diverge((p, of_p): (&[f32], f64), (q, of_q): (&[f32], f64)) -> Divergence
     let (shift_p, shift_q) = (of_p as f32, of_q as f32);
     // What rounding the shifts to f32 leaves of them enters once, in f64.
     let correction = (of_q - f64::from(shift_q)) - (of_p - f64::from(shift_p));
-    let (mut kl, mut overlap, mut mass) = (0.0_f64, 0.0_f64, 0.0_f64);
-    for (p, q) in p.chunks(TERMS).zip(q.chunks(TERMS)) {
-        let (mut kl_terms, mut overlap_terms, mut mass_terms) = (0.0_f32, 0.0_f32, 0.0_f32);
-        for (&p, &q) in p.iter().zip(q) {
-            let (log_p, log_q) = (p - shift_p, q - shift_q);
-            let (share_p, share_q) = (exp(log_p), exp(log_q));
-            kl_terms += if share_p > 0.0 { share_p * (log_p - log_q) } else { 0.0 };
-            overlap_terms += share_p.min(share_q);
-            mass_terms += share_p;
-        }
-        kl += f64::from(kl_terms);
-        overlap += f64::from(overlap_terms);
-        mass += f64::from(mass_terms);
-    }
+    let [kl, overlap, mass] = vectorised(Apart { p, q, shift_p, shift_q });
     let (top_p, top_q) = (top(p), top(q));
     let shared = top_p.iter().filter(|token| top_q.contains(token)).count();
     Divergence {
@@ -55,6 +57,51 @@ pub fn diverge((p, of_p): (&[f32], f64), (q, of_q): (&[f32], f64)) -> Divergence
         overlap: overlap.min(1.0),
         flipped: top_p.first() != top_q.first(),
         top_overlap: shared as f64 / top_p.len().max(1) as f64,
+    }
+}
+
+/// Two rows of logits, and what turns them into logarithms of shares.
+struct Apart<'a> {
+    p: &'a [f32],
+    q: &'a [f32],
+    shift_p: f32,
+    shift_q: f32,
+}
+
+impl Loops for Apart<'_> {
+    /// Σ p·ln(p / q), Σ min(p, q), Σ p.
+    type Found = [f64; 3];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 3] {
+        let mut sums = [0.0_f64; 3];
+        for (p, q) in self.p.chunks(TERMS).zip(self.q.chunks(TERMS)) {
+            let mut terms = [[0.0_f32; LANES]; 3];
+            let (p_lanes, q_lanes) = (p.chunks_exact(LANES), q.chunks_exact(LANES));
+            for (i, (&p, &q)) in p_lanes.remainder().iter().zip(q_lanes.remainder()).enumerate() {
+                self.add(p, q, i, &mut terms);
+            }
+            for (p, q) in p_lanes.zip(q_lanes) {
+                for i in 0..LANES {
+                    self.add(p[i], q[i], i, &mut terms);
+                }
+            }
+            for (sum, terms) in sums.iter_mut().zip(terms) {
+                *sum += f64::from(terms.iter().sum::<f32>());
+            }
+        }
+        sums
+    }
+}
+
+impl Apart<'_> {
+    #[inline(always)]
+    fn add(&self, p: f32, q: f32, i: usize, terms: &mut [[f32; LANES]; 3]) {
+        let (log_p, log_q) = (p - self.shift_p, q - self.shift_q);
+        let (share_p, share_q) = (exp(log_p), exp(log_q));
+        terms[0][i] += if share_p > 0.0 { share_p * (log_p - log_q) } else { 0.0 };
+        terms[1][i] += if share_p < share_q { share_p } else { share_q };
+        terms[2][i] += share_p;
     }
 }
 

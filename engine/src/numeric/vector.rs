@@ -31,3 +31,72 @@ impl<L: Loops> pulp::WithSimd for Vectors<L> {
 pub fn vectorised<L: Loops>(work: L) -> L::Found {
     pulp::Arch::new().dispatch(Vectors(work))
 }
+
+/// Partial results of a sum or a maximum, for the lanes of the processor.
+const LANES: usize = 16;
+/// Values added in f32, in [`LANES`] partial sums, before they are added in f64.
+const PIECE: usize = 16 * LANES;
+
+/// Σ f(x), in f32 over pieces of 256 values and in f64 over the pieces. For use inside [`Loops::run`].
+#[inline(always)]
+pub fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut total = 0.0_f64;
+    for piece in values.chunks(PIECE) {
+        let mut sums = [0.0_f32; LANES];
+        let lanes = piece.chunks_exact(LANES);
+        let rest: f32 = lanes.remainder().iter().map(|&x| f(x)).sum();
+        for lane in lanes {
+            for i in 0..LANES {
+                sums[i] += f(lane[i]);
+            }
+        }
+        total += f64::from(sums.iter().sum::<f32>() + rest);
+    }
+    total
+}
+
+/// Σ f(x) in f64, in 16 partial sums. For use inside [`Loops::run`].
+#[inline(always)]
+pub fn exact_sum_of(values: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let mut sums = [0.0_f64; LANES];
+    let lanes = values.chunks_exact(LANES);
+    let rest: f64 = lanes.remainder().iter().map(|&x| f(f64::from(x))).sum();
+    for lane in lanes {
+        for i in 0..LANES {
+            sums[i] += f(f64::from(lane[i]));
+        }
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+/// The largest value, past any NaN; −∞ of none. For use inside [`Loops::run`].
+#[inline(always)]
+pub fn largest(values: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    let lanes = values.chunks_exact(LANES);
+    let rest = lanes.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for lane in lanes {
+        for i in 0..LANES {
+            most[i] = if lane[i] > most[i] { lane[i] } else { most[i] };
+        }
+    }
+    most.into_iter().fold(rest, f32::max)
+}
+
+/// Whether no value is NaN or infinite.
+pub fn are_finite(values: &[f32]) -> bool {
+    struct Finite<'a>(&'a [f32]);
+    impl Loops for Finite<'_> {
+        type Found = bool;
+
+        #[inline(always)]
+        fn run(self) -> bool {
+            const EXPONENT: u32 = 0x7f80_0000;
+            // Without an early end, so that the loop becomes vectors.
+            let beyond =
+                |found: u32, x: &f32| found | u32::from(x.to_bits() & EXPONENT == EXPONENT);
+            self.0.iter().fold(0, beyond) == 0
+        }
+    }
+    vectorised(Finite(values))
+}

@@ -1,7 +1,7 @@
 //! A prompt continued by two models side by side, and questions answered by both.
 
 use egui::text::{LayoutJob, TextFormat};
-use egui::{DragValue, Grid, ScrollArea, Stroke, TextEdit, TextStyle, Ui};
+use egui::{DragValue, Grid, Id, ScrollArea, Stroke, TextEdit, TextStyle, Ui};
 
 use super::{run_button, subject, wish, work};
 use crate::commands::Command;
@@ -19,8 +19,17 @@ pub(super) fn prompt(context: &ViewContext<'_>, ui: &mut Ui) {
         .desired_rows(3)
         .desired_width(f32::INFINITY)
         .hint_text("How the text begins");
-    if ui.add(field).labelled_by(label.id).changed() {
+    let field = ui.add(field).labelled_by(label.id);
+    if field.changed() {
         wish(context, |wish| wish.prompt = prompt);
+    }
+    // What is typed next is the prompt.
+    let shown = Id::unique("prompt page shown");
+    let pass = ui.ctx().cumulative_pass_nr();
+    let before = ui.data_mut(|data| *data.get_temp_mut_or_default::<u64>(shown));
+    ui.data_mut(|data| data.insert_temp(shown, pass));
+    if before + 1 < pass {
+        field.request_focus();
     }
     ui.horizontal_wrapped(|ui| {
         subject(context, ui);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use egui::{Grid, RichText, ScrollArea, Ui};
+use egui::style::ScrollStyle;
+use egui::{Align, Grid, Layout, RichText, ScrollArea, Sense, Ui};
 use lapidary_engine::evaluation::{Figure as Estimate, Kept};
 
 use super::send;
@@ -15,6 +16,8 @@ use crate::theme::text;
 use crate::views::ViewContext;
 use crate::widgets::plot::{Options, plot};
 
+/// Characters of a label that the table shows.
+const LABEL: usize = 30;
 const PLOT_HEIGHT: f32 = 190.0;
 /// Bytes of a megabyte, as sizes are shown.
 const MEGABYTE: f64 = 1e6;
@@ -31,7 +34,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     }
     ScrollArea::vertical().id_salt("evaluation").auto_shrink([false, true]).show(ui, |ui| {
         // The table alone is wider than the window may be; the plot is as wide as the window.
-        ScrollArea::horizontal().id_salt("runs").show(ui, |ui| table(context, ui));
+        ui.scope(|ui| {
+            // A bar that is always seen says that there is more at the right.
+            ui.spacing_mut().scroll = ScrollStyle::solid();
+            ScrollArea::horizontal().id_salt("runs").show(ui, |ui| table(context, ui));
+        });
         ui.weak("≈: a tie, as the difference is within its 95 % interval. Click a row to hold the others against it.");
         scatter(context, ui);
         if let Some(chosen) = state.chosen() {
@@ -79,9 +86,12 @@ const HEADS: [(&str, Option<Order>, &str); 12] = [
     ),
 ];
 
+/// Columns of words, which begin at the left.
+const WORDS: [&str; 3] = ["when", "what", "text"];
+
 fn table(context: &ViewContext<'_>, ui: &mut Ui) {
     let state = &context.document.evaluation;
-    Grid::new("runs").num_columns(HEADS.len() + 1).striped(true).spacing([12.0, 3.0]).show(
+    Grid::new("runs").num_columns(HEADS.len() + 1).striped(true).spacing([10.0, 3.0]).show(
         ui,
         |ui| {
             for (title, order, tip) in HEADS {
@@ -93,16 +103,18 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui) {
                 };
                 let head =
                     RichText::new(format!("{title}{arrow}")).small().color(context.tokens.weak);
-                match order {
-                    Some(order) => {
-                        let button = ui.add(egui::Button::new(head).frame(false));
-                        if button.on_hover_text(tip).clicked() {
-                            send(context, Evaluate::OrderBy(order));
-                        }
-                    }
-                    None => {
-                        ui.label(head).on_hover_text(tip);
-                    }
+                let is_clickable = order.is_some();
+                let head = egui::Button::new(head).frame(false).sense(if is_clickable {
+                    Sense::click()
+                } else {
+                    Sense::hover()
+                });
+                // Over numbers, which end at the right of their column.
+                let side = if WORDS.contains(&title) { Align::Min } else { Align::Max };
+                let layout = Layout::top_down(side);
+                let answer = ui.with_layout(layout, |ui| ui.add(head).on_hover_text(tip)).inner;
+                if let (true, Some(order)) = (answer.clicked(), order) {
+                    send(context, Evaluate::OrderBy(order));
                 }
             }
             ui.end_row();
@@ -118,7 +130,9 @@ fn row(context: &ViewContext<'_>, ui: &mut Ui, state: &Evaluating, kept: &Kept) 
     let (record, found) = (&kept.record, &kept.record.evaluation);
     ui.monospace(text::time(record.seconds));
     let is_chosen = state.chosen.as_ref() == Some(&kept.id);
-    if ui.selectable_label(is_chosen, &record.label).on_hover_text(reference(kept)).clicked() {
+    let tip = format!("{}\n{}", record.label, reference(kept));
+    let label = text::shortened(&record.label, LABEL);
+    if ui.selectable_label(is_chosen, label).on_hover_text(tip).clicked() {
         send(context, Evaluate::Choose(kept.id.clone()));
     }
     let part = if found.is_complete() { "" } else { ", a part" };

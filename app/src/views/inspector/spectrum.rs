@@ -12,6 +12,11 @@ use crate::views::ViewContext;
 use crate::views::inspector::parts::{self, known, note};
 use crate::widgets::plot::{self, Options};
 
+/// Whitened singular values are drawn down to this share of the largest: H is known no better.
+const WHITENED_FLOOR: f64 = 1e-4;
+/// The name of that line.
+const WHITENED: &str = "whitened";
+
 /// What is drawn of a spectrum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum View {
@@ -32,15 +37,23 @@ impl View {
     ];
 
     fn points(self, spectrum: &Spectrum) -> Vec<[f64; 2]> {
-        let values = &spectrum.singular_values;
+        self.points_above(&spectrum.singular_values, spectrum.noise_floor)
+    }
+
+    fn points_above(self, values: &[f64], floor: f64) -> Vec<[f64; 2]> {
         let total: f64 = values.iter().map(|s| s * s).sum();
-        let ys: Vec<f64> = match self {
-            Self::Values => values.clone(),
-            Self::Energy => values.iter().map(|s| s * s / total).collect(),
-            Self::Cumulative => spectrum.cumulative_energy(),
+        let mut sum = 0.0;
+        let mut y = |s: f64| {
+            sum += s * s;
+            match self {
+                Self::Values => s,
+                Self::Energy => s * s / total,
+                Self::Cumulative => sum / total,
+            }
         };
+        let ys: Vec<f64> = values.iter().map(|&s| y(s)).collect();
         // Values at the level of rounding would stretch the axis by ten decades and say nothing.
-        let is_drawn = |i: usize| self == Self::Cumulative || values[i] > spectrum.noise_floor;
+        let is_drawn = |i: usize| self == Self::Cumulative || values[i] > floor;
         let points = ys.into_iter().enumerate().filter(|(i, _)| is_drawn(*i));
         points.map(|(i, y)| [(i + 1) as f64, y]).collect()
     }
@@ -94,6 +107,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
         let is_no_layer = |series: &&Series| !matches!(series.ink, Ink::Data(_));
         parts::swatches(context, ui, figure.series.iter().filter(is_no_layer));
     }
+    if whitened(model, layer).is_some() {
+        note(context, ui, "whitened: W·H^½ with H = E[x·x^T] of the calibration, scaled to the same Σσ²")
+            .on_hover_text("The singular values of what the layer gives for the inputs there are. Steeper than the raw ones: the inputs fill few directions, and a low rank loses less of the output than of the weights.");
+    }
     about_rank(context, ui, model, (layer, spectrum, rank));
     numbers(context, ui, model, (layer, spectrum));
 }
@@ -144,6 +161,14 @@ fn figure(model: &Model, layers: &[usize], view: View) -> Figure {
     {
         series.push(Series::new("error", Ink::Grid, Kind::Line, view.points(error)));
     }
+    if let (Some(whitened), Some(raw)) = (whitened(model, layer), model.spectrum(layer)) {
+        let norm = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>().sqrt();
+        let factor = norm(&raw.singular_values) / norm(whitened);
+        let values: Vec<f64> = whitened.iter().map(|s| s * factor).collect();
+        let floor = values.first().map_or(0.0, |largest| largest * WHITENED_FLOOR);
+        let points = view.points_above(&values, floor.max(raw.noise_floor));
+        series.push(Series::new(WHITENED, Ink::Fit, Kind::Line, points));
+    }
     let (_, title, _) = View::ALL[view as usize];
     let scale = if view == View::Cumulative { Scale::Linear } else { Scale::Log };
     Figure {
@@ -152,6 +177,19 @@ fn figure(model: &Model, layers: &[usize], view: View) -> Figure {
         y: Axis::new(title).or_log(scale),
         series,
     }
+}
+
+/// Singular values of W·H^½, where they are known.
+fn whitened(model: &Model, layer: usize) -> Option<&[f64]> {
+    let (of, through) = model.calibrations.through.as_ref()?;
+    let values = through.whitened.as_ref()?.as_ref().ok()?;
+    (*of == layer).then_some(values.as_slice())
+}
+
+/// Share of Σσ² beyond the first `rank` values, under the root: what a matrix of that rank loses at least.
+fn tail(values: &[f64], rank: usize) -> f64 {
+    let sum = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
+    (sum(&values[rank.min(values.len())..]) / sum(values)).sqrt()
 }
 
 /// Largest singular value that a matrix of independent numbers of the same shape and spread would have.
@@ -182,7 +220,17 @@ fn about_rank(
         ui.monospace(format!("{} ({})", text::bytes(bytes), text::percent(bytes as f64 / tensor.bytes().max(1) as f64)))
             .on_hover_text("Bytes of the two factors, rank·(rows + columns) numbers of the layer's own type, and their share of the layer.");
         ui.monospace(format!("error {}", text::percent(error)))
-            .on_hover_text("√(Σ_{i>rank} σ²/Σσ²), the least relative error any matrix of that rank has (Eckart & Young 1936). Weighting by activations will lower what matters.");
+            .on_hover_text("√(Σ_{i>rank} σ²/Σσ²), the least relative error any matrix of that rank has (Eckart & Young 1936).");
+        match whitened(model, layer) {
+            None if model.calibrations.loaded.is_some() => {}
+            Some(values) => {
+                ui.monospace(format!("outputs {}", text::percent(tail(values, rank))))
+                .on_hover_text("The same of W·H^½, H = E[x·x^T]: the least relative error of what the layer gives, for the inputs of the calibration.");
+            }
+            None => {
+                ui.weak("calibrate to see the error of outputs");
+            }
+        }
     });
     if rank > shape.break_even_rank() {
         let text =

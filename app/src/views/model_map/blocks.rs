@@ -176,7 +176,7 @@ fn experts(context: &ViewContext<'_>, ui: &Ui, model: &Model, (rect, layers): (R
         return;
     };
     paint::frame(context, ui.painter(), squares.square(i), 1.0);
-    let response = response.on_hover_ui_at_pointer(|ui| {
+    let response = card::over(context, response, |ui| {
         card::ui(context, ui, model, layers[i]);
         ui.weak(format!("{} layers in this cell; double-click selects all.", layers.len()));
     });

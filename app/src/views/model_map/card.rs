@@ -1,6 +1,6 @@
 //! The card that appears under the pointer: what a layer is and what is known of it.
 
-use egui::{Grid, RichText, Ui};
+use egui::{Grid, Response, RichText, Ui};
 
 use crate::document::metrics::{METRICS, Needs};
 use crate::document::model::Model;
@@ -9,6 +9,19 @@ use crate::views::ViewContext;
 
 /// Metrics on the card besides the one that colours the map.
 const ON_THE_CARD: [&str; 6] = ["bits", "bytes", "kurtosis", "outliers", "group-peak", "rank"];
+
+/// Shows `contents` at the pointer, unless a sheet opened over the map while the pointer rested on it.
+pub(super) fn over(
+    context: &ViewContext<'_>,
+    response: Response,
+    contents: impl FnOnce(&mut Ui),
+) -> Response {
+    if context.document.sheet.is_some() {
+        response
+    } else {
+        response.on_hover_ui_at_pointer(contents)
+    }
+}
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
     let tensor = &model.checkpoint.tensors()[layer];

@@ -58,7 +58,7 @@ pub(super) fn cell(
     } else if response.hovered() {
         frame(context, ui.painter(), rect, 1.0);
     }
-    let response = response.on_hover_ui(|ui| card::ui(context, ui, model, layer));
+    let response = card::over(context, response, |ui| card::ui(context, ui, model, layer));
     response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::Map));
     if model.brush.is_some() {
         if response.contains_pointer() && is_painting(ui) {

@@ -103,8 +103,7 @@ fn squares(
     let Some(&layer) = layers.get(at).filter(|_| (place.x as usize) < columns) else {
         return;
     };
-    let response =
-        response.clone().on_hover_ui_at_pointer(|ui| card::ui(context, ui, model, layer));
+    let response = card::over(context, response.clone(), |ui| card::ui(context, ui, model, layer));
     if response.clicked() {
         paint::clicked(context, &response, &[layer]);
     }

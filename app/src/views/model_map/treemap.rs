@@ -75,8 +75,7 @@ fn answer(
         treemap.at(point.x, point.y)
     });
     if let Some(layer) = tile {
-        let hovered = response.clone();
-        hovered.on_hover_ui_at_pointer(|ui| card::ui(context, ui, model, layer));
+        card::over(context, response.clone(), |ui| card::ui(context, ui, model, layer));
         response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::Map));
         if response.clicked() && model.brush.is_none() {
             paint::clicked(context, response, &[layer]);
