@@ -2,7 +2,10 @@
 //! Each prints ratios against a named reference that ran in the same minute on the same cores.
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
+pub mod lists;
 pub mod model;
+pub mod peers;
+pub mod trials;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

@@ -38,75 +38,96 @@ static ABOUT: About = About {
     citation: "Gerganov, Kawrakow et al., llama.cpp, ggml-quants.c, pull requests 1684 (K-quants) and 5590, 5747 (IQ4), 2023 and 2024",
     stage: Stage::Quantise,
     needs: Needs::Weights,
-    parameters: &[Parameter {
-        name: "type",
-        title: "Type",
-        help: "The block type; its number is the bits of a code, the rest goes to scales. K types need 256 inputs or a multiple, the others 32.",
-        kind: Kind::Choice(&[
-            Option_ {
-                id: "Q4_K",
-                title: "Q4_K",
-                help: "4.5 bits a weight: 4-bit codes, a scale and a minimum for 32. The usual choice.",
-            },
-            Option_ {
-                id: "Q2_K",
-                title: "Q2_K",
-                help: "2.625 bits a weight: 2-bit codes, a scale and a minimum for 16. Damages most models visibly.",
-            },
-            Option_ {
-                id: "Q3_K",
-                title: "Q3_K",
-                help: "3.4375 bits a weight: 3-bit codes, a scale for 16.",
-            },
-            Option_ {
-                id: "Q5_K",
-                title: "Q5_K",
-                help: "5.5 bits a weight: 5-bit codes, a scale and a minimum for 32.",
-            },
-            Option_ {
-                id: "Q6_K",
-                title: "Q6_K",
-                help: "6.5625 bits a weight: 6-bit codes, a scale for 16. Nearly lossless.",
-            },
-            Option_ {
-                id: "IQ4_XS",
-                title: "IQ4_XS",
-                help: "4.25 bits a weight: a table of 16 uneven levels, a scale for 32, rounded to 6 bits.",
-            },
-            Option_ {
-                id: "IQ4_NL",
-                title: "IQ4_NL",
-                help: "4.5 bits a weight: the same table, a scale for 32 in 16 bits; for inputs that 256 does not divide.",
-            },
-            Option_ {
-                id: "Q4_0",
-                title: "Q4_0",
-                help: "4.5 bits a weight: 4-bit codes around zero, a scale for 32. The fastest on many processors.",
-            },
-            Option_ {
-                id: "Q4_1",
-                title: "Q4_1",
-                help: "5 bits a weight: 4-bit codes, a scale and a minimum for 32.",
-            },
-            Option_ {
-                id: "Q5_0",
-                title: "Q5_0",
-                help: "5.5 bits a weight: 5-bit codes around zero, a scale for 32.",
-            },
-            Option_ {
-                id: "Q5_1",
-                title: "Q5_1",
-                help: "6 bits a weight: 5-bit codes, a scale and a minimum for 32.",
-            },
-            Option_ {
-                id: "Q8_0",
-                title: "Q8_0",
-                help: "8.5 bits a weight: 8-bit codes, a scale for 32. Practically lossless.",
-            },
-        ]),
-        only_when: None,
-    }],
+    parameters: &[TYPE, IMPORTANCE],
 };
+
+const TYPE: Parameter = Parameter {
+    name: "type",
+    title: "Type",
+    help: "The block type; its number is the bits of a code, the rest goes to scales. K types need 256 inputs or a multiple, the others 32.",
+    kind: Kind::Choice(&[
+        Option_ {
+            id: "Q4_K",
+            title: "Q4_K",
+            help: "4.5 bits a weight: 4-bit codes, a scale and a minimum for 32. The usual choice.",
+        },
+        Option_ {
+            id: "Q2_K",
+            title: "Q2_K",
+            help: "2.625 bits a weight: 2-bit codes, a scale and a minimum for 16. Damages most models visibly.",
+        },
+        Option_ {
+            id: "Q3_K",
+            title: "Q3_K",
+            help: "3.4375 bits a weight: 3-bit codes, a scale for 16.",
+        },
+        Option_ {
+            id: "Q5_K",
+            title: "Q5_K",
+            help: "5.5 bits a weight: 5-bit codes, a scale and a minimum for 32.",
+        },
+        Option_ {
+            id: "Q6_K",
+            title: "Q6_K",
+            help: "6.5625 bits a weight: 6-bit codes, a scale for 16. Nearly lossless.",
+        },
+        Option_ {
+            id: "IQ4_XS",
+            title: "IQ4_XS",
+            help: "4.25 bits a weight: a table of 16 uneven levels, a scale for 32, rounded to 6 bits.",
+        },
+        Option_ {
+            id: "IQ4_NL",
+            title: "IQ4_NL",
+            help: "4.5 bits a weight: the same table, a scale for 32 in 16 bits; for inputs that 256 does not divide.",
+        },
+        Option_ {
+            id: "Q4_0",
+            title: "Q4_0",
+            help: "4.5 bits a weight: 4-bit codes around zero, a scale for 32. The fastest on many processors.",
+        },
+        Option_ {
+            id: "Q4_1",
+            title: "Q4_1",
+            help: "5 bits a weight: 4-bit codes, a scale and a minimum for 32.",
+        },
+        Option_ {
+            id: "Q5_0",
+            title: "Q5_0",
+            help: "5.5 bits a weight: 5-bit codes around zero, a scale for 32.",
+        },
+        Option_ {
+            id: "Q5_1",
+            title: "Q5_1",
+            help: "6 bits a weight: 5-bit codes, a scale and a minimum for 32.",
+        },
+        Option_ {
+            id: "Q8_0",
+            title: "Q8_0",
+            help: "8.5 bits a weight: 8-bit codes, a scale for 32. Practically lossless.",
+        },
+    ]),
+    only_when: None,
+};
+
+const IMPORTANCE: Parameter = Parameter {
+    name: "importance",
+    title: "Importance",
+    help: "What an error counts: every weight alike, or by the mean square of the input it meets, as llama.cpp does with an importance matrix.",
+    kind: Kind::Choice(&[
+        Option_ { id: "none", title: "None", help: "Every weight counts alike; needs no data." },
+        Option_ {
+            id: "inputs",
+            title: "By inputs",
+            help: "By E[x²] of the input on the calibration's text; needs a calibration.",
+        },
+    ]),
+    only_when: None,
+};
+
+fn is_important(parameters: &Resolved) -> bool {
+    parameters.choice("importance") == "inputs"
+}
 
 fn kind(parameters: &Resolved) -> BlockType {
     BlockType::named(parameters.choice("type")).unwrap_or(BlockType::Q4_K)
@@ -200,8 +221,13 @@ impl Method for Gguf {
         &ABOUT
     }
 
+    fn needs(&self, parameters: &Resolved) -> Needs {
+        if is_important(parameters) { Needs::Moments } else { Needs::Weights }
+    }
+
     fn label(&self, parameters: &Resolved) -> String {
-        kind(parameters).name().to_owned()
+        let importance = if is_important(parameters) { " weighted" } else { "" };
+        format!("{}{importance}", kind(parameters).name())
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
@@ -211,7 +237,8 @@ impl Method for Gguf {
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let (kind, shape) = (kind(parameters), task.shape());
         let (values, mask) = masked(&task);
-        let bytes = encode(kind, (&values, shape), None, task.observer)?;
+        let importance = if is_important(parameters) { Some(task.mean_squares()?) } else { None };
+        let bytes = encode(kind, (&values, shape), importance.as_deref(), task.observer)?;
         Ok(Sparse::over(mask, Encoding::Blocks(Blocks::new(shape, kind, bytes))))
     }
 }

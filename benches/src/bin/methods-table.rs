@@ -1,0 +1,102 @@
+//! The tables of docs/methods.md, measured anew and written between their marks: every method on the built-in sample, and
+//! beside what llama.cpp makes of it.
+//!
+//! `cargo run --release -p lapidary-benches --bin methods-table -- TEXT`, where TEXT is a file to calibrate with, another
+//! than the sample's held-out text. `--try CHAIN` measures one chain instead, as
+//! `gptq bits=3 group_size=64; polish`; with `--embedding CHAIN` every matrix is compressed, without it the blocks' alone.
+#![expect(clippy::print_stderr, reason = "what was measured is said as it comes")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use lapidary_benches::trials::{Bench, Measured, Trial};
+use lapidary_benches::{Table, lists, peers, trials};
+use lapidary_engine::{Result, disk};
+
+/// The file that holds the tables.
+fn page() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/methods.md")
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.sentence());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The values after each `flag`.
+fn after<'a>(arguments: &'a [String], flag: &str) -> Vec<&'a str> {
+    let pairs = arguments.windows(2).filter(|pair| pair[0] == flag);
+    pairs.map(|pair| pair[1].as_str()).collect()
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let text = arguments.first().ok_or_else(|| {
+        lapidary_engine::Error::plan("there is no text to calibrate with", "name a file")
+    })?;
+    let bench = Bench::new(Path::new(text), arguments.iter().any(|flag| flag == "--hurry"))?;
+    let embedding = after(arguments, "--embedding").first().copied();
+    let tried = after(arguments, "--try");
+    for chain in &tried {
+        let found = bench.measure(&Trial { title: chain, chain, embedding })?;
+        let mut table = Table::new(&[&trials::HEADING[..], &["chain"]].concat());
+        table.row(&cells(&found));
+        table.print();
+    }
+    if !tried.is_empty() {
+        return Ok(());
+    }
+    write(&bench)
+}
+
+/// Measures every row and writes the page.
+fn write(bench: &Bench) -> Result<()> {
+    let begun = Instant::now();
+    let of = |trials: &'static [Trial<'static>]| -> Result<Vec<Measured<'static>>> {
+        let measure = |trial| {
+            let found = bench.measure(trial)?;
+            eprintln!("{}", cells(&found).join("  "));
+            Ok(found)
+        };
+        trials.iter().map(measure).collect()
+    };
+    let whole = of(lists::WHOLE)?;
+    let tables = [
+        ("4 bits", trials::table(&of(lists::FOUR)?)),
+        ("3 bits", trials::table(&of(lists::THREE)?)),
+        ("2 bits", trials::table(&of(lists::TWO)?)),
+        ("others", trials::table(&of(lists::OTHERS)?)),
+        ("peers", peers::table(bench, &whole)),
+        ("whole", trials::table(&whole)),
+        ("about", bench.about(begun.elapsed())),
+    ];
+    let page = page();
+    let mut content = disk::read_text(&page, 1 << 20)?;
+    for (mark, table) in tables {
+        content = replaced(&content, mark, &table);
+    }
+    disk::write_file(&page, content.as_bytes())
+}
+
+fn cells(found: &Measured<'_>) -> Vec<String> {
+    [trials::figures(found), vec![found.trial.chain.to_owned()]].concat()
+}
+
+/// `content` with what stands between the marks of `name` replaced; the same without such marks.
+fn replaced(content: &str, name: &str, new: &str) -> String {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let parts = content.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some((before, after))
+    });
+    match parts {
+        Some((before, after)) => format!("{before}{begin}{new}{end}{after}"),
+        None => content.to_owned(),
+    }
+}

@@ -1,0 +1,210 @@
+//! What is tried: the rows of the tables of docs/methods.md.
+
+use crate::trials::Trial;
+
+const fn blocks(title: &'static str, chain: &'static str) -> Trial<'static> {
+    Trial { title, chain, embedding: None }
+}
+
+const fn whole(
+    title: &'static str,
+    chain: &'static str,
+    embedding: &'static str,
+) -> Trial<'static> {
+    Trial { title, chain, embedding: Some(embedding) }
+}
+
+/// Every method at 4 bits on the layers of the blocks, embedding and head kept; groups of 64.
+pub static FOUR: &[Trial<'static>] = &[
+    blocks("Round to nearest", "round-to-nearest bits=4 group_size=64"),
+    blocks("… clipped by least squares", "round-to-nearest bits=4 group_size=64 clipping=mse"),
+    blocks("… weighted by inputs", "round-to-nearest bits=4 group_size=64 clipping=weighted"),
+    blocks("… polished", "round-to-nearest bits=4 group_size=64; polish"),
+    blocks("HQQ", "hqq bits=4 group_size=64"),
+    blocks("GPTQ", "gptq bits=4 group_size=64"),
+    blocks("… clipping weighted by inputs", "gptq bits=4 group_size=64 clipping=weighted"),
+    blocks("… polished", "gptq bits=4 group_size=64 clipping=weighted; polish"),
+    blocks(
+        "… with zero points",
+        "gptq bits=4 group_size=64 clipping=weighted symmetry=asymmetric; polish",
+    ),
+    blocks(
+        "… and EoRA of rank 4",
+        "gptq bits=4 group_size=64 clipping=weighted symmetry=asymmetric; polish; eora rank=4",
+    ),
+    blocks("AWQ", "awq bits=4 group_size=64"),
+    blocks("Optimal palette, 16 rows", "optimal-palette bits=4"),
+    blocks("NF4", "nf4"),
+    blocks("MXFP4", "microscaling format=mxfp4"),
+    blocks("NVFP4", "microscaling format=nvfp4"),
+    blocks("Q4_0", "gguf-blocks type=Q4_0"),
+    blocks("Q4_K", "gguf-blocks type=Q4_K"),
+    blocks("Q4_K, by inputs", "gguf-blocks type=Q4_K importance=inputs"),
+    blocks("IQ4_XS, by inputs", "gguf-blocks type=IQ4_XS importance=inputs"),
+];
+
+/// The same at 3 bits.
+pub static THREE: &[Trial<'static>] = &[
+    blocks("Round to nearest", "round-to-nearest bits=3 group_size=64"),
+    blocks("… clipped by least squares", "round-to-nearest bits=3 group_size=64 clipping=mse"),
+    blocks("… weighted by inputs", "round-to-nearest bits=3 group_size=64 clipping=weighted"),
+    blocks("… polished", "round-to-nearest bits=3 group_size=64; polish"),
+    blocks("HQQ", "hqq bits=3 group_size=64"),
+    blocks("GPTQ", "gptq bits=3 group_size=64"),
+    blocks("… clipping weighted by inputs", "gptq bits=3 group_size=64 clipping=weighted"),
+    blocks("… polished", "gptq bits=3 group_size=64 clipping=weighted; polish"),
+    blocks(
+        "… with zero points",
+        "gptq bits=3 group_size=64 clipping=weighted symmetry=asymmetric; polish",
+    ),
+    blocks(
+        "… and EoRA of rank 4",
+        "gptq bits=3 group_size=64 clipping=weighted symmetry=asymmetric; polish; eora rank=4",
+    ),
+    blocks("AWQ", "awq bits=3 group_size=64"),
+    blocks("Optimal palette, 16 rows", "optimal-palette bits=3"),
+    blocks("Q3_K", "gguf-blocks type=Q3_K"),
+    blocks("Q3_K, by inputs", "gguf-blocks type=Q3_K importance=inputs"),
+];
+
+/// The same at 2 bits.
+pub static TWO: &[Trial<'static>] = &[
+    blocks("Round to nearest", "round-to-nearest bits=2 group_size=64"),
+    blocks("… clipped by least squares", "round-to-nearest bits=2 group_size=64 clipping=mse"),
+    blocks("… weighted by inputs", "round-to-nearest bits=2 group_size=64 clipping=weighted"),
+    blocks("… polished", "round-to-nearest bits=2 group_size=64; polish"),
+    blocks("HQQ", "hqq bits=2 group_size=64"),
+    blocks("GPTQ", "gptq bits=2 group_size=64"),
+    blocks("… clipping weighted by inputs", "gptq bits=2 group_size=64 clipping=weighted"),
+    blocks("… polished", "gptq bits=2 group_size=64 clipping=weighted; polish"),
+    blocks(
+        "… with zero points",
+        "gptq bits=2 group_size=64 clipping=weighted symmetry=asymmetric; polish",
+    ),
+    blocks(
+        "… and EoRA of rank 4",
+        "gptq bits=2 group_size=64 clipping=weighted symmetry=asymmetric; polish; eora rank=4",
+    ),
+    blocks("AWQ", "awq bits=2 group_size=64"),
+    blocks("Optimal palette, 16 rows", "optimal-palette bits=2"),
+    blocks("Q2_K", "gguf-blocks type=Q2_K"),
+    blocks("Q2_K, by inputs", "gguf-blocks type=Q2_K importance=inputs"),
+];
+
+/// Methods that have no such bits.
+pub static OTHERS: &[Trial<'static>] = &[
+    blocks("Magnitude, 2 of 4", "magnitude pattern=n-of-m"),
+    blocks("Wanda, 2 of 4", "wanda pattern=n-of-m"),
+    blocks("SparseGPT, 2 of 4", "sparsegpt pattern=n-of-m"),
+    blocks("SparseGPT, 2 of 4, GPTQ 4 bits", "sparsegpt pattern=n-of-m; gptq bits=4 group_size=64"),
+    blocks("Low rank 64, of weights", "low-rank rank=64"),
+    blocks("Low rank 64, of outputs", "low-rank rank=64 nearest=outputs"),
+    blocks("FP8 E4M3", "fp8"),
+    blocks("MXFP8", "microscaling format=mxfp8"),
+];
+
+/// Every matrix compressed: what is held against llama.cpp.
+pub static WHOLE: &[Trial<'static>] = &[
+    whole(
+        "GPTQ 8 bits, rows",
+        "gptq bits=8 granularity=channel",
+        "round-to-nearest bits=8 group_size=128 clipping=mse",
+    ),
+    whole(
+        "GPTQ 6 bits, groups of 64",
+        "gptq bits=6 group_size=64 clipping=weighted; polish",
+        "round-to-nearest bits=6 group_size=64 clipping=mse",
+    ),
+    whole(
+        "GPTQ 5 bits, groups of 32, zero points",
+        "gptq bits=5 group_size=32 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=5 group_size=32 clipping=mse",
+    ),
+    whole(
+        "GPTQ 5 bits, groups of 64",
+        "gptq bits=5 group_size=64 clipping=weighted; polish",
+        "round-to-nearest bits=5 group_size=64 clipping=mse",
+    ),
+    whole(
+        "Q4_K by inputs, embedding Q6_K",
+        "gguf-blocks type=Q4_K importance=inputs",
+        "gguf-blocks type=Q6_K",
+    ),
+    whole(
+        "GPTQ 4 bits, groups of 32, zero points",
+        "gptq bits=4 group_size=32 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=5 group_size=32 clipping=mse",
+    ),
+    whole(
+        "GPTQ 4 bits, groups of 32",
+        "gptq bits=4 group_size=32 clipping=weighted; polish",
+        "round-to-nearest bits=5 group_size=64 clipping=mse",
+    ),
+    whole("Q4_K by inputs", "gguf-blocks type=Q4_K importance=inputs", "gguf-blocks type=Q4_K"),
+    whole(
+        "IQ4_XS by inputs",
+        "gguf-blocks type=IQ4_XS importance=inputs",
+        "gguf-blocks type=IQ4_XS",
+    ),
+    whole(
+        "GPTQ 4 bits, groups of 64",
+        "gptq bits=4 group_size=64 clipping=weighted; polish",
+        "round-to-nearest bits=4 group_size=32 clipping=mse",
+    ),
+    whole(
+        "GPTQ 4 bits, groups of 128",
+        "gptq bits=4 group_size=128 clipping=weighted; polish",
+        "round-to-nearest bits=4 group_size=64 clipping=mse",
+    ),
+    whole(
+        "GPTQ 4 bits, rows",
+        "gptq bits=4 granularity=channel clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 3 bits, groups of 32, zero points",
+        "gptq bits=3 group_size=32 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=4 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "RTN 3 bits, groups of 32, zero points, polished",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=weighted; polish rounds=6",
+        "round-to-nearest bits=4 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 3 bits, groups of 64, zero points",
+        "gptq bits=3 group_size=64 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 3 bits, groups of 128, zero points",
+        "gptq bits=3 group_size=128 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 3 bits, rows, zero points",
+        "gptq bits=3 granularity=channel symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole("Q2_K by inputs", "gguf-blocks type=Q2_K importance=inputs", "gguf-blocks type=Q3_K"),
+    whole(
+        "GPTQ 2 bits, groups of 16, zero points",
+        "gptq bits=2 group_size=16 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 2 bits, groups of 32, zero points",
+        "gptq bits=2 group_size=32 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 2 bits, groups of 64, zero points",
+        "gptq bits=2 group_size=64 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
+    ),
+    whole(
+        "GPTQ 2 bits, groups of 128, zero points",
+        "gptq bits=2 group_size=128 symmetry=asymmetric clipping=weighted; polish",
+        "round-to-nearest bits=2 group_size=16 symmetry=asymmetric clipping=mse",
+    ),
+];

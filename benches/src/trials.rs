@@ -1,0 +1,299 @@
+//! Chains of methods tried on the whole sample: compressed, run on its held-out text, held against the original.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lapidary_engine::calibration::{Calibration, Folder, Wishes, calibrate_with_texts};
+use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
+use lapidary_engine::evaluation::{Evaluation, Figure, evaluate};
+use lapidary_engine::job::{self, Limits, Store, StoreWeights, Subject};
+use lapidary_engine::method::{Step, Value};
+use lapidary_engine::network::{CheckpointWeights, Network, Weights};
+use lapidary_engine::numeric::weighted::gram_weighted_error;
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
+use lapidary_engine::{Error, Result, Silent};
+
+/// Tokens of a window, those of the model's context.
+const LENGTH: usize = 256;
+/// Tokens of the calibration, as many as llama.cpp's figures were made with.
+const CALIBRATION_TOKENS: usize = 200 * LENGTH;
+/// Tokens whose predictions are held against the original's.
+const KL_TOKENS: usize = 40 * LENGTH;
+/// Tokens that are scored in a hurry.
+const HURRIED_TOKENS: usize = 60 * LENGTH;
+
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Trial<'a> {
+    /// Its name in the table.
+    pub title: &'a str,
+    /// The steps, as `gptq bits=4; polish`.
+    pub chain: &'a str,
+    /// The steps of the embedding, where every matrix is compressed; the blocks' alone without.
+    pub embedding: Option<&'a str>,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Measured<'a> {
+    /// What was tried.
+    pub trial: Trial<'a>,
+    /// Bytes of all tensors, exact.
+    pub bytes: u64,
+    /// Bits a weight of what was compressed.
+    pub bits_per_weight: f64,
+    /// How long compressing took.
+    pub time: Duration,
+    /// Nats per token beyond the original's, window by window.
+    pub excess: Figure,
+    /// Perplexity.
+    pub perplexity: f64,
+    /// Mean over the layers of ‖(W − Ŵ)x‖²/‖Wx‖² on the calibration's text.
+    pub damage: f64,
+    /// Mean KL divergence from the original of the first tokens.
+    pub kl: f64,
+}
+
+impl Measured<'_> {
+    /// Perplexity over that of the original.
+    pub fn ratio(&self) -> f64 {
+        self.excess.value.exp()
+    }
+
+    /// Half the width of the interval of 95 % of the ratio, to first order.
+    pub fn margin(&self) -> f64 {
+        self.excess.margin() * self.ratio()
+    }
+}
+
+/// Steps of a chain written as `gptq bits=4; polish`.
+///
+/// # Errors
+/// [`Error::Plan`] for a parameter without a value.
+pub fn steps(chain: &str) -> Result<Vec<Step>> {
+    chain.split(';').map(step).collect()
+}
+
+fn step(text: &str) -> Result<Step> {
+    let mut words = text.split_whitespace();
+    let mut step = Step::new(words.next().unwrap_or_default());
+    for word in words {
+        let (name, value) = word.split_once('=').ok_or_else(|| {
+            Error::plan(format!("{word} gives no value"), "write it as name=value")
+        })?;
+        let value = match (value.parse::<i64>(), value.parse::<f64>()) {
+            (Ok(whole), _) => Value::Integer(whole),
+            (_, Ok(fraction)) => Value::Fraction(fraction),
+            _ => Value::from(value),
+        };
+        step = step.with(name, value);
+    }
+    Ok(step)
+}
+
+/// The sample, calibrated and ready to be scored.
+#[derive(Debug)]
+pub struct Bench {
+    checkpoint: Checkpoint,
+    folder: Folder,
+    calibration: Calibration,
+    /// All windows of the text, or a quarter of them in a hurry.
+    sequences: Sequences,
+    /// Those whose every prediction is held against the original's, which takes twice as long.
+    first: Sequences,
+    /// What the original makes of all of them.
+    original: Evaluation,
+    /// Where the calibration is kept.
+    _home: tempfile::TempDir,
+}
+
+impl Bench {
+    /// Calibrates the sample with a text; in a hurry, a quarter of the held-out text is scored.
+    ///
+    /// # Errors
+    /// Whatever reading, tokenizing and running say.
+    pub fn new(text: &Path, is_hurried: bool) -> Result<Self> {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/sample-books-6m");
+        let checkpoint = Checkpoint::open(&sample)?;
+        let home = tempfile::tempdir().map_err(|error| {
+            Error::plan(format!("no folder to work in ({error})"), "set TMPDIR")
+        })?;
+        let wishes = Wishes {
+            sources: vec![Source::path(text)],
+            sequence_tokens: Some(LENGTH),
+            tokens: CALIBRATION_TOKENS,
+            seed: 0,
+            has_grams: true,
+        };
+        let place = (home.path(), None);
+        let (folder, _) = calibrate_with_texts(&checkpoint, &wishes, None, place, &Silent)?;
+        let calibration = folder.load();
+        let budget = is_hurried.then_some(HURRIED_TOKENS);
+        let sequences = sequences(&checkpoint, &sample, budget)?;
+        let first = self::sequences(&checkpoint, &sample, Some(KL_TOKENS))?;
+        let weights = CheckpointWeights::new(&checkpoint);
+        let original = evaluate(&network(&checkpoint, &weights)?, None, &sequences, &Silent)?;
+        Ok(Self { checkpoint, folder, calibration, sequences, first, original, _home: home })
+    }
+
+    /// Bytes of the tensors of the original.
+    pub fn original_bytes(&self) -> u64 {
+        self.checkpoint.tensor_bytes()
+    }
+
+    /// A line about how it was measured.
+    pub fn about(&self, time: Duration) -> String {
+        let settings = self.folder.settings();
+        format!(
+            "Calibrated with {} tokens of {}, scored on {} tokens of heldout_oz.txt in windows of {LENGTH}; measured in {:.0} s on {} threads.\n",
+            settings.tokens,
+            settings.texts.iter().map(|text| text.name.as_str()).collect::<Vec<_>>().join(", "),
+            self.sequences.scored_tokens(),
+            time.as_secs_f64(),
+            rayon::current_num_threads(),
+        )
+    }
+
+    /// Compresses and scores.
+    ///
+    /// # Errors
+    /// Whatever the methods and the network say.
+    pub fn measure<'a>(&self, trial: &Trial<'a>) -> Result<Measured<'a>> {
+        let mut plan = Plan::default();
+        for tensor in self.checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()) {
+            let chain = match (tensor.place.role, trial.embedding) {
+                (Role::Embedding, embedding) => embedding,
+                (Role::Head, None) => None,
+                _ => Some(trial.chain),
+            };
+            if let Some(chain) = chain {
+                plan.set(&tensor.name, Assignment::of(steps(chain)?));
+            }
+        }
+        let calibrated = job::Measured { folder: &self.folder, calibration: &self.calibration };
+        let subject = Subject { checkpoint: &self.checkpoint, calibrated: &calibrated };
+        let begun = Instant::now();
+        let store = job::run(subject, &plan, Limits::default(), None, &Silent)?;
+        let time = begun.elapsed();
+        let (original, compressed) =
+            (CheckpointWeights::new(&self.checkpoint), StoreWeights::new(&self.checkpoint, &store));
+        let original = network(&self.checkpoint, &original)?;
+        let compressed = network(&self.checkpoint, &compressed)?;
+        let whole = evaluate(&compressed, None, &self.sequences, &Silent)?;
+        let first = evaluate(&compressed, Some(&original), &self.first, &Silent)?;
+        let unknown = Figure { value: f64::NAN, error: f64::NAN };
+        let (bytes, bits_per_weight) = self.sizes(&plan)?;
+        let damage = self.damage(&store)?;
+        Ok(Measured {
+            trial: *trial,
+            bytes,
+            bits_per_weight,
+            time,
+            damage,
+            excess: whole.nats_beyond(&self.original).unwrap_or(unknown),
+            perplexity: whole.perplexity().value,
+            kl: first.mean_kl().unwrap_or(unknown).value,
+        })
+    }
+
+    /// The mean squared relative error of the outputs of the layers that were compressed, on the calibration's text.
+    fn damage(&self, store: &Store) -> Result<f64> {
+        let (mut sum, mut layers) = (0.0, 0);
+        for (index, tensor) in self.checkpoint.tensors().iter().enumerate() {
+            let record = self.calibration.record(&tensor.name).filter(|_| store.has(index));
+            let Some(gram) = record.and_then(|record| self.folder.gram(record)) else { continue };
+            let weights = self.checkpoint.weights(index, &Silent)?;
+            let decoded = store.get(index)?.decode();
+            let error = gram_weighted_error(weights.view(), decoded.view(), &gram);
+            sum += error.relative().powi(2);
+            layers += 1;
+        }
+        Ok(sum / f64::from(layers.max(1)))
+    }
+
+    /// Bytes of all tensors, and bits a weight of those that are compressed.
+    fn sizes(&self, plan: &Plan) -> Result<(u64, f64)> {
+        let (mut bytes, mut packed, mut weights) = (0, 0, 0);
+        for tensor in self.checkpoint.tensors() {
+            let taken = taken(tensor, plan)?;
+            bytes += taken.unwrap_or(tensor.bytes());
+            if let Some(taken) = taken {
+                packed += taken;
+                weights += tensor.parameters();
+            }
+        }
+        Ok((bytes, packed as f64 * 8.0 / weights as f64))
+    }
+}
+
+/// Bytes of a tensor that is compressed.
+fn taken(tensor: &Tensor, plan: &Plan) -> Result<Option<u64>> {
+    let Some((assignment, matrix)) = plan.get(&tensor.name).zip(tensor.matrix) else {
+        return Ok(None);
+    };
+    let layout = assignment.layout(matrix.shape, tensor.dtype)?;
+    Ok(Some(layout.bytes(matrix.shape)))
+}
+
+fn network<'a>(checkpoint: &Checkpoint, weights: &'a dyn Weights) -> Result<Network<'a>> {
+    let config = checkpoint.config();
+    Network::open(config.ok_or_else(|| Error::plan("no config.json", "restore it"))?, weights)
+}
+
+/// The held-out text in windows, as far as `budget` goes.
+fn sequences(checkpoint: &Checkpoint, sample: &Path, budget: Option<usize>) -> Result<Sequences> {
+    let tokenizer = Tokenizer::open(checkpoint)?;
+    let texts = Source::path(sample.join("heldout_oz.txt")).read(&Silent)?;
+    let tokens = tokenizer.encode_documents(texts.documents(), Specials::Added, &Silent)?;
+    cut(&tokens, &Cut { budget, ..Cut::scoring(LENGTH) })
+}
+
+/// Bits a weight, bytes, output error, perplexity, its ratio to the original's, KL and seconds.
+pub fn figures(found: &Measured<'_>) -> Vec<String> {
+    vec![
+        format!("{:.3}", found.bits_per_weight),
+        count(found.bytes),
+        format!("{:.4} %", 100.0 * found.damage),
+        format!("{:.3}", found.perplexity),
+        format!("{:.4} ± {:.4}", found.ratio(), found.margin()),
+        format!("{:.5}", found.kl),
+        format!("{:.1}", found.time.as_secs_f64()),
+    ]
+}
+
+/// `1,234,567`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What stands over [`figures`].
+pub const HEADING: [&str; 7] =
+    ["bits/weight", "bytes", "output error", "perplexity", "× original", "KL", "s"];
+
+/// A table in Markdown: names to the left, numbers to the right.
+pub fn markdown(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let heading: Vec<String> = heading.iter().map(|&cell| cell.to_owned()).collect();
+    let mut rule = vec!["---:".to_owned(); heading.len()];
+    if let Some(first) = rule.first_mut() {
+        "---".clone_into(first);
+    }
+    let rows: String = rows.iter().map(|row| line(row)).collect();
+    line(&heading) + &line(&rule) + &rows
+}
+
+/// Trials with their figures, in Markdown.
+pub fn table(found: &[Measured<'_>]) -> String {
+    let row = |found: &Measured<'_>| [vec![found.trial.title.to_owned()], figures(found)].concat();
+    let rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    markdown(&[&["method"][..], &HEADING].concat(), &rows)
+}
