@@ -20,7 +20,7 @@ fn palette() -> Vec<Assignment> {
 }
 
 fn packed() -> &'static dyn Target {
-    target::find("compressed-tensors").unwrap()
+    target::find("compressed-tensors").expect("a target")
 }
 
 fn question<'a>(model: &'a Checkpoint, plan: &'a Plan, palette: &'a [Assignment]) -> Question<'a> {
@@ -49,7 +49,7 @@ fn candidates_have_the_bytes_of_the_export_and_fused_layers_are_one_unit() {
         assert!(damages[0] == 0.0 && damages[1] > 50.0 * damages[2], "{damages:?}");
         assert!(bytes[0] > bytes[2] && bytes[2] > bytes[1], "{bytes:?}");
     }
-    let choice = uniform(&scores, 0);
+    let choice = uniform(&scores, 0).unwrap();
     let whole = plan_of(&model, &scores, &choice, &plan);
     let manifest = Manifest::new(&model, &whole, packed()).unwrap();
     let kept: u64 = ["model.embed_tokens.weight", "model.norm.weight"]
@@ -72,7 +72,7 @@ fn a_budget_of_file_bytes_is_kept_and_no_worse_than_uniform_bits_of_that_size() 
         solve_within(place, (&scores, &plan, &bounds), Budget::FileBytes(bytes), &knapsack)
     };
     let of = |plan: &Plan| Manifest::new(&model, plan, packed()).unwrap().weight_file_bytes();
-    let four = uniform(&scores, 0);
+    let four = uniform(&scores, 0).unwrap();
     let bytes = of(&plan_of(&model, &scores, &four, &plan));
     let (choice, found) = solve(bytes).unwrap();
     assert!(of(&found) <= bytes && choice.damage <= four.damage * (1.0 + 1e-12));

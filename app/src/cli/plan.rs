@@ -259,7 +259,9 @@ impl Plan {
         };
         row(format!("{} (this plan)", self.solver), &solved.choice);
         for (place, bits) in self.candidates.iter().enumerate() {
-            row(format!("{bits} bits everywhere"), &uniform(&solved.scores, place));
+            if let Some(choice) = uniform(&solved.scores, place) {
+                row(format!("{bits} bits everywhere"), &choice);
+            }
         }
         output::print(&table.render())?;
         output::print(&spread(solved))?;

@@ -186,15 +186,19 @@ fn solved(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready) 
     }
     let [least, most] = ready.solved.range();
     let budget = state.budget.unwrap_or(most);
-    let mut megabytes = budget as f64 / MEGABYTE;
+    let mut bytes = budget;
     ui.horizontal(|ui| {
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).max(100.0);
         let label = ui.label("Budget");
-        let range = least as f64 / MEGABYTE..=most as f64 / MEGABYTE;
-        let slider = Slider::new(&mut megabytes, range).suffix(" MB").fixed_decimals(3);
+        let slider = Slider::new(&mut bytes, least..=most)
+            .custom_formatter(|bytes, _| format!("{:.3} MB", bytes / MEGABYTE))
+            .custom_parser(|typed| {
+                let number = typed.trim().trim_end_matches("MB").trim().parse::<f64>();
+                number.ok().map(|megabytes| megabytes * MEGABYTE)
+            });
         let slider = ui.add(slider).labelled_by(label.id);
         if slider.on_hover_text("Bytes of all tensors as they are exported. The plan is the best of that size by the scores; one drag is one step of undo.").changed() {
-            send(context, Allocate::Spend((megabytes * MEGABYTE).round() as u64));
+            send(context, Allocate::Spend(bytes));
         }
     });
     frontier(context, ui, model, ready);
@@ -229,8 +233,8 @@ fn frontier(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready
         series.push(Series::new("the plan", Ink::Mark, Kind::Points, vec![now]));
     }
     let damage = match ready.wish.metric {
-        Metric::Measured => Axis::new("Σ KL, predicted").in_unit("nats"),
-        Metric::Weights | Metric::Outputs => Axis::new("Σ squared error, predicted"),
+        Metric::Measured => Axis::new("predicted KL").in_unit("nats"),
+        Metric::Weights | Metric::Outputs => Axis::new("predicted error²"),
     };
     let figure = Figure {
         title: "Size against predicted damage".to_owned(),

@@ -4,6 +4,7 @@ mod calibrate;
 mod diff;
 mod evaluate;
 mod inspect;
+mod plan;
 mod plans;
 
 use std::collections::BTreeSet;

@@ -84,17 +84,21 @@ pub fn plan_of(
     plan
 }
 
-/// Every unit with one candidate of the palette; kept, or as the hand has it, where it cannot have that.
-pub fn uniform(scores: &[UnitScores], candidate: usize) -> Choice {
-    let pick = |of: &UnitScores| {
+/// Every unit with one candidate of the palette; kept, or as the hand has it, where it cannot have that. `None` where
+/// no unit can.
+pub fn uniform(scores: &[UnitScores], candidate: usize) -> Option<Choice> {
+    let find = |of: &UnitScores| {
         let is_it = |option: &Scored| option.candidate == Some(candidate);
-        of.options.iter().position(is_it).unwrap_or(0)
+        of.options.iter().position(is_it)
     };
-    let options: Vec<usize> = scores.iter().map(pick).collect();
+    if !scores.iter().any(|of| find(of).is_some()) {
+        return None;
+    }
+    let options: Vec<usize> = scores.iter().map(|of| find(of).unwrap_or(0)).collect();
     let chosen = || scores.iter().zip(&options).map(|(of, &option)| &of.options[option]);
     let bytes = chosen().map(|option| option.bytes).sum();
     let damage = chosen().map(|option| option.damage).sum();
-    Choice { options, bytes, damage }
+    Some(Choice { options, bytes, damage })
 }
 
 /// Solves with a budget. The bytes of files are those the export will have: headers are counted by laying the plan
@@ -142,7 +146,7 @@ pub fn solve_within(
 }
 
 /// The fewest bytes of each unit.
-fn least(scores: &[UnitScores]) -> Choice {
+pub(super) fn least(scores: &[UnitScores]) -> Choice {
     let pick = |of: &UnitScores| {
         let all = of.options.iter().enumerate();
         all.min_by_key(|(_, option)| option.bytes).map_or(0, |(at, _)| at)

@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::observer::Observer;
 use crate::plan::Plan;
+use crate::scores::allocate::least;
 use crate::scores::{Bounds, UnitScores, groups, plan_of, uniform};
 use crate::target::{Manifest, Target};
 
@@ -33,17 +34,16 @@ impl Solved {
     ) -> Result<Self> {
         let problem = Problem::new(groups(checkpoint, &scores, bounds), u64::MAX)?;
         let frontier = Frontier::of(&problem, observer)?;
-        let first = uniform(&scores, 0);
+        let first = least(&scores);
         let whole = plan_of(checkpoint, &scores, &first, plan);
         let all = Manifest::new(checkpoint, &whole, target)?.tensor_bytes();
         let fixed_bytes = all.saturating_sub(first.bytes);
         let whole = |point: Point| Point { bytes: point.bytes + fixed_bytes, ..point };
         let points = frontier.points().iter().copied().map(whole).collect();
-        let uniforms = (0..candidates).map(|candidate| {
-            let choice = uniform(&scores, candidate);
-            whole(Point { bytes: choice.bytes, damage: choice.damage })
-        });
-        let uniforms = uniforms.collect();
+        let uniforms = (0..candidates).filter_map(|candidate| uniform(&scores, candidate));
+        let uniforms = uniforms
+            .map(|choice| whole(Point { bytes: choice.bytes, damage: choice.damage }))
+            .collect();
         Ok(Self { scores, frontier, points, uniforms, fixed_bytes })
     }
 

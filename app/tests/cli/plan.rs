@@ -1,0 +1,40 @@
+//! `lapidary plan`: budgets of bits and bytes, floors, what it refuses.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{fails, run, sample, works};
+
+#[test]
+fn a_budget_becomes_a_project_that_evaluates_and_keeps_it() {
+    let home = TempDir::new().unwrap();
+    let sample = sample().display().to_string();
+    let out = home.path().join("plan.ron").display().to_string();
+    let arguments = ["plan", &sample, "--bits", "5", "--score", "weights", "--out", &out, "--json"];
+    let output = run(home.path(), arguments);
+    let found: Value = serde_json::from_str(works(&output)).unwrap();
+    let bits = found["bits_per_weight"].as_f64().unwrap();
+    assert!(bits <= 5.0 && bits > 4.9, "{bits}");
+    assert_eq!((&found["solver"], &found["within_bytes"]), (&"knapsack".into(), &0.into()));
+    assert_eq!(found["units"].as_array().unwrap().len(), 25);
+    let size = ["plan", &sample, "--size", "5MB", "--score", "weights", "--floor", "down=8"];
+    let lines = run(home.path(), size);
+    let text = works(&lines);
+    assert!(text.contains("4 bits everywhere") && text.contains("MB for"), "{text}");
+    assert!(!text.contains("3 bits everywhere"), "the target holds none: {text}");
+    let again = run(home.path(), ["plan", &out, "--bits", "4.2", "--score", "weights"]);
+    assert!(works(&again).contains("4.1"), "of a project");
+}
+
+#[test]
+fn what_cannot_be_planned_is_one_line() {
+    let home = TempDir::new().unwrap();
+    let sample = sample().display().to_string();
+    let plan = |more: &[&str]| run(home.path(), ["plan", &sample].iter().chain(more));
+    fails(&plan(&["--bits", "0.5", "--score", "weights"]), 2, &["bytes"]);
+    fails(&plan(&["--size", "3 parsecs", "--score", "weights"]), 2, &["3 parsecs", "3.2MB"]);
+    fails(&plan(&["--bits", "4", "--score", "outputs"]), 2, &["calibrat"]);
+    fails(&plan(&["--bits", "4", "--solver", "guess"]), 2, &["guess", "knapsack"]);
+    fails(&plan(&["--bits", "4", "--method", "gptq"]), 2, &["calibrat"]);
+    fails(&plan(&["--bits", "4", "--floor", "nose=3"]), 2, &["nose=3"]);
+}
