@@ -88,7 +88,7 @@ impl Descent {
         (!is_cancelled()).then_some(())
     }
 
-    /// The scale of the weights of each group in turn, codes[i]·scale, goes to `stored(best)` where that is better.
+    /// The scale of the weights of each group in turn, `codes[i]·scale`, goes to `stored(best)` where that is better.
     /// `codes` are those of all weights less their zero point, row-major, `scales` ⌈cols/width⌉ to a row. Never
     /// worse. Cost: rows·cols² operations. `None` once `is_cancelled`.
     pub fn move_scales(
