@@ -46,14 +46,7 @@ impl Choice {
         observer: &dyn Observer,
     ) -> Result<Option<Loaded>> {
         let Some((needs, layer)) = needs(checkpoint, plan) else { return Ok(None) };
-        let cache = Cache::new(&self.home.join("measured"), CACHE_LIMIT_BYTES);
-        let key = model_key(checkpoint, Some(&cache), observer)?;
-        let has_enough = |folder: &Folder| needs < Needs::Gram || folder.settings().has_grams;
-        let found = match &self.named {
-            Some(path) => Some(named(path, &key)?),
-            None => finished(&self.home, &key).into_iter().find(has_enough),
-        };
-        let Some(folder) = found else {
+        let Some(found) = self.latest(checkpoint, needs, observer)? else {
             let what = match needs {
                 Needs::Gram => "the Gram matrix of its inputs",
                 Needs::Weights | Needs::Moments => "the mean squares of its inputs",
@@ -65,8 +58,30 @@ impl Choice {
                 format!("run: lapidary calibrate {} --text FILE", checkpoint.path().display()),
             ));
         };
-        let calibration = folder.load();
-        Ok(Some(Loaded::new(folder, calibration)))
+        Ok(Some(found))
+    }
+
+    /// The calibration that was named, or the latest finished one that holds as much as is needed.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where the one that was named is none of this model; [`Error::Cancelled`].
+    pub fn latest(
+        &self,
+        checkpoint: &Checkpoint,
+        needs: Needs,
+        observer: &dyn Observer,
+    ) -> Result<Option<Loaded>> {
+        let cache = Cache::new(&self.home.join("measured"), CACHE_LIMIT_BYTES);
+        let key = model_key(checkpoint, Some(&cache), observer)?;
+        let has_enough = |folder: &Folder| needs < Needs::Gram || folder.settings().has_grams;
+        let found = match &self.named {
+            Some(path) => Some(named(path, &key)?),
+            None => finished(&self.home, &key).into_iter().find(has_enough),
+        };
+        Ok(found.map(|folder| {
+            let calibration = folder.load();
+            Loaded::new(folder, calibration)
+        }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Lapidary: a workbench for compressing neural networks. This crate is the window and the command line;
 //! everything they compute is a function of `lapidary_engine`.
 
+pub mod allocating;
 pub mod app;
 pub mod builtin;
 pub mod calibrated;

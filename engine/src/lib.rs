@@ -15,7 +15,8 @@
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
 //! model, [`statistics`] looks at it, [`compare`] at two of them, [`network`] runs it on what [`text`] makes of a
 //! person's texts, [`calibration`] keeps what its layers receive, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants,
-//! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load, [`job`] does the work, [`export`] writes and proves it.
+//! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load,
+//! [`allocator`] spends a budget of bytes, [`job`] does the work, [`export`] writes and proves it.
 
 pub mod error;
 pub mod observer;
@@ -40,9 +41,12 @@ pub mod plan;
 pub mod recipe;
 pub mod target;
 
+pub mod allocator;
+
 pub mod evaluation;
 
 pub mod job;
+pub mod scores;
 
 pub mod export;
 

@@ -62,6 +62,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "target",
         &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "method", "plan"],
     ),
+    ("allocator", &["error", "observer", "numeric"]),
     (
         "job",
         &[
@@ -77,6 +78,22 @@ const LAYERS: &[(&str, &[&str])] = &[
             "method",
             "network",
             "plan",
+        ],
+    ),
+    (
+        "scores",
+        &[
+            "error",
+            "observer",
+            "numeric",
+            "checkpoint",
+            "network",
+            "method",
+            "plan",
+            "target",
+            "allocator",
+            "evaluation",
+            "job",
         ],
     ),
     (

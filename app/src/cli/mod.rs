@@ -9,6 +9,7 @@ mod diff;
 mod evaluate;
 mod inspect;
 mod output;
+mod plan;
 mod recipe;
 mod window;
 
@@ -40,6 +41,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
+    /// Spend a budget of bits or bytes on the layers of a model.
+    Plan(plan::Plan),
     /// Say what is wrong with a project's plan for its target, and mend it.
     Check(check::Check),
     /// List what each runtime and format can hold.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Some(Command::Calibrate(command)) => command.run(),
         Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
+        Some(Command::Plan(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Targets(command)) => command.run(),
         Some(Command::Recipe(command)) => command.run(),

@@ -2,6 +2,7 @@
 
 use egui::{Key, KeyboardShortcut, Modifiers};
 
+use crate::commands::allocate::Allocate;
 use crate::commands::evaluate::Evaluate;
 pub use crate::commands::menu::Menu;
 use crate::commands::{Command, Direction, Grow};
@@ -153,6 +154,14 @@ pub static ACTIONS: &[Action] = &[
         keys: keys(Modifiers::COMMAND, Key::E),
         enabled: has_model,
         command: || Command::ToggleSheet(Sheet::Export),
+    },
+    Action {
+        title: "Allocate…",
+        tooltip: "Score candidates once, then drag the budget: the best plan of each size.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::COMMAND, Key::B),
+        enabled: has_model,
+        command: || Command::Allocate(Allocate::Toggle),
     },
     Action {
         title: "Evaluate…",

@@ -1,6 +1,7 @@
 //! Everything the person can do, and the one place that changes the document.
 
 pub mod actions;
+pub mod allocate;
 mod answers;
 mod calibrate;
 mod edit;
@@ -23,6 +24,7 @@ pub use look::request as look_again;
 pub use pressed::pressed;
 pub use ways::{Direction, Grow};
 
+use crate::commands::allocate::Allocate;
 use crate::commands::evaluate::Evaluate;
 use crate::document::brush::Brush;
 use crate::document::calibrations::Ask;
@@ -181,6 +183,8 @@ pub enum Command {
     Calibration(Ask),
     /// Run the model.
     Evaluate(Evaluate),
+    /// Spend a budget.
+    Allocate(Allocate),
     /// Save a figure, asking for the name of its file.
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
@@ -234,6 +238,7 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         },
         Command::Calibration(ask) => calibrate::carry_out(document, jobs, ask),
         Command::Evaluate(command) => evaluate::apply(document, jobs, command),
+        Command::Allocate(command) => allocate::apply(document, jobs, command),
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             let chosen = document.question.take().and_then(|question| {

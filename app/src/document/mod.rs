@@ -1,5 +1,6 @@
 //! What is open and what the person wants of it. Knows the engine, never egui.
 
+pub mod allocation;
 pub mod brush;
 pub mod calibrations;
 pub mod columns;
@@ -33,6 +34,7 @@ use lapidary_engine::export::Report;
 use lapidary_engine::plan::Assignment;
 
 use crate::commands::Command;
+use crate::document::allocation::Allocating;
 use crate::document::evaluation::Evaluating;
 use crate::document::model::Model;
 use crate::document::recipe::Told;
@@ -129,6 +131,8 @@ pub enum Sheet {
     Palette,
     /// Running the model on texts.
     Evaluate,
+    /// Spending a budget.
+    Allocate,
     /// The list of keys.
     Keys,
     /// About this program.
@@ -176,6 +180,8 @@ pub struct Document {
     pub figure_to_save: Option<Arc<FigureToSave>>,
     /// Running the model on texts.
     pub evaluation: Evaluating,
+    /// Spending a budget.
+    pub allocation: Allocating,
     /// Whether the window should close.
     pub quit: bool,
     /// Remembered between sessions.

@@ -1,6 +1,7 @@
 //! Background work: named threads, one bounded channel, answers that carry a revision so that stale ones are dropped.
 //! Numerics run in one pool of low priority, so that the window keeps drawing while every core is busy.
 
+mod allocate;
 mod calibrate;
 mod compare;
 mod damage;
@@ -37,6 +38,7 @@ use crate::document::model::Opened;
 use crate::document::other::Other;
 use crate::document::outcome::LaidOut;
 use crate::document::recipe::{Taken, Told};
+pub use allocate::Scoring;
 pub use damage::Trial;
 pub use evaluate::{Ran, set_kept};
 pub use pick::{Picked, Purpose};
@@ -87,6 +89,8 @@ pub enum Event {
     Calibration(News),
     /// The model ran, or did not.
     Ran(Ran),
+    /// Candidates were scored, or not.
+    Scoring(Scoring),
     /// A file dialog ended.
     Picked(Purpose, Picked),
 }
@@ -121,9 +125,10 @@ enum Kind {
     Through,
     Evaluate,
     Runs,
+    Allocate,
 }
 
-const KINDS: usize = 20;
+const KINDS: usize = 21;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -157,6 +162,7 @@ impl Observer for Ticket {
             Kind::Export => self.try_send(Event::ExportProgress(progress)),
             Kind::Calibrate => self.try_send(Event::Calibration(News::Progress(progress))),
             Kind::Evaluate => self.try_send(Event::Ran(Ran::Progress(progress))),
+            Kind::Allocate => self.try_send(Event::Scoring(Scoring::Progress(progress))),
             _ => {}
         }
     }

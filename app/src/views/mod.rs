@@ -1,6 +1,7 @@
 //! What is on screen. A view reads the document and sends commands; it changes nothing, and it names no other view.
 
 mod activity;
+mod allocate;
 mod calibrate;
 mod evaluate;
 mod experts;
@@ -84,6 +85,7 @@ pub static VIEWS: &[View] = &[
     View { id: "calibrate", ui: calibrate::ui },
     View { id: "experts", ui: experts::ui },
     View { id: "evaluate", ui: evaluate::ui },
+    View { id: "allocate", ui: allocate::ui },
     View { id: "sheets", ui: sheets::ui },
     View { id: "palette", ui: palette::ui },
 ];
@@ -119,6 +121,7 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
     calibrate::ui(context, ui);
     experts::ui(context, ui);
     evaluate::ui(context, ui);
+    allocate::ui(context, ui);
     sheets::ui(context, ui);
     palette::ui(context, ui);
 }

@@ -17,7 +17,12 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         Some(Sheet::Told) => told(context, ui),
         Some(Sheet::Path(purpose)) => path(context, ui, purpose),
         Some(
-            Sheet::Export | Sheet::Calibrate | Sheet::Experts | Sheet::Evaluate | Sheet::Palette,
+            Sheet::Export
+            | Sheet::Calibrate
+            | Sheet::Experts
+            | Sheet::Evaluate
+            | Sheet::Allocate
+            | Sheet::Palette,
         )
         | None => {}
     }

@@ -76,6 +76,11 @@ impl Role {
         Self::Other,
     ];
 
+    /// The role called so.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
     /// Its name on screen and in output.
     pub fn name(self) -> &'static str {
         match self {

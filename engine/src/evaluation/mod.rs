@@ -2,6 +2,7 @@
 //! one prompt; questions with options; what each block does. In: networks, token ids. Out: plain numbers, and runs
 //! kept on disk. Never knows plans.
 
+mod baseline;
 mod blocks;
 mod generate;
 mod layers;
@@ -10,6 +11,7 @@ mod record;
 mod round;
 mod score;
 
+pub use baseline::{Baseline, From};
 pub use blocks::{BlockScore, block_scores};
 pub use generate::{Continuation, Sampling};
 pub use layers::{OutputError, output_errors};

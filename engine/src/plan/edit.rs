@@ -1,6 +1,6 @@
 //! Assignments made from others: other bits, another step at one stage.
 
-use crate::method::{METHODS, Method, Stage, Step, Value, find};
+use crate::method::{About, METHODS, Method, Stage, Step, Value, find};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Assignment;
 
@@ -85,6 +85,12 @@ impl Assignment {
         let step = own.cloned().or_else(first);
         self.with_step_at(Stage::Quantise, step.map(|step| step.with(BITS, bits)))
     }
+}
+
+/// The quantisers whose bits can be chosen, in the order of the registry.
+pub fn quantisers_of_bits() -> impl Iterator<Item = &'static About> {
+    let all = METHODS.iter().map(|method| method.about());
+    all.filter(|about| about.stage == Stage::Quantise && takes(&Step::new(about.id), BITS))
 }
 
 /// Whether the method of a step has a parameter of that name.

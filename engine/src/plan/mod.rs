@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use pattern::Pattern;
 pub use rules::{Rule, Rules};
 
+pub use edit::quantisers_of_bits;
+
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::Layout;
 use crate::error::{Error, Result};

@@ -233,7 +233,7 @@ fn needs(needs: Needs) -> &'static str {
     match needs {
         Needs::Weights => "Needs the weights alone.",
         Needs::Moments => "Needs the mean squares of the layer's inputs (E[x²]): calibrate first.",
-        Needs::Gram => "Needs the Gram matrix of the layer's inputs (Σ x·xᵀ): calibrate first.",
+        Needs::Gram => "Needs the Gram matrix of the layer's inputs (Σ x·x^T): calibrate first.",
     }
 }
 

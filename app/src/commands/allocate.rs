@@ -1,0 +1,157 @@
+//! What a person does to spend a budget.
+
+use std::sync::Arc;
+
+use lapidary_engine::plan::Plan;
+use lapidary_engine::scores::Metric;
+
+use crate::commands::look;
+use crate::document::allocation::{Allocating, Ready, Wish};
+use crate::document::evaluation::Work;
+use crate::document::selection::Selection;
+use crate::document::{Document, Sheet};
+use crate::jobs::{Jobs, Scoring};
+
+/// The name of the step: what is dragged without letting go is one.
+const STEP: &str = "Allocate";
+
+/// Something about spending a budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allocate {
+    /// Show or hide the window.
+    Toggle,
+    /// Change what is asked for.
+    Wish(Wish),
+    /// Score the candidates.
+    Score,
+    /// Stop scoring.
+    Cancel,
+    /// Spend so many bytes, of all tensors as they are exported.
+    Spend(u64),
+    /// Select the layers that changed since the slider last stood still.
+    SelectChanged,
+}
+
+pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate) {
+    match command {
+        Allocate::Toggle => toggle(document),
+        Allocate::Wish(wish) => {
+            document.allocation.has_chosen |= wish.metric != document.allocation.wish.metric;
+            document.allocation.wish = wish;
+        }
+        Allocate::Score => score(document, jobs),
+        Allocate::Cancel => jobs.cancel_scoring(),
+        Allocate::Spend(bytes) => spend(document, jobs, bytes),
+        Allocate::SelectChanged => {
+            let changed = document.allocation.changed.clone();
+            if let Some(model) = document.model.as_deref_mut() {
+                model.selection = Selection::of(changed);
+                look::request(model, jobs);
+            }
+        }
+    }
+}
+
+fn toggle(document: &mut Document) {
+    let Some(model) = document.model.as_deref() else { return };
+    if document.sheet == Some(Sheet::Allocate) {
+        document.sheet = None;
+        return;
+    }
+    document.sheet = Some(Sheet::Allocate);
+    let state = &mut document.allocation;
+    if !state.has_chosen {
+        let is_calibrated = model.calibrations.loaded.is_some();
+        state.wish.metric = if is_calibrated { Metric::Outputs } else { Metric::Weights };
+    }
+}
+
+fn score(document: &mut Document, jobs: &mut Jobs) {
+    let Some(model) = document.model.as_deref() else { return };
+    let state = &mut document.allocation;
+    if state.work.is_some() {
+        return;
+    }
+    if state.wish.bits.is_empty() {
+        document.complain("Choose at least one number of bits");
+        return;
+    }
+    let text = document.settings.evaluation_text.clone();
+    if state.wish.metric == Metric::Measured && text.is_none() {
+        document.complain("Choose a text in Evaluate first (Ctrl+R): damage is measured on it");
+        return;
+    }
+    state.work = Some(Work::begin());
+    state.failed = None;
+    jobs.score(model, state.wish.clone(), text);
+}
+
+/// Sets the plan that spends so many bytes; locks of now hold, too.
+fn spend(document: &mut Document, jobs: &mut Jobs, bytes: u64) {
+    let (Some(model), state) = (document.model.as_deref_mut(), &mut document.allocation) else {
+        return;
+    };
+    let Some(ready) = state.ready.clone() else { return };
+    let choice = match ready.solved.at(bytes) {
+        Ok(choice) => choice,
+        Err(error) => return document.complain(error.sentence()),
+    };
+    if !model.history.is_open() || state.stop.is_none() {
+        state.stop = Some(model.plan().clone());
+    }
+    let checkpoint = model.checkpoint.clone();
+    let mut plan = ready.solved.plan(&checkpoint, &choice, model.plan());
+    plan.keep_locks_of(model.plan());
+    let empty = Arc::new(Plan::default());
+    let before = state.stop.as_ref().unwrap_or(&empty);
+    state.changed = plan.changed_from(before, &checkpoint);
+    (state.budget, state.predicted) = (Some(bytes), choice.damage);
+    model.history.edit(STEP, |draft| *draft.plan_mut() = plan);
+    model.plan_changed();
+    look::request(model, jobs);
+}
+
+/// Takes in what scoring found.
+pub(super) fn absorb(document: &mut Document, jobs: &mut Jobs, news: Scoring) {
+    let state = &mut document.allocation;
+    match news {
+        Scoring::Progress(progress) => {
+            if let Some(work) = &mut state.work {
+                work.take(progress);
+            }
+        }
+        Scoring::Ended(ended) => {
+            state.work = None;
+            match ended {
+                None => document.say("Scoring was stopped; what was scored before is still there"),
+                Some(Err(sentence)) => state.failed = Some(sentence),
+                Some(Ok(ready)) => begin(document, jobs, *ready),
+            }
+        }
+    }
+}
+
+/// The slider begins where the plan is, but moves nothing before it is moved.
+fn begin(document: &mut Document, _jobs: &mut Jobs, ready: Ready) {
+    let Some(model) = document.model.as_deref() else { return };
+    let [least, most] = ready.solved.range();
+    let state = &mut document.allocation;
+    state.budget = Some(model.outcome.tensor_bytes.clamp(least, most));
+    state.changed = Vec::new();
+    state.stop = None;
+    state.ready = Some(ready);
+    let Allocating { budget, .. } = state;
+    if let (Some(bytes), Some(ready)) = (*budget, &state.ready) {
+        state.predicted = ready.solved.at(bytes).map_or(f64::NAN, |choice| choice.damage);
+    }
+}
+
+/// Forgets what is of another model.
+pub(super) fn reset(document: &mut Document, jobs: &mut Jobs) {
+    jobs.forget_scoring();
+    let old = std::mem::take(&mut document.allocation);
+    document.allocation.wish = old.wish;
+    if document.sheet == Some(Sheet::Allocate) {
+        document.sheet = None;
+    }
+}

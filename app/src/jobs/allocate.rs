@@ -1,0 +1,69 @@
+//! Scoring candidates without holding up the window.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapidary_engine::plan::Plan;
+use lapidary_engine::scores::{Bounds, Question, Solved};
+use lapidary_engine::text::Source;
+use lapidary_engine::{Error, Progress, Result};
+
+use crate::allocating;
+use crate::document::allocation::{Ready, Wish};
+use crate::document::calibrations;
+use crate::document::model::Model;
+use crate::jobs::{Event, Jobs, Kind};
+
+/// What scoring answers.
+#[derive(Debug)]
+pub enum Scoring {
+    /// How far it is.
+    Progress(Progress),
+    /// The end: what the slider moves over, or a sentence; `None` if it was cancelled.
+    Ended(Option<std::result::Result<Box<Ready>, String>>),
+}
+
+impl Jobs {
+    /// Scores the candidates of every layer and solves for every budget.
+    pub fn score(&mut self, model: &Model, wish: Wish, text: Option<PathBuf>) {
+        let ticket = self.begin(Kind::Allocate);
+        let checkpoint = model.checkpoint.clone();
+        let (plan, target) = (model.plan().clone(), model.target);
+        let loaded = model.calibrations.loaded.clone();
+        self.spawn("scores", move || {
+            let solve = || -> Result<Arc<Solved>> {
+                let palette = allocating::palette(&wish.method, &wish.bits)?;
+                let subject = calibrations::subject(&checkpoint, loaded.as_deref());
+                let question =
+                    Question { subject, plan: &Plan::clone(&plan), palette: &palette, target };
+                let source = text.map(Source::path);
+                let text = source.as_ref().map(|source| (source, wish.tokens));
+                let scores = allocating::score(&question, wish.metric, text, &ticket)?;
+                let given = (scores, palette.len());
+                let place = (checkpoint.as_ref(), target);
+                let solved = Solved::new(place, given, (&plan, &Bounds::default()), &ticket)?;
+                Ok(Arc::new(solved))
+            };
+            let ended = match solve() {
+                Ok(solved) => {
+                    let target = target.about().id;
+                    Some(Ok(Box::new(Ready { solved, wish, target, plan })))
+                }
+                Err(Error::Cancelled) => None,
+                Err(error) => Some(Err(error.sentence())),
+            };
+            ticket.send(Event::Scoring(Scoring::Ended(ended)));
+        });
+    }
+
+    /// Asks scoring to stop; its end still comes.
+    pub fn cancel_scoring(&self) {
+        self.flags[Kind::Allocate as usize].store(true, Ordering::Relaxed);
+    }
+
+    /// Stops scoring and drops its answer, as its model is gone.
+    pub fn forget_scoring(&mut self) {
+        self.stop(Kind::Allocate);
+    }
+}

@@ -1,0 +1,154 @@
+//! Scores as a problem for the solvers, and their choices as plans.
+
+use std::collections::BTreeMap;
+
+use crate::allocator::{Choice, Group, Option_, Problem};
+use crate::checkpoint::{Checkpoint, Role};
+use crate::error::{Error, Result};
+use crate::plan::{Assignment, Plan};
+use crate::scores::{Scored, UnitScores};
+use crate::target::{Manifest, Target};
+
+/// Times a budget is corrected by what the headers of files turned out to take.
+const CORRECTIONS: usize = 16;
+
+/// The fewest and the most nominal bits of roles.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bounds {
+    /// At least so many bits.
+    pub floors: BTreeMap<Role, f64>,
+    /// At most so many bits.
+    pub ceilings: BTreeMap<Role, f64>,
+}
+
+/// What there is to spend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Effective bits for each weight of the units, everything that is stored of them counted.
+    Bits(f64),
+    /// Bytes of all weight files.
+    FileBytes(u64),
+}
+
+/// The groups of a problem, in the order of the scores.
+pub fn groups(checkpoint: &Checkpoint, scores: &[UnitScores], bounds: &Bounds) -> Vec<Group> {
+    let group = |of: &UnitScores| {
+        let layers = &of.unit.layers;
+        let first = &checkpoint.tensors()[layers[0]];
+        let weights = layers.iter().map(|&layer| checkpoint.tensors()[layer].parameters()).sum();
+        let options = of.options.iter().map(|option| Option_ {
+            label: option.candidate.map_or(0, |candidate| candidate + 1),
+            bits: nominal_bits(checkpoint, layers[0], &option.assignments[0]),
+            bytes: option.bytes,
+            damage: option.damage,
+        });
+        let mut group = Group::new(first.name.clone(), weights, options.collect());
+        group.locked = of.unit.is_locked.then_some(0);
+        let roles = || layers.iter().map(|&layer| checkpoint.tensors()[layer].place.role);
+        // Fused layers have one assignment: the strictest of their bounds holds for all.
+        group.floor_bits =
+            roles().filter_map(|role| bounds.floors.get(&role).copied()).reduce(f64::max);
+        group.ceiling_bits =
+            roles().filter_map(|role| bounds.ceilings.get(&role).copied()).reduce(f64::min);
+        group
+    };
+    scores.iter().map(group).collect()
+}
+
+/// Bits of a code; those of the stored type where the layer is kept.
+fn nominal_bits(checkpoint: &Checkpoint, layer: usize, assignment: &Assignment) -> f64 {
+    let tensor = &checkpoint.tensors()[layer];
+    let layout = tensor.matrix.and_then(|of| assignment.layout(of.shape, tensor.dtype).ok());
+    match layout.filter(|_| !assignment.is_keep()) {
+        Some(layout) => f64::from(layout.nominal_bits()),
+        None => tensor.dtype.bits() as f64,
+    }
+}
+
+/// The plan with a choice carried into it: what a hand has locked stays.
+pub fn plan_of(
+    checkpoint: &Checkpoint,
+    scores: &[UnitScores],
+    choice: &Choice,
+    plan: &Plan,
+) -> Plan {
+    let mut plan = plan.clone();
+    for (of, &option) in scores.iter().zip(&choice.options) {
+        if of.unit.is_locked {
+            continue;
+        }
+        for (&layer, assignment) in of.unit.layers.iter().zip(&of.options[option].assignments) {
+            plan.set(&checkpoint.tensors()[layer].name, Assignment::clone(assignment));
+        }
+    }
+    plan
+}
+
+/// Every unit with one candidate of the palette; kept, or as the hand has it, where it cannot have that.
+pub fn uniform(scores: &[UnitScores], candidate: usize) -> Choice {
+    let pick = |of: &UnitScores| {
+        let is_it = |option: &Scored| option.candidate == Some(candidate);
+        of.options.iter().position(is_it).unwrap_or(0)
+    };
+    let options: Vec<usize> = scores.iter().map(pick).collect();
+    let chosen = || scores.iter().zip(&options).map(|(of, &option)| &of.options[option]);
+    let bytes = chosen().map(|option| option.bytes).sum();
+    let damage = chosen().map(|option| option.damage).sum();
+    Choice { options, bytes, damage }
+}
+
+/// Solves with a budget. The bytes of files are those the export will have: headers are counted by laying the plan
+/// out, and the budget of the units is corrected until the files fit.
+///
+/// # Errors
+/// What `solve` says; [`Error::Plan`] for a budget that is no number, or too small for any choice.
+pub fn solve_within(
+    (checkpoint, target): (&Checkpoint, &dyn Target),
+    (scores, plan, bounds): (&[UnitScores], &Plan, &Bounds),
+    budget: Budget,
+    solve: &dyn Fn(&Problem) -> Result<Choice>,
+) -> Result<(Choice, Plan)> {
+    let groups = groups(checkpoint, scores, bounds);
+    let weights: u64 = groups.iter().map(|group| group.weights).sum();
+    let files = match budget {
+        Budget::Bits(bits) if bits.is_finite() && bits > 0.0 => {
+            let bytes = (bits * weights as f64 / 8.0).floor() as u64;
+            let choice = solve(&Problem::new(groups, bytes)?)?;
+            let plan = plan_of(checkpoint, scores, &choice, plan);
+            return Ok((choice, plan));
+        }
+        Budget::Bits(bits) => {
+            return Err(Error::plan(format!("{bits} bits are no budget"), "give a number above 0"));
+        }
+        Budget::FileBytes(bytes) => bytes,
+    };
+    let least = least(scores);
+    let empty = plan_of(checkpoint, scores, &least, plan);
+    let all = Manifest::new(checkpoint, &empty, target)?.weight_file_bytes();
+    let mut units = files.saturating_sub(all.saturating_sub(least.bytes));
+    for _ in 0..CORRECTIONS {
+        let choice = solve(&Problem::new(groups.clone(), units)?)?;
+        let found = plan_of(checkpoint, scores, &choice, plan);
+        let bytes = Manifest::new(checkpoint, &found, target)?.weight_file_bytes();
+        if bytes <= files {
+            return Ok((choice, found));
+        }
+        units = units.saturating_sub(bytes - files);
+    }
+    Err(Error::plan(
+        format!("no plan of at most {files} bytes was found; the smallest has {all}"),
+        "allow more bytes, or fewer bits to some layers",
+    ))
+}
+
+/// The fewest bytes of each unit.
+fn least(scores: &[UnitScores]) -> Choice {
+    let pick = |of: &UnitScores| {
+        let all = of.options.iter().enumerate();
+        all.min_by_key(|(_, option)| option.bytes).map_or(0, |(at, _)| at)
+    };
+    let options: Vec<usize> = scores.iter().map(pick).collect();
+    let bytes = scores.iter().zip(&options).map(|(of, &at)| of.options[at].bytes).sum();
+    let damage = scores.iter().zip(&options).map(|(of, &at)| of.options[at].damage).sum();
+    Choice { options, bytes, damage }
+}

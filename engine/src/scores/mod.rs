@@ -1,0 +1,342 @@
+//! What every candidate assignment of every unit of allocation takes and costs: exact bytes, and a damage that is meant
+//! to add up over the units. In: a checkpoint, a calibration, a target, candidates. Out: plain numbers. Never solves.
+
+mod allocate;
+mod solved;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
+pub use solved::Solved;
+
+use ndarray::{Array2, s};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::evaluation::{Baseline, From};
+use crate::job::{self, Moments, Subject};
+use crate::method::Needs;
+use crate::network::{Network, Replaced, Weights};
+use crate::numeric::distance::relative_error;
+use crate::numeric::weighted::{WeightedError, diagonal_weighted_error, gram_weighted_error};
+use crate::observer::{Observer, Progress, Unit as Counted};
+use crate::plan::{Assignment, Plan};
+use crate::target::{self, Agreement, Target};
+
+/// Rows whose weighted error is computed at once.
+const ROWS_AT_ONCE: usize = 64;
+
+/// By what damage is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Σ Pₗ/P·‖W − Ŵ‖²/‖W‖² over the layers of a unit, Pₗ its share of the P weights of the model: as if every weight
+    /// mattered alike. Without that factor a large layer would be starved, as it weighs no more than a small one.
+    Weights,
+    /// Σ Pₗ/P·tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ): the squared relative error of outputs, in the same proportion. Where only mean
+    /// squares are known their diagonal stands for H, and where nothing is, the identity.
+    Outputs,
+    /// Mean token KL(original ‖ changed) in nats on a text, with this unit alone changed.
+    Measured,
+}
+
+/// Layers that are assigned as one: a fused group where the target asks for it, or a single matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Indices of the tensors.
+    pub layers: Vec<usize>,
+    /// Whether a hand has locked any of them.
+    pub is_locked: bool,
+}
+
+/// A candidate, in the form of each layer that the target holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// Place in the palette; `None` is to keep the unit, or, where it is locked, what the hand gave it.
+    pub candidate: Option<usize>,
+    /// What each layer is assigned.
+    pub assignments: Vec<Arc<Assignment>>,
+    /// Bytes of everything the export stores of the unit.
+    pub bytes: u64,
+    /// Damage, 0 where the unit is kept.
+    pub damage: f64,
+}
+
+/// The candidates of a unit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitScores {
+    /// The unit.
+    pub unit: Unit,
+    /// What it may be, at least one.
+    pub options: Vec<Scored>,
+}
+
+/// What is scored.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The checkpoint, and what is known of the inputs of its layers.
+    pub subject: Subject<'a>,
+    /// The plan whose locks hold.
+    pub plan: &'a Plan,
+    /// What every unit may become, besides being kept.
+    pub palette: &'a [Assignment],
+    /// What the export is for.
+    pub target: &'a dyn Target,
+}
+
+impl std::fmt::Debug for Question<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("palette", &self.palette).finish_non_exhaustive()
+    }
+}
+
+/// A network to measure on, and its weights.
+#[derive(Clone, Copy)]
+pub struct Measuring<'a> {
+    /// The original on a text.
+    pub baseline: &'a Baseline<'a>,
+    /// The weights of the original.
+    pub weights: &'a dyn Weights,
+    /// Tokens to measure on.
+    pub tokens: usize,
+}
+
+impl std::fmt::Debug for Measuring<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Measuring").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
+impl Question<'_> {
+    /// The units whose candidates the target holds, in the order of the checkpoint; locked ones too.
+    pub fn units(&self) -> Vec<Unit> {
+        let checkpoint = self.subject.checkpoint;
+        let must_agree = self.target.capabilities().fused == Agreement::Must;
+        let mut units = Vec::new();
+        for (index, tensor) in checkpoint.tensors().iter().enumerate() {
+            let group = checkpoint.fused_group_of(index).filter(|_| must_agree);
+            let layers = group.map_or_else(|| vec![index], |group| group.members.clone());
+            if tensor.matrix.is_none() || layers[0] != index {
+                continue;
+            }
+            let is_locked = layers.iter().any(|&layer| self.assigned(layer).locked);
+            let has_candidate = self.palette.iter().any(|of| self.held(&layers, of).is_some());
+            if is_locked || has_candidate {
+                units.push(Unit { layers, is_locked });
+            }
+        }
+        units
+    }
+
+    fn assigned(&self, layer: usize) -> Arc<Assignment> {
+        self.plan.assignment(&self.subject.checkpoint.tensors()[layer].name)
+    }
+
+    /// The candidate as each layer would hold it; `None` where the target cannot, or a method lacks what it needs.
+    fn held(&self, layers: &[usize], candidate: &Assignment) -> Option<Vec<Arc<Assignment>>> {
+        let Subject { checkpoint, calibrated } = self.subject;
+        let one = |&layer: &usize| {
+            let tensor = &checkpoint.tensors()[layer];
+            let held = target::held_at_same_bits(tensor, candidate, self.target)?;
+            let is_known =
+                crate::method::chain_needs(&held.steps) <= calibrated.known(&tensor.name);
+            is_known.then(|| Arc::new(held))
+        };
+        layers.iter().map(one).collect()
+    }
+
+    /// Every way a unit may be, with its exact bytes; damages are still to be told. Candidates that come to the same
+    /// for the target are named once.
+    ///
+    /// # Errors
+    /// Those of [`Assignment::layout`].
+    pub fn options(&self, unit: &Unit) -> Result<Vec<Scored>> {
+        let kept = Arc::new(Assignment::keep());
+        let keep = || unit.layers.iter().map(|_| kept.clone()).collect::<Vec<_>>();
+        let mut found: Vec<(Option<usize>, Vec<Arc<Assignment>>)> = Vec::new();
+        if unit.is_locked {
+            found.push((None, unit.layers.iter().map(|&layer| self.assigned(layer)).collect()));
+        } else {
+            found.push((None, keep()));
+            for (place, candidate) in self.palette.iter().enumerate() {
+                let held = self.held(&unit.layers, candidate);
+                found.extend(held.map(|held| (Some(place), held)));
+            }
+        }
+        let mut options: Vec<Scored> = Vec::new();
+        for (candidate, assignments) in found {
+            let bytes = self.bytes(&unit.layers, &assignments)?;
+            if !options.iter().any(|other| other.assignments == assignments) {
+                options.push(Scored { candidate, assignments, bytes, damage: 0.0 });
+            }
+        }
+        Ok(options)
+    }
+
+    fn bytes(&self, layers: &[usize], assignments: &[Arc<Assignment>]) -> Result<u64> {
+        let of = |(&layer, assignment): (&usize, &Arc<Assignment>)| {
+            let checkpoint = self.subject.checkpoint;
+            let entry = target::entry_of(checkpoint, layer, Some(assignment), self.target)?;
+            Ok(entry.bytes)
+        };
+        layers.iter().zip(assignments).map(of).sum()
+    }
+
+    /// Compresses every candidate of every unit and tells its damage. With [`Metric::Measured`] the network is run for
+    /// each, from the first block the unit is in.
+    ///
+    /// # Errors
+    /// What compressing, reading and running say; [`crate::Error::Cancelled`].
+    pub fn score(
+        &self,
+        metric: Metric,
+        measuring: Option<Measuring<'_>>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<UnitScores>> {
+        let checkpoint = self.subject.checkpoint;
+        let units = self.units();
+        let bytes = |unit: &Unit| -> u64 {
+            unit.layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum()
+        };
+        let total: u64 = units.iter().map(bytes).sum();
+        let mut done = 0;
+        let mut scores = Vec::with_capacity(units.len());
+        for unit in units {
+            observer.progress(Progress {
+                stage: "Scoring candidates",
+                item: checkpoint.tensors()[unit.layers[0]].name.clone(),
+                done,
+                total,
+                unit: Counted::Bytes,
+            });
+            done += bytes(&unit);
+            let mut options = self.options(&unit)?;
+            for option in &mut options {
+                observer.go_on()?;
+                option.damage = match measuring.filter(|_| metric == Metric::Measured) {
+                    Some(measuring) => self.measure(&unit, option, measuring, observer)?,
+                    None => self.damage(&unit, option, metric, observer)?,
+                };
+            }
+            scores.push(UnitScores { unit, options });
+        }
+        Ok(scores)
+    }
+
+    /// A layer after an assignment; `None` where it is kept.
+    fn decoded(
+        &self,
+        unit: &Unit,
+        option: &Scored,
+        at: usize,
+        observer: &dyn Observer,
+    ) -> Result<Option<Array2<f32>>> {
+        if option.assignments[at].is_keep() {
+            return Ok(None);
+        }
+        // The whole unit, as fused layers may share what they are compressed with.
+        let mut plan = Plan::default();
+        for (&layer, assignment) in unit.layers.iter().zip(&option.assignments) {
+            let name = &self.subject.checkpoint.tensors()[layer].name;
+            plan.set(name, Assignment { locked: false, ..Assignment::clone(assignment) });
+        }
+        let encoding = job::compress_layer(self.subject, &plan, unit.layers[at], observer)?;
+        Ok(Some(encoding.decode()))
+    }
+
+    fn damage(
+        &self,
+        unit: &Unit,
+        option: &Scored,
+        metric: Metric,
+        observer: &dyn Observer,
+    ) -> Result<f64> {
+        let Subject { checkpoint, calibrated } = self.subject;
+        let mut sum = 0.0;
+        for (at, &layer) in unit.layers.iter().enumerate() {
+            let Some(decoded) = self.decoded(unit, option, at, observer)? else { continue };
+            let weights = checkpoint.weights(layer, observer)?;
+            let share = weights.len() as f64 / checkpoint.parameters().max(1) as f64;
+            let plain = || relative_error(weights.view(), decoded.view()).powi(2);
+            let name = &checkpoint.tensors()[layer].name;
+            let known = calibrated.known(name);
+            if metric == Metric::Weights || known == Needs::Weights {
+                sum += share * plain();
+                continue;
+            }
+            let inputs = calibrated.inputs(name, known)?;
+            let weighted = weighted(&weights, &decoded, &Moments::of(inputs.as_ref()), observer)?;
+            sum += share * weighted.unwrap_or_else(plain);
+        }
+        Ok(sum)
+    }
+
+    /// The damage of a candidate by [`Metric::Measured`].
+    ///
+    /// # Errors
+    /// Those of [`Question::score`].
+    pub fn measure(
+        &self,
+        unit: &Unit,
+        option: &Scored,
+        measuring: Measuring<'_>,
+        observer: &dyn Observer,
+    ) -> Result<f64> {
+        let checkpoint = self.subject.checkpoint;
+        let mut by = HashMap::new();
+        for (at, &layer) in unit.layers.iter().enumerate() {
+            if let Some(decoded) = self.decoded(unit, option, at, observer)? {
+                by.insert(checkpoint.tensors()[layer].name.clone(), Arc::new(decoded));
+            }
+        }
+        let Some(config) = checkpoint.config().filter(|_| !by.is_empty()) else {
+            return Ok(0.0);
+        };
+        let weights = Replaced { base: measuring.weights, by };
+        let changed = Network::open(config, &weights)?;
+        let from = first_changed(checkpoint, &unit.layers);
+        measuring.baseline.kl(&changed, from, measuring.tokens, observer)
+    }
+}
+
+/// Where a network with these layers changed begins to differ.
+pub fn first_changed(checkpoint: &Checkpoint, layers: &[usize]) -> From {
+    let tied = checkpoint.tied().map(|tied| tied.embedding);
+    let of = |&layer: &usize| {
+        let place = &checkpoint.tensors()[layer].place;
+        match place.block {
+            Some(block) => From::Block(block as usize),
+            None if Some(layer) != tied && place.role == crate::checkpoint::Role::Head => {
+                From::Head
+            }
+            None => From::Embedding,
+        }
+    };
+    layers.iter().map(of).min().unwrap_or(From::Head)
+}
+
+/// tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ); `None` where the moments do not fit, or weigh nothing.
+fn weighted(
+    weights: &Array2<f32>,
+    decoded: &Array2<f32>,
+    moments: &Moments<'_>,
+    observer: &dyn Observer,
+) -> Result<Option<f64>> {
+    let mut sum = WeightedError::default();
+    for first in (0..weights.nrows()).step_by(ROWS_AT_ONCE) {
+        observer.go_on()?;
+        let rows = s![first..(first + ROWS_AT_ONCE).min(weights.nrows()), ..];
+        let (w, d) = (weights.slice(rows), decoded.slice(rows));
+        sum = sum.merge(match moments {
+            Moments::Diagonal(squares) if squares.len() == w.ncols() => {
+                diagonal_weighted_error(w, d, squares)
+            }
+            Moments::Gram(gram) if gram.channels() == w.ncols() => gram_weighted_error(w, d, gram),
+            Moments::None | Moments::Diagonal(_) | Moments::Gram(_) => return Ok(None),
+        });
+    }
+    let relative = sum.relative();
+    Ok((sum.norm > 0.0 && relative.is_finite()).then_some(relative * relative))
+}

@@ -1,0 +1,133 @@
+//! Candidates scored on a real model, and budgets spent on them: bytes as exported, locks kept, damage as measured.
+
+use std::collections::BTreeMap;
+
+use lapidary_engine::Silent;
+use lapidary_engine::allocator::{self, Problem};
+use lapidary_engine::checkpoint::{Checkpoint, Role};
+use lapidary_engine::evaluation::{Baseline, From};
+use lapidary_engine::job;
+use lapidary_engine::network::{CheckpointWeights, Network};
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::scores::{
+    Bounds, Budget, Measuring, Metric, Question, plan_of, solve_within, uniform,
+};
+use lapidary_engine::target::{self, Manifest, Target};
+use lapidary_tests::{assert_says, sample};
+
+fn palette() -> Vec<Assignment> {
+    [4, 8].map(|bits| Assignment::keep().with_bits(bits)).to_vec()
+}
+
+fn packed() -> &'static dyn Target {
+    target::find("compressed-tensors").unwrap()
+}
+
+fn question<'a>(model: &'a Checkpoint, plan: &'a Plan, palette: &'a [Assignment]) -> Question<'a> {
+    Question { subject: job::Subject::from(model), plan, palette, target: packed() }
+}
+
+fn knapsack(problem: &Problem) -> lapidary_engine::Result<allocator::Choice> {
+    Ok(allocator::find("knapsack")?.solve(problem, &Silent)?.choice)
+}
+
+#[test]
+fn candidates_have_the_bytes_of_the_export_and_fused_layers_are_one_unit() {
+    let (model, palette) = (sample(), palette());
+    let mut plan = Plan::default();
+    let locked = Assignment { locked: true, ..Assignment::keep().with_bits(4) };
+    plan.set("model.layers.2.mlp.down_proj.weight", locked);
+    let scores = question(&model, &plan, &palette).score(Metric::Weights, None, &Silent).unwrap();
+    assert_eq!(scores.len(), 6 * 4 + 1, "q k v, o, gate up and down of six blocks, and the head");
+    for of in &scores {
+        if of.unit.is_locked {
+            assert_eq!(of.options.len(), 1, "a hand has decided");
+            continue;
+        }
+        let damages: Vec<f64> = of.options.iter().map(|option| option.damage).collect();
+        let bytes: Vec<u64> = of.options.iter().map(|option| option.bytes).collect();
+        assert!(damages[0] == 0.0 && damages[1] > 50.0 * damages[2], "{damages:?}");
+        assert!(bytes[0] > bytes[2] && bytes[2] > bytes[1], "{bytes:?}");
+    }
+    let choice = uniform(&scores, 0);
+    let whole = plan_of(&model, &scores, &choice, &plan);
+    let manifest = Manifest::new(&model, &whole, packed()).unwrap();
+    let kept: u64 = ["model.embed_tokens.weight", "model.norm.weight"]
+        .iter()
+        .map(|name| model.tensors()[model.find(name).unwrap()].bytes())
+        .sum();
+    let norms = 12 * 512;
+    assert_eq!(manifest.tensor_bytes(), choice.bytes + kept + norms);
+    assert!(whole.is_locked("model.layers.2.mlp.down_proj.weight"));
+}
+
+#[test]
+fn a_budget_of_file_bytes_is_kept_and_no_worse_than_uniform_bits_of_that_size() {
+    let (model, palette) = (sample(), palette());
+    let plan = Plan::default();
+    let scores = question(&model, &plan, &palette).score(Metric::Weights, None, &Silent).unwrap();
+    let bounds = Bounds::default();
+    let place = (&model, packed());
+    let solve = |bytes: u64| {
+        solve_within(place, (&scores, &plan, &bounds), Budget::FileBytes(bytes), &knapsack)
+    };
+    let of = |plan: &Plan| Manifest::new(&model, plan, packed()).unwrap().weight_file_bytes();
+    let four = uniform(&scores, 0);
+    let bytes = of(&plan_of(&model, &scores, &four, &plan));
+    let (choice, found) = solve(bytes).unwrap();
+    assert!(of(&found) <= bytes && choice.damage <= four.damage * (1.0 + 1e-12));
+    let (choice, found) = solve(bytes + 500_000).unwrap();
+    let spent = of(&found);
+    assert!(spent <= bytes + 500_000 && spent > bytes + 400_000, "{spent} of {}", bytes + 500_000);
+    assert!(choice.damage < four.damage);
+    assert_says(solve(1_000_000), &["bytes"]);
+}
+
+#[test]
+fn floors_and_ceilings_hold_for_whole_fused_groups() {
+    let (model, palette) = (sample(), palette());
+    let plan = Plan::default();
+    let scores = question(&model, &plan, &palette).score(Metric::Weights, None, &Silent).unwrap();
+    let bounds = Bounds {
+        floors: BTreeMap::from([(Role::K, 8.0)]),
+        ceilings: BTreeMap::from([(Role::Down, 4.0)]),
+    };
+    let given = (scores.as_slice(), &plan, &bounds);
+    let (_, found) = solve_within((&model, packed()), given, Budget::Bits(6.0), &knapsack).unwrap();
+    let label = |name: &str| found.assignment(&format!("model.layers.3.{name}.weight")).label();
+    assert!(!label("self_attn.q_proj").starts_with("4-bit"), "fused with k, which has a floor");
+    assert!(label("mlp.down_proj").starts_with("4-bit"), "{}", label("mlp.down_proj"));
+}
+
+#[test]
+fn measured_damage_is_the_divergence_with_one_unit_changed() {
+    let (model, palette) = (sample(), palette());
+    let weights = CheckpointWeights::new(&model);
+    let network = Network::open(model.config().unwrap(), &weights).unwrap();
+    let ids: Vec<Vec<u32>> =
+        (0..3).map(|s| (0..64).map(|i| (i * 37 + s * 101) % 2048).collect()).collect();
+    let baseline = Baseline::new(&network, &ids, &Silent).unwrap();
+    assert_eq!(baseline.tokens(), 192);
+    for from in [From::Embedding, From::Block(3), From::Head] {
+        let kl = baseline.kl(&network, from, usize::MAX, &Silent).unwrap();
+        assert!(kl < 1e-9, "the original against itself: {kl}");
+    }
+    let plan = Plan::default();
+    let question = question(&model, &plan, &palette);
+    let measuring = Measuring { baseline: &baseline, weights: &weights, tokens: usize::MAX };
+    let mut units = question.units();
+    units.retain(|unit| {
+        let name = &model.tensors()[unit.layers[0]].name;
+        name.contains("layers.4.") || name.contains("lm_head")
+    });
+    assert_eq!(units.len(), 5);
+    for unit in &units {
+        let options = question.options(unit).unwrap();
+        let score = |at: usize| {
+            let all = question.measure(unit, &options[at], measuring, &Silent);
+            all.unwrap()
+        };
+        let [keep, four, eight] = [score(0), score(1), score(2)];
+        assert!(keep == 0.0 && eight > 0.0 && four > 10.0 * eight, "{keep} {four} {eight}");
+    }
+}
