@@ -17,13 +17,22 @@ const fn whole(
 /// Every method at 4 bits on the layers of the blocks, embedding and head kept; groups of 64.
 pub static FOUR: &[Trial<'static>] = &[
     blocks("Round to nearest", "round-to-nearest bits=4 group_size=64"),
-    blocks("Round to nearest, clipped by least squares", "round-to-nearest bits=4 group_size=64 clipping=mse"),
-    blocks("Round to nearest, clipping by inputs", "round-to-nearest bits=4 group_size=64 clipping=weighted"),
+    blocks(
+        "Round to nearest, clipped by least squares",
+        "round-to-nearest bits=4 group_size=64 clipping=mse",
+    ),
+    blocks(
+        "Round to nearest, clipping by inputs",
+        "round-to-nearest bits=4 group_size=64 clipping=weighted",
+    ),
     blocks("Round to nearest, polished", "round-to-nearest bits=4 group_size=64; polish"),
     blocks("HQQ", "hqq bits=4 group_size=64"),
     blocks("GPTQ", "gptq bits=4 group_size=64"),
     blocks("GPTQ, clipping by inputs", "gptq bits=4 group_size=64 clipping=weighted"),
-    blocks("GPTQ, clipping by inputs, polished", "gptq bits=4 group_size=64 clipping=weighted; polish"),
+    blocks(
+        "GPTQ, clipping by inputs, polished",
+        "gptq bits=4 group_size=64 clipping=weighted; polish",
+    ),
     blocks(
         "GPTQ, the same with zero points",
         "gptq bits=4 group_size=64 clipping=weighted symmetry=asymmetric; polish",
@@ -46,13 +55,22 @@ pub static FOUR: &[Trial<'static>] = &[
 /// The same at 3 bits.
 pub static THREE: &[Trial<'static>] = &[
     blocks("Round to nearest", "round-to-nearest bits=3 group_size=64"),
-    blocks("Round to nearest, clipped by least squares", "round-to-nearest bits=3 group_size=64 clipping=mse"),
-    blocks("Round to nearest, clipping by inputs", "round-to-nearest bits=3 group_size=64 clipping=weighted"),
+    blocks(
+        "Round to nearest, clipped by least squares",
+        "round-to-nearest bits=3 group_size=64 clipping=mse",
+    ),
+    blocks(
+        "Round to nearest, clipping by inputs",
+        "round-to-nearest bits=3 group_size=64 clipping=weighted",
+    ),
     blocks("Round to nearest, polished", "round-to-nearest bits=3 group_size=64; polish"),
     blocks("HQQ", "hqq bits=3 group_size=64"),
     blocks("GPTQ", "gptq bits=3 group_size=64"),
     blocks("GPTQ, clipping by inputs", "gptq bits=3 group_size=64 clipping=weighted"),
-    blocks("GPTQ, clipping by inputs, polished", "gptq bits=3 group_size=64 clipping=weighted; polish"),
+    blocks(
+        "GPTQ, clipping by inputs, polished",
+        "gptq bits=3 group_size=64 clipping=weighted; polish",
+    ),
     blocks(
         "GPTQ, the same with zero points",
         "gptq bits=3 group_size=64 clipping=weighted symmetry=asymmetric; polish",
@@ -70,13 +88,22 @@ pub static THREE: &[Trial<'static>] = &[
 /// The same at 2 bits.
 pub static TWO: &[Trial<'static>] = &[
     blocks("Round to nearest", "round-to-nearest bits=2 group_size=64"),
-    blocks("Round to nearest, clipped by least squares", "round-to-nearest bits=2 group_size=64 clipping=mse"),
-    blocks("Round to nearest, clipping by inputs", "round-to-nearest bits=2 group_size=64 clipping=weighted"),
+    blocks(
+        "Round to nearest, clipped by least squares",
+        "round-to-nearest bits=2 group_size=64 clipping=mse",
+    ),
+    blocks(
+        "Round to nearest, clipping by inputs",
+        "round-to-nearest bits=2 group_size=64 clipping=weighted",
+    ),
     blocks("Round to nearest, polished", "round-to-nearest bits=2 group_size=64; polish"),
     blocks("HQQ", "hqq bits=2 group_size=64"),
     blocks("GPTQ", "gptq bits=2 group_size=64"),
     blocks("GPTQ, clipping by inputs", "gptq bits=2 group_size=64 clipping=weighted"),
-    blocks("GPTQ, clipping by inputs, polished", "gptq bits=2 group_size=64 clipping=weighted; polish"),
+    blocks(
+        "GPTQ, clipping by inputs, polished",
+        "gptq bits=2 group_size=64 clipping=weighted; polish",
+    ),
     blocks(
         "GPTQ, the same with zero points",
         "gptq bits=2 group_size=64 clipping=weighted symmetry=asymmetric; polish",
