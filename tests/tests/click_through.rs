@@ -5,9 +5,11 @@ mod window;
 use std::path::{Path, PathBuf};
 
 use egui::{Key, Modifiers, Role};
-use egui_kittest::kittest::Queryable as _;
+use egui_kittest::kittest::{By, NodeT as _, Queryable as _};
 use lapidary::commands::Command;
 use lapidary::document::Slot;
+use lapidary::document::look::Tab;
+use lapidary::document::model::Side;
 use lapidary::document::settings::Settings;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::target::Severity;
@@ -132,10 +134,13 @@ fn the_map_selects_and_fused_layers_are_assigned_together() {
 fn locked_layers_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut screen = open_sample(folder.path());
+    let down = screen.state().model().checkpoint.find("model.layers.1.mlp.down_proj.weight");
     screen.get_by_label("map 1 · down").click();
     screen.run_steps(3);
+    assert_eq!(screen.state().model().selection.cursor(), down);
     screen.key_press(Key::L);
     screen.run_steps(3);
+    assert_eq!(screen.state().model().history.undo_label(), Some("Lock 1 layer"));
     screen.key_press_modifiers(Modifiers::COMMAND, Key::A);
     screen.run_steps(3);
     screen.key_press(Key::Num4);
@@ -274,4 +279,48 @@ fn a_folder_dropped_on_the_window_is_opened() {
     assert_eq!(screen.state().model().checkpoint.title(), "sample-books-6m");
     let recent = &screen.state().document().settings.recent;
     assert_eq!(recent.len(), 1, "it is among the recent ones");
+}
+
+/// What reaches over the right edge of the window.
+fn cut_at_the_right(screen: &Screen) -> Vec<String> {
+    let reaches = |node: &egui_kittest::Node<'_>| {
+        node.accesskit_node().raw_bounds().is_some_and(|bounds| bounds.x1 > 1280.5)
+    };
+    let all = screen.query_all(By::new().predicate(|_| true));
+    all.filter(reaches).map(|node| format!("{node:?}")).collect()
+}
+
+#[test]
+fn the_map_stays_where_it_is_whatever_arrives_or_is_shown_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let place = |screen: &Screen| screen.get_by_label("map 1 · down").rect();
+    let home = place(&screen);
+    let is_measured = |screen: &Screen| {
+        let (done, all) = screen.state().model().progress();
+        done == all
+    };
+    while !is_measured(&screen) {
+        screen.step();
+        assert_eq!(place(&screen), home, "a click must not land beside what it was aimed at");
+    }
+    let all: Vec<usize> = screen.state().model().rows().to_vec();
+    for (selected, bits) in [(&all[..1], Key::Num0), (&all[4..5], Key::Num4), (&all, Key::Num4)] {
+        screen.state().send(Command::Select(selected.to_vec()));
+        screen.key_press(bits);
+        for (tab, title, _) in Tab::ALL {
+            screen.state().send(Command::SetTab(tab));
+            for _ in 0..40 {
+                screen.step();
+                assert_eq!(place(&screen), home, "{title}, {bits:?}");
+            }
+            let cut = cut_at_the_right(&screen);
+            assert!(cut.is_empty(), "{title}, {bits:?}: {cut:?}");
+        }
+        for side in [Side::Rules, Side::Problems, Side::History, Side::Layers] {
+            screen.state().send(Command::SetSide(side));
+            screen.run_steps(4);
+            assert_eq!(place(&screen), home, "{side:?}, {bits:?}");
+        }
+    }
 }

@@ -90,6 +90,14 @@ pub static VIEWS: &[View] = &[
     View { id: "palette", ui: palette::ui },
 ];
 
+/// Draws in the room there is, whatever the content would like: a number that arrives must not push the map from
+/// under the pointer.
+fn steady(ui: &mut Ui, content: impl FnOnce(&mut Ui)) {
+    let room = ui.available_rect_before_wrap();
+    content(&mut ui.new_child(egui::UiBuilder::new().max_rect(room)));
+    ui.advance_cursor_after_rect(room);
+}
+
 /// Places the views in the window: list, map and inspector side by side, or the welcome without a model.
 pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
     Panel::top("menu bar").show(ui, |ui| menu_bar::ui(context, ui));
@@ -100,18 +108,20 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
         let list = (0.33 * width).clamp(380.0, 480.0);
         let inspector = (0.3 * width).clamp(360.0, 480.0);
         Panel::left("layers").default_size(list).size_range(240.0..=900.0).show(ui, |ui| {
-            side_tabs::ui(context, ui);
-            match model.side {
-                Side::Layers => layer_list::ui(context, ui),
-                Side::Rules => rules::ui(context, ui),
-                Side::Problems => problems::ui(context, ui),
-                Side::History => history::ui(context, ui),
-            }
+            steady(ui, |ui| {
+                side_tabs::ui(context, ui);
+                match model.side {
+                    Side::Layers => layer_list::ui(context, ui),
+                    Side::Rules => rules::ui(context, ui),
+                    Side::Problems => problems::ui(context, ui),
+                    Side::History => history::ui(context, ui),
+                }
+            });
         });
         Panel::right("inspector")
             .default_size(inspector)
             .size_range(320.0..=900.0)
-            .show(ui, |ui| inspector::ui(context, ui));
+            .show(ui, |ui| steady(ui, |ui| inspector::ui(context, ui)));
         Panel::bottom("size meter").show(ui, |ui| size_meter::ui(context, ui));
         CentralPanel::default().show(ui, |ui| model_map::ui(context, ui));
     } else {

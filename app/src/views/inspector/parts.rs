@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use egui::{Align, Grid, Layout, RichText, Ui, vec2};
+use egui::{Align, Color32, Grid, Layout, RichText, TextStyle, Ui, vec2};
 
 use crate::commands::Command;
 use crate::document::FigureToSave;
@@ -13,23 +13,49 @@ use crate::views::ViewContext;
 use crate::widgets::busy::busy;
 use crate::widgets::plot::{self, Answer, Options};
 
-/// Names and values in two columns, values aligned right.
+/// Room between names and values.
+const GAP: f32 = 12.0;
+/// What a value takes at most.
+const VALUE_WIDTH: f32 = 108.0;
+
+/// Names and values in two columns, values aligned right. They take no more than the width there is, so that numbers
+/// that arrive push nothing aside.
 pub(super) fn numbers(context: &ViewContext<'_>, ui: &mut Ui, entries: &[(&str, String, &str)]) {
     let id = entries.first().map_or("", |(name, ..)| name);
-    let grid = Grid::new(("numbers", id)).num_columns(4).min_col_width(72.0);
-    grid.spacing([12.0, 2.0]).show(ui, |ui| {
+    let names: f32 = (0..2).map(|column| widest(ui, entries, column)).sum();
+    let left = ui.available_width() - names - 3.0 * GAP;
+    let value_width = (left / 2.0).floor().min(VALUE_WIDTH);
+    let grid = Grid::new(("numbers", id)).num_columns(4).min_col_width(0.0);
+    grid.spacing([GAP, 2.0]).show(ui, |ui| {
         for pair in entries.chunks(2) {
             for (name, value, help) in pair {
                 ui.label(RichText::new(*name).color(context.tokens.weak)).on_hover_text(*help);
-                let layout = Layout::right_to_left(Align::Center);
-                ui.allocate_ui_with_layout(vec2(92.0, 16.0), layout, |ui| {
-                    ui.add_space(16.0);
-                    ui.monospace(value).on_hover_text(*help);
-                });
+                aligned_right(ui, value_width, |ui| ui.monospace(value)).on_hover_text(*help);
             }
             ui.end_row();
         }
     });
+}
+
+/// One cell of a column that is aligned right.
+fn aligned_right(
+    ui: &mut Ui,
+    width: f32,
+    content: impl FnOnce(&mut Ui) -> egui::Response,
+) -> egui::Response {
+    let layout = Layout::right_to_left(Align::Center);
+    ui.allocate_ui_with_layout(vec2(width, 16.0), layout, content).inner
+}
+
+/// Width of the longest name in one of the two columns.
+fn widest(ui: &Ui, entries: &[(&str, String, &str)], column: usize) -> f32 {
+    let font = TextStyle::Body.resolve(ui.style());
+    let width = |name: &str| {
+        let galley = ui.painter().layout_no_wrap(name.to_owned(), font.clone(), Color32::WHITE);
+        galley.size().x.ceil()
+    };
+    let names = entries.iter().skip(column).step_by(2).map(|(name, ..)| width(name));
+    names.fold(0.0, f32::max)
 }
 
 /// The value of something measured; else says that it is being computed, or why it cannot be.
@@ -138,21 +164,31 @@ pub(super) fn swatches<'a>(
 /// The layers laid over one another, each with its colour and main numbers.
 pub(super) fn legend(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: &[usize]) {
     const SHOWN: [&str; 4] = ["std", "kurtosis", "group-peak", "rank"];
+    const SPACE: f32 = 8.0;
+    const DOT: f32 = 10.0;
+    const VALUE: f32 = 64.0;
     let others = model.selection.len().saturating_sub(layers.len());
-    Grid::new("overlaid").num_columns(6).striped(true).spacing([10.0, 1.0]).show(ui, |ui| {
+    let name_width = ui.available_width() - DOT - 4.0 * VALUE - 5.0 * SPACE;
+    let grid = Grid::new("overlaid").num_columns(6).striped(true).min_col_width(0.0);
+    grid.spacing([SPACE, 1.0]).show(ui, |ui| {
         ui.label("");
         note(context, ui, "layer");
-        for id in SHOWN {
-            note(context, ui, metric(id).short).on_hover_text(metric(id).help);
+        for metric in SHOWN.map(metric) {
+            aligned_right(ui, VALUE, |ui| note(context, ui, metric.short))
+                .on_hover_text(metric.help);
         }
         ui.end_row();
         for (i, &layer) in layers.iter().enumerate() {
-            let (rect, _) = ui.allocate_exact_size(vec2(10.0, 10.0), egui::Sense::hover());
+            let (rect, _) = ui.allocate_exact_size(vec2(DOT, DOT), egui::Sense::hover());
             ui.painter().rect_filled(rect, 2.0, context.tokens.ink(Ink::Data(i)));
-            ui.label(model.short_name(layer));
+            ui.scope(|ui| {
+                ui.set_max_width(name_width);
+                ui.add(egui::Label::new(model.short_name(layer)).truncate());
+            });
             for metric in SHOWN.map(metric) {
                 let value = (metric.value)(model, layer);
-                ui.monospace(value.map_or_else(|| "–".to_owned(), metric.format));
+                let value = value.map_or_else(|| "–".to_owned(), metric.format);
+                aligned_right(ui, VALUE, |ui| ui.monospace(value));
             }
             ui.end_row();
         }

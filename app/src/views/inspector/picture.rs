@@ -118,7 +118,7 @@ fn toolbar(
 ) -> Option<Format> {
     let now = model.look.quantity;
     let mut save = None;
-    ui.horizontal(|ui| {
+    ui.horizontal_wrapped(|ui| {
         let title = Quantity::ALL.iter().find(|(quantity, _)| *quantity == now);
         let title = title.map_or("", |(_, title)| title);
         let choice = ComboBox::from_id_salt("quantity").selected_text(title).width(120.0);
