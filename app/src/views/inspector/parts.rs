@@ -44,7 +44,11 @@ fn aligned_right(
     content: impl FnOnce(&mut Ui) -> egui::Response,
 ) -> egui::Response {
     let layout = Layout::right_to_left(Align::Center);
-    ui.allocate_ui_with_layout(vec2(width, 16.0), layout, content).inner
+    let cell = |ui: &mut Ui| {
+        ui.set_min_width(width);
+        content(ui)
+    };
+    ui.allocate_ui_with_layout(vec2(width, 16.0), layout, cell).inner
 }
 
 /// Width of the longest name in one of the two columns.

@@ -31,7 +31,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         ui.weak("No layer passes the filter.").on_hover_text(FILTER_HELP);
         return;
     }
-    table(context, ui, model);
+    // Columns that the panel has no room for are a scroll away.
+    egui::ScrollArea::horizontal()
+        .id_salt("columns")
+        .auto_shrink(false)
+        .show(ui, |ui| table(context, ui, model));
 }
 
 fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
