@@ -12,7 +12,7 @@ use lapidary_engine::evaluation::{
 };
 use lapidary_engine::job::{self, Limits, Store, StoreWeights};
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
-use lapidary_engine::plan::Plan;
+use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::Cache;
 use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
@@ -36,6 +36,8 @@ pub struct Subject {
     pub key: String,
     /// Bytes of its files of weights.
     pub bytes: u64,
+    /// What the plan gives each layer it does not keep, as JSON of its steps.
+    pub assignments: Option<BTreeMap<String, String>>,
     /// What the plan made of layers.
     store: Option<Store>,
 }
@@ -46,7 +48,7 @@ impl Subject {
         let bytes = checkpoint.files().iter().map(lapidary_engine::checkpoint::File::bytes).sum();
         let path = lapidary_engine::disk::absolute(checkpoint.path());
         let key = subject_key([path.to_string_lossy().as_ref()]);
-        Self { checkpoint, label: label.to_owned(), key, bytes, store: None }
+        Self { checkpoint, label: label.to_owned(), key, bytes, assignments: None, store: None }
     }
 
     /// A checkpoint after a plan, which is carried out now, with a calibration where it needs one.
@@ -64,7 +66,8 @@ impl Subject {
         let store = job::run(given, plan, Limits::default(), None, observer)?;
         let label = plan_label(&checkpoint, plan);
         let key = plan_key(&checkpoint, (plan, loaded), target);
-        Ok(Self { checkpoint, label, key, bytes, store: Some(store) })
+        let assignments = Some(assignments(&checkpoint, plan).collect());
+        Ok(Self { checkpoint, label, key, bytes, assignments, store: Some(store) })
     }
 
     /// A folder, a file or a project (.ron), whose plan is carried out, with the calibration that is chosen; with a
@@ -155,18 +158,32 @@ pub fn plan_key(
     (plan, loaded): (&Plan, Option<&Loaded>),
     target: &'static dyn Target,
 ) -> String {
-    let of_layer = |tensor: &lapidary_engine::checkpoint::Tensor| {
-        let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
-        let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
-        Some(format!("{}\n{steps}", tensor.name))
-    };
-    let layers: Vec<String> = checkpoint.tensors().iter().filter_map(of_layer).collect();
+    let of_layer = |(name, steps): (String, String)| format!("{name}\n{steps}");
+    let layers: Vec<String> = assignments(checkpoint, plan).map(of_layer).collect();
     let key =
         subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)));
     match loaded.filter(|_| calibrated::needs(checkpoint, plan).is_some()) {
         Some(loaded) => subject_key([key.as_str(), loaded.folder.settings().key().as_str()]),
         None => key,
     }
+}
+
+/// What a plan gives each layer that it does not keep, as JSON of its steps.
+fn assignments(checkpoint: &Checkpoint, plan: &Plan) -> impl Iterator<Item = (String, String)> {
+    checkpoint.tensors().iter().filter_map(|tensor| {
+        let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
+        let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
+        Some((tensor.name.clone(), steps))
+    })
+}
+
+/// The plan of [`Subject::assignments`]; `None` where one of them is of another version of the program.
+pub fn plan_of(assignments: &BTreeMap<String, String>) -> Option<Plan> {
+    let mut plan = Plan::default();
+    for (name, steps) in assignments {
+        plan.set(name, Assignment::of(serde_json::from_str(steps).ok()?));
+    }
+    Some(plan)
 }
 
 /// Calibrates a checkpoint with texts; with `behind`, what a block receives has passed through the blocks before it as

@@ -1,19 +1,22 @@
 //! Candidates scored on a real model, and budgets spent on them: bytes as exported, locks kept, damage as measured.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use lapidary::document::allocation::{Against, Ready, Wish};
 use lapidary_engine::Silent;
 use lapidary_engine::allocator::{self, Problem};
-use lapidary_engine::checkpoint::{Checkpoint, Role};
-use lapidary_engine::evaluation::{Baseline, From};
+use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
+use lapidary_engine::evaluation::{Baseline, From, Kept};
 use lapidary_engine::job;
 use lapidary_engine::network::{CheckpointWeights, Network};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::scores::{
-    Bounds, Budget, Measuring, Metric, Question, plan_of, solve_within, uniform,
+    Bounds, Budget, Measuring, Metric, Question, Solved, plan_of, solve_within, uniform,
 };
 use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_tests::{assert_says, sample};
+use serde_json::json;
 
 fn palette() -> Vec<Assignment> {
     [4, 8].map(|bits| Assignment::keep().with_bits(bits)).to_vec()
@@ -130,4 +133,56 @@ fn measured_damage_is_the_divergence_with_one_unit_changed() {
         let [keep, four, eight] = [score(0), score(1), score(2)];
         assert!(keep == 0.0 && eight > 0.0 && four > 10.0 * eight, "{keep} {four} {eight}");
     }
+}
+
+#[test]
+fn runs_are_held_against_what_the_scores_predict_for_their_plans() {
+    let (model, palette) = (sample(), palette());
+    let plan = Plan::default();
+    let scores = question(&model, &plan, &palette).score(Metric::Weights, None, &Silent).unwrap();
+    let given = (scores, palette.len());
+    let solved = Solved::new((&model, packed()), given, (&plan, &Bounds::default()), &Silent);
+    let solved = Arc::new(solved.unwrap());
+    let wish = Wish { bits: vec![4, 8], ..Wish::default() };
+    let target = packed().about().id;
+    let ready = Ready { solved: solved.clone(), wish, target, plan: Arc::new(plan.clone()) };
+    let [least, most] = solved.range();
+    let plans: Vec<Plan> = [0, 1, 2, 3]
+        .map(|part| solved.at(least + part * (most - least) / 4).unwrap())
+        .iter()
+        .map(|choice| solved.plan(&model, choice, &plan))
+        .collect();
+    // Damage that is twice what is predicted, and a half more.
+    let kl = |plan: &Plan| 0.5 + 2.0 * solved.choice_of(&model, plan).unwrap().damage;
+    let mut runs: Vec<Kept> = plans.iter().map(|plan| run(&model, plan, kl(plan))).collect();
+    let mut other = plans[0].clone();
+    other.set("model.layers.0.mlp.down_proj.weight", Assignment::keep().with_bits(6));
+    runs.insert(0, run(&model, &other, 9.0));
+    let against = Against::of(&ready, &model, &runs);
+    assert_eq!((against.runs.len(), against.left_out, against.text.as_str()), (4, 1, "a text"));
+    assert_eq!(against.runs[0].predicted.bytes, least);
+    let line = against.line.expect("a line through four");
+    assert!((line.slope - 2.0).abs() < 1e-6 && (line.intercept - 0.5).abs() < 1e-9, "{line:?}");
+    assert!(line.r_squared > 1.0 - 1e-9);
+}
+
+/// A run of a plan that cost `kl` nats a token, on one window.
+fn run(model: &Checkpoint, plan: &Plan, kl: f64) -> Kept {
+    let assigned = |tensor: &Tensor| {
+        let of = plan.get(&tensor.name).filter(|of| !of.is_keep())?;
+        Some((tensor.name.clone(), serde_json::to_string(&of.steps).unwrap()))
+    };
+    let against = json!({"nats": 20.0, "kl": 10.0 * kl, "flips": 0, "top_overlap": 50, "overlap": 9.0});
+    let record = json!({
+        "label": "a plan", "subject": "s", "model_key": "m", "bytes": 1, "bits_per_weight": 4.0,
+        "reference": "the original",
+        "text": {"name": "a text", "fingerprint": "f", "tokenizer": "t", "length": 11, "limit": null},
+        "seconds": 1, "layers": {}, "blocks": [],
+        "evaluation": {
+            "windows": [{"tokens": 10, "nats": 30.0, "characters": 30, "against": against}],
+            "planned_tokens": 10, "kl_p99": null,
+        },
+        "assignments": model.tensors().iter().filter_map(assigned).collect::<BTreeMap<_, _>>(),
+    });
+    Kept { id: "run".to_owned(), record: serde_json::from_value(record).expect("a record") }
 }

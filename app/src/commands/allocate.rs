@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use lapidary_engine::Silent;
 use lapidary_engine::plan::Plan;
-use lapidary_engine::scores::Metric;
+use lapidary_engine::scores::{Bounds, Metric};
 
 use crate::commands::look;
-use crate::document::allocation::{Allocating, Ready, Wish};
+use crate::document::allocation::{Against, Ready, Wish};
 use crate::document::evaluation::Work;
 use crate::document::selection::Selection;
 use crate::document::{Document, Sheet};
@@ -16,7 +17,7 @@ use crate::jobs::{Jobs, Scoring};
 const STEP: &str = "Allocate";
 
 /// Something about spending a budget.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Allocate {
     /// Show or hide the window.
     Toggle,
@@ -30,6 +31,8 @@ pub enum Allocate {
     Spend(u64),
     /// Select the layers that changed since the slider last stood still.
     SelectChanged,
+    /// Give roles the fewest and the most bits they may have, and solve again.
+    Bound(Bounds),
 }
 
 pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate) {
@@ -49,7 +52,22 @@ pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate)
                 look::request(model, jobs);
             }
         }
+        Allocate::Bound(bounds) => bound(document, bounds),
     }
+}
+
+/// Solves within other bounds; bounds that leave a layer nothing are refused, and those before stay.
+fn bound(document: &mut Document, bounds: Bounds) {
+    let (Some(model), state) = (document.model.as_deref(), &mut document.allocation) else {
+        return;
+    };
+    if let Some(ready) = &mut state.ready {
+        match ready.solved.within(&model.checkpoint, &bounds, &Silent) {
+            Ok(solved) => ready.solved = Arc::new(solved),
+            Err(error) => return document.complain(error.sentence()),
+        }
+    }
+    state.bounds = bounds;
 }
 
 fn toggle(document: &mut Document) {
@@ -83,7 +101,7 @@ fn score(document: &mut Document, jobs: &mut Jobs) {
     }
     state.work = Some(Work::begin());
     state.failed = None;
-    jobs.score(model, state.wish.clone(), text);
+    jobs.score(model, (state.wish.clone(), state.bounds.clone()), text);
 }
 
 /// Sets the plan that spends so many bytes; locks of now hold, too.
@@ -105,14 +123,14 @@ fn spend(document: &mut Document, jobs: &mut Jobs, bytes: u64) {
     let empty = Arc::new(Plan::default());
     let before = state.stop.as_ref().unwrap_or(&empty);
     state.changed = plan.changed_from(before, &checkpoint);
-    (state.budget, state.predicted) = (Some(bytes), choice.damage);
+    state.budget = Some(bytes);
     model.history.edit(STEP, |draft| *draft.plan_mut() = plan);
     model.plan_changed();
     look::request(model, jobs);
 }
 
 /// Takes in what scoring found.
-pub(super) fn absorb(document: &mut Document, jobs: &mut Jobs, news: Scoring) {
+pub(super) fn absorb(document: &mut Document, news: Scoring) {
     let state = &mut document.allocation;
     match news {
         Scoring::Progress(progress) => {
@@ -125,24 +143,30 @@ pub(super) fn absorb(document: &mut Document, jobs: &mut Jobs, news: Scoring) {
             match ended {
                 None => document.say("Scoring was stopped; what was scored before is still there"),
                 Some(Err(sentence)) => state.failed = Some(sentence),
-                Some(Ok(ready)) => begin(document, jobs, *ready),
+                Some(Ok(ready)) => begin(document, *ready),
             }
         }
     }
 }
 
 /// The slider begins where the plan is, but moves nothing before it is moved.
-fn begin(document: &mut Document, _jobs: &mut Jobs, ready: Ready) {
+fn begin(document: &mut Document, ready: Ready) {
     let Some(model) = document.model.as_deref() else { return };
     let [least, most] = ready.solved.range();
     let state = &mut document.allocation;
     state.budget = Some(model.outcome.tensor_bytes.clamp(least, most));
     state.changed = Vec::new();
     state.stop = None;
-    state.ready = Some(ready);
-    let Allocating { budget, .. } = state;
-    if let (Some(bytes), Some(ready)) = (*budget, &state.ready) {
-        state.predicted = ready.solved.at(bytes).map_or(f64::NAN, |choice| choice.damage);
+    state.presets = ready.presets(&model.checkpoint, model.history.current().aim());
+    state.replace(ready);
+    hold_against(document);
+}
+
+/// Holds the runs there are against the scores there are.
+pub(super) fn hold_against(document: &mut Document) {
+    if let (Some(model), Some(ready)) = (document.model.as_deref(), &document.allocation.ready) {
+        let runs = &document.evaluation.runs;
+        document.allocation.against = Against::of(ready, &model.checkpoint, runs);
     }
 }
 

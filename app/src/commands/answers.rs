@@ -44,7 +44,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         }
         Event::Calibration(news) => calibrate::absorb(document, jobs, news),
         Event::Ran(ran) => evaluate::absorb(document, ran),
-        Event::Scoring(news) => allocate::absorb(document, jobs, news),
+        Event::Scoring(news) => allocate::absorb(document, news),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
         about_the_model => {

@@ -1,5 +1,6 @@
 //! What a person does with runs of the model.
 
+use crate::commands::allocate;
 use crate::document::evaluation::{Evaluating, Order, Page, What, Wish, Work};
 use crate::document::{Document, Sheet};
 use crate::jobs::{self, Jobs, Ran};
@@ -95,7 +96,10 @@ fn delete(document: &mut Document, id: &str) {
         return;
     };
     match jobs::set_kept(&document.home, &state.runs[at], false) {
-        Ok(()) => state.deleted = Some(state.runs.remove(at)),
+        Ok(()) => {
+            state.deleted = Some(state.runs.remove(at));
+            allocate::hold_against(document);
+        }
         Err(error) => document.complain(error.sentence()),
     }
 }
@@ -108,6 +112,7 @@ fn restore(document: &mut Document) {
         Ok(()) => {
             document.evaluation.runs.push(kept);
             document.evaluation.runs.sort_by(|a, b| a.id.cmp(&b.id));
+            allocate::hold_against(document);
         }
         Err(error) => document.complain(error.sentence()),
     }
@@ -121,13 +126,17 @@ pub(super) fn absorb(document: &mut Document, ran: Ran) {
                 work.take(progress);
             }
         }
-        Ran::Runs(runs) => state.runs = runs,
+        Ran::Runs(runs) => {
+            state.runs = runs;
+            allocate::hold_against(document);
+        }
         Ran::Partial(partial) => state.partial = Some(partial),
         Ran::Scored(kept) => {
             state.chosen.get_or_insert_with(|| kept.id.clone());
             state.runs.retain(|other| other.id != kept.id);
             let is_complete = kept.record.evaluation.is_complete();
             state.runs.push(*kept);
+            allocate::hold_against(document);
             document.say(if is_complete {
                 "The text was scored; the run is kept"
             } else {

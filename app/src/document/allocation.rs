@@ -1,11 +1,17 @@
-//! Spending a budget: which candidates are scored how, what came out, and where the slider stands.
+//! Spending a budget: which candidates are scored how, what came out, where the slider stands, and what runs say of it.
 
 use std::sync::Arc;
 
+use lapidary_engine::allocator::{Choice, Point};
+use lapidary_engine::checkpoint::{Checkpoint, Role};
+use lapidary_engine::evaluation::{Figure, Kept};
+use lapidary_engine::numeric::regression::Line;
 use lapidary_engine::plan::{Plan, quantisers_of_bits};
-use lapidary_engine::scores::{Metric, Solved};
+use lapidary_engine::scores::{Bounds, Metric, RankAgreement, Solved, rank_agreement};
+use lapidary_engine::target::{Aim, PRESETS};
 
 use crate::document::evaluation::Work;
+use crate::running::plan_of;
 
 /// Bits that can be candidates.
 pub const BITS: [i64; 7] = [2, 3, 4, 5, 6, 7, 8];
@@ -49,11 +55,96 @@ pub struct Ready {
     pub plan: Arc<Plan>,
 }
 
+impl Ready {
+    /// Starting points whose every assignment was scored, by name.
+    pub fn presets(&self, checkpoint: &Checkpoint, aim: Aim) -> Vec<(&'static str, Point)> {
+        let place =
+            |choice: Choice| Point { bytes: self.solved.bytes_of(&choice), damage: choice.damage };
+        let of = |preset: &lapidary_engine::target::Preset| {
+            let (plan, _) = preset.plan(checkpoint, &self.plan, aim).ok()?;
+            Some((preset.title, place(self.solved.choice_of(checkpoint, &plan)?)))
+        };
+        PRESETS.iter().filter_map(of).filter(|(_, point)| point.damage > 0.0).collect()
+    }
+
+    /// The roles of the layers that were scored, in the order of the model.
+    pub fn roles(&self, checkpoint: &Checkpoint) -> Vec<Role> {
+        let layers = self.solved.scores().iter().flat_map(|of| &of.unit.layers);
+        let mut roles = Vec::new();
+        for role in layers.map(|&layer| checkpoint.tensors()[layer].place.role) {
+            if !roles.contains(&role) {
+                roles.push(role);
+            }
+        }
+        roles
+    }
+}
+
+/// A run of a plan whose damage the scores foresaw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Foreseen {
+    /// What was run.
+    pub label: String,
+    /// Bytes of all tensors, and the damage that the scores predict.
+    pub predicted: Point,
+    /// Mean KL divergence from the original on the text.
+    pub kl: Figure,
+}
+
+/// Predictions held against runs of one text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Against {
+    /// The text.
+    pub text: String,
+    /// Every run of it that the scores can foresee.
+    pub runs: Vec<Foreseen>,
+    /// The line through them, from predicted to measured.
+    pub line: Option<Line>,
+    /// Runs of plans with assignments that were not scored, or of other texts.
+    pub left_out: usize,
+}
+
+impl Against {
+    /// Holds runs against scores; of several texts the one that was run last counts.
+    pub fn of(ready: &Ready, checkpoint: &Checkpoint, runs: &[Kept]) -> Self {
+        let is_planned =
+            |kept: &&Kept| kept.record.assignments.as_ref().is_some_and(|of| !of.is_empty());
+        let planned = || runs.iter().filter(is_planned);
+        let Some(last) = planned().last() else { return Self::default() };
+        let foreseen = |kept: &Kept| {
+            let is_same = kept.record.text == last.record.text;
+            let kl = kept.record.evaluation.mean_kl().filter(|_| is_same)?;
+            let plan = plan_of(kept.record.assignments.as_ref()?)?;
+            let choice = ready.solved.choice_of(checkpoint, &plan)?;
+            let bytes = ready.solved.bytes_of(&choice);
+            let predicted = Point { bytes, damage: choice.damage };
+            Some(Foreseen { label: kept.record.label.clone(), predicted, kl })
+        };
+        let found: Vec<Foreseen> = planned().filter_map(foreseen).collect();
+        let points: Vec<[f64; 2]> =
+            found.iter().map(|run| [run.predicted.damage, run.kl.value]).collect();
+        let left_out = planned().count() - found.len();
+        let text = last.record.text.name.clone();
+        Self { text, line: Line::through(&points), runs: found, left_out }
+    }
+}
+
+/// Another metric beside the present one.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Its scores.
+    pub ready: Ready,
+    /// How far it agrees with the present one, where there is enough to say so.
+    pub agreement: Option<RankAgreement>,
+}
+
 /// Everything about spending a budget on the open model.
 #[derive(Debug, Default)]
 pub struct Allocating {
     /// What is asked for.
     pub wish: Wish,
+    /// The fewest and the most bits of roles.
+    pub bounds: Bounds,
     /// Whether the person has chosen how damage is told.
     pub has_chosen: bool,
     /// What runs.
@@ -62,12 +153,36 @@ pub struct Allocating {
     pub failed: Option<String>,
     /// What the slider moves over.
     pub ready: Option<Ready>,
+    /// What the other metrics said last.
+    pub beside: Vec<Beside>,
+    /// Starting points on the frontier's plot.
+    pub presets: Vec<(&'static str, Point)>,
+    /// Runs held against the scores.
+    pub against: Against,
     /// Where the slider stands: bytes of all tensors.
     pub budget: Option<u64>,
     /// The plan when the slider last stood still.
     pub stop: Option<Arc<Plan>>,
     /// Layers that changed since.
     pub changed: Vec<usize>,
-    /// Damage that the scores predict for the plan where the slider stands.
-    pub predicted: f64,
+}
+
+impl Allocating {
+    /// Puts new scores in the place of the present ones, which stay beside them if they are of another metric.
+    pub fn replace(&mut self, ready: Ready) {
+        if let Some(old) = self.ready.take().filter(|old| old.target == ready.target) {
+            self.beside.push(Beside { ready: old, agreement: None });
+        }
+        let is_other = |beside: &Beside| {
+            beside.ready.wish.metric != ready.wish.metric && beside.ready.target == ready.target
+        };
+        self.beside.retain(is_other);
+        for beside in &mut self.beside {
+            let (ours, theirs) = (ready.solved.scores(), beside.ready.solved.scores());
+            beside.agreement = rank_agreement(ours, theirs);
+        }
+        self.beside.sort_by_key(|beside| beside.ready.wish.metric as u8);
+        self.beside.dedup_by_key(|beside| beside.ready.wish.metric);
+        self.ready = Some(ready);
+    }
 }

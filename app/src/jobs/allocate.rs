@@ -26,7 +26,7 @@ pub enum Scoring {
 
 impl Jobs {
     /// Scores the candidates of every layer and solves for every budget.
-    pub fn score(&mut self, model: &Model, wish: Wish, text: Option<PathBuf>) {
+    pub fn score(&mut self, model: &Model, (wish, bounds): (Wish, Bounds), text: Option<PathBuf>) {
         let ticket = self.begin(Kind::Allocate);
         let checkpoint = model.checkpoint.clone();
         let (plan, target) = (model.plan().clone(), model.target);
@@ -42,7 +42,7 @@ impl Jobs {
                 let scores = allocating::score(&question, wish.metric, text, &ticket)?;
                 let given = (scores, palette.len());
                 let place = (checkpoint.as_ref(), target);
-                let solved = Solved::new(place, given, (&plan, &Bounds::default()), &ticket)?;
+                let solved = Solved::new(place, given, (&plan, &bounds), &ticket)?;
                 Ok(Arc::new(solved))
             };
             let ended = match solve() {

@@ -211,6 +211,7 @@ impl Work {
             evaluation,
             layers,
             blocks,
+            assignments: subject.assignments.clone(),
         })
     }
 

@@ -21,14 +21,19 @@ mod size_meter;
 mod welcome;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use egui::{CentralPanel, Panel, Ui};
+use egui::{CentralPanel, Panel, ProgressBar, Ui};
 
 use crate::commands::Command;
-use crate::document::Document;
+use crate::document::evaluation::Work;
 use crate::document::model::Side;
 use crate::document::selection::How;
-use crate::theme::Tokens;
+use crate::document::{Document, FigureToSave};
+use crate::figure::Drawing;
+use crate::theme::{Tokens, text};
+use crate::widgets::busy::busy;
+use crate::widgets::plot::Answer;
 
 /// Bits that number keys, menus and brushes offer.
 const BITS: std::ops::RangeInclusive<i64> = 2..=8;
@@ -58,6 +63,34 @@ impl ViewContext<'_> {
     pub fn send(&self, command: Command) {
         self.commands.borrow_mut().push(command);
     }
+
+    /// Passes on what the person asked of a figure's files.
+    fn answer(&self, answer: Answer) {
+        if let Some((figure, format)) = answer.save {
+            let drawing = Drawing::Plot(figure);
+            self.send(Command::SaveFigure(Arc::new(FigureToSave { drawing, format })));
+        }
+        if let Some(text) = answer.copy {
+            self.send(Command::Copy(text));
+        }
+    }
+}
+
+/// How far something at work is, and what is left.
+fn working(ui: &mut Ui, work: &Work) {
+    let Some(progress) = &work.progress else {
+        busy(ui);
+        ui.label("beginning…");
+        return;
+    };
+    let share = progress.done as f32 / progress.total.max(1) as f32;
+    ui.add(ProgressBar::new(share).desired_width(170.0));
+    let left = progress.total.saturating_sub(progress.done);
+    let mut line = format!("{}, {} left", progress.stage, text::amount(left, progress.unit));
+    if let Some(seconds) = work.seconds_left() {
+        line.extend([", ".to_owned(), text::secs(seconds)]);
+    }
+    ui.monospace(line).on_hover_text(&progress.item);
 }
 
 /// A part of the window.

@@ -37,6 +37,19 @@ pub struct Explanation {
 /// # Panics
 /// If the problem has no such group or the group not the option.
 pub fn explain(problem: &Problem, choice: &Choice, group: usize) -> Explanation {
+    explain_at(Hull::of(problem).multiplier(problem.budget()), problem, choice, group)
+}
+
+/// The same where [`Hull::multiplier`] at the budget is known. Cost: the options of the group.
+///
+/// # Panics
+/// If the problem has no such group or the group not the option.
+pub fn explain_at(
+    multiplier: f64,
+    problem: &Problem,
+    choice: &Choice,
+    group: usize,
+) -> Explanation {
     let held = &problem.groups()[group];
     let now = held.options[choice.options[group]];
     let step = |&option: &usize| {
@@ -55,7 +68,7 @@ pub fn explain(problem: &Problem, choice: &Choice, group: usize) -> Explanation 
             && held.options.iter().any(|other| is_beyond(other.bits) && differs(other.bytes))
     };
     Explanation {
-        multiplier: Hull::of(problem).multiplier(problem.budget()),
+        multiplier,
         up: up.max_by(|a, b| a.price.total_cmp(&b.price).then(b.bytes.cmp(&a.bytes))),
         down: down.min_by(|a, b| a.price.total_cmp(&b.price).then(a.bytes.cmp(&b.bytes))),
         is_locked: held.locked.is_some(),

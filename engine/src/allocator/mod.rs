@@ -18,7 +18,7 @@ mod water_filling;
 
 pub use dual::{no_worse_than, smallest_within};
 pub use evolution::{Candidate, Generation, Search, Settings, Stage, Trial};
-pub use explain::{Explanation, Step, explain};
+pub use explain::{Explanation, Step, explain, explain_at};
 pub use knapsack::Frontier;
 pub use lagrangian::Hull;
 pub use problem::{Choice, Group, Option_, Problem};

@@ -59,6 +59,10 @@ pub struct RunRecord {
     pub layers: BTreeMap<String, OutputError>,
     /// What each block does, if it was asked for.
     pub blocks: Vec<BlockScore>,
+    /// What the plan gave each layer that it did not keep, as the JSON of its steps; `None` where a checkpoint was run
+    /// as it is, and for runs from before this was kept.
+    #[serde(default)]
+    pub assignments: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -202,6 +206,8 @@ mod tests {
             },
             layers: BTreeMap::from([("a".to_owned(), OutputError::default())]),
             blocks: Vec::new(),
+            assignments: None,
+            assignments: None,
         }
     }
 

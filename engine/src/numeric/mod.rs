@@ -1,5 +1,6 @@
 //! Functions of slices and matrix views: bit packing, bit planes, grouping, small floats, palettes, moments,
-//! products, activations, sums by channel, Gram matrices, histograms, pooling, spectra, random numbers.
+//! products, activations, sums by channel, Gram matrices, histograms, pooling, spectra, lines through points, random
+//! numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
 pub mod activation;
@@ -23,6 +24,7 @@ pub mod palette;
 pub mod peaks;
 pub mod pooling;
 pub mod product;
+pub mod regression;
 pub mod seeds;
 pub mod spectrum;
 pub mod sweep;

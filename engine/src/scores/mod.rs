@@ -1,12 +1,14 @@
 //! What every candidate assignment of every unit of allocation takes and costs: exact bytes, and a damage that is meant
 //! to add up over the units. In: a checkpoint, a calibration, a target, candidates. Out: plain numbers. Never solves.
 
+mod agreement;
 mod allocate;
 mod solved;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use agreement::{Disagreement, RankAgreement, rank_agreement};
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
 pub use solved::Solved;
 

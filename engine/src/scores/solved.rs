@@ -1,6 +1,6 @@
 //! Scores solved for every budget at once: what a slider moves over.
 
-use crate::allocator::{Choice, Frontier, Point, Problem};
+use crate::allocator::{Choice, Explanation, Frontier, Hull, Point, Problem, explain_at};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::observer::Observer;
@@ -14,6 +14,8 @@ use crate::target::{Manifest, Target};
 #[derive(Clone, Debug)]
 pub struct Solved {
     scores: Vec<UnitScores>,
+    problem: Problem,
+    hull: Hull,
     frontier: Frontier,
     points: Vec<Point>,
     uniforms: Vec<Point>,
@@ -44,7 +46,55 @@ impl Solved {
         let uniforms = uniforms
             .map(|choice| whole(Point { bytes: choice.bytes, damage: choice.damage }))
             .collect();
-        Ok(Self { scores, frontier, points, uniforms, fixed_bytes })
+        let hull = Hull::of(&problem);
+        Ok(Self { scores, problem, hull, frontier, points, uniforms, fixed_bytes })
+    }
+
+    /// The same scores solved within other bounds of roles. Cost: that of [`Frontier::of`].
+    ///
+    /// # Errors
+    /// Those of [`Problem::new`]: a unit that has no option between its bounds, by name; [`crate::Error::Cancelled`].
+    pub fn within(
+        &self,
+        checkpoint: &Checkpoint,
+        bounds: &Bounds,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let problem = Problem::new(groups(checkpoint, &self.scores, bounds), u64::MAX)?;
+        let frontier = Frontier::of(&problem, observer)?;
+        let whole = |point: &Point| Point { bytes: point.bytes + self.fixed_bytes, ..*point };
+        let points = frontier.points().iter().map(whole).collect();
+        let hull = Hull::of(&problem);
+        Ok(Self { problem, hull, frontier, points, ..self.clone() })
+    }
+
+    /// The plan as a choice among what was scored, with the damage the scores predict for it; `None` where it gives
+    /// a unit what was not scored.
+    pub fn choice_of(&self, checkpoint: &Checkpoint, plan: &Plan) -> Option<Choice> {
+        let option = |of: &UnitScores| {
+            of.options.iter().position(|option| {
+                let mut layers = of.unit.layers.iter().zip(&option.assignments);
+                layers.all(|(&layer, assignment)| {
+                    plan.assignment(&checkpoint.tensors()[layer].name).steps == assignment.steps
+                })
+            })
+        };
+        let options: Option<Vec<usize>> = self.scores.iter().map(option).collect();
+        options.map(|options| self.problem.choice(options))
+    }
+
+    /// The unit a layer belongs to.
+    pub fn unit_of(&self, layer: usize) -> Option<usize> {
+        self.scores.iter().position(|of| of.unit.layers.contains(&layer))
+    }
+
+    /// Why a choice within a budget of `bytes` in all gives a unit what it has.
+    ///
+    /// # Panics
+    /// If there is no such unit, or the choice is of another problem.
+    pub fn explain(&self, bytes: u64, choice: &Choice, unit: usize) -> Explanation {
+        let multiplier = self.hull.multiplier(bytes.saturating_sub(self.fixed_bytes));
+        explain_at(multiplier, &self.problem, choice, unit)
     }
 
     /// The scores, in the order of choices.

@@ -5,9 +5,7 @@ mod runs;
 
 use std::path::Path;
 
-use egui::{
-    Align2, Button, ComboBox, DragValue, Key, ProgressBar, ScrollArea, TextEdit, Ui, Window,
-};
+use egui::{Align2, Button, ComboBox, DragValue, Key, ScrollArea, TextEdit, Ui, Window};
 use lapidary_engine::evaluation::Evaluation;
 
 use crate::commands::Command;
@@ -17,8 +15,7 @@ use crate::document::evaluation::{Page, What, Wish};
 use crate::document::{Document, Sheet};
 use crate::jobs::Purpose;
 use crate::theme::text;
-use crate::views::ViewContext;
-use crate::widgets::busy::busy;
+use crate::views::{ViewContext, working};
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     if context.document.sheet != Some(Sheet::Evaluate) || context.document.model.is_none() {
@@ -220,19 +217,7 @@ fn work(context: &ViewContext<'_>, ui: &mut Ui) {
         return;
     };
     ui.horizontal(|ui| {
-        let Some(progress) = &work.progress else {
-            busy(ui);
-            ui.label("beginning…");
-            return;
-        };
-        let share = progress.done as f32 / progress.total.max(1) as f32;
-        ui.add(ProgressBar::new(share).desired_width(180.0));
-        let left = progress.total.saturating_sub(progress.done);
-        let mut line = format!("{}, {} left", progress.stage, text::amount(left, progress.unit));
-        if let Some(seconds) = work.seconds_left() {
-            line.extend([", ".to_owned(), text::secs(seconds)]);
-        }
-        ui.monospace(line).on_hover_text(&progress.item);
+        working(ui, work);
         if let Some(partial) = &state.partial {
             ui.monospace(so_far(partial)).on_hover_text("Figures of the windows finished so far.");
         }

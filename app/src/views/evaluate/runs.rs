@@ -1,7 +1,5 @@
 //! The runs that are kept: a table, size against damage, and what one of them says of layers and blocks.
 
-use std::sync::Arc;
-
 use egui::style::ScrollStyle;
 use egui::{Align, Grid, Layout, RichText, ScrollArea, Sense, Ui};
 use lapidary_engine::evaluation::{Figure as Estimate, Kept};
@@ -9,9 +7,8 @@ use lapidary_engine::evaluation::{Figure as Estimate, Kept};
 use super::send;
 use crate::commands::Command;
 use crate::commands::evaluate::Evaluate;
-use crate::document::FigureToSave;
 use crate::document::evaluation::{Evaluating, Order};
-use crate::figure::{Axis, Drawing, Figure, Ink, Kind, Scale, Series};
+use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::text;
 use crate::views::ViewContext;
 use crate::widgets::plot::{Options, plot};
@@ -242,13 +239,7 @@ fn scatter(context: &ViewContext<'_>, ui: &mut Ui) {
             send(context, Evaluate::Choose(kept.id.clone()));
         }
     }
-    if let Some((figure, format)) = answer.save {
-        let drawing = Drawing::Plot(figure);
-        context.send(Command::SaveFigure(Arc::new(FigureToSave { drawing, format })));
-    }
-    if let Some(text) = answer.copy {
-        context.send(Command::Copy(text));
-    }
+    context.answer(answer);
 }
 
 /// The layers of the chosen run, the worst first.

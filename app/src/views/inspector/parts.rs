@@ -5,13 +5,12 @@ use std::sync::Arc;
 use egui::{Align, Color32, Grid, Layout, RichText, TextStyle, Ui, vec2};
 
 use crate::commands::Command;
-use crate::document::FigureToSave;
 use crate::document::metrics::metric;
 use crate::document::model::Model;
-use crate::figure::{Drawing, Figure, Ink, Series};
+use crate::figure::{Figure, Ink, Series};
 use crate::views::ViewContext;
 use crate::widgets::busy::busy;
-use crate::widgets::plot::{self, Answer, Options};
+use crate::widgets::plot::{self, Options};
 
 /// Room between names and values.
 const GAP: f32 = 12.0;
@@ -124,7 +123,7 @@ pub(super) fn note(
 /// Draws a figure and passes on what the person asks of it.
 pub(super) fn plot(context: &ViewContext<'_>, ui: &mut Ui, id: &str, figure: &Figure, height: f32) {
     let options = Options { height, ..Options::default() };
-    answer(context, plot::plot(ui, context.tokens, id, figure, options));
+    context.answer(plot::plot(ui, context.tokens, id, figure, options));
 }
 
 /// The same for layers that [`legend`] lists on the same tab.
@@ -136,18 +135,7 @@ pub(super) fn plot_of_layers(
     height: f32,
 ) {
     let options = Options { height, is_listed_below: true, ..Options::default() };
-    answer(context, plot::plot(ui, context.tokens, id, figure, options));
-}
-
-/// Passes on what the person asked of a figure.
-pub(super) fn answer(context: &ViewContext<'_>, answer: Answer) {
-    if let Some((figure, format)) = answer.save {
-        let drawing = Drawing::Plot(figure);
-        context.send(Command::SaveFigure(Arc::new(FigureToSave { drawing, format })));
-    }
-    if let Some(text) = answer.copy {
-        context.send(Command::Copy(text));
-    }
+    context.answer(plot::plot(ui, context.tokens, id, figure, options));
 }
 
 /// The colours of series with their names, for those that no table has.

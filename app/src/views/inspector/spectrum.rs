@@ -101,7 +101,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
     if let Some(moved) = answer.moved_to {
         context.send(Command::SetRank(moved.round().max(1.0) as usize));
     }
-    parts::answer(context, answer);
+    context.answer(answer);
     if layers.len() > 1 {
         parts::legend(context, ui, model, layers);
         let is_no_layer = |series: &&Series| !matches!(series.ink, Ink::Data(_));

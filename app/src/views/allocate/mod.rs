@@ -1,27 +1,26 @@
 //! Spending a budget: candidates, how damage is told, the frontier, and the slider over it.
 
-use std::sync::Arc;
+mod bounds;
+mod frontier;
+mod runs;
+mod why;
 
-use egui::{Button, ComboBox, DragValue, Key, ProgressBar, Slider, Ui, Window};
+use egui::{Button, ComboBox, DragValue, Key, ScrollArea, Ui, Window};
 use lapidary_engine::plan::quantisers_of_bits;
 use lapidary_engine::scores::Metric;
 
 use crate::commands::Command;
 use crate::commands::allocate::Allocate;
+use crate::document::Sheet;
 use crate::document::allocation::{BITS, Ready, Wish};
 use crate::document::model::Model;
-use crate::document::{FigureToSave, Sheet};
-use crate::figure::{Axis, Drawing, Figure, Ink, Kind, Scale, Series};
-use crate::theme::text;
-use crate::views::ViewContext;
-use crate::widgets::busy::busy;
-use crate::widgets::plot::{Options, plot};
+use crate::views::{ViewContext, working};
 
-const PLOT_HEIGHT: f32 = 180.0;
 /// Bytes of a megabyte, as sizes are shown.
 const MEGABYTE: f64 = 1e6;
-/// Points of the frontier that are drawn.
-const DRAWN: usize = 600;
+/// Height of the window where the screen allows it.
+const MOST_HEIGHT: f32 = 560.0;
+
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let (Some(Sheet::Allocate), Some(model)) = (context.document.sheet, &context.document.model)
     else {
@@ -30,14 +29,20 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let mut open = true;
     let screen = ui.ctx().content_rect();
     // Over the list, so that the map is seen while the slider moves.
-    let place = screen.left_bottom() + egui::vec2(8.0, -470.0);
+    let height = (screen.height() - 120.0).min(MOST_HEIGHT);
+    let place = screen.left_bottom() + egui::vec2(8.0, -height - 60.0);
     let window = Window::new("Allocate").open(&mut open).collapsible(true).resizable(true);
-    window.default_pos(place).default_width(500.0).show(ui.ctx(), |ui| {
+    window.default_pos(place).default_size([500.0, height]).show(ui.ctx(), |ui| {
         form(context, ui, model);
-        work(context, ui);
+        if let Some(work) = &context.document.allocation.work {
+            ui.horizontal(|ui| working(ui, work));
+        }
         let state = &context.document.allocation;
         match &state.ready {
-            Some(ready) => solved(context, ui, model, ready),
+            Some(ready) => {
+                let scroll = ScrollArea::vertical().id_salt("allocation").max_height(height);
+                scroll.show(ui, |ui| solved(context, ui, model, ready));
+            }
             None if state.work.is_none() => {
                 ui.weak("Every candidate of every layer is scored once; then the budget is a slider, and the best plan of each size is looked up while it moves.");
             }
@@ -149,25 +154,6 @@ fn metric(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, wish: &mut Wish
     }
 }
 
-fn work(context: &ViewContext<'_>, ui: &mut Ui) {
-    let Some(work) = &context.document.allocation.work else { return };
-    ui.horizontal(|ui| {
-        let Some(progress) = &work.progress else {
-            busy(ui);
-            ui.label("beginning…");
-            return;
-        };
-        let share = progress.done as f32 / progress.total.max(1) as f32;
-        ui.add(ProgressBar::new(share).desired_width(160.0));
-        let left = progress.total.saturating_sub(progress.done);
-        let mut line = format!("{} left", text::amount(left, progress.unit));
-        if let Some(seconds) = work.seconds_left() {
-            line.extend([", ".to_owned(), text::secs(seconds)]);
-        }
-        ui.monospace(line).on_hover_text(&progress.item);
-    });
-}
-
 fn solved(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready) {
     let state = &context.document.allocation;
     ui.separator();
@@ -184,77 +170,14 @@ fn solved(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready) 
     if ready.target != model.target.about().id {
         return;
     }
-    let [least, most] = ready.solved.range();
-    let budget = state.budget.unwrap_or(most);
-    let mut bytes = budget;
-    ui.horizontal(|ui| {
-        ui.spacing_mut().slider_width = (ui.available_width() - 190.0).max(100.0);
-        let label = ui.label("Budget");
-        let slider = Slider::new(&mut bytes, least..=most)
-            .custom_formatter(|bytes, _| format!("{:.3} MB", bytes / MEGABYTE))
-            .custom_parser(|typed| {
-                let number = typed.trim().trim_end_matches("MB").trim().parse::<f64>();
-                number.ok().map(|megabytes| megabytes * MEGABYTE)
-            });
-        let slider = ui.add(slider).labelled_by(label.id);
-        if slider.on_hover_text("Bytes of all tensors as they are exported. The plan is the best of that size by the scores; one drag is one step of undo.").changed() {
-            send(context, Allocate::Spend(bytes));
-        }
-    });
-    frontier(context, ui, model, ready);
-    ui.horizontal_wrapped(|ui| {
-        ui.monospace(format!("predicted damage {}", text::value(state.predicted)))
-            .on_hover_text("The sum of the scores of the plan where the slider stands: a prediction, as damages of layers need not add up. Evaluate measures it.");
-        if !state.changed.is_empty() {
-            ui.label(format!("{} layers changed since the last stop", state.changed.len()));
-            let tip = "Select them: the map frames them.";
-            if ui.button("Select them").on_hover_text(tip).clicked() {
-                send(context, Allocate::SelectChanged);
-            }
-        }
-    });
+    frontier::ui(context, ui, model, ready);
+    bounds::ui(context, ui, model, ready);
+    why::ui(context, ui, model, ready);
+    runs::ui(context, ui);
+    why::metrics(context, ui, model, ready);
 }
 
-fn frontier(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready) {
-    let state = &context.document.allocation;
-    let place =
-        |point: &lapidary_engine::allocator::Point| [point.bytes as f64 / MEGABYTE, point.damage];
-    let points = ready.solved.points();
-    let every = points.len().div_ceil(DRAWN).max(1);
-    let drawn = points.iter().enumerate().filter(|(i, _)| i % every == 0 || i + 1 == points.len());
-    let drawn: Vec<[f64; 2]> = drawn.map(|(_, point)| place(point)).collect();
-    let uniforms: Vec<[f64; 2]> = ready.solved.uniforms().iter().map(place).collect();
-    let mut series = vec![
-        Series::new("best by the scores", Ink::Data(0), Kind::Line, drawn),
-        Series::new("same bits everywhere", Ink::OtherMark, Kind::Points, uniforms),
-    ];
-    if state.budget.is_some() && !model.outcome.is_late {
-        let now = [model.outcome.tensor_bytes as f64 / MEGABYTE, state.predicted];
-        series.push(Series::new("the plan", Ink::Mark, Kind::Points, vec![now]));
-    }
-    let damage = match ready.wish.metric {
-        Metric::Measured => Axis::new("predicted KL").in_unit("nats"),
-        Metric::Weights | Metric::Outputs => Axis::new("predicted error²"),
-    };
-    let figure = Figure {
-        title: "Size against predicted damage".to_owned(),
-        x: Axis::new("size").in_unit("MB"),
-        y: damage.or_log(Scale::Log),
-        series,
-    };
-    let handle = state.budget.map(|bytes| ("budget", bytes as f64 / MEGABYTE));
-    let options = Options { height: PLOT_HEIGHT, handle, ..Options::default() };
-    let answer = plot(ui, context.tokens, "frontier", &figure, options);
-    if let Some(moved) = answer.moved_to {
-        let [least, most] = ready.solved.range();
-        let bytes = ((moved * MEGABYTE).round().max(0.0) as u64).clamp(least, most);
-        send(context, Allocate::Spend(bytes));
-    }
-    if let Some((figure, format)) = answer.save {
-        let drawing = Drawing::Plot(figure);
-        context.send(Command::SaveFigure(Arc::new(FigureToSave { drawing, format })));
-    }
-    if let Some(text) = answer.copy {
-        context.send(Command::Copy(text));
-    }
+/// The name of a metric on screen.
+fn title(metric: Metric) -> &'static str {
+    METRICS.iter().find(|(of, ..)| *of == metric).map_or("", |(_, title, _)| title)
 }
