@@ -207,7 +207,6 @@ mod tests {
             layers: BTreeMap::from([("a".to_owned(), OutputError::default())]),
             blocks: Vec::new(),
             assignments: None,
-            assignments: None,
         }
     }
 

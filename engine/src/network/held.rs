@@ -1,6 +1,7 @@
 //! The weights of a block while it runs: small tensors and, where they fit, matrices, decoded once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
@@ -20,11 +21,20 @@ const PANEL_ELEMENTS: usize = 16 << 20;
 /// Tokens normalised by one task.
 const NORM_ROWS: usize = 16;
 
-/// Decoded tensors by their name in the design.
-#[derive(Debug, Default)]
+/// Decoded tensors by their name in the design. The memory of matrices goes to the next block when it is dropped.
+#[derive(Debug)]
 pub(super) struct Held {
     matrices: HashMap<String, Array2<f32>>,
     vectors: HashMap<String, Vec<f32>>,
+    spare: Arc<Spare>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for (_, matrix) in self.matrices.drain() {
+            self.spare.give(matrix);
+        }
+    }
 }
 
 impl Network<'_> {
@@ -35,7 +45,8 @@ impl Network<'_> {
         norms: impl Iterator<Item = &'l Norm>,
         observer: &dyn Observer,
     ) -> Result<Held> {
-        let mut held = Held::default();
+        let spare = self.spare.clone();
+        let mut held = Held { matrices: HashMap::new(), vectors: HashMap::new(), spare };
         let mut vector = |name: &str, n: usize| -> Result<()> {
             let mut values = vec![0.0; n];
             self.weights.read(self.name_of(name), 0, &mut values, observer)?;
@@ -73,7 +84,7 @@ impl Network<'_> {
         observer: &dyn Observer,
     ) -> Result<Array2<f32>> {
         let cols = linear.shape.cols;
-        let mut panel = Array2::zeros((rows, cols));
+        let mut panel = self.spare.take((rows, cols));
         if let Some(values) = panel.as_slice_mut() {
             self.weights.read(self.name_of(&linear.weight), first * cols, values, observer)?;
         }
@@ -99,6 +110,7 @@ impl Network<'_> {
                 let panel = self.panel(linear, first, rows, observer)?;
                 let out = out.slice_mut(s![.., first..first + rows]);
                 apply_rows(x, panel.view(), out, &cancelled);
+                self.spare.give(panel);
             }
         }
         observer.go_on()?;

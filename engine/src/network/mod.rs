@@ -16,6 +16,7 @@ mod spare;
 mod weights;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ndarray::Array2;
 
@@ -39,7 +40,7 @@ pub struct Network<'a> {
     weights: &'a dyn Weights,
     /// Names in the checkpoint, by names in the design.
     names: HashMap<String, String>,
-    spare: Spare,
+    spare: Arc<Spare>,
 }
 
 impl std::fmt::Debug for Network<'_> {
@@ -73,7 +74,7 @@ impl<'a> Network<'a> {
             names.insert(name, found);
         }
         refuse_missing(&design, &missing)?;
-        Ok(Self { design, weights, names, spare: Spare::default() })
+        Ok(Self { design, weights, names, spare: Arc::default() })
     }
 
     /// What it is made of.

@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ndarray::Array2;
 
-/// Matrices kept at once.
-const KEPT: usize = 16;
+/// Matrices kept at once: those of a block, and what passes through it.
+const KEPT: usize = 32;
 
 /// Matrices that are no longer needed.
 #[derive(Debug, Default)]
