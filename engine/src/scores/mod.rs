@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
 pub use solved::Solved;
 
-use ndarray::{Array2, s};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -20,13 +20,9 @@ use crate::job::{self, Moments, Subject};
 use crate::method::Needs;
 use crate::network::{Network, Replaced, Weights};
 use crate::numeric::distance::relative_error;
-use crate::numeric::weighted::{WeightedError, diagonal_weighted_error, gram_weighted_error};
 use crate::observer::{Observer, Progress, Unit as Counted};
 use crate::plan::{Assignment, Plan};
 use crate::target::{self, Agreement, Target};
-
-/// Rows whose weighted error is computed at once.
-const ROWS_AT_ONCE: usize = 64;
 
 /// By what damage is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -267,8 +263,9 @@ impl Question<'_> {
                 continue;
             }
             let inputs = calibrated.inputs(name, known)?;
-            let weighted = weighted(&weights, &decoded, &Moments::of(inputs.as_ref()), observer)?;
-            sum += share * weighted.unwrap_or_else(plain);
+            let moments = Moments::of(inputs.as_ref());
+            let error = moments.relative_error(weights.view(), decoded.view(), observer)?;
+            sum += share * error.map_or_else(plain, |error| error * error);
         }
         Ok(sum)
     }
@@ -315,28 +312,4 @@ pub fn first_changed(checkpoint: &Checkpoint, layers: &[usize]) -> From {
         }
     };
     layers.iter().map(of).min().unwrap_or(From::Head)
-}
-
-/// tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ); `None` where the moments do not fit, or weigh nothing.
-fn weighted(
-    weights: &Array2<f32>,
-    decoded: &Array2<f32>,
-    moments: &Moments<'_>,
-    observer: &dyn Observer,
-) -> Result<Option<f64>> {
-    let mut sum = WeightedError::default();
-    for first in (0..weights.nrows()).step_by(ROWS_AT_ONCE) {
-        observer.go_on()?;
-        let rows = s![first..(first + ROWS_AT_ONCE).min(weights.nrows()), ..];
-        let (w, d) = (weights.slice(rows), decoded.slice(rows));
-        sum = sum.merge(match moments {
-            Moments::Diagonal(squares) if squares.len() == w.ncols() => {
-                diagonal_weighted_error(w, d, squares)
-            }
-            Moments::Gram(gram) if gram.channels() == w.ncols() => gram_weighted_error(w, d, gram),
-            Moments::None | Moments::Diagonal(_) | Moments::Gram(_) => return Ok(None),
-        });
-    }
-    let relative = sum.relative();
-    Ok((sum.norm > 0.0 && relative.is_finite()).then_some(relative * relative))
 }
