@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::allocator::{Choice, Group, Option_, Problem};
+use crate::allocator::{Choice, Group, Level, Problem};
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
 use crate::plan::{Assignment, Plan};
@@ -36,7 +36,7 @@ pub fn groups(checkpoint: &Checkpoint, scores: &[UnitScores], bounds: &Bounds) -
         let layers = &of.unit.layers;
         let first = &checkpoint.tensors()[layers[0]];
         let weights = layers.iter().map(|&layer| checkpoint.tensors()[layer].parameters()).sum();
-        let options = of.options.iter().map(|option| Option_ {
+        let options = of.options.iter().map(|option| Level {
             label: option.candidate.map_or(0, |candidate| candidate + 1),
             bits: nominal_bits(checkpoint, layers[0], &option.assignments[0]),
             bytes: option.bytes,
