@@ -97,6 +97,22 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "search",
+        &[
+            "error",
+            "observer",
+            "disk",
+            "numeric",
+            "encoding",
+            "checkpoint",
+            "network",
+            "allocator",
+            "evaluation",
+            "job",
+            "scores",
+        ],
+    ),
+    (
         "export",
         &[
             "error",

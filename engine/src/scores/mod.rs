@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::evaluation::{Baseline, From};
-use crate::job::{self, Moments, Subject};
+use crate::job::{Level, Moments, Subject};
 use crate::method::Needs;
 use crate::network::{Network, Replaced, Weights};
 use crate::numeric::distance::relative_error;
@@ -229,17 +229,11 @@ impl Question<'_> {
         at: usize,
         observer: &dyn Observer,
     ) -> Result<Option<Array2<f32>>> {
-        if option.assignments[at].is_keep() {
+        let level = Level { unit: (&unit.layers, &option.assignments), at };
+        if level.is_keep() {
             return Ok(None);
         }
-        // The whole unit, as fused layers may share what they are compressed with.
-        let mut plan = Plan::default();
-        for (&layer, assignment) in unit.layers.iter().zip(&option.assignments) {
-            let name = &self.subject.checkpoint.tensors()[layer].name;
-            plan.set(name, Assignment { locked: false, ..Assignment::clone(assignment) });
-        }
-        let encoding = job::compress_layer(self.subject, &plan, unit.layers[at], observer)?;
-        Ok(Some(encoding.decode()))
+        Ok(Some(level.compress(self.subject, observer)?.decode()))
     }
 
     fn damage(
