@@ -2,12 +2,14 @@
 //! to add up over the units. In: a checkpoint, a calibration, a target, candidates. Out: plain numbers. Never solves.
 
 mod allocate;
+mod memory;
 mod solved;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
+pub use memory::{active_bytes, cache_bytes};
 pub use solved::Solved;
 
 use ndarray::Array2;
@@ -178,6 +180,15 @@ impl Question<'_> {
             Ok(entry.bytes)
         };
         layers.iter().zip(assignments).map(of).sum()
+    }
+
+    /// Every unit with every way it may be, all of no damage: for who asks the model itself.
+    ///
+    /// # Errors
+    /// Those of [`Question::options`].
+    pub fn unscored(&self) -> Result<Vec<UnitScores>> {
+        let of = |unit: Unit| Ok(UnitScores { options: self.options(&unit)?, unit });
+        self.units().into_iter().map(of).collect()
     }
 
     /// Compresses every candidate of every unit and tells its damage. With [`Metric::Measured`] the network is run for
