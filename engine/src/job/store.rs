@@ -44,6 +44,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a tensor is stored; the others are kept as they are.
+    pub fn has(&self, tensor: usize) -> bool {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&tensor)
+    }
+
     /// Reads the encoding of a tensor back.
     pub fn get(&self, tensor: usize) -> Result<Encoding> {
         let path = self.path(tensor);
@@ -57,7 +62,7 @@ impl Store {
 
 impl Encodings for Store {
     fn has(&self, tensor: usize) -> bool {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&tensor)
+        Self::has(self, tensor)
     }
 
     fn encoding(&self, tensor: usize) -> Result<Arc<Encoding>> {
