@@ -21,14 +21,16 @@ use crate::document::project::Project;
 use crate::running::checkpoint_path;
 use crate::theme::text;
 
+/// What a person should know before it runs.
+const COSTS: &str = "\
+What it costs: a generation passes offspring × tokens of the first stage through the model, survivors × tokens of each \
+next, the parent and the original once more in the last; by default some 33,000 tokens, which suits models of some \
+million weights. EvoPress itself takes 128 offspring, 150 generations and stages of 2048:16,16384:4,131072:1. Every level \
+of a layer that is tried is compressed once and kept on disk, with the search, which goes on where it was stopped.";
+
 /// Arguments of `search`.
-///
-/// What it costs: a generation passes offspring × tokens of the first stage through the model, survivors × tokens of
-/// each next, the parent and the original once more in the last; the defaults are 31,000 tokens a generation and suit
-/// models of some million weights. EvoPress itself takes 128 offspring, 150 generations and
-/// 2048:16,16384:4,131072:1. Every level of a layer that is tried is compressed once and kept on disk.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = COSTS)]
 pub(super) struct Search {
     #[command(flatten)]
     allocation: Allocation,

@@ -1,7 +1,7 @@
 //! Layers under the assignments that a search tries, in a folder: each is compressed once, when it is first needed,
 //! and found again by whoever searches the same model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,6 +30,8 @@ pub struct Levels {
 #[derive(Debug)]
 struct Held {
     encodings: HashMap<PathBuf, (u64, Arc<Encoding>)>,
+    /// Files that were written or found whole.
+    whole: HashSet<PathBuf>,
     uses: u64,
     bytes: u64,
     limit_bytes: u64,
@@ -68,7 +70,13 @@ impl Levels {
     /// The levels in `folder` of the model and calibration that `identity` stands for. At most `limit_bytes` of
     /// encodings, and one more, are held in memory.
     pub fn new(folder: &Path, identity: &str, limit_bytes: u64) -> Self {
-        let held = Held { encodings: HashMap::new(), uses: 0, bytes: 0, limit_bytes };
+        let held = Held {
+            encodings: HashMap::new(),
+            whole: HashSet::new(),
+            uses: 0,
+            bytes: 0,
+            limit_bytes,
+        };
         Self { folder: folder.to_owned(), identity: identity.to_owned(), held: Mutex::new(held) }
     }
 
@@ -83,13 +91,20 @@ impl Levels {
         observer: &dyn Observer,
     ) -> Result<()> {
         let (path, layout, shape) = self.place(subject, level)?;
-        let is_held = self.held().encodings.contains_key(&path);
-        if is_held || encoded::read(&path, &layout, shape).is_ok() {
+        if self.held().whole.contains(&path) {
             return Ok(());
         }
-        let encoding = level.compress(subject, observer)?;
-        encoded::write(NewFile::replacing(&path)?, &encoding, true)?;
-        self.held().keep(path, Arc::new(encoding));
+        let encoding = match encoded::read(&path, &layout, shape) {
+            Ok(encoding) => encoding,
+            Err(_absent_or_damaged) => {
+                let encoding = level.compress(subject, observer)?;
+                encoded::write(NewFile::replacing(&path)?, &encoding, true)?;
+                encoding
+            }
+        };
+        let mut held = self.held();
+        held.whole.insert(path.clone());
+        held.keep(path, Arc::new(encoding));
         Ok(())
     }
 
