@@ -10,9 +10,9 @@ use lapidary_engine::evaluation::Baseline;
 use lapidary_engine::method::{self, Step};
 use lapidary_engine::network::{CheckpointWeights, Network};
 use lapidary_engine::plan::Assignment;
-use lapidary_engine::scores::{Measuring, Metric, Question, UnitScores};
+use lapidary_engine::scores::{Measuring, Metric, Question, Remembered, UnitScores};
 use lapidary_engine::search::{self, Task, Wish};
-use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
+use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache, Key};
 use lapidary_engine::text::{Cut, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
@@ -44,7 +44,8 @@ pub fn palette(id: &str, bits: &[i64]) -> Result<Vec<Assignment>> {
     bits.iter().map(at).collect()
 }
 
-/// Scores every candidate; on the text, if damage is to be measured.
+/// Scores every candidate; on the text, if damage is to be measured. What was told before of the same layers is not
+/// computed again: it is kept with what else was measured.
 ///
 /// # Errors
 /// [`Error::Plan`] where damage is to be measured and there is no text; what scoring says; [`Error::Cancelled`].
@@ -54,19 +55,23 @@ pub fn score(
     text: Option<(&Source, usize)>,
     observer: &dyn Observer,
 ) -> Result<Vec<UnitScores>> {
-    if metric != Metric::Measured {
-        return question.score(metric, None, observer);
+    let checkpoint = question.subject.checkpoint;
+    let cache = Cache::new(&builtin::home().join("measured"), CACHE_LIMIT_BYTES);
+    let model = model_key(checkpoint, Some(&cache), observer)?;
+    let remembering = |text: &str| Remembered::new(&cache, question, [&model, text]);
+    if !metric.is_measured() {
+        return question.score_remembering((metric, None), Some(&remembering("")), observer);
     }
     let (source, tokens) = text.ok_or_else(|| {
         Error::plan("damage is measured on a text, and there is none", "give one")
     })?;
-    let checkpoint = question.subject.checkpoint;
     let weights = CheckpointWeights::new(checkpoint);
     let network = network(checkpoint, &weights)?;
     let ids = sequences(&network, (checkpoint, source), Some(tokens), observer)?;
+    let text = Key::of([format!("{ids:?}").as_str()]).to_string();
     let baseline = Baseline::new(&network, &ids, observer)?;
     let measuring = Measuring { baseline: &baseline, weights: &weights, tokens: baseline.tokens() };
-    question.score(metric, Some(measuring), observer)
+    question.score_remembering((metric, Some(measuring)), Some(&remembering(&text)), observer)
 }
 
 /// What is searched, on which text, from where.

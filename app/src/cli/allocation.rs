@@ -46,7 +46,8 @@ pub(super) struct Allocation {
     /// Keep no layer as it is.
     #[arg(long)]
     compress_all: bool,
-    /// By what damage is told: weights, outputs (needs a calibration) or measured (needs --text).
+    /// By what damage is told: weights, outputs (needs a calibration), linearity (needs --text; three passes a layer) or
+    /// measured (needs --text; a pass a candidate).
     #[arg(long)]
     score: Option<String>,
     /// The text on which candidates are measured.
@@ -169,12 +170,13 @@ impl Allocation {
             (None | Some("measured"), _) if self.text.is_some() => Ok(Metric::Measured),
             (None, true) | (Some("outputs"), _) => Ok(Metric::Outputs),
             (None, false) | (Some("weights"), _) => Ok(Metric::Weights),
-            (Some("measured"), _) => {
+            (Some("linearity"), _) if self.text.is_some() => Ok(Metric::Linearity),
+            (Some("measured" | "linearity"), _) => {
                 Err(Error::plan("candidates are measured on a text", "give one with --text"))
             }
             (Some(other), _) => Err(Error::plan(
                 format!("there is no score {other:?}"),
-                "choose weights, outputs or measured",
+                "choose weights, outputs, linearity or measured",
             )),
         }
     }

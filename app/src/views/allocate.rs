@@ -233,7 +233,7 @@ fn frontier(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready
         series.push(Series::new("the plan", Ink::Mark, Kind::Points, vec![now]));
     }
     let damage = match ready.wish.metric {
-        Metric::Measured => Axis::new("predicted KL").in_unit("nats"),
+        Metric::Measured | Metric::Linearity => Axis::new("predicted KL").in_unit("nats"),
         Metric::Weights | Metric::Outputs => Axis::new("predicted error²"),
     };
     let figure = Figure {

@@ -2,14 +2,18 @@
 //! to add up over the units. In: a checkpoint, a calibration, a target, candidates. Out: plain numbers. Never solves.
 
 mod allocate;
+mod linearity;
 mod memory;
+mod remembered;
 mod solved;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
+pub use linearity::Sensitivity;
 pub use memory::{active_bytes, cache_bytes};
+pub use remembered::Remembered;
 pub use solved::Solved;
 
 use ndarray::Array2;
@@ -36,8 +40,18 @@ pub enum Metric {
     /// Σ Pₗ/P·tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ): the squared relative error of outputs, in the same proportion. Where only mean
     /// squares are known their diagonal stands for H, and where nothing is, the identity.
     Outputs,
+    /// αₗ·tₗ² in nats, tₗ² the squared relative error of the weights and αₗ the slope of KL(original ‖ changed) on a text
+    /// with noise on this unit alone: three passes for a unit, whatever the number of its candidates.
+    Linearity,
     /// Mean token KL(original ‖ changed) in nats on a text, with this unit alone changed.
     Measured,
+}
+
+impl Metric {
+    /// Whether the network is run for it.
+    pub fn is_measured(self) -> bool {
+        matches!(self, Self::Linearity | Self::Measured)
+    }
 }
 
 /// Layers that are assigned as one: a fused group where the target asks for it, or a single matrix.
@@ -195,11 +209,25 @@ impl Question<'_> {
     /// each, from the first block the unit is in.
     ///
     /// # Errors
-    /// What compressing, reading and running say; [`crate::Error::Cancelled`].
+    /// What compressing, reading and running say; [`crate::Error::Plan`] for a metric that is measured, without
+    /// something to measure on; [`crate::Error::Cancelled`].
     pub fn score(
         &self,
         metric: Metric,
         measuring: Option<Measuring<'_>>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<UnitScores>> {
+        self.score_remembering((metric, measuring), None, observer)
+    }
+
+    /// The same; what was told before is taken from where it is remembered, and all else is kept there as it comes.
+    ///
+    /// # Errors
+    /// Those of [`Question::score`].
+    pub fn score_remembering(
+        &self,
+        (metric, measuring): (Metric, Option<Measuring<'_>>),
+        remembered: Option<&Remembered<'_>>,
         observer: &dyn Observer,
     ) -> Result<Vec<UnitScores>> {
         let checkpoint = self.subject.checkpoint;
@@ -220,13 +248,9 @@ impl Question<'_> {
             });
             done += bytes(&unit);
             let mut options = self.options(&unit)?;
-            for option in &mut options {
-                observer.go_on()?;
-                option.damage = match measuring.filter(|_| metric == Metric::Measured) {
-                    Some(measuring) => self.measure(&unit, option, measuring, observer)?,
-                    None => self.damage(&unit, option, metric, observer)?,
-                };
-            }
+            let by = (metric, measuring);
+            let damages = self.damages((&unit, &options), by, remembered, observer)?;
+            options.iter_mut().zip(damages).for_each(|(option, damage)| option.damage = damage);
             scores.push(UnitScores { unit, options });
         }
         Ok(scores)
@@ -293,6 +317,18 @@ impl Question<'_> {
                 by.insert(checkpoint.tensors()[layer].name.clone(), Arc::new(decoded));
             }
         }
+        self.divergence(unit, by, measuring, observer)
+    }
+
+    /// KL(original ‖ changed) with layers of a unit replaced.
+    fn divergence(
+        &self,
+        unit: &Unit,
+        by: HashMap<String, Arc<Array2<f32>>>,
+        measuring: Measuring<'_>,
+        observer: &dyn Observer,
+    ) -> Result<f64> {
+        let checkpoint = self.subject.checkpoint;
         let Some(config) = checkpoint.config().filter(|_| !by.is_empty()) else {
             return Ok(0.0);
         };
