@@ -277,7 +277,8 @@ fn level_files_of_llama_2_7b_average_the_bits_they_were_searched_for() {
         let mut text = String::new();
         for block in 0..32 {
             for ((module, _), levels) in MODULES.iter().zip(&levels) {
-                text += &format!("model.layers.{block}.{module}: {}\n", levels[block]);
+                let line = format!("model.layers.{block}.{module}: {}\n", levels[block]);
+                text.push_str(&line);
             }
         }
         let imported = dialect.read(&text, &checkpoint).expect("a recipe");

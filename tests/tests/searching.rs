@@ -261,7 +261,7 @@ fn a_search_stops_at_once_and_two_do_not_share_a_state() {
     assert_says(inside, &["running already", "another folder"]);
     let late = Cell::new(Duration::ZERO);
     std::thread::scope(|scope| {
-        let (told, when) = std::sync::mpsc::channel();
+        let (told, when) = std::sync::mpsc::sync_channel(1);
         let stop = &stop;
         scope.spawn(move || {
             std::thread::sleep(Duration::from_millis(700));

@@ -257,15 +257,15 @@ impl Allocation {
             |out| format!("written to {}", out.display()),
         );
         let title = opened.target.about().title;
-        let mut told = spread(solved) + &format!("weight files of {size} for {title}; {place}\n");
-        if let Some(memory) = self.memory(opened, &manifest) {
+        let files = format!("weight files of {size} for {title}; {place}\n");
+        let memory = self.memory(opened, &manifest).map_or_else(String::new, |memory| {
             let [weights, cache, active] = memory.map(text::bytes);
             let context = text::count(self.context);
-            told += &format!(
+            format!(
                 "in memory: weights of {weights}, keys and values of {context} tokens {cache}; {active} of weights are read for each token\n"
-            );
-        }
-        Ok(told)
+            )
+        });
+        Ok(spread(solved) + &files + &memory)
     }
 
     /// Bytes of weights, of keys and values, and of weights read for a token; `None` where that was not asked for, or
