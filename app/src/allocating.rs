@@ -1,16 +1,28 @@
-//! What window and command line share to score candidates: which they are, and the network they are measured on.
+//! What window and command line share to score and search candidates: which they are, and the network they are
+//! measured on.
 
+use std::path::Path;
+
+use lapidary_engine::allocator::{Problem, Search};
+use lapidary_engine::calibration::model_key;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::Baseline;
 use lapidary_engine::method::{self, Step};
 use lapidary_engine::network::{CheckpointWeights, Network};
 use lapidary_engine::plan::Assignment;
-use lapidary_engine::scores::{Measuring, Metric, Question, UnitScores};
+use lapidary_engine::scores::{Measuring, Metric, Question, Remembered, UnitScores};
+use lapidary_engine::search::{self, Task, Wish};
+use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache, Key};
 use lapidary_engine::text::{Cut, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
+use crate::builtin;
+
 /// The longest window on which candidates are measured, in tokens: many short ones say more than one long one.
 const LONGEST: usize = 512;
+
+/// The folder of searches in the program's own.
+pub const SEARCHES: &str = "searches";
 
 /// A method at each number of bits.
 ///
@@ -32,7 +44,8 @@ pub fn palette(id: &str, bits: &[i64]) -> Result<Vec<Assignment>> {
     bits.iter().map(at).collect()
 }
 
-/// Scores every candidate; on the text, if damage is to be measured.
+/// Scores every candidate; on the text, if damage is to be measured. What was told before of the same layers is not
+/// computed again: it is kept with what else was measured.
 ///
 /// # Errors
 /// [`Error::Plan`] where damage is to be measured and there is no text; what scoring says; [`Error::Cancelled`].
@@ -42,24 +55,91 @@ pub fn score(
     text: Option<(&Source, usize)>,
     observer: &dyn Observer,
 ) -> Result<Vec<UnitScores>> {
-    if metric != Metric::Measured {
-        return question.score(metric, None, observer);
+    let checkpoint = question.subject.checkpoint;
+    let cache = Cache::new(&builtin::home().join("measured"), CACHE_LIMIT_BYTES);
+    let model = model_key(checkpoint, Some(&cache), observer)?;
+    let remembering = |text: &str| Remembered::new(&cache, question, [&model, text]);
+    if !metric.is_measured() {
+        return question.score_remembering((metric, None), Some(&remembering("")), observer);
     }
     let (source, tokens) = text.ok_or_else(|| {
         Error::plan("damage is measured on a text, and there is none", "give one")
     })?;
-    let checkpoint = question.subject.checkpoint;
     let weights = CheckpointWeights::new(checkpoint);
     let network = network(checkpoint, &weights)?;
+    let ids = sequences(&network, (checkpoint, source), Some(tokens), observer)?;
+    let text = Key::of([format!("{ids:?}").as_str()]).to_string();
+    let baseline = Baseline::new(&network, &ids, observer)?;
+    let measuring = Measuring { baseline: &baseline, weights: &weights, tokens: baseline.tokens() };
+    question.score_remembering((metric, Some(measuring)), Some(&remembering(&text)), observer)
+}
+
+/// What is searched, on which text, from where.
+#[derive(Clone, Copy)]
+pub struct Searching<'a> {
+    /// The model, its target, the candidates.
+    pub question: &'a Question<'a>,
+    /// Every level of every unit.
+    pub scores: &'a [UnitScores],
+    /// The same under a budget.
+    pub problem: &'a Problem,
+    /// What minibatches are drawn from.
+    pub source: &'a Source,
+    /// How, and from where.
+    pub wish: &'a Wish,
+    /// Where it is kept; a folder of the model in the program's own if `None`.
+    pub folder: Option<&'a Path>,
+}
+
+impl std::fmt::Debug for Searching<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Searching").field("wish", &self.wish).finish_non_exhaustive()
+    }
+}
+
+/// Searches, or goes on with the same search; `each` sees it after every generation.
+///
+/// # Errors
+/// What the text, the network and [`search::run`] say.
+pub fn search(
+    of: &Searching<'_>,
+    each: &mut dyn FnMut(&Search),
+    observer: &dyn Observer,
+) -> Result<Search> {
+    let subject = of.question.subject;
+    let checkpoint = subject.checkpoint;
+    let home = builtin::home();
+    let cache = Cache::new(&home.join("measured"), CACHE_LIMIT_BYTES);
+    let key = model_key(checkpoint, Some(&cache), observer)?;
+    let own = home.join(SEARCHES).join(&key);
+    let identity = format!("{key} {}", subject.calibrated.key());
+    let weights = CheckpointWeights::new(checkpoint);
+    let network = network(checkpoint, &weights)?;
+    let sequences = sequences(&network, (checkpoint, of.source), None, observer)?;
+    let task = Task {
+        subject,
+        identity: &identity,
+        scores: of.scores,
+        problem: of.problem,
+        network: &network,
+        sequences: &sequences,
+    };
+    search::run(&task, of.wish, of.folder.unwrap_or(&own), each, observer)
+}
+
+/// A text as sequences for a network: the first `tokens` of it, or all.
+fn sequences(
+    network: &Network<'_>,
+    (checkpoint, source): (&Checkpoint, &Source),
+    tokens: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Vec<Vec<u32>>> {
     let tokenizer = Tokenizer::open(checkpoint)?;
     let texts = source.read(observer)?;
     let encoded = tokenizer.encode_documents(texts.documents(), Specials::Added, observer)?;
     let length = network.design().context.min(LONGEST);
-    let cut = cut(&encoded, &Cut { budget: Some(tokens), ..Cut::scoring(length) })?;
-    let ids: Vec<Vec<u32>> = cut.list.into_iter().map(|sequence| sequence.ids).collect();
-    let baseline = Baseline::new(&network, &ids, observer)?;
-    let measuring = Measuring { baseline: &baseline, weights: &weights, tokens: baseline.tokens() };
-    question.score(metric, Some(measuring), observer)
+    let cut = cut(&encoded, &Cut { budget: tokens, ..Cut::scoring(length) })?;
+    Ok(cut.list.into_iter().map(|sequence| sequence.ids).collect())
 }
 
 fn network<'a>(checkpoint: &Checkpoint, weights: &'a CheckpointWeights<'a>) -> Result<Network<'a>> {

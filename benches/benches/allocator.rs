@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lapidary_benches::{Table, fastest};
 use lapidary_engine::Silent;
-use lapidary_engine::allocator::{Frontier, Group, Hull, Option_, Problem, find, smallest_within};
+use lapidary_engine::allocator::{Frontier, Group, Hull, Level, Problem, find, smallest_within};
 use lapidary_engine::numeric::seeds::Random;
 
 const GROUPS: usize = 1000;
@@ -59,7 +59,7 @@ fn problem(
                 let noise = (0.1 * random.normal()).exp();
                 (weights * u64::from(label + 1) / 8, sensitivity * noise * 4.0_f64.powf(-bits))
             };
-            Option_ { label: label as usize, bits, bytes, damage }
+            Level { label: label as usize, bits, bytes, damage }
         };
         Group::new(format!("layer {index}"), weights, (0..OPTIONS).map(&mut option).collect())
     };

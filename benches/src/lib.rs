@@ -2,6 +2,7 @@
 //! Each prints ratios against a named reference that ran in the same minute on the same cores.
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
+pub mod allocations;
 pub mod lists;
 pub mod model;
 pub mod peers;
@@ -86,4 +87,17 @@ pub fn python(program: &str, input: &[u8]) -> Option<String> {
     let output = child.wait_with_output().ok()?;
     (written.is_ok() && output.status.success())
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// `content` with what stands between the marks of `name` replaced; the same without such marks.
+pub fn replaced(content: &str, name: &str, new: &str) -> String {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let parts = content.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some((before, after))
+    });
+    match parts {
+        Some((before, after)) => format!("{before}{begin}{new}{end}{after}"),
+        None => content.to_owned(),
+    }
 }

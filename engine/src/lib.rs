@@ -16,7 +16,7 @@
 //! model, [`statistics`] looks at it, [`compare`] at two of them, [`network`] runs it on what [`text`] makes of a
 //! person's texts, [`calibration`] keeps what its layers receive, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants,
 //! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load,
-//! [`allocator`] spends a budget of bytes, [`job`] does the work, [`export`] writes and proves it.
+//! [`allocator`] spends a budget of bytes, [`job`] does the work, [`scores`] what every candidate costs, [`search`] tries whole choices, [`export`] writes and proves it.
 
 pub mod error;
 pub mod observer;
@@ -47,6 +47,7 @@ pub mod evaluation;
 
 pub mod job;
 pub mod scores;
+pub mod search;
 
 pub mod export;
 

@@ -9,13 +9,15 @@ use lapidary_engine::allocator::{self, Problem};
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Baseline, From, Kept};
 use lapidary_engine::job;
-use lapidary_engine::network::{CheckpointWeights, Network};
+use lapidary_engine::network::design::Feed;
+use lapidary_engine::network::{CheckpointWeights, Network, architectures};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::scores::{
-    Bounds, Budget, Measuring, Metric, Question, Solved, plan_of, solve_within, uniform,
+    Bounds, Budget, Measuring, Metric, Question, Solved, active_bytes, cache_bytes, plan_of,
+    solve_within, uniform,
 };
 use lapidary_engine::target::{self, Manifest, Target};
-use lapidary_tests::{assert_says, sample};
+use lapidary_tests::{assert_says, repository, sample};
 use serde_json::json;
 
 fn palette() -> Vec<Assignment> {
@@ -172,7 +174,8 @@ fn run(model: &Checkpoint, plan: &Plan, kl: f64) -> Kept {
         let of = plan.get(&tensor.name).filter(|of| !of.is_keep())?;
         Some((tensor.name.clone(), serde_json::to_string(&of.steps).unwrap()))
     };
-    let against = json!({"nats": 20.0, "kl": 10.0 * kl, "flips": 0, "top_overlap": 50, "overlap": 9.0});
+    let against =
+        json!({"nats": 20.0, "kl": 10.0 * kl, "flips": 0, "top_overlap": 50, "overlap": 9.0});
     let record = json!({
         "label": "a plan", "subject": "s", "model_key": "m", "bytes": 1, "bits_per_weight": 4.0,
         "reference": "the original",
@@ -185,4 +188,79 @@ fn run(model: &Checkpoint, plan: &Plan, kl: f64) -> Kept {
         "assignments": model.tensors().iter().filter_map(assigned).collect::<BTreeMap<_, _>>(),
     });
     Kept { id: "run".to_owned(), record: serde_json::from_value(record).expect("a record") }
+}
+
+#[test]
+fn keys_and_values_have_the_bytes_of_the_closed_form_within_the_window() {
+    let model = sample();
+    let mut design = architectures::design(model.config().unwrap()).unwrap();
+    // 6 blocks, 2 heads of 64 keys and as many values, two bytes each.
+    let each = 2 * 2 * 64 * 2;
+    assert_eq!(cache_bytes(&design, 256), 6 * each * 256);
+    assert_eq!(cache_bytes(&design, 0), 0);
+    design.blocks[0].attention.window = Some(100);
+    assert_eq!(cache_bytes(&design, 256), each * (5 * 256 + 100));
+    assert_eq!(cache_bytes(&design, 60), 6 * each * 60, "shorter than the window");
+    design.causal = false;
+    assert_eq!(cache_bytes(&design, 256), 0);
+}
+
+#[test]
+fn a_budget_of_memory_is_spent_on_weights_beside_the_cache() {
+    let (model, palette) = (sample(), palette());
+    let plan = Plan::default();
+    let scores = question(&model, &plan, &palette).score(Metric::Weights, None, &Silent).unwrap();
+    let bounds = Bounds::default();
+    let given = (scores.as_slice(), &plan, &bounds);
+    let solve = |bytes, context| {
+        let budget = Budget::Memory { bytes, context };
+        solve_within((&model, packed()), given, budget, &knapsack)
+    };
+    let held = |plan: &Plan| Manifest::new(&model, plan, packed()).unwrap().tensor_bytes();
+    let cache = 6 * 2 * 2 * 64 * 2 * 256;
+    let (short, of_short) = solve(6_000_000, 1).unwrap();
+    let (long, of_long) = solve(6_000_000, 256).unwrap();
+    assert!(held(&of_long) + cache <= 6_000_000 && held(&of_short) + cache / 256 <= 6_000_000);
+    assert!(held(&of_long) + cache > 5_900_000, "{}", held(&of_long) + cache);
+    assert!(short.bytes > long.bytes && short.damage < long.damage);
+    // The same as the bits that are left.
+    let fixed = held(&of_long) - long.bytes;
+    let units = (6_000_000 - cache - fixed) as f64;
+    let weights: u64 = scores
+        .iter()
+        .flat_map(|of| &of.unit.layers)
+        .map(|&layer| model.tensors()[layer].parameters())
+        .sum();
+    let bits = Budget::Bits((units + 0.5) * 8.0 / weights as f64);
+    let (same, _) = solve_within((&model, packed()), given, bits, &knapsack).unwrap();
+    assert_eq!(same, long);
+    assert_says(solve(6_000_000, 1 << 40), &["keys and values", "shorter context"]);
+}
+
+#[test]
+fn of_a_mixture_only_the_chosen_experts_are_read_for_a_token() {
+    let folder = repository().join("tests").join("golden").join("networks").join("mixtral");
+    let model = Checkpoint::open(&folder).unwrap();
+    let design = architectures::design(model.config().unwrap()).unwrap();
+    let manifest = Manifest::new(&model, &Plan::default(), packed()).unwrap();
+    let Feed::Experts(experts) = &design.blocks[0].feed else { panic!("it has experts") };
+    let (chosen, all) = (experts.chosen as u64, experts.experts.len() as u64);
+    assert!(chosen < all);
+    let mut expected = 0;
+    for tensor in model.tensors() {
+        let bytes = tensor.bytes();
+        expected += match (tensor.place.expert, tensor.place.role) {
+            (Some(_), _) => bytes * chosen / all,
+            (None, Role::Embedding) => bytes / tensor.shape.0[0] as u64,
+            _ => bytes,
+        };
+    }
+    let found = active_bytes(&model, &manifest, &design);
+    assert!(found.abs_diff(expected) <= 8 && found < manifest.tensor_bytes(), "{found} {expected}");
+    let plain = sample();
+    let design = architectures::design(plain.config().unwrap()).unwrap();
+    let manifest = Manifest::new(&plain, &Plan::default(), packed()).unwrap();
+    let row = 256 * 2;
+    let found = active_bytes(&plain, &manifest, &design);
+    assert_eq!(found, manifest.tensor_bytes() - 2048 * row + row, "one row of the embedding");
 }

@@ -1,19 +1,19 @@
 //! Solvers of budgets: against brute force, closed forms and each other.
 
 use lapidary_engine::allocator::{
-    self, Choice, Frontier, Group, Hull, Option_, Problem, SOLVERS, Search, Settings, Solution,
+    self, Choice, Frontier, Group, Hull, Level, Problem, SOLVERS, Search, Settings, Solution,
     Stage, Trial, by_share, continuous, explain, no_worse_than, smallest_within, split,
 };
 use lapidary_engine::{Error, Observer, Result, Silent};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
 /// An option of `bytes` and `damage`, its nominal bits and label its place.
-fn option(place: usize, bytes: u64, damage: f64) -> Option_ {
-    Option_ { label: place, bits: place as f64 + 2.0, bytes, damage }
+fn option(place: usize, bytes: u64, damage: f64) -> Level {
+    Level { label: place, bits: place as f64 + 2.0, bytes, damage }
 }
 
 fn group(name: usize, options: &[(u64, f64)]) -> Group {
-    let options: Vec<Option_> = options
+    let options: Vec<Level> = options
         .iter()
         .enumerate()
         .map(|(at, &(bytes, damage))| option(at, bytes, damage))
@@ -248,7 +248,7 @@ proptest! {
 fn quantised(n: usize, weights: impl Fn(usize) -> u64) -> Vec<Group> {
     let of = |index: usize| {
         let sensitivity = 1.0 + ((index * 7919) % 101) as f64;
-        let option = |bits: u32| Option_ {
+        let option = |bits: u32| Level {
             label: bits as usize,
             bits: f64::from(bits),
             bytes: weights(index) * u64::from(bits) / 8,

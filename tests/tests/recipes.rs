@@ -2,12 +2,16 @@
 //! said, and false ones are errors that name cause and mend.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::method::{self, Step};
+use lapidary_engine::numeric::seeds::Random;
+use lapidary_engine::plan::Assignment;
 use lapidary_engine::recipe::{self, DIALECTS, Imported};
-use lapidary_tests::{assert_says, assert_unsaid, data, plain_llama, read};
+use lapidary_tests::{assert_says, assert_unsaid, data, plain_llama, raw_file, read, write};
 use proptest::prelude::*;
+use serde_json::json;
 
 struct Model {
     _folder: tempfile::TempDir,
@@ -202,6 +206,99 @@ fn evopress_says_bits() {
     let expected: [&[&str]; 2] =
         [&["only bits", "groups of 128"], &["decide no layer", "layers.31"]];
     assert_unsaid(&unsaid, &expected);
+}
+
+/// The layers of Llama-2-7B with a 128th of their outputs, in zeros: weights and config.json. Parameters of layers are to
+/// one another as in the original.
+fn llama_2_7b(folder: &Path) -> Checkpoint {
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    let mut add = |name: String, shape: [usize; 2]| {
+        let begin = end;
+        end += 2 * shape[0] * shape[1];
+        let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
+        header.insert(name, entry);
+    };
+    add("model.embed_tokens.weight".to_owned(), [250, 4096]);
+    add("lm_head.weight".to_owned(), [250, 4096]);
+    for block in 0..32 {
+        for (name, shape) in MODULES {
+            add(format!("model.layers.{block}.{name}.weight"), shape);
+        }
+    }
+    write(&folder.join("model.safetensors"), &raw_file(&json!(header).to_string(), &vec![0; end]));
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": false,
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 250,
+    });
+    write(&folder.join("config.json"), config.to_string().as_bytes());
+    Checkpoint::open(folder).expect("the model opens")
+}
+
+/// The layers of a block, as outputs / 128 and inputs.
+const MODULES: [(&str, [usize; 2]); 7] = [
+    ("self_attn.q_proj", [32, 4096]),
+    ("self_attn.k_proj", [32, 4096]),
+    ("self_attn.v_proj", [32, 4096]),
+    ("self_attn.o_proj", [32, 4096]),
+    ("mlp.gate_proj", [86, 4096]),
+    ("mlp.up_proj", [86, 4096]),
+    ("mlp.down_proj", [32, 11008]),
+];
+
+/// What `EvoPress` makes of a mean of `quarters`/4 bits: levels of 2 to 6, exchanged between layers of one kind.
+fn levels(quarters: u32, random: &mut Random) -> Vec<[u32; 32]> {
+    let mut kinds = Vec::new();
+    for _ in MODULES {
+        let mut levels: [u32; 32] = std::array::from_fn(|block| {
+            quarters / 4 + u32::from((block as u32) % 4 < quarters % 4)
+        });
+        for _ in 0..200 {
+            let mut draw = || (random.bits() % 32) as usize;
+            let (up, down) = (draw(), draw());
+            if up != down && levels[up] < 6 && levels[down] > 2 {
+                levels[up] += 1;
+                levels[down] -= 1;
+            }
+        }
+        kinds.push(levels);
+    }
+    kinds
+}
+
+#[test]
+fn level_files_of_llama_2_7b_average_the_bits_they_were_searched_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = llama_2_7b(folder.path());
+    let dialect = recipe::find("evopress").expect("a dialect");
+    let mut random = Random::new(27);
+    for quarters in [9, 10, 12, 16] {
+        let levels = levels(quarters, &mut random);
+        let mut text = String::new();
+        for block in 0..32 {
+            for ((module, _), levels) in MODULES.iter().zip(&levels) {
+                let line = format!("model.layers.{block}.{module}: {}\n", levels[block]);
+                text.push_str(&line);
+            }
+        }
+        let imported = dialect.read(&text, &checkpoint).expect("a recipe");
+        assert_unsaid(&imported.unsaid, &[&["only bits", "groups of 128"]]);
+        assert_eq!(imported.layers.len(), 224, "7 layers of 32 blocks, and nothing else");
+        let (mut bits, mut weights) = (0, 0);
+        for (index, steps) in &imported.layers {
+            let tensor = &checkpoint.tensors()[*index];
+            let (block, module) = tensor.module()["model.layers.".len()..].split_once('.').unwrap();
+            let kind = MODULES.iter().position(|(name, _)| *name == module).unwrap();
+            let layout = Assignment::of(steps.clone())
+                .layout(tensor.matrix.unwrap().shape, tensor.dtype)
+                .unwrap();
+            let expected = levels[kind][block.parse::<usize>().unwrap()];
+            assert_eq!(layout.nominal_bits(), expected, "{}", tensor.name);
+            bits += u64::from(layout.nominal_bits()) * tensor.parameters();
+            weights += tensor.parameters();
+        }
+        assert_eq!(4 * bits, u64::from(quarters) * weights, "{quarters} quarters of a bit");
+    }
 }
 
 #[test]

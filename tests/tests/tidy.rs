@@ -4,115 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lapidary_engine::method::METHODS;
+use lapidary_tests::layers::LAYERS;
 use lapidary_tests::{read, repository};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::spanned::Spanned as _;
 use syn::visit::{self, Visit};
-
-/// Every module of the engine, lowest first, with the modules it may name.
-///
-/// `error`, `observer` and `disk` lie at the bottom: whoever needs them may name them. `target` names `format`
-/// because exact sizes need the length of the header.
-const LAYERS: &[(&str, &[&str])] = &[
-    ("error", &[]),
-    ("observer", &["error"]),
-    ("disk", &["error"]),
-    ("numeric", &[]),
-    ("tensor", &["numeric"]),
-    ("encoding", &["tensor", "numeric"]),
-    ("format", &["error", "disk", "numeric", "tensor", "encoding"]),
-    ("checkpoint", &["error", "observer", "disk", "tensor", "format"]),
-    ("statistics", &["error", "observer", "disk", "numeric", "tensor", "checkpoint"]),
-    ("compare", &["error", "observer", "numeric", "tensor", "encoding", "format", "checkpoint"]),
-    ("text", &["error", "observer", "disk", "numeric", "checkpoint"]),
-    ("network", &["error", "observer", "numeric", "tensor", "checkpoint", "compare"]),
-    (
-        "calibration",
-        &[
-            "error",
-            "observer",
-            "disk",
-            "numeric",
-            "tensor",
-            "format",
-            "checkpoint",
-            "statistics",
-            "network",
-            "text",
-        ],
-    ),
-    ("evaluation", &["error", "observer", "disk", "numeric", "network", "text"]),
-    ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
-    ("plan", &["error", "numeric", "tensor", "encoding", "checkpoint", "method"]),
-    (
-        "recipe",
-        &[
-            "error",
-            "disk",
-            "numeric",
-            "tensor",
-            "encoding",
-            "format",
-            "checkpoint",
-            "method",
-            "plan",
-        ],
-    ),
-    (
-        "target",
-        &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "method", "plan"],
-    ),
-    ("allocator", &["error", "observer", "numeric"]),
-    (
-        "job",
-        &[
-            "error",
-            "observer",
-            "disk",
-            "numeric",
-            "tensor",
-            "encoding",
-            "format",
-            "checkpoint",
-            "calibration",
-            "method",
-            "network",
-            "plan",
-        ],
-    ),
-    (
-        "scores",
-        &[
-            "error",
-            "observer",
-            "numeric",
-            "checkpoint",
-            "network",
-            "method",
-            "plan",
-            "target",
-            "allocator",
-            "evaluation",
-            "job",
-        ],
-    ),
-    (
-        "export",
-        &[
-            "error",
-            "observer",
-            "disk",
-            "numeric",
-            "tensor",
-            "encoding",
-            "format",
-            "checkpoint",
-            "plan",
-            "target",
-            "job",
-        ],
-    ),
-];
 
 /// What files of the app in a folder must not name: `(folder, path)`.
 const APP_MUST_NOT: &[(&str, &str)] = &[

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, all on the same engine as the window.
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 130 cancelled.
 
+mod allocation;
 mod calibrate;
 mod check;
 mod compress;
@@ -11,6 +12,7 @@ mod inspect;
 mod output;
 mod plan;
 mod recipe;
+mod search;
 mod window;
 
 use std::path::PathBuf;
@@ -43,6 +45,8 @@ enum Command {
     Compress(compress::Compress),
     /// Spend a budget of bits or bytes on the layers of a model.
     Plan(plan::Plan),
+    /// Spend a budget by trying whole plans on the model, generation by generation; goes on where it was stopped.
+    Search(search::Search),
     /// Say what is wrong with a project's plan for its target, and mend it.
     Check(check::Check),
     /// List what each runtime and format can hold.
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),
+        Some(Command::Search(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Targets(command)) => command.run(),
         Some(Command::Recipe(command)) => command.run(),

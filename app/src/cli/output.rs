@@ -61,7 +61,7 @@ fn template(unit: Unit) -> &'static str {
             "{prefix:11} {wide_bar} {decimal_bytes:>9} of {decimal_total_bytes:9} {eta:>4} left"
         }
         Unit::Tokens => {
-            "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} tokens {eta:>4} left"
+            "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} tokens {eta:>4} left {msg}"
         }
         Unit::Questions => {
             "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} questions {eta:>4} left"
@@ -86,6 +86,11 @@ impl Terminal {
             tracing::warn!("Ctrl-C ends the program at once: {error}");
         }
         Self { bar, unit: Mutex::default() }
+    }
+
+    /// Says something at the end of the bar, where tokens are counted.
+    pub(super) fn note(&self, text: String) {
+        self.bar.set_message(text);
     }
 
     /// Removes the bar.

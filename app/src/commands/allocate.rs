@@ -95,7 +95,7 @@ fn score(document: &mut Document, jobs: &mut Jobs) {
         return;
     }
     let text = document.settings.evaluation_text.clone();
-    if state.wish.metric == Metric::Measured && text.is_none() {
+    if state.wish.metric.is_measured() && text.is_none() {
         document.complain("Choose a text in Evaluate first (Ctrl+R): damage is measured on it");
         return;
     }

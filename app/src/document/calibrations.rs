@@ -194,6 +194,10 @@ impl job::Calibrated for Loaded {
     fn inputs(&self, layer: &str, needs: Needs) -> lapidary_engine::Result<Option<LayerInputs>> {
         self.measured().inputs(layer, needs)
     }
+
+    fn key(&self) -> String {
+        self.measured().key()
+    }
 }
 
 impl Loaded {

@@ -6,6 +6,7 @@ mod evaluate;
 mod inspect;
 mod plan;
 mod plans;
+mod search;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -27,6 +27,24 @@ fn a_budget_becomes_a_project_that_evaluates_and_keeps_it() {
 }
 
 #[test]
+fn memory_is_a_budget_that_counts_keys_and_values() {
+    let home = TempDir::new().unwrap();
+    let sample = sample().display().to_string();
+    let arguments = ["plan", &sample, "--memory", "6MB", "--context", "256", "--score", "weights"];
+    let found: Value =
+        serde_json::from_str(works(&run(home.path(), arguments.iter().chain(&["--json"]))))
+            .unwrap();
+    let memory = |name: &str| found["memory"][name].as_u64().unwrap();
+    assert_eq!(memory("cache_bytes"), 6 * 2 * 2 * 64 * 2 * 256);
+    assert!(memory("weight_bytes") + memory("cache_bytes") <= 6_000_000);
+    assert!(memory("active_bytes_per_token") < memory("weight_bytes"));
+    let lines = run(home.path(), arguments);
+    assert!(works(&lines).contains("keys and values of 256 tokens 786"), "{lines:?}");
+    let few = ["plan", &sample, "--memory", "1MB", "--score", "weights"];
+    fails(&run(home.path(), few), 2, &["keys and values", "more memory"]);
+}
+
+#[test]
 fn what_cannot_be_planned_is_one_line() {
     let home = TempDir::new().unwrap();
     let sample = sample().display().to_string();

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lapidary_benches::trials::{Bench, Measured, Trial};
-use lapidary_benches::{Table, lists, peers, trials};
+use lapidary_benches::{Table, lists, peers, replaced, trials};
 use lapidary_engine::{Result, disk};
 
 /// The file that holds the tables.
@@ -86,17 +86,4 @@ fn write(bench: &Bench) -> Result<()> {
 
 fn cells(found: &Measured<'_>) -> Vec<String> {
     [trials::figures(found), vec![found.trial.chain.to_owned()]].concat()
-}
-
-/// `content` with what stands between the marks of `name` replaced; the same without such marks.
-fn replaced(content: &str, name: &str, new: &str) -> String {
-    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-    let parts = content.split_once(&begin).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(&end)?;
-        Some((before, after))
-    });
-    match parts {
-        Some((before, after)) => format!("{before}{begin}{new}{end}{after}"),
-        None => content.to_owned(),
-    }
 }

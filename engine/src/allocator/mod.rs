@@ -21,7 +21,7 @@ pub use evolution::{Candidate, Generation, Search, Settings, Stage, Trial};
 pub use explain::{Explanation, Step, explain, explain_at};
 pub use knapsack::Frontier;
 pub use lagrangian::Hull;
-pub use problem::{Choice, Group, Option_, Problem};
+pub use problem::{Choice, Group, Level, Problem};
 pub use ratio::{by_share, split};
 pub use water_filling::{Water, continuous};
 

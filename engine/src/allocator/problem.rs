@@ -16,7 +16,7 @@ const MOST_BYTES: u64 = 1 << 53;
 
 /// One candidate of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Option_ {
+pub struct Level {
     /// Which assignment of the caller's palette it is; groups share labels.
     pub label: usize,
     /// Nominal bits of a weight, which floors and ceilings are held against.
@@ -35,7 +35,7 @@ pub struct Group {
     /// Weights in all its layers.
     pub weights: u64,
     /// The candidates, in any order.
-    pub options: Vec<Option_>,
+    pub options: Vec<Level>,
     /// The option that it keeps whatever the budget, floor and ceiling.
     pub locked: Option<usize>,
     /// The fewest nominal bits it may have.
@@ -46,7 +46,7 @@ pub struct Group {
 
 impl Group {
     /// A group that is free to take any of `options`.
-    pub fn new(name: impl Into<String>, weights: u64, options: Vec<Option_>) -> Self {
+    pub fn new(name: impl Into<String>, weights: u64, options: Vec<Level>) -> Self {
         let name = name.into();
         Self { name, weights, options, locked: None, floor_bits: None, ceiling_bits: None }
     }

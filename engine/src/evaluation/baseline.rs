@@ -28,7 +28,7 @@ pub enum From {
 struct Part {
     ids: Vec<Vec<u32>>,
     lengths: Vec<usize>,
-    /// The residual stream `[tokens, hidden]` before each block, and behind the last.
+    /// The residual stream `[tokens, hidden]` before each block, and behind the last; or that alone.
     states: Vec<Array2<f32>>,
 }
 
@@ -55,17 +55,42 @@ impl<'a> Baseline<'a> {
         sequences: &[Vec<u32>],
         observer: &dyn Observer,
     ) -> Result<Self> {
+        Self::kept(network, by_tokens(sequences, BATCH_TOKENS), true, observer)
+    }
+
+    /// The same, keeping what leaves the last block alone: for networks that differ from the first block on. At most
+    /// `batch` tokens, and a sequence, count together, so that a limit is kept as closely. Memory: 4·tokens·hidden
+    /// bytes.
+    ///
+    /// # Errors
+    /// Those of [`Baseline::new`].
+    pub fn ends(
+        network: &'a Network<'a>,
+        (sequences, batch): (&[Vec<u32>], usize),
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        Self::kept(network, by_tokens(sequences, batch.min(BATCH_TOKENS)), false, observer)
+    }
+
+    fn kept(
+        network: &'a Network<'a>,
+        mut parts: Vec<Part>,
+        keeps_all: bool,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
         let head = network.load_head(observer)?;
-        let mut parts = by_tokens(sequences);
         for part in &mut parts {
             part.states.push(part.embed(network, observer)?);
         }
         for index in 0..network.design().blocks.len() {
             let block = network.load(index, observer)?;
             for part in &mut parts {
-                let mut x = part.states[index].clone();
-                network.run(&block, Batch::new(&mut x, &part.lengths), &mut NoTaps, observer)?;
-                part.states.push(x);
+                let last = part.states.len() - 1;
+                if keeps_all {
+                    part.states.push(part.states[last].clone());
+                }
+                let x = &mut part.states[last + usize::from(keeps_all)];
+                network.run(&block, Batch::new(x, &part.lengths), &mut NoTaps, observer)?;
             }
         }
         Ok(Self { network, head, parts })
@@ -89,6 +114,8 @@ impl<'a> Baseline<'a> {
         observer: &dyn Observer,
     ) -> Result<f64> {
         let blocks = self.network.design().blocks.len();
+        let is_kept = self.parts.iter().all(|part| part.states.len() > blocks);
+        let from = if is_kept { from } else { From::Embedding };
         let first = match from {
             From::Embedding => 0,
             From::Block(block) => block.min(blocks),
@@ -151,11 +178,11 @@ impl Part {
     }
 }
 
-/// Runs of sequences of about [`BATCH_TOKENS`].
-fn by_tokens(sequences: &[Vec<u32>]) -> Vec<Part> {
+/// Runs of sequences of at most `batch` tokens, or of a single one.
+fn by_tokens(sequences: &[Vec<u32>], batch: usize) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
     for ids in sequences.iter().filter(|ids| !ids.is_empty()) {
-        let fits = |part: &Part| part.lengths.iter().sum::<usize>() + ids.len() <= BATCH_TOKENS;
+        let fits = |part: &Part| part.lengths.iter().sum::<usize>() + ids.len() <= batch;
         if !parts.last().is_some_and(fits) {
             parts.push(Part { ids: Vec::new(), lengths: Vec::new(), states: Vec::new() });
         }

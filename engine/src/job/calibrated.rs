@@ -20,6 +20,9 @@ pub trait Calibrated: Sync {
     /// # Errors
     /// Whatever reading says.
     fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>>;
+
+    /// What tells it from others: the same key says the same of a layer. Empty where nothing is known.
+    fn key(&self) -> String;
 }
 
 /// Knows nothing: methods that need data refuse.
@@ -34,6 +37,10 @@ impl Calibrated for Uncalibrated {
     fn inputs(&self, _layer: &str, _needs: Needs) -> Result<Option<LayerInputs>> {
         Ok(None)
     }
+
+    fn key(&self) -> String {
+        String::new()
+    }
 }
 
 impl Calibrated for Calibration {
@@ -44,6 +51,10 @@ impl Calibrated for Calibration {
     fn inputs(&self, layer: &str, _needs: Needs) -> Result<Option<LayerInputs>> {
         let inputs = |record: &Record| LayerInputs { gram: record.gram.clone(), ..moments(record) };
         Ok(self.record(layer).map(inputs))
+    }
+
+    fn key(&self) -> String {
+        self.settings.key()
     }
 }
 
@@ -74,6 +85,10 @@ impl Calibrated for Measured<'_> {
         let Some(record) = self.calibration.record(layer) else { return Ok(None) };
         let gram = if needs == Needs::Gram { self.folder.gram(record) } else { None };
         Ok(Some(LayerInputs { gram, ..moments(record) }))
+    }
+
+    fn key(&self) -> String {
+        self.calibration.settings.key()
     }
 }
 

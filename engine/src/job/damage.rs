@@ -1,6 +1,6 @@
 //! What assignments do to one layer: at once from a sample of its rows, exactly from all of them.
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, ArrayView2, s};
 
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
@@ -72,6 +72,34 @@ impl<'a> Moments<'a> {
             Self::Diagonal(_) => Weighting::Diagonal,
             Self::Gram(_) => Weighting::Gram,
         }
+    }
+
+    /// √(tr(Δ·H·Δᵀ) / tr(W·H·Wᵀ)) of `[rows, cols]` weights and what became of them, with what is known of H; `None`
+    /// where it is of another number of channels, where no token was seen, and where it is not finite.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn relative_error(
+        &self,
+        weights: ArrayView2<'_, f32>,
+        decoded: ArrayView2<'_, f32>,
+        observer: &dyn Observer,
+    ) -> Result<Option<f64>> {
+        if self.channels() != Some(weights.ncols()) {
+            return Ok(None);
+        }
+        let mut sum = WeightedError::default();
+        for first in (0..weights.nrows()).step_by(ROWS_AT_ONCE) {
+            observer.go_on()?;
+            let rows = s![first..(first + ROWS_AT_ONCE).min(weights.nrows()), ..];
+            let (w, d) = (weights.slice(rows), decoded.slice(rows));
+            sum = sum.merge(match self {
+                Self::None => WeightedError::default(),
+                Self::Diagonal(squares) => diagonal_weighted_error(w, d, squares),
+                Self::Gram(gram) => gram_weighted_error(w, d, gram),
+            });
+        }
+        Ok(Some(sum.relative()).filter(|relative| sum.norm > 0.0 && relative.is_finite()))
     }
 }
 
@@ -194,26 +222,12 @@ impl Sample {
         moments: &Moments<'_>,
         observer: &dyn Observer,
     ) -> Result<Damage> {
-        if moments.channels() != Some(self.weights.ncols()) {
-            return self.damage(steps, observer);
-        }
         let decoded = self.compress(steps, observer)?.decode();
-        let mut sum = WeightedError::default();
-        for first in (0..self.weights.nrows()).step_by(ROWS_AT_ONCE) {
-            observer.go_on()?;
-            let rows = s![first..(first + ROWS_AT_ONCE).min(self.weights.nrows()), ..];
-            let (w, d) = (self.weights.slice(rows), decoded.slice(rows));
-            sum = sum.merge(match moments {
-                Moments::None => WeightedError::default(),
-                Moments::Diagonal(squares) => diagonal_weighted_error(w, d, squares),
-                Moments::Gram(gram) => gram_weighted_error(w, d, gram),
-            });
-        }
-        let is_weighted = sum.norm > 0.0 && sum.relative().is_finite();
-        let (relative_error, weighting) = if is_weighted {
-            (sum.relative(), moments.weighting())
-        } else {
-            (relative_error(self.weights.view(), decoded.view()), Weighting::None)
+        let weighted = moments.relative_error(self.weights.view(), decoded.view(), observer)?;
+        let plain = || relative_error(self.weights.view(), decoded.view());
+        let (relative_error, weighting) = match weighted {
+            Some(error) => (error, moments.weighting()),
+            None => (plain(), Weighting::None),
         };
         Ok(Damage { relative_error, weighting, rows: self.weights.nrows(), of: self.of })
     }

@@ -4,6 +4,8 @@
 
 mod calibrated;
 mod damage;
+mod encoded;
+mod levels;
 mod preview;
 mod store;
 mod weights;
@@ -15,6 +17,8 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
+pub use encoded::Encodings;
+pub use levels::{Level, Levels};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
 pub use weights::StoreWeights;

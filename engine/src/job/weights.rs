@@ -1,4 +1,4 @@
-//! A finished job as the weights of a network: what was compressed comes from the store, all else from the checkpoint.
+//! A finished job as the weights of a network: what was compressed comes from a store, all else from the checkpoint.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,22 +7,27 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::job::Store;
+use crate::job::Encodings;
 use crate::network::{CheckpointWeights, Weights};
 use crate::observer::Observer;
 
 /// The weights of a checkpoint after a plan. The layer read last is kept, so that its panels are not read anew.
-#[derive(Debug)]
 pub struct StoreWeights<'a> {
     checkpoint: &'a Checkpoint,
-    store: &'a Store,
+    store: &'a dyn Encodings,
     kept: CheckpointWeights<'a>,
     last: Mutex<Option<(usize, Arc<Encoding>)>>,
 }
 
+impl std::fmt::Debug for StoreWeights<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreWeights").field("kept", &self.kept).finish_non_exhaustive()
+    }
+}
+
 impl<'a> StoreWeights<'a> {
     /// Reads headers.
-    pub fn new(checkpoint: &'a Checkpoint, store: &'a Store) -> Self {
+    pub fn new(checkpoint: &'a Checkpoint, store: &'a dyn Encodings) -> Self {
         Self { checkpoint, store, kept: CheckpointWeights::new(checkpoint), last: Mutex::default() }
     }
 
@@ -35,7 +40,7 @@ impl<'a> StoreWeights<'a> {
         }
         // The old one goes before the new one comes, so that only one is held.
         *last = None;
-        let encoding = Arc::new(self.store.get(tensor)?);
+        let encoding = self.store.encoding(tensor)?;
         *last = Some((tensor, encoding.clone()));
         Ok(encoding)
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::allocator::{Choice, Group, Option_, Problem};
+use crate::allocator::{Choice, Group, Level, Problem};
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
+use crate::network::architectures;
 use crate::plan::{Assignment, Plan};
-use crate::scores::{Scored, UnitScores};
+use crate::scores::{Scored, UnitScores, cache_bytes};
 use crate::target::{Manifest, Target};
 
 /// Times a budget is corrected by what the headers of files turned out to take.
@@ -28,6 +29,14 @@ pub enum Budget {
     Bits(f64),
     /// Bytes of all weight files.
     FileBytes(u64),
+    /// Bytes while the model runs: all weights as they are exported, with keys and values of one sequence; see
+    /// [`cache_bytes`]. What a runtime needs for itself and for activations is not counted.
+    Memory {
+        /// In all.
+        bytes: u64,
+        /// Tokens of the sequence.
+        context: u64,
+    },
 }
 
 /// The groups of a problem, in the order of the scores.
@@ -36,7 +45,7 @@ pub fn groups(checkpoint: &Checkpoint, scores: &[UnitScores], bounds: &Bounds) -
         let layers = &of.unit.layers;
         let first = &checkpoint.tensors()[layers[0]];
         let weights = layers.iter().map(|&layer| checkpoint.tensors()[layer].parameters()).sum();
-        let options = of.options.iter().map(|option| Option_ {
+        let options = of.options.iter().map(|option| Level {
             label: option.candidate.map_or(0, |candidate| candidate + 1),
             bits: nominal_bits(checkpoint, layers[0], &option.assignments[0]),
             bytes: option.bytes,
@@ -105,7 +114,8 @@ pub fn uniform(scores: &[UnitScores], candidate: usize) -> Option<Choice> {
 /// out, and the budget of the units is corrected until the files fit.
 ///
 /// # Errors
-/// What `solve` says; [`Error::Plan`] for a budget that is no number, or too small for any choice.
+/// What `solve` says; [`Error::Plan`] for a budget that is no number, or too small for any choice, and for memory of a
+/// model whose cache is not known.
 pub fn solve_within(
     (checkpoint, target): (&Checkpoint, &dyn Target),
     (scores, plan, bounds): (&[UnitScores], &Plan, &Bounds),
@@ -114,25 +124,30 @@ pub fn solve_within(
 ) -> Result<(Choice, Plan)> {
     let groups = groups(checkpoint, scores, bounds);
     let weights: u64 = groups.iter().map(|group| group.weights).sum();
+    let least = least(scores);
+    let empty = Manifest::new(checkpoint, &plan_of(checkpoint, scores, &least, plan), target)?;
+    let within = |units: u64| -> Result<(Choice, Plan)> {
+        let choice = solve(&Problem::new(groups.clone(), units)?)?;
+        let plan = plan_of(checkpoint, scores, &choice, plan);
+        Ok((choice, plan))
+    };
     let files = match budget {
         Budget::Bits(bits) if bits.is_finite() && bits > 0.0 => {
-            let bytes = (bits * weights as f64 / 8.0).floor() as u64;
-            let choice = solve(&Problem::new(groups, bytes)?)?;
-            let plan = plan_of(checkpoint, scores, &choice, plan);
-            return Ok((choice, plan));
+            return within((bits * weights as f64 / 8.0).floor() as u64);
         }
         Budget::Bits(bits) => {
             return Err(Error::plan(format!("{bits} bits are no budget"), "give a number above 0"));
         }
+        Budget::Memory { bytes, context } => {
+            let fixed = empty.tensor_bytes().saturating_sub(least.bytes);
+            return within(units_in_memory(checkpoint, (bytes, context), (fixed, least.bytes))?);
+        }
         Budget::FileBytes(bytes) => bytes,
     };
-    let least = least(scores);
-    let empty = plan_of(checkpoint, scores, &least, plan);
-    let all = Manifest::new(checkpoint, &empty, target)?.weight_file_bytes();
+    let all = empty.weight_file_bytes();
     let mut units = files.saturating_sub(all.saturating_sub(least.bytes));
     for _ in 0..CORRECTIONS {
-        let choice = solve(&Problem::new(groups.clone(), units)?)?;
-        let found = plan_of(checkpoint, scores, &choice, plan);
+        let (choice, found) = within(units)?;
         let bytes = Manifest::new(checkpoint, &found, target)?.weight_file_bytes();
         if bytes <= files {
             return Ok((choice, found));
@@ -142,6 +157,32 @@ pub fn solve_within(
     Err(Error::plan(
         format!("no plan of at most {files} bytes was found; the smallest has {all}"),
         "allow more bytes, or fewer bits to some layers",
+    ))
+}
+
+/// Bytes that memory leaves for the units, beside the cache and everything else that is stored.
+fn units_in_memory(
+    checkpoint: &Checkpoint,
+    (bytes, context): (u64, u64),
+    (fixed, least): (u64, u64),
+) -> Result<u64> {
+    let config = checkpoint.config().ok_or_else(|| {
+        Error::plan(
+            format!("{} has no config.json, so its cache is not known", checkpoint.title()),
+            "open the whole Hugging Face folder, or give bits or bytes of files as the budget",
+        )
+    })?;
+    let cache = cache_bytes(&architectures::design(config)?, context);
+    let needed = cache.saturating_add(fixed).saturating_add(least);
+    if needed <= bytes {
+        return Ok(bytes - cache - fixed);
+    }
+    Err(Error::plan(
+        format!(
+            "{bytes} bytes of memory are too few: keys and values of {context} tokens take {cache}, and the smallest weights {}",
+            fixed + least
+        ),
+        "allow more memory, a shorter context, or fewer bits to some layers",
     ))
 }
 

@@ -3,6 +3,9 @@
 
 mod agreement;
 mod allocate;
+mod linearity;
+mod memory;
+mod remembered;
 mod solved;
 
 use std::collections::HashMap;
@@ -10,25 +13,24 @@ use std::sync::Arc;
 
 pub use agreement::{Disagreement, RankAgreement, rank_agreement};
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
+pub use linearity::Sensitivity;
+pub use memory::{active_bytes, cache_bytes};
+pub use remembered::Remembered;
 pub use solved::Solved;
 
-use ndarray::{Array2, s};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::evaluation::{Baseline, From};
-use crate::job::{self, Moments, Subject};
+use crate::job::{Level, Moments, Subject};
 use crate::method::Needs;
 use crate::network::{Network, Replaced, Weights};
 use crate::numeric::distance::relative_error;
-use crate::numeric::weighted::{WeightedError, diagonal_weighted_error, gram_weighted_error};
 use crate::observer::{Observer, Progress, Unit as Counted};
 use crate::plan::{Assignment, Plan};
 use crate::target::{self, Agreement, Target};
-
-/// Rows whose weighted error is computed at once.
-const ROWS_AT_ONCE: usize = 64;
 
 /// By what damage is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,8 +42,18 @@ pub enum Metric {
     /// Σ Pₗ/P·tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ): the squared relative error of outputs, in the same proportion. Where only mean
     /// squares are known their diagonal stands for H, and where nothing is, the identity.
     Outputs,
+    /// αₗ·tₗ² in nats, tₗ² the squared relative error of the weights and αₗ the slope of KL(original ‖ changed) on a text
+    /// with noise on this unit alone: three passes for a unit, whatever the number of its candidates.
+    Linearity,
     /// Mean token KL(original ‖ changed) in nats on a text, with this unit alone changed.
     Measured,
+}
+
+impl Metric {
+    /// Whether the network is run for it.
+    pub fn is_measured(self) -> bool {
+        matches!(self, Self::Linearity | Self::Measured)
+    }
 }
 
 /// Layers that are assigned as one: a fused group where the target asks for it, or a single matrix.
@@ -186,15 +198,38 @@ impl Question<'_> {
         layers.iter().zip(assignments).map(of).sum()
     }
 
+    /// Every unit with every way it may be, all of no damage: for who asks the model itself.
+    ///
+    /// # Errors
+    /// Those of [`Question::options`].
+    pub fn unscored(&self) -> Result<Vec<UnitScores>> {
+        let of = |unit: Unit| Ok(UnitScores { options: self.options(&unit)?, unit });
+        self.units().into_iter().map(of).collect()
+    }
+
     /// Compresses every candidate of every unit and tells its damage. With [`Metric::Measured`] the network is run for
     /// each, from the first block the unit is in.
     ///
     /// # Errors
-    /// What compressing, reading and running say; [`crate::Error::Cancelled`].
+    /// What compressing, reading and running say; [`crate::Error::Plan`] for a metric that is measured, without
+    /// something to measure on; [`crate::Error::Cancelled`].
     pub fn score(
         &self,
         metric: Metric,
         measuring: Option<Measuring<'_>>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<UnitScores>> {
+        self.score_remembering((metric, measuring), None, observer)
+    }
+
+    /// The same; what was told before is taken from where it is remembered, and all else is kept there as it comes.
+    ///
+    /// # Errors
+    /// Those of [`Question::score`].
+    pub fn score_remembering(
+        &self,
+        (metric, measuring): (Metric, Option<Measuring<'_>>),
+        remembered: Option<&Remembered<'_>>,
         observer: &dyn Observer,
     ) -> Result<Vec<UnitScores>> {
         let checkpoint = self.subject.checkpoint;
@@ -215,13 +250,9 @@ impl Question<'_> {
             });
             done += bytes(&unit);
             let mut options = self.options(&unit)?;
-            for option in &mut options {
-                observer.go_on()?;
-                option.damage = match measuring.filter(|_| metric == Metric::Measured) {
-                    Some(measuring) => self.measure(&unit, option, measuring, observer)?,
-                    None => self.damage(&unit, option, metric, observer)?,
-                };
-            }
+            let by = (metric, measuring);
+            let damages = self.damages((&unit, &options), by, remembered, observer)?;
+            options.iter_mut().zip(damages).for_each(|(option, damage)| option.damage = damage);
             scores.push(UnitScores { unit, options });
         }
         Ok(scores)
@@ -235,17 +266,11 @@ impl Question<'_> {
         at: usize,
         observer: &dyn Observer,
     ) -> Result<Option<Array2<f32>>> {
-        if option.assignments[at].is_keep() {
+        let level = Level { unit: (&unit.layers, &option.assignments), at };
+        if level.is_keep() {
             return Ok(None);
         }
-        // The whole unit, as fused layers may share what they are compressed with.
-        let mut plan = Plan::default();
-        for (&layer, assignment) in unit.layers.iter().zip(&option.assignments) {
-            let name = &self.subject.checkpoint.tensors()[layer].name;
-            plan.set(name, Assignment { locked: false, ..Assignment::clone(assignment) });
-        }
-        let encoding = job::compress_layer(self.subject, &plan, unit.layers[at], observer)?;
-        Ok(Some(encoding.decode()))
+        Ok(Some(level.compress(self.subject, observer)?.decode()))
     }
 
     fn damage(
@@ -269,8 +294,9 @@ impl Question<'_> {
                 continue;
             }
             let inputs = calibrated.inputs(name, known)?;
-            let weighted = weighted(&weights, &decoded, &Moments::of(inputs.as_ref()), observer)?;
-            sum += share * weighted.unwrap_or_else(plain);
+            let moments = Moments::of(inputs.as_ref());
+            let error = moments.relative_error(weights.view(), decoded.view(), observer)?;
+            sum += share * error.map_or_else(plain, |error| error * error);
         }
         Ok(sum)
     }
@@ -293,6 +319,18 @@ impl Question<'_> {
                 by.insert(checkpoint.tensors()[layer].name.clone(), Arc::new(decoded));
             }
         }
+        self.divergence(unit, by, measuring, observer)
+    }
+
+    /// KL(original ‖ changed) with layers of a unit replaced.
+    fn divergence(
+        &self,
+        unit: &Unit,
+        by: HashMap<String, Arc<Array2<f32>>>,
+        measuring: Measuring<'_>,
+        observer: &dyn Observer,
+    ) -> Result<f64> {
+        let checkpoint = self.subject.checkpoint;
         let Some(config) = checkpoint.config().filter(|_| !by.is_empty()) else {
             return Ok(0.0);
         };
@@ -317,28 +355,4 @@ pub fn first_changed(checkpoint: &Checkpoint, layers: &[usize]) -> From {
         }
     };
     layers.iter().map(of).min().unwrap_or(From::Head)
-}
-
-/// tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ); `None` where the moments do not fit, or weigh nothing.
-fn weighted(
-    weights: &Array2<f32>,
-    decoded: &Array2<f32>,
-    moments: &Moments<'_>,
-    observer: &dyn Observer,
-) -> Result<Option<f64>> {
-    let mut sum = WeightedError::default();
-    for first in (0..weights.nrows()).step_by(ROWS_AT_ONCE) {
-        observer.go_on()?;
-        let rows = s![first..(first + ROWS_AT_ONCE).min(weights.nrows()), ..];
-        let (w, d) = (weights.slice(rows), decoded.slice(rows));
-        sum = sum.merge(match moments {
-            Moments::Diagonal(squares) if squares.len() == w.ncols() => {
-                diagonal_weighted_error(w, d, squares)
-            }
-            Moments::Gram(gram) if gram.channels() == w.ncols() => gram_weighted_error(w, d, gram),
-            Moments::None | Moments::Diagonal(_) | Moments::Gram(_) => return Ok(None),
-        });
-    }
-    let relative = sum.relative();
-    Ok((sum.norm > 0.0 && relative.is_finite()).then_some(relative * relative))
 }

@@ -48,6 +48,18 @@ pub trait Cached: Serialize + DeserializeOwned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key([u8; 32]);
 
+impl Key {
+    /// A key of something other than a tensor, from everything that it depends on.
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut hasher = Hasher::new();
+        hasher.update(b"lapidary parts 1\0");
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        Self(hasher.finalize().into())
+    }
+}
+
 impl std::fmt::Display for Key {
     /// 64 hexadecimal digits.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -95,7 +95,7 @@ fn figure(context: &ViewContext<'_>, ready: &Ready, now: Option<Point>) -> Figur
         series.push(Series::new(title, Ink::Data(i + 3), Kind::Points, vec![place(point)]));
     }
     // Runs measure KL: only beside predictions of KL do they have a place.
-    if ready.wish.metric == Metric::Measured {
+    if ready.wish.metric.is_measured() {
         for run in &state.against.runs {
             let (x, y) = (run.predicted.bytes as f64 / MEGABYTE, run.kl.value);
             let margin = if run.kl.error.is_nan() { 0.0 } else { run.kl.margin() };
@@ -119,7 +119,7 @@ fn figure(context: &ViewContext<'_>, ready: &Ready, now: Option<Point>) -> Figur
 /// The axis of what a metric predicts.
 pub(super) fn damage_axis(metric: Metric) -> Axis {
     match metric {
-        Metric::Measured => Axis::new("predicted KL").in_unit("nats"),
+        Metric::Measured | Metric::Linearity => Axis::new("predicted KL").in_unit("nats"),
         Metric::Weights | Metric::Outputs => Axis::new("predicted error²"),
     }
 }

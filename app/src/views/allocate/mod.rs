@@ -109,7 +109,7 @@ fn method(ui: &mut Ui, wish: &mut Wish) {
     );
 }
 
-const METRICS: [(Metric, &str, &str); 3] = [
+const METRICS: [(Metric, &str, &str); 4] = [
     (
         Metric::Weights,
         "weights",
@@ -119,6 +119,11 @@ const METRICS: [(Metric, &str, &str); 3] = [
         Metric::Outputs,
         "outputs",
         "Mean of tr(Δ·H·Δ^T)/tr(W·H·W^T) over weights: the squared error of what layers give, for the inputs of the calibration.",
+    ),
+    (
+        Metric::Linearity,
+        "linearity",
+        "KL divergence is close to linear in the squared error of a layer: its slope is measured once for each layer with a few levels of noise, on the text of Evaluate.",
     ),
     (
         Metric::Measured,
@@ -134,7 +139,7 @@ fn metric(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, wish: &mut Wish
             Metric::Outputs if model.calibrations.loaded.is_none() => {
                 Some("Calibrate first (Ctrl+T).")
             }
-            Metric::Measured if context.document.settings.evaluation_text.is_none() => {
+            _ if metric.is_measured() && context.document.settings.evaluation_text.is_none() => {
                 Some("Choose a text in Evaluate first (Ctrl+R).")
             }
             _ => None,
@@ -145,7 +150,7 @@ fn metric(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, wish: &mut Wish
             wish.metric = metric;
         }
     }
-    if wish.metric == Metric::Measured {
+    if wish.metric.is_measured() {
         let label = ui.label("tokens");
         let drag = DragValue::new(&mut wish.tokens).range(64..=1_000_000_usize).speed(50.0);
         ui.add(drag)

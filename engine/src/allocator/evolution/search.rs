@@ -160,9 +160,19 @@ impl Search {
         problem.choice(self.parent.clone())
     }
 
-    /// Adds generations to a search.
-    pub fn prolong(&mut self, generations: u64) {
-        self.settings.generations = self.settings.generations.saturating_add(generations);
+    /// Sets how many generations there are to be. Of one that has more the first so many are left, as if it had
+    /// stopped there.
+    pub fn set_generations(&mut self, generations: u64) {
+        self.settings.generations = generations;
+        if self.generations.len() as u64 <= generations {
+            return;
+        }
+        // The parent of a generation stands first among its finalists.
+        let parent = self.generations[generations as usize].finalists.first();
+        if let Some(parent) = parent {
+            self.parent.clone_from(&parent.options);
+        }
+        self.generations.truncate(generations as usize);
     }
 
     /// Refuses a search that was kept of another problem or budget.

@@ -1,0 +1,387 @@
+//! What `plan` and `search` share: a model with its candidates, a budget, and how a plan is told.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use lapidary_engine::allocator::{Choice as Chosen, Problem};
+use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
+use lapidary_engine::method::{self, Needs};
+use lapidary_engine::plan::{Assignment, Plan as Layers};
+use lapidary_engine::scores::{
+    Bounds, Budget, Metric, Question, UnitScores, active_bytes, cache_bytes, solve_within,
+};
+use lapidary_engine::target::{self, Manifest, Target};
+use lapidary_engine::text::Source;
+use lapidary_engine::{Error, Result, network};
+use serde_json::{Value, json};
+
+use crate::allocating;
+use crate::builtin;
+use crate::calibrated::Choice;
+use crate::cli::output::Terminal;
+use crate::document::calibrations::{self, Loaded};
+use crate::document::draft::Draft;
+use crate::document::project::{Project, View, relative_checkpoint};
+use crate::running::checkpoint_path;
+use crate::theme::text;
+
+/// Arguments of whatever spends a budget.
+#[derive(Debug, Args)]
+pub(super) struct Allocation {
+    /// A Hugging Face folder, or a project, whose target and locks hold.
+    model: PathBuf,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Tokens of the sequence whose keys and values count as memory.
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    context: u64,
+    /// The quantiser whose bits are allocated.
+    #[arg(long, default_value = "round-to-nearest")]
+    method: String,
+    /// Bits a layer may have, besides being kept.
+    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8")]
+    pub(super) candidates: Vec<i64>,
+    /// Keep no layer as it is.
+    #[arg(long)]
+    compress_all: bool,
+    /// By what damage is told: weights, outputs (needs a calibration), linearity (needs --text; three passes a layer) or
+    /// measured (needs --text; a pass a candidate).
+    #[arg(long)]
+    score: Option<String>,
+    /// The text on which candidates are measured.
+    #[arg(long)]
+    pub(super) text: Option<PathBuf>,
+    /// Tokens to measure each candidate on.
+    #[arg(long, default_value_t = 2048)]
+    tokens: usize,
+    /// The fewest bits of a role, as down=4; may be given several times.
+    #[arg(long, value_name = "ROLE=BITS")]
+    floor: Vec<String>,
+    /// The most bits of a role.
+    #[arg(long, value_name = "ROLE=BITS")]
+    ceiling: Vec<String>,
+    /// The target; that of a project, or the model's usual one, if left out.
+    #[arg(long, value_name = "ID")]
+    target: Option<String>,
+    /// A folder that `calibrate` wrote; the latest of the model if not given.
+    #[arg(long, value_name = "FOLDER")]
+    calibration: Option<PathBuf>,
+    /// The project to write (.ron).
+    #[arg(long, value_name = "PROJECT.ron")]
+    pub(super) out: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The budget, one of these.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Wanted {
+    /// Effective bits for each weight of the layers that can be compressed: codes, scales, zero points, all.
+    #[arg(long)]
+    bits: Option<f64>,
+    /// Bytes of all weight files, as 3.2MB, 3.2MiB or 3200000.
+    #[arg(long)]
+    size: Option<String>,
+    /// Bytes while the model runs, as 4GB: all weights, and the keys and values of --context tokens in half floats.
+    #[arg(long)]
+    memory: Option<String>,
+}
+
+/// What is opened.
+pub(super) struct Opened {
+    pub(super) checkpoint: SharedCheckpoint,
+    pub(super) plan: Layers,
+    pub(super) target: &'static dyn Target,
+    pub(super) loaded: Option<Loaded>,
+    pub(super) metric: Metric,
+    pub(super) palette: Vec<Assignment>,
+}
+
+/// A choice, and the plan it makes.
+pub(super) struct Solved {
+    pub(super) scores: Vec<UnitScores>,
+    pub(super) choice: Chosen,
+    pub(super) plan: Layers,
+}
+
+impl Opened {
+    /// The question that scoring answers.
+    pub(super) fn question(&self) -> Question<'_> {
+        Question {
+            subject: calibrations::subject(&self.checkpoint, self.loaded.as_ref()),
+            plan: &self.plan,
+            palette: &self.palette,
+            target: self.target,
+        }
+    }
+}
+
+impl Allocation {
+    /// Opens the model, and what is known of its layers.
+    pub(super) fn open(&self, terminal: &Terminal) -> Result<Opened> {
+        let path = checkpoint_path(&self.model)?;
+        let checkpoint = Arc::new(Checkpoint::open(&path)?);
+        let is_project = path != self.model;
+        let (plan, of_project) = if is_project {
+            let project = Project::read(&self.model)?;
+            (project.plan.resolve(&checkpoint)?, Some(project.target))
+        } else {
+            (Layers::default(), None)
+        };
+        let target = match self.target.as_ref().or(of_project.as_ref()) {
+            Some(id) => target::find(id)?,
+            None => target::default_for(&checkpoint),
+        };
+        let palette = allocating::palette(&self.method, &self.candidates)?;
+        let needs = palette.iter().map(|of| method::chain_needs(&of.steps)).max();
+        let loaded = self.calibration(&checkpoint, needs.unwrap_or(Needs::Weights), terminal)?;
+        let metric = self.metric(loaded.is_some())?;
+        Ok(Opened { checkpoint, plan, target, loaded, metric, palette })
+    }
+
+    /// The calibration that is named, or the latest there is; one must be there where a method needs it.
+    fn calibration(
+        &self,
+        checkpoint: &Checkpoint,
+        needs: Needs,
+        terminal: &Terminal,
+    ) -> Result<Option<Loaded>> {
+        let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
+        let wants = self.score.as_deref().is_none_or(|score| score == "outputs");
+        if needs == Needs::Weights && !wants && self.calibration.is_none() {
+            return Ok(None);
+        }
+        let found = choice.latest(checkpoint, needs, terminal)?;
+        if found.is_none() && (needs > Needs::Weights || self.score.as_deref() == Some("outputs")) {
+            return Err(Error::plan(
+                format!("there is no calibration of {} that will do", checkpoint.title()),
+                format!("run: lapidary calibrate {} --text FILE", checkpoint.path().display()),
+            ));
+        }
+        Ok(found)
+    }
+
+    fn metric(&self, is_calibrated: bool) -> Result<Metric> {
+        match (self.score.as_deref(), is_calibrated) {
+            (None | Some("measured"), _) if self.text.is_some() => Ok(Metric::Measured),
+            (None, true) | (Some("outputs"), _) => Ok(Metric::Outputs),
+            (None, false) | (Some("weights"), _) => Ok(Metric::Weights),
+            (Some("linearity"), _) if self.text.is_some() => Ok(Metric::Linearity),
+            (Some("measured" | "linearity"), _) => {
+                Err(Error::plan("candidates are measured on a text", "give one with --text"))
+            }
+            (Some(other), _) => Err(Error::plan(
+                format!("there is no score {other:?}"),
+                "choose weights, outputs, linearity or measured",
+            )),
+        }
+    }
+
+    /// What there is to spend.
+    pub(super) fn budget(&self) -> Result<Budget> {
+        let context = self.context;
+        match &self.wanted {
+            Wanted { bits: Some(bits), .. } => Ok(Budget::Bits(*bits)),
+            Wanted { size: Some(size), .. } => Ok(Budget::FileBytes(bytes_of(size)?)),
+            Wanted { memory: Some(memory), .. } => {
+                Ok(Budget::Memory { bytes: bytes_of(memory)?, context })
+            }
+            _ => Err(Error::plan("there is no budget", "give --bits, --size or --memory")),
+        }
+    }
+
+    /// Every candidate, scored.
+    pub(super) fn score(&self, opened: &Opened, terminal: &Terminal) -> Result<Vec<UnitScores>> {
+        let text = self.source();
+        let text = text.as_ref().map(|text| (text, self.tokens));
+        let mut scores = allocating::score(&opened.question(), opened.metric, text, terminal)?;
+        self.narrow(&mut scores);
+        Ok(scores)
+    }
+
+    /// The text.
+    pub(super) fn source(&self) -> Option<Source> {
+        self.text.clone().map(Source::path)
+    }
+
+    /// Takes away what the arguments do not allow.
+    pub(super) fn narrow(&self, scores: &mut [UnitScores]) {
+        if !self.compress_all {
+            return;
+        }
+        for of in scores.iter_mut().filter(|of| !of.unit.is_locked && of.options.len() > 1) {
+            of.options.retain(|option| option.candidate.is_some());
+        }
+    }
+
+    /// Solves with the budget.
+    pub(super) fn solve(
+        &self,
+        opened: &Opened,
+        scores: Vec<UnitScores>,
+        solve: &dyn Fn(&Problem) -> Result<Chosen>,
+    ) -> Result<Solved> {
+        let place = (opened.checkpoint.as_ref(), opened.target);
+        let bounds = self.bounds()?;
+        let given = (scores.as_slice(), &opened.plan, &bounds);
+        let (choice, plan) = solve_within(place, given, self.budget()?, solve)?;
+        Ok(Solved { scores, choice, plan })
+    }
+
+    /// Floors and ceilings.
+    pub(super) fn bounds(&self) -> Result<Bounds> {
+        let read = |all: &[String]| all.iter().map(|text| role_bits(text)).collect::<Result<_>>();
+        Ok(Bounds { floors: read(&self.floor)?, ceilings: read(&self.ceiling)? })
+    }
+
+    /// Writes the project, where one was asked for.
+    pub(super) fn write(&self, opened: &Opened, solved: &Solved) -> anyhow::Result<()> {
+        if let Some(out) = &self.out {
+            let named = relative_checkpoint(opened.checkpoint.path(), out);
+            let draft = Draft::new(solved.plan.clone(), opened.target);
+            Project::of(named, &draft, View::default()).write(out)?;
+        }
+        Ok(())
+    }
+
+    /// What became of the units, for the end of a table.
+    pub(super) fn told(&self, opened: &Opened, solved: &Solved) -> Result<String> {
+        let manifest = Manifest::new(&opened.checkpoint, &solved.plan, opened.target)?;
+        let size = text::bytes(manifest.weight_file_bytes());
+        let place = self.out.as_ref().map_or_else(
+            || "--out keeps it".to_owned(),
+            |out| format!("written to {}", out.display()),
+        );
+        let title = opened.target.about().title;
+        let files = format!("weight files of {size} for {title}; {place}\n");
+        let memory = self.memory(opened, &manifest).map_or_else(String::new, |memory| {
+            let [weights, cache, active] = memory.map(text::bytes);
+            let context = text::count(self.context);
+            format!(
+                "in memory: weights of {weights}, keys and values of {context} tokens {cache}; {active} of weights are read for each token\n"
+            )
+        });
+        Ok(spread(solved) + &files + &memory)
+    }
+
+    /// Bytes of weights, of keys and values, and of weights read for a token; `None` where that was not asked for, or
+    /// the network is not known.
+    fn memory(&self, opened: &Opened, manifest: &Manifest) -> Option<[u64; 3]> {
+        self.wanted.memory.as_ref()?;
+        let design = network::architectures::design(opened.checkpoint.config()?).ok()?;
+        let active = active_bytes(&opened.checkpoint, manifest, &design);
+        Some([manifest.tensor_bytes(), cache_bytes(&design, self.context), active])
+    }
+
+    /// The plan as the fields of a JSON object.
+    pub(super) fn json(&self, opened: &Opened, solved: &Solved) -> Result<Value> {
+        let checkpoint = &opened.checkpoint;
+        let manifest = Manifest::new(checkpoint, &solved.plan, opened.target)?;
+        let unit = |(of, &option): (&UnitScores, &usize)| {
+            let option = &of.options[option];
+            let name = |&layer: &usize| &checkpoint.tensors()[layer].name;
+            json!({
+                "layers": of.unit.layers.iter().map(name).collect::<Vec<_>>(),
+                "assignment": option.assignments[0].label(),
+                "bytes": option.bytes,
+                "damage": option.damage,
+                "locked": of.unit.is_locked,
+            })
+        };
+        let units: Vec<Value> =
+            solved.scores.iter().zip(&solved.choice.options).map(unit).collect();
+        let mut object = json!({
+            "target": opened.target.about().id,
+            "score": opened.metric,
+            "bits_per_weight": solved.bits(checkpoint, solved.choice.bytes),
+            "unit_bytes": solved.choice.bytes,
+            "weight_file_bytes": manifest.weight_file_bytes(),
+            "predicted_damage": solved.choice.damage,
+            "units": units,
+        });
+        if let Some([weights, cache, active]) = self.memory(opened, &manifest) {
+            object["memory"] = json!({
+                "weight_bytes": weights,
+                "cache_bytes": cache,
+                "context": self.context,
+                "active_bytes_per_token": active,
+            });
+        }
+        Ok(object)
+    }
+}
+
+impl Solved {
+    /// Effective bits of a weight of the units where they have so many bytes.
+    pub(super) fn bits(&self, checkpoint: &Checkpoint, bytes: u64) -> f64 {
+        let layers = self.scores.iter().flat_map(|of| &of.unit.layers);
+        let weights: u64 = layers.map(|&layer| checkpoint.tensors()[layer].parameters()).sum();
+        8.0 * bytes as f64 / weights.max(1) as f64
+    }
+}
+
+/// How many units have each assignment.
+fn spread(solved: &Solved) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for (of, &option) in solved.scores.iter().zip(&solved.choice.options) {
+        *counts.entry(of.options[option].assignments[0].label()).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(label, n)| format!("{n} × {label}")).collect();
+    format!("{}\n", parts.join(", "))
+}
+
+/// A role with bits, as `down=4`.
+fn role_bits(text: &str) -> Result<(Role, f64)> {
+    let malformed = || {
+        Error::plan(
+            format!("{text:?} is no role with bits"),
+            "write it as down=4; roles are q, k, v, o, gate, up, down, head and others",
+        )
+    };
+    let (role, bits) = text.split_once('=').ok_or_else(malformed)?;
+    let role = Role::from_name(role.trim()).ok_or_else(malformed)?;
+    Ok((role, bits.trim().parse().map_err(|_not_a_number| malformed())?))
+}
+
+/// A number of bytes with or without a unit.
+fn bytes_of(text: &str) -> Result<u64> {
+    let malformed = || {
+        Error::plan(
+            format!("{text:?} is no size"),
+            "write it as 3200000, 3.2MB, 3.2MiB, 1.5GB or 1.5GiB",
+        )
+    };
+    let text = text.trim();
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.trim().parse().map_err(|_not_a_number| malformed())?;
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1_048_576.0,
+        "gib" => 1_073_741_824.0,
+        _ => return Err(malformed()),
+    };
+    let bytes = number * factor;
+    if bytes.is_finite() && bytes >= 0.0 { Ok(bytes as u64) } else { Err(malformed()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_and_without_units() {
+        let read = |text: &str| bytes_of(text).ok();
+        assert_eq!([read("3200000"), read("3.2MB"), read("3.2 MB")], [Some(3_200_000); 3]);
+        assert_eq!([read("1KiB"), read("1.5GiB")], [Some(1024), Some(1_610_612_736)]);
+        assert_eq!([read("-1"), read("MB"), read("3 parsecs"), read("inf")], [None; 4]);
+    }
+}

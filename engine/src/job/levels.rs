@@ -1,0 +1,186 @@
+//! Layers under the assignments that a search tries, in a folder: each is compressed once, when it is first needed,
+//! and found again by whoever searches the same model.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blake3::Hasher;
+
+use crate::disk::NewFile;
+use crate::encoding::{Encoding, Layout};
+use crate::error::{Error, Result};
+use crate::job::{self, Subject, encoded};
+use crate::observer::Observer;
+use crate::plan::{Assignment, Plan};
+use crate::tensor::MatrixShape;
+
+/// Encodings in a folder, the last used of them in memory too.
+///
+/// One file each, named by a hash of whose layer it is and of what was done; it carries a hash of its content, and
+/// what is damaged is made anew. Nothing is removed: on disk are Σ bytes over the levels that were tried.
+#[derive(Debug)]
+pub struct Levels {
+    folder: PathBuf,
+    identity: String,
+    held: Mutex<Held>,
+}
+
+/// What is held in memory, by path, with the time of its last use.
+#[derive(Debug)]
+struct Held {
+    encodings: HashMap<PathBuf, (u64, Arc<Encoding>)>,
+    /// Files that were written or found whole.
+    whole: HashSet<PathBuf>,
+    uses: u64,
+    bytes: u64,
+    limit_bytes: u64,
+}
+
+/// A layer under an assignment, among those it is compressed with: fused layers may share a scale.
+#[derive(Clone, Copy, Debug)]
+pub struct Level<'a> {
+    /// The layers of the unit, and what each is assigned.
+    pub unit: (&'a [usize], &'a [Arc<Assignment>]),
+    /// Which of them it is.
+    pub at: usize,
+}
+
+impl Level<'_> {
+    /// Whether the layer stays as it is.
+    pub fn is_keep(&self) -> bool {
+        self.unit.1[self.at].is_keep()
+    }
+
+    /// Compresses the layer.
+    ///
+    /// # Errors
+    /// Those of [`job::compress_layer`].
+    pub fn compress(&self, subject: Subject<'_>, observer: &dyn Observer) -> Result<Encoding> {
+        let mut plan = Plan::default();
+        for (&layer, assignment) in self.unit.0.iter().zip(self.unit.1) {
+            let name = &subject.checkpoint.tensors()[layer].name;
+            plan.set(name, Assignment { locked: false, ..Assignment::clone(assignment) });
+        }
+        job::compress_layer(subject, &plan, self.unit.0[self.at], observer)
+    }
+}
+
+impl Levels {
+    /// The levels in `folder` of the model and calibration that `identity` stands for. At most `limit_bytes` of
+    /// encodings, and one more, are held in memory.
+    pub fn new(folder: &Path, identity: &str, limit_bytes: u64) -> Self {
+        let held = Held {
+            encodings: HashMap::new(),
+            whole: HashSet::new(),
+            uses: 0,
+            bytes: 0,
+            limit_bytes,
+        };
+        Self { folder: folder.to_owned(), identity: identity.to_owned(), held: Mutex::new(held) }
+    }
+
+    /// Compresses a layer, unless that was done before.
+    ///
+    /// # Errors
+    /// Those of [`job::compress_layer`]; [`Error::Io`] where the folder cannot be written.
+    pub fn make(
+        &self,
+        subject: Subject<'_>,
+        level: Level<'_>,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let (path, layout, shape) = self.place(subject, level)?;
+        if self.held().whole.contains(&path) {
+            return Ok(());
+        }
+        let encoding = match encoded::read(&path, &layout, shape) {
+            Ok(encoding) => encoding,
+            Err(_absent_or_damaged) => {
+                let encoding = level.compress(subject, observer)?;
+                encoded::write(NewFile::replacing(&path)?, &encoding, true)?;
+                encoding
+            }
+        };
+        let mut held = self.held();
+        held.whole.insert(path.clone());
+        held.keep(path, Arc::new(encoding));
+        Ok(())
+    }
+
+    /// A layer that was compressed before.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub fn get(&self, subject: Subject<'_>, level: Level<'_>) -> Result<Arc<Encoding>> {
+        let (path, layout, shape) = self.place(subject, level)?;
+        if let Some(encoding) = self.held().used(&path) {
+            return Ok(encoding);
+        }
+        let encoding = Arc::new(encoded::read(&path, &layout, shape)?);
+        self.held().keep(path, encoding.clone());
+        Ok(encoding)
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a level lies, and what it is.
+    fn place(
+        &self,
+        subject: Subject<'_>,
+        level: Level<'_>,
+    ) -> Result<(PathBuf, Layout, MatrixShape)> {
+        let tensors = subject.checkpoint.tensors();
+        let tensor = &tensors[level.unit.0[level.at]];
+        let matrix = tensor.matrix.ok_or_else(|| Error::Unsupported {
+            what: format!("compressing tensor {}", tensor.name),
+        })?;
+        let layout = level.unit.1[level.at].layout(matrix.shape, tensor.dtype)?;
+        let mut hasher = Hasher::new();
+        let mut text = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        };
+        text("lapidary level 1");
+        text(&self.identity);
+        text(&tensor.name);
+        for (&layer, assignment) in level.unit.0.iter().zip(level.unit.1) {
+            text(&tensors[layer].name);
+            text(&serde_json::to_string(&assignment.steps).unwrap_or_default());
+        }
+        let name = hasher.finalize().to_hex();
+        let path = self.folder.join(&name.as_str()[..2]).join(format!("{name}.safetensors"));
+        Ok((path, layout, matrix.shape))
+    }
+}
+
+impl Held {
+    fn used(&mut self, path: &Path) -> Option<Arc<Encoding>> {
+        self.uses += 1;
+        let (last, encoding) = self.encodings.get_mut(path)?;
+        *last = self.uses;
+        Some(encoding.clone())
+    }
+
+    /// Holds one more, and lets go of those not used for longest beyond the limit.
+    fn keep(&mut self, path: PathBuf, encoding: Arc<Encoding>) {
+        self.uses += 1;
+        let bytes = footprint(&encoding);
+        if self.encodings.insert(path.clone(), (self.uses, encoding)).is_none() {
+            self.bytes += bytes;
+        }
+        while self.bytes > self.limit_bytes && self.encodings.len() > 1 {
+            let oldest = self.encodings.iter().min_by_key(|(_, (used, _))| *used);
+            let Some(oldest) = oldest.map(|(path, _)| path.clone()) else { break };
+            if let Some((_, gone)) = self.encodings.remove(&oldest) {
+                self.bytes = self.bytes.saturating_sub(footprint(&gone));
+            }
+        }
+    }
+}
+
+/// Bytes that an encoding takes in memory, or some more: codes have a byte each there.
+fn footprint(encoding: &Encoding) -> u64 {
+    encoding.bytes().max(encoding.shape().elements() as u64)
+}
