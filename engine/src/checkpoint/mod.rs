@@ -10,11 +10,12 @@ mod groups;
 mod open;
 mod read;
 mod roles;
+mod vocabulary;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use config::Config;
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
@@ -22,6 +23,7 @@ pub use groups::{FusedGroup, FusedKind, Tied};
 pub use roles::{Place, Role, place_of};
 
 use crate::disk::{Identity, Source};
+use crate::format::gguf_writer::Pairs;
 use crate::tensor::{DType, MatrixShape, Shape};
 
 /// A tensor of an open checkpoint.
@@ -148,6 +150,8 @@ pub struct Checkpoint {
     has_index: bool,
     parameters: u64,
     tensor_bytes: u64,
+    /// Its tokenizer in the words of GGUF, once it was asked for.
+    vocabulary: OnceLock<std::result::Result<Pairs, vocabulary::Refusal>>,
 }
 
 /// A shared open checkpoint, as jobs hold it.

@@ -161,6 +161,7 @@ fn build(
         tied,
         side_files,
         has_index,
+        vocabulary: std::sync::OnceLock::new(),
     })
 }
 
