@@ -166,11 +166,10 @@ fn every_kind_of_layer_is_held_and_bytes_do_not_depend_on_threads() {
 
 #[test]
 fn whole_zero_points_and_scales_of_32_bits_are_said_not_to_fit() {
-    let folder = TempDir::new().unwrap();
     let because = |checkpoint: &Checkpoint, step: Step| {
         let plan = plan(checkpoint, &[("*.o_proj.weight", vec![step])]).unwrap();
         let manifest = Manifest::new(checkpoint, &plan, find("gguf").unwrap()).unwrap();
-        let index = plan_index(checkpoint);
+        let index = checkpoint.find("model.layers.0.self_attn.o_proj.weight").unwrap();
         match &manifest.entries[index].storage {
             Storage::Dense { because } => because.clone(),
             other => panic!("{other:?}"),
@@ -182,10 +181,6 @@ fn whole_zero_points_and_scales_of_32_bits_are_said_not_to_fit() {
     let wide = Checkpoint::open(&data("stories260K")).unwrap();
     let wide = because(&wide, step);
     assert!(wide.contains("F32"), "{wide}");
-}
-
-fn plan_index(checkpoint: &Checkpoint) -> usize {
-    checkpoint.find("model.layers.0.self_attn.o_proj.weight").unwrap()
 }
 
 #[test]

@@ -78,7 +78,7 @@ const CASES: &[Trigger] = &[
         "plain",
     ),
     ("unequal-fused", "gptq", 1, &[("*.gate_proj.weight", "4/64")], "plain"),
-    ("unequal-experts", "gguf", 1, &[("*.experts.1.up_proj.weight", "4/32")], "experts"),
+    ("unequal-experts", "gguf", 1, &[("*.experts.1.up_proj.weight", "Q4_0")], "experts"),
     (
         "unequal-experts",
         "mlx",
@@ -114,8 +114,11 @@ const CASES: &[Trigger] = &[
     ("sparsity-saves-nothing", "compressed-tensors", 1, &[("*.o_proj.weight", "2:4")], "plain"),
 ];
 
-/// An assignment from a few characters: bits, group size, `a` for asymmetric; or 2:4.
+/// An assignment from a few characters: bits, group size, `a` for asymmetric; or 2:4; or a type of blocks.
 fn assignment(text: &str) -> Assignment {
+    if text.starts_with('Q') {
+        return Assignment::of(vec![Step::new("gguf-blocks").with("type", text)]);
+    }
     if text == "2:4" {
         return Assignment::of(vec![Step::new("magnitude").with("pattern", "n-of-m")]);
     }

@@ -17,7 +17,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// What tokenizer.json adds decides; tokenizer_config.json and then config.json say which ids there are.
+    /// What tokenizer.json adds decides; `tokenizer_config.json` and then config.json say which ids there are.
     pub(super) fn of(
         rules: &Rules,
         settings: &Value,

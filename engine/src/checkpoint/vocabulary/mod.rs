@@ -1,4 +1,4 @@
-//! The tokenizer of a checkpoint in the words of GGUF. In: tokenizer.json, tokenizer_config.json and the chat template.
+//! The tokenizer of a checkpoint in the words of GGUF. In: tokenizer.json, `tokenizer_config.json`, the chat template.
 //! Out: the pairs under `tokenizer.`. What llama.cpp would turn into other tokens is refused, never written.
 //!
 //! Two kinds are known: byte-level BPE (`gpt2`), and the BPE of pieces that sentencepiece trains (`llama`). Sources:

@@ -3,7 +3,7 @@
 //!
 //! Source: conversion/{base,llama,qwen,gemma,phi,gpt2}.py and src/models/*.cpp of llama.cpp, 2026-08.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::target::gguf::settings::{Keys, Settings, refused};
@@ -24,8 +24,8 @@ pub(super) struct Architecture {
     pub(super) weaves: bool,
     /// Whether norms are stored less one.
     pub(super) norms_from_one: bool,
-    /// Whether positions are looked up in a table.
-    pub(super) has_positions: bool,
+    /// The table that positions are looked up in, if they are.
+    pub(super) positions: Option<&'static str>,
     /// Whether the embedding is the head where config.json does not say.
     pub(super) tied: bool,
     /// Writes its keys; returns the divisors of rotary frequencies, if there are any.
@@ -66,7 +66,7 @@ const LLAMA: Architecture = Architecture {
     norms: &[],
     weaves: true,
     norms_from_one: false,
-    has_positions: false,
+    positions: None,
     tied: false,
     keys: llama,
 };
@@ -214,7 +214,7 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
         block: &["attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"],
         biases: &["attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"],
         weaves: false,
-        has_positions: true,
+        positions: Some("wpe"),
         tied: true,
         keys: gpt2,
         ..LLAMA
@@ -266,7 +266,9 @@ fn decoder(settings: &Settings<'_>, keys: &mut Keys, head: Option<u32>) -> Resul
     );
     keys.number("rope.dimension_count", head);
     keys.number("vocab_size", settings.number("vocab_size")?);
-    settings.only(&[("partial_rotary_factor", json!(1.0))])?;
+    if let Some(share) = settings.real("partial_rotary_factor")?.filter(|share| *share < 1.0) {
+        return Err(refused(format!("its partial_rotary_factor is {share}")));
+    }
     Ok(Sizes { hidden, heads, head })
 }
 
@@ -274,6 +276,7 @@ fn decoder(settings: &Settings<'_>, keys: &mut Keys, head: Option<u32>) -> Resul
 fn even_rope(settings: &Settings<'_>, keys: &mut Keys, base: f64) -> Result<()> {
     let rope = settings.rope(None, base)?;
     rope.only(&["default", "linear"])?;
+    rope.whole()?;
     keys.real("rope.freq_base", rope.base);
     if rope.kind() == "linear" {
         keys.text("rope.scaling.type", "linear");
@@ -290,6 +293,7 @@ fn llama(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
         even_rope(settings, keys, 1e4)?;
         return Ok(None);
     }
+    rope.whole()?;
     keys.real("rope.freq_base", rope.base);
     rope.llama_3(sizes.head).map(Some)
 }
@@ -358,7 +362,7 @@ fn queries(settings: &Settings<'_>, sizes: &Sizes, largest: u32) -> Result<()> {
     let scaled = settings.real("query_pre_attn_scalar")?.unwrap_or(256.0);
     let blocks = settings.number("num_hidden_layers")?;
     let wanted = if blocks == largest { sizes.hidden / sizes.heads } else { sizes.head };
-    if scaled == f64::from(wanted) {
+    if (scaled - f64::from(wanted)).abs() < 1e-6 {
         return Ok(());
     }
     Err(refused(format!(
@@ -368,7 +372,7 @@ fn queries(settings: &Settings<'_>, sizes: &Sizes, largest: u32) -> Result<()> {
 
 /// Every `period`th block looks at the whole past, the others at a window.
 fn sliding(settings: &Settings<'_>, keys: &mut Keys, period: u32) -> Result<()> {
-    let types = settings.get("layer_types").and_then(|types| types.as_array());
+    let types = settings.get("layer_types").and_then(Value::as_array);
     let is_full = |block: usize| (block + 1).is_multiple_of(period as usize);
     let named = |full| if full { "full_attention" } else { "sliding_attention" };
     if let Some(types) = types {
