@@ -5,11 +5,13 @@
 
 mod block;
 mod config;
+mod gguf_file;
 mod gguf_names;
 mod groups;
 mod open;
 mod read;
 mod roles;
+mod row_order;
 mod vocabulary;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,9 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 pub use config::Config;
+pub use gguf_file::GgufTensors;
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
 pub use roles::{Place, Role, place_of};
+pub use row_order::RowOrder;
 
 use crate::disk::{Identity, Source};
 use crate::format::gguf_writer::Pairs;
@@ -152,6 +156,8 @@ pub struct Checkpoint {
     tensor_bytes: u64,
     /// Its tokenizer in the words of GGUF, once it was asked for.
     vocabulary: OnceLock<std::result::Result<Pairs, vocabulary::Refusal>>,
+    /// What a GGUF file holds, where it is one.
+    gguf: Option<GgufTensors>,
 }
 
 /// A shared open checkpoint, as jobs hold it.
@@ -218,6 +224,11 @@ impl Checkpoint {
     /// Whether the folder has an index that maps tensors to shards.
     pub fn has_index(&self) -> bool {
         self.has_index
+    }
+
+    /// The tensors of a GGUF file as a network reads them, where that is what was opened.
+    pub fn gguf(&self) -> Option<&GgufTensors> {
+        self.gguf.as_ref()
     }
 
     /// Elements of all tensors.

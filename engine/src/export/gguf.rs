@@ -3,12 +3,12 @@
 use ndarray::Array2;
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 
-use crate::checkpoint::{MatrixKind, Tensor};
+use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
 use crate::disk::NewFile;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::Work;
-use crate::target::{Content, Entry, GgufFile, RowOrder, Storage, write_row};
+use crate::target::{Content, Entry, GgufFile, Storage, write_row};
 use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;

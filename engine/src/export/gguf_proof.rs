@@ -6,7 +6,7 @@ use std::path::Path;
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
-use crate::checkpoint::{MatrixKind, Tensor};
+use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
 use crate::disk::Source;
 use crate::encoding::BlockType;
 use crate::error::Result;
@@ -17,7 +17,7 @@ use crate::format::gguf_writer::NewTensor;
 use crate::numeric::distance::relative_error;
 use crate::numeric::minifloat::E2M1;
 use crate::observer::{Progress, Unit};
-use crate::target::{Content, GgufFile, RowOrder, Storage, WeightFile};
+use crate::target::{Content, GgufFile, Storage, WeightFile};
 use crate::tensor::{DType, Decoder};
 
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {

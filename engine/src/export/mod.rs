@@ -61,6 +61,12 @@ pub fn export<'a>(
     let (subject, aim) = (subject.into(), aim.into());
     let checkpoint = subject.checkpoint;
     let target = aim.target;
+    if checkpoint.gguf().is_some() {
+        return Err(Error::plan(
+            format!("{} is a finished GGUF file", checkpoint.path().display()),
+            "export from the safetensors checkpoint it was made from",
+        ));
+    }
     let manifest = Manifest::new(checkpoint, plan, target)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;

@@ -17,7 +17,7 @@ use ndarray::Array2;
 use serde_json::Value;
 
 pub use capabilities::{Agreement, Capabilities, Integers, Kernel, Which};
-pub use gguf::{Content, GgufFile, RowOrder, write_row};
+pub use gguf::{Content, GgufFile, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{Entry, Manifest, OutputFile, Text, WeightFile, entry, entry_of};
 pub use mend::{

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{Checkpoint, Role, Tensor, to_gguf};
+use crate::checkpoint::{Checkpoint, Role, RowOrder, Tensor, to_gguf};
 use crate::encoding::{Layout, Levels};
 use crate::error::{Error, Result};
 use crate::format::gguf::BlockType;
@@ -45,33 +45,6 @@ pub enum Content {
     },
     /// Numbers of its own.
     Values(Vec<f32>),
-}
-
-/// How the rows of a tensor follow one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowOrder {
-    /// As in the source.
-    Kept,
-    /// The two halves of each of so many heads woven: row 2i + p of a head is its row i + p·d/2 in the source, for
-    /// heads of d rows. llama.cpp turns neighbours where transformers turns halves.
-    Woven {
-        /// Number of heads.
-        heads: usize,
-    },
-}
-
-impl RowOrder {
-    /// The row of the source, of `rows`, that stands at `row`.
-    pub fn source(self, row: usize, rows: usize) -> usize {
-        match self {
-            Self::Kept => row,
-            Self::Woven { heads } => {
-                let size = rows / heads;
-                let (head, at) = (row / size, row % size);
-                head * size + at / 2 + at % 2 * (size / 2)
-            }
-        }
-    }
 }
 
 /// A tensor's place in the file: its name, and of experts which.
@@ -315,7 +288,7 @@ impl Builder<'_> {
             (Some(_), "weight") => self.architecture.block.contains(&tail.as_str()),
             (Some(_), _) => self.architecture.biases.contains(&tail.as_str()),
             (None, "weight") => true,
-            (None, _) => tail == "output_norm" && self.architecture.has_positions,
+            (None, _) => tail == "output_norm" && self.architecture.positions.is_some(),
         };
         is_known.then(|| Placed { name: format!("{base}.{suffix}"), tail, expert })
     }
@@ -326,15 +299,16 @@ impl Builder<'_> {
             let last = module.rsplit_once('.').map_or(module, |(_, last)| last);
             return match last {
                 "norm" | "ln_f" => Some("output_norm".to_owned()),
-                "wpe" if self.architecture.has_positions => Some("position_embd".to_owned()),
-                _ => None,
+                table => {
+                    (self.architecture.positions == Some(table)).then(|| "position_embd".to_owned())
+                }
             };
         };
         let (_, inside) = module
             .split_once(&format!(".{block}."))
             .or_else(|| module.split_once(&format!("{block}.")))?;
-        let known = self.architecture.norms.iter().chain(NORMS);
-        let tail = known.clone().find(|(ours, _)| *ours == inside).map(|(_, tail)| *tail)?;
+        let mut known = self.architecture.norms.iter().chain(NORMS);
+        let tail = known.find(|(ours, _)| *ours == inside).map(|(_, tail)| *tail)?;
         Some(format!("blk.{block}.{tail}"))
     }
 
@@ -355,7 +329,7 @@ impl Builder<'_> {
                 return Err(refused("its head is tied to the embedding and in the file as well"));
             }
         }
-        if self.architecture.has_positions {
+        if self.architecture.positions.is_some() {
             needed.push("position_embd.weight".to_owned());
         }
         for block in 0..blocks {
@@ -415,14 +389,6 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_are_woven_head_by_head() {
-        let order = RowOrder::Woven { heads: 2 };
-        let sources: Vec<usize> = (0..8).map(|row| order.source(row, 8)).collect();
-        assert_eq!(sources, [0, 2, 1, 3, 4, 6, 5, 7]);
-        assert_eq!(RowOrder::Kept.source(5, 8), 5);
-    }
 
     #[test]
     fn every_type_of_block_has_a_number() {

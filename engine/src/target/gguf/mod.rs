@@ -10,7 +10,7 @@ mod file;
 mod settings;
 
 pub use blocks::write_row;
-pub use file::{Content, GgufFile, RowOrder};
+pub use file::{Content, GgufFile};
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
 use crate::encoding::{AffineLayout, BlockType, Layout, Levels};
