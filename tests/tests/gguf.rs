@@ -22,21 +22,23 @@ use tempfile::TempDir;
 
 fn run(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Result<Report> {
     let destination = Destination { folder: out, replace: false, limits: Limits::default() };
-    export(checkpoint, plan, find("gguf").unwrap(), destination, &Silent)
+    export(checkpoint, plan, find("gguf").expect("it works"), destination, &Silent)
 }
 
 /// Exports, and checks what must hold of every export; returns the one file.
 fn written(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> (PathBuf, Header) {
     let report = run(checkpoint, plan, out).unwrap_or_else(|error| panic!("{}", error.sentence()));
-    let manifest = Manifest::new(checkpoint, plan, find("gguf").unwrap()).unwrap();
+    let manifest =
+        Manifest::new(checkpoint, plan, find("gguf").expect("it works")).expect("it works");
     let files = read_folder(out);
     let on_disk = files.iter().filter(|(name, _)| *name != REPORT);
     let on_disk: usize = on_disk.map(|(_, bytes)| bytes.len()).sum();
     assert_eq!(manifest.total_bytes(), on_disk as u64);
     assert_eq!(report.totals.total_bytes, on_disk as u64);
-    let path = files.keys().find(|name| name.ends_with(".gguf")).map(|name| out.join(name));
+    let is_gguf = |name: &&String| Path::new(name).extension() == Some("gguf".as_ref());
+    let path = files.keys().find(is_gguf).map(|name| out.join(name));
     let path = path.expect("a GGUF file");
-    let header = read_header(&Source::open(&path).unwrap()).unwrap();
+    let header = read_header(&Source::open(&path).expect("it works")).expect("it works");
     (path, header)
 }
 
@@ -45,7 +47,7 @@ fn tensor(path: &Path, header: &Header, name: &str) -> Vec<u8> {
     let found = header.tensors.iter().find(|tensor| tensor.name == name);
     let found = found.unwrap_or_else(|| panic!("no {name}"));
     let begin = (header.data + found.offset) as usize;
-    read(path)[begin..begin + found.bytes().unwrap() as usize].to_vec()
+    read(path)[begin..begin + found.bytes().expect("it works") as usize].to_vec()
 }
 
 fn number(header: &Header, key: &str) -> u64 {
@@ -75,7 +77,7 @@ fn mixed(checkpoint: &Checkpoint) -> Plan {
         ("lm_head.weight", grouped(8)),
         ("model.embed_tokens.weight", blocks("IQ4_NL")),
     ];
-    plan(checkpoint, &rules).unwrap()
+    plan(checkpoint, &rules).expect("it works")
 }
 
 #[test]
@@ -259,6 +261,9 @@ fn score(value: &Value) -> f64 {
     }
 }
 
+/// Something done to a document.
+type Change = fn(&mut Json);
+
 /// A tokenizer of as many single bytes as an embedding has rows.
 fn bytes_tokenizer(rows: usize) -> Json {
     let plain = |byte: &u32| {
@@ -268,7 +273,7 @@ fn bytes_tokenizer(rows: usize) -> Json {
     let characters = (0..256).filter(plain).chain(moved).take(rows);
     let vocab: serde_json::Map<String, Json> = characters
         .enumerate()
-        .map(|(id, code)| (char::from_u32(code).unwrap().to_string(), json!(id)))
+        .map(|(id, code)| (char::from_u32(code).expect("it works").to_string(), json!(id)))
         .collect();
     json!({
         "added_tokens": [], "normalizer": null, "post_processor": null,
@@ -285,13 +290,13 @@ fn network(folder: &Path, name: &str, change: impl Fn(&mut Json)) -> Checkpoint 
     change(&mut config);
     write(&folder.join("config.json"), config.to_string().as_bytes());
     write(&folder.join("tokenizer.json"), bytes_tokenizer(64).to_string().as_bytes());
-    Checkpoint::open(folder).unwrap()
+    Checkpoint::open(folder).expect("it works")
 }
 
 fn scaled_by_head(config: &mut Json) {
     config["query_pre_attn_scalar"] = config["head_dim"].clone();
     if config["model_type"] == "gemma3_text" {
-        let blocks = config["num_hidden_layers"].as_u64().unwrap() as usize;
+        let blocks = config["num_hidden_layers"].as_u64().expect("it works") as usize;
         config["layer_types"] = json!(vec!["sliding_attention"; blocks]);
     }
 }
@@ -358,7 +363,7 @@ fn what_is_added_to_norms_and_transposed_is_what_llama_cpp_expects() {
 #[test]
 fn what_llama_cpp_would_run_otherwise_is_refused() {
     let nothing = |_: &mut Json| {};
-    let cases: [(&str, fn(&mut Json), &str); 9] = [
+    let cases: [(&str, Change, &str); 9] = [
         ("gpt_neox", nothing, "architecture is gpt_neox"),
         ("llama_rope_yarn", nothing, "yarn"),
         ("gemma2", nothing, "query_pre_attn_scalar"),
@@ -382,7 +387,7 @@ fn what_llama_cpp_would_run_otherwise_is_refused() {
 
 #[test]
 fn tokenizers_that_llama_cpp_would_not_follow_are_refused() {
-    let changes: [(fn(&mut Json), &str); 8] = [
+    let changes: [(Change, &str); 8] = [
         (|rules| rules["model"]["type"] = json!("WordPiece"), "WordPiece"),
         (|rules| rules["pre_tokenizer"]["add_prefix_space"] = json!(true), "space before every"),
         (|rules| rules["pre_tokenizer"] = json!({"type": "Whitespace"}), "Whitespace"),

@@ -20,9 +20,11 @@ const TEXT: &str = "Once upon a time, there was a little  girl; she'd 12 naïve 
 /// Exports for llama.cpp and opens the one file.
 fn again(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Checkpoint {
     let destination = Destination { folder: out, replace: false, limits: Limits::default() };
-    export(checkpoint, plan, find("gguf").unwrap(), destination, &Silent).unwrap();
+    let target = find("gguf").expect("a target");
+    export(checkpoint, plan, target, destination, &Silent).expect("an export");
     let names = lapidary_tests::names_in(out);
-    let name = names.iter().find(|name| name.ends_with(".gguf")).expect("a GGUF file");
+    let is_gguf = |name: &&String| Path::new(name).extension() == Some("gguf".as_ref());
+    let name = names.iter().find(is_gguf).expect("a GGUF file");
     Checkpoint::open(&out.join(name)).unwrap_or_else(|error| panic!("{}", error.sentence()))
 }
 
@@ -32,7 +34,8 @@ fn logits(checkpoint: &Checkpoint, weights: &dyn Weights, ids: &[u32]) -> Result
 }
 
 fn ids(checkpoint: &Checkpoint) -> Vec<u32> {
-    Tokenizer::open(checkpoint).unwrap().encode(TEXT, Specials::Added).unwrap()
+    let tokenizer = Tokenizer::open(checkpoint).expect("a tokenizer");
+    tokenizer.encode(TEXT, Specials::Added).expect("ids")
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Prover<'_> {
     fn prove_matrix(&self, found: &Matrix<'_>) -> Result<Proved> {
         let tensor = &self.work.checkpoint.tensors()[found.index];
         let storage = &self.work.manifest.entries[found.index].storage;
-        if *storage == Storage::Copied && self.is_copy(tensor, found) {
+        if *storage == Storage::Copied && is_copy(tensor, found) {
             return self.prove_copy(tensor, found);
         }
         let undecoded = || failed(self.path, format!("{} cannot be decoded", tensor.name));
@@ -140,12 +140,6 @@ impl Prover<'_> {
         Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
     }
 
-    /// Whether its bytes are those of the source, in whatever order.
-    fn is_copy(&self, tensor: &Tensor, found: &Matrix<'_>) -> bool {
-        let is_transposed = tensor.matrix.is_some_and(|m| m.kind == MatrixKind::Conv1d);
-        plain(found.kind) == Some(tensor.dtype) && !is_transposed
-    }
-
     fn prove_copy(&self, tensor: &Tensor, found: &Matrix<'_>) -> Result<Proved> {
         let differs = || failed(self.path, format!("{} is not a faithful copy", tensor.name));
         let shape = tensor.matrix.ok_or_else(differs)?.shape;
@@ -162,6 +156,12 @@ impl Prover<'_> {
         }
         Ok(Proved { relative_error: 0.0 })
     }
+}
+
+/// Whether its bytes are those of the source, in whatever order.
+fn is_copy(tensor: &Tensor, found: &Matrix<'_>) -> bool {
+    let is_transposed = tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Conv1d);
+    plain(found.kind) == Some(tensor.dtype) && !is_transposed
 }
 
 /// A matrix as the file has it.

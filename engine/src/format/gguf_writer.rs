@@ -87,7 +87,9 @@ impl GgufPlan {
     /// whole blocks, of a name that is longer than 63 bytes or appears twice.
     pub fn new(metadata: &[(&str, NewValue)], tensors: Vec<NewTensor>) -> Result<Self> {
         let mut pairs = Pairs::default();
-        metadata.iter().for_each(|(key, value)| pairs.push(key, value));
+        for (key, value) in metadata {
+            pairs.push(key, value);
+        }
         Self::of(&pairs, tensors)
     }
 
@@ -221,13 +223,13 @@ fn write_value(value: &NewValue, out: &mut Vec<u8>) {
             kind(9);
             kind(5);
             out.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         NewValue::F32s(values) => {
             kind(9);
             kind(6);
             out.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         NewValue::U64(value) => {
             kind(10);
