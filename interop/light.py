@@ -2,8 +2,9 @@
 
     python interop/light.py target/debug/lapidary
 
-Needs numpy and safetensors. Each plan is exported for its compressed-tensors target and once more dense; the codes,
+Needs numpy, safetensors and gguf. Each plan is exported for its compressed-tensors target and once more dense; the codes,
 scales and zero points of the first, put together as config.json says, must be the weights of the second to the bit.
+GGUF files are read by gguf-py (`gguf_files.py`).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
+import gguf_files
 from plans import SAMPLE, Checks, export, variants
 
 DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8"}
@@ -155,6 +157,7 @@ def main():
                 check_sparse(checks, variant, out)
             else:
                 check_quantised(checks, variant, out, export(binary, variant.dense(), Path(work)))
+        gguf_files.check(checks, binary, Path(work))
     return checks.finish()
 
 

@@ -14,6 +14,7 @@ use lapidary_engine::method::{self, LayerInputs, Needs, Step, Task};
 use lapidary_engine::numeric::gram::Gram;
 use lapidary_engine::numeric::seeds::Random;
 use lapidary_engine::plan::{Assignment, Plan, Rule, Rules};
+use lapidary_engine::target::{self, Target};
 use lapidary_engine::tensor::DType;
 use lapidary_engine::{Error, Result, Silent};
 use ndarray::Array2;
@@ -83,6 +84,11 @@ pub fn names_in(folder: &Path) -> Vec<String> {
 pub fn on_threads<T: Send>(n: usize, work: impl FnOnce() -> T + Send) -> T {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
     pool.expect("a pool of threads").install(work)
+}
+
+/// The targets whose files are safetensors, so that what they wrote opens as a checkpoint again.
+pub fn writable() -> impl Iterator<Item = &'static dyn Target> {
+    target::writable().filter(|target| target.about().id != "gguf")
 }
 
 /// `n` independent standard normal numbers.

@@ -7,9 +7,11 @@ use lapidary_engine::export::{Destination, Report, export};
 use lapidary_engine::job::Limits;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
-use lapidary_engine::target::{self, writable};
+use lapidary_engine::target;
 use lapidary_engine::{Error, Result, Silent};
-use lapidary_tests::{Weights, assert_says, plan, raw_file, read, rtn, small_llama, write};
+use lapidary_tests::{
+    Weights, assert_says, plan, raw_file, read, rtn, small_llama, writable, write,
+};
 use proptest::prelude::{ProptestConfig, any, prop};
 use proptest::strategy::Strategy as _;
 use serde_json::json;

@@ -8,8 +8,8 @@ use lapidary_engine::job::{Limits, Measured, Subject, preview};
 use lapidary_engine::method::Step;
 use lapidary_engine::numeric::channels::Channels;
 use lapidary_engine::numeric::gram::Gram;
-use lapidary_engine::target::{Manifest, find, writable};
-use lapidary_tests::{assert_says, normal_matrix, plan, rtn, small_llama};
+use lapidary_engine::target::{Manifest, find};
+use lapidary_tests::{assert_says, normal_matrix, plan, rtn, small_llama, writable};
 use tempfile::TempDir;
 
 fn small(folder: &std::path::Path) -> Checkpoint {

@@ -8,10 +8,10 @@ use lapidary_engine::compare::{Comparison, Counterpart, compare, pairs};
 use lapidary_engine::export::{Destination, REPORT, export};
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
-use lapidary_engine::target::writable;
 use lapidary_engine::{Error, Observer, Result, Silent};
 use lapidary_tests::{
-    Weights, assert_says, normals, on_threads, plan, read_json, rtn, sample, sample_path, write,
+    Weights, assert_says, normals, on_threads, plan, read_json, rtn, sample, sample_path, writable,
+    write,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

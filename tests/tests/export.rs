@@ -9,11 +9,12 @@ use lapidary_engine::job::{self, Limits};
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
-use lapidary_engine::target::{Manifest, Storage, Target, writable};
+use lapidary_engine::target::{Manifest, Storage, Target};
 use lapidary_engine::{Error, Observer, Progress, Silent};
 use lapidary_tests::reader::{Output, header, round_to_bf16};
 use lapidary_tests::{
     assert_says, names_in, on_threads, plan, read_folder, read_json, rtn, sample, sample_path,
+    writable,
 };
 use tempfile::TempDir;
 

@@ -7,11 +7,12 @@ use lapidary_engine::checkpoint::{Checkpoint, MatrixKind};
 use lapidary_engine::export::{Destination, REPORT, Report, export};
 use lapidary_engine::job::{self, Limits};
 use lapidary_engine::plan::Plan;
-use lapidary_engine::target::{self, Manifest, writable};
+use lapidary_engine::target::{self, Manifest};
 use lapidary_engine::{Result, Silent};
 use lapidary_tests::reader::{Output, floats};
 use lapidary_tests::{
-    Weights, assert_says, data, names_in, plan, read_folder, read_json, rtn, sample_path, write,
+    Weights, assert_says, data, names_in, plan, read_folder, read_json, rtn, sample_path, writable,
+    write,
 };
 use serde_json::json;
 use tempfile::TempDir;

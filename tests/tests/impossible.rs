@@ -9,10 +9,11 @@ use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
-use lapidary_engine::target::{self, writable};
+use lapidary_engine::target;
 use lapidary_engine::{Error, Result, Silent};
 use lapidary_tests::{
-    Weights, assert_says, names_in, plan, read_folder, rtn, sample_path, small_llama, write,
+    Weights, assert_says, names_in, plan, read_folder, rtn, sample_path, small_llama, writable,
+    write,
 };
 use tempfile::TempDir;
 

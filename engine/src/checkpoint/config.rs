@@ -35,6 +35,11 @@ impl Config {
         Ok(Self { value, file: SideFile { path: path.to_path_buf(), bytes: bytes.len() as u64 } })
     }
 
+    /// What another file says, in the words of config.json.
+    pub(super) fn said_by(value: Value, file: SideFile) -> Self {
+        Self { value, file }
+    }
+
     /// The whole document, its keys in the order of the file.
     pub fn value(&self) -> &Value {
         &self.value

@@ -5,23 +5,29 @@
 
 mod block;
 mod config;
+mod gguf_file;
 mod gguf_names;
 mod groups;
 mod open;
 mod read;
 mod roles;
+mod row_order;
+mod vocabulary;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use config::Config;
+pub use gguf_file::GgufTensors;
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
 pub use roles::{Place, Role, place_of};
+pub use row_order::RowOrder;
 
 use crate::disk::{Identity, Source};
+use crate::format::gguf_writer::Pairs;
 use crate::tensor::{DType, MatrixShape, Shape};
 
 /// A tensor of an open checkpoint.
@@ -148,6 +154,10 @@ pub struct Checkpoint {
     has_index: bool,
     parameters: u64,
     tensor_bytes: u64,
+    /// Its tokenizer in the words of GGUF, once it was asked for.
+    vocabulary: OnceLock<std::result::Result<Pairs, vocabulary::Refusal>>,
+    /// What a GGUF file holds, where it is one.
+    gguf: Option<GgufTensors>,
 }
 
 /// A shared open checkpoint, as jobs hold it.
@@ -214,6 +224,11 @@ impl Checkpoint {
     /// Whether the folder has an index that maps tensors to shards.
     pub fn has_index(&self) -> bool {
         self.has_index
+    }
+
+    /// The tensors of a GGUF file as a network reads them, where that is what was opened.
+    pub fn gguf(&self) -> Option<&GgufTensors> {
+        self.gguf.as_ref()
     }
 
     /// Elements of all tensors.

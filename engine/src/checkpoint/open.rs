@@ -6,7 +6,9 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use crate::checkpoint::roles::{self, Role};
-use crate::checkpoint::{Checkpoint, Config, File, Matrix, MatrixKind, SideFile, Tensor, groups};
+use crate::checkpoint::{
+    Checkpoint, Config, File, Matrix, MatrixKind, SideFile, Tensor, gguf_file, groups,
+};
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
 use crate::format::safetensors;
@@ -36,6 +38,17 @@ impl Checkpoint {
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
     let source = Source::open(path)?;
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if is_gguf {
+        let opened = gguf_file::open(source)?;
+        let mut tensors = opened.tensors;
+        tensors.sort_by_cached_key(order);
+        let file = File { metadata: BTreeMap::new(), ..opened.file };
+        let beside = (Some(opened.config), Vec::new(), false);
+        let mut checkpoint = assemble(path, vec![file], tensors, beside)?;
+        checkpoint.gguf = Some(opened.layers);
+        return Ok(checkpoint);
+    }
     let folder = path.parent().filter(|folder| folder.join("config.json").is_file());
     build(path, vec![source], folder, false)
 }
@@ -139,6 +152,17 @@ fn build(
         tensor.matrix = matrix_of(tensor, conv1d);
     }
     tensors.sort_by_cached_key(order);
+    let side_files = folder.map(side_files).transpose()?.unwrap_or_default();
+    assemble(path, files, tensors, (config, side_files, has_index))
+}
+
+/// A checkpoint of tensors in order.
+fn assemble(
+    path: &Path,
+    files: Vec<File>,
+    tensors: Vec<Tensor>,
+    (config, side_files, has_index): (Option<Config>, Vec<SideFile>, bool),
+) -> Result<Checkpoint> {
     let by_name = by_name(&files, &tensors)?;
     let fused = groups::fused_groups(&tensors);
     let fused_of = fused
@@ -147,7 +171,6 @@ fn build(
         .flat_map(|(g, group)| group.members.iter().map(move |&i| (i, g)))
         .collect();
     let tied = groups::tied(&tensors, config.as_ref());
-    let side_files = folder.map(side_files).transpose()?.unwrap_or_default();
     Ok(Checkpoint {
         path: path.to_path_buf(),
         parameters: tensors.iter().map(Tensor::parameters).sum(),
@@ -161,6 +184,8 @@ fn build(
         tied,
         side_files,
         has_index,
+        vocabulary: std::sync::OnceLock::new(),
+        gguf: None,
     })
 }
 

@@ -1,6 +1,9 @@
 //! From store to files: written streamed and whole or not at all, read back by an independent path, reported.
 //! In: checkpoint, store, manifest. Out: a folder that loads, and a [`Report`]. Never knows methods.
 
+mod gguf;
+mod gguf_proof;
+mod gguf_reader;
 mod proof;
 mod report;
 mod write;
@@ -15,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::job::{self, Limits, Store, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Manifest, Target, refuse_errors};
+use crate::target::{Aim, Case, Manifest, Target, WeightFile, refuse_errors};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
@@ -58,6 +61,12 @@ pub fn export<'a>(
     let (subject, aim) = (subject.into(), aim.into());
     let checkpoint = subject.checkpoint;
     let target = aim.target;
+    if checkpoint.gguf().is_some() {
+        return Err(Error::plan(
+            format!("{} is a finished GGUF file", checkpoint.path().display()),
+            "export from the safetensors checkpoint it was made from",
+        ));
+    }
     let manifest = Manifest::new(checkpoint, plan, target)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;
@@ -66,7 +75,10 @@ pub fn export<'a>(
     let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
     let work = Work { checkpoint, store: &store, manifest: &manifest, target, observer };
     write::write(&work, &folder)?;
-    let proofs = proof::prove(&work, folder.path())?;
+    let proofs = match manifest.files.first().map(|file| &file.plan) {
+        Some(WeightFile::Gguf(_)) => gguf_proof::prove(&work, folder.path())?,
+        _ => proof::prove(&work, folder.path())?,
+    };
     drop(store);
     let report = Report::new(checkpoint, plan, target, &manifest, &proofs);
     let mut json = serde_json::to_vec_pretty(&report)

@@ -16,7 +16,7 @@ use crate::export::Work;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage};
-use crate::tensor::{CHUNK_ELEMENTS, Decoder, write_f32};
+use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
 
 /// What the file holds of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +39,7 @@ pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     Prover { work, folder, views: &views }.prove_all()
 }
 
-fn failed(path: &Path, what: impl Into<String>) -> Error {
+pub(super) fn failed(path: &Path, what: impl Into<String>) -> Error {
     Error::Proof { path: path.to_path_buf(), what: what.into() }
 }
 
@@ -95,7 +95,7 @@ impl Prover<'_> {
         })?;
         let mut expected = self.work.store.get(entry.tensor)?.decode();
         if matches!(entry.storage, Storage::Dense { .. }) {
-            round(tensor, &mut expected);
+            round(tensor.dtype, &mut expected);
         }
         let pairs = decoded.iter().zip(&expected);
         let different = pairs.filter(|(found, wanted)| found.to_bits() != wanted.to_bits()).count();
@@ -158,14 +158,14 @@ impl Prover<'_> {
     }
 }
 
-/// Rounds weights to what the source's element type holds.
-fn round(tensor: &Tensor, weights: &mut Array2<f32>) {
-    let (Some(values), Some(decoder)) = (weights.as_slice_mut(), Decoder::new(tensor.dtype)) else {
+/// Rounds weights to what an element type holds.
+pub(super) fn round(dtype: DType, weights: &mut Array2<f32>) {
+    let (Some(values), Some(decoder)) = (weights.as_slice_mut(), Decoder::new(dtype)) else {
         return;
     };
     values.par_chunks_mut(CHUNK_ELEMENTS).for_each(|values| {
         let mut bytes = Vec::new();
-        write_f32(tensor.dtype, values, &mut bytes);
+        write_f32(dtype, values, &mut bytes);
         decoder.f32s(&bytes, values);
     });
 }

@@ -6,10 +6,10 @@ use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::NewFolder;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::export::Work;
+use crate::export::{Work, gguf};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage};
+use crate::target::{Entry, Storage, WeightFile};
 use crate::tensor::write_f32;
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
@@ -23,18 +23,29 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
         .iter()
         .flat_map(|entry| entry.specs.iter().map(move |spec| (spec.name.as_str(), entry)))
         .collect();
+    let mut begin = |name: &str, bytes: u64| {
+        work.observer.go_on()?;
+        work.observer.progress(Progress {
+            stage: "Writing",
+            item: name.to_owned(),
+            done: done_bytes,
+            total: total_bytes,
+            unit: Unit::Bytes,
+        });
+        done_bytes += bytes;
+        Ok(())
+    };
     for file in &manifest.files {
-        file.plan.write(folder.file(&file.name)?, |spec, write| {
-            work.observer.go_on()?;
-            let item = spec.name.clone();
-            work.observer.progress(Progress {
-                stage: "Writing",
-                item,
-                done: done_bytes,
-                total: total_bytes,
-                unit: Unit::Bytes,
-            });
-            done_bytes += spec.bytes()?;
+        let new = folder.file(&file.name)?;
+        let plan = match &file.plan {
+            WeightFile::Safetensors(plan) => plan,
+            WeightFile::Gguf(plan) => {
+                gguf::write(work, plan, new, &mut begin)?;
+                continue;
+            }
+        };
+        plan.write(new, |spec, write| {
+            begin(&spec.name, spec.bytes()?)?;
             match entry_of.get(spec.name.as_str()) {
                 Some(entry) => write_tensor(work, entry, spec, write),
                 None => Ok(()),

@@ -26,6 +26,38 @@ pub enum NewValue {
     Text(String),
     /// A list of texts.
     Texts(Vec<String>),
+    /// A list of numbers of 32 bits with sign.
+    I32s(Vec<i32>),
+    /// A list of numbers of 32 bits with a fraction.
+    F32s(Vec<f32>),
+}
+
+/// Key-value pairs as they stand in a file, in the order they were added.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Pairs {
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for Pairs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pairs").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl Pairs {
+    /// Adds a key with its value.
+    pub fn push(&mut self, key: &str, value: &NewValue) {
+        self.count += 1;
+        write_text(key, &mut self.bytes);
+        write_value(value, &mut self.bytes);
+    }
+
+    /// Adds all pairs of another.
+    pub fn append(&mut self, other: &Self) {
+        self.count += other.count;
+        self.bytes.extend_from_slice(&other.bytes);
+    }
 }
 
 /// A tensor to be written.
@@ -54,14 +86,23 @@ impl GgufPlan {
     /// [`Error::Unsupported`] for tensors without 1 to 4 extents, of a type that is not known, of rows that are no
     /// whole blocks, of a name that is longer than 63 bytes or appears twice.
     pub fn new(metadata: &[(&str, NewValue)], tensors: Vec<NewTensor>) -> Result<Self> {
+        let mut pairs = Pairs::default();
+        for (key, value) in metadata {
+            pairs.push(key, value);
+        }
+        Self::of(&pairs, tensors)
+    }
+
+    /// Lays out the header with pairs that are written already.
+    ///
+    /// # Errors
+    /// Those of [`GgufPlan::new`].
+    pub fn of(metadata: &Pairs, tensors: Vec<NewTensor>) -> Result<Self> {
         let mut header = MAGIC.to_vec();
         header.extend(VERSION.to_le_bytes());
         header.extend((tensors.len() as u64).to_le_bytes());
-        header.extend((metadata.len() as u64).to_le_bytes());
-        for (key, value) in metadata {
-            write_text(key, &mut header);
-            write_value(value, &mut header);
-        }
+        header.extend(metadata.count.to_le_bytes());
+        header.extend_from_slice(&metadata.bytes);
         let mut names = std::collections::BTreeSet::new();
         let (mut laid_out, mut at) = (Vec::new(), 0_u64);
         for tensor in tensors {
@@ -85,6 +126,11 @@ impl GgufPlan {
     /// Bytes of the file.
     pub fn file_bytes(&self) -> u64 {
         self.header.len() as u64 + self.data_bytes
+    }
+
+    /// Its tensors with the bytes of each, padding apart, in the order they follow one another.
+    pub fn tensors(&self) -> &[(NewTensor, u64)] {
+        &self.tensors
     }
 
     /// Writes header and tensors; `data(tensor, write)` passes the bytes of each in turn to `write`.
@@ -172,6 +218,18 @@ fn write_value(value: &NewValue, out: &mut Vec<u8>) {
             for value in values {
                 write_text(value, out);
             }
+        }
+        NewValue::I32s(values) => {
+            kind(9);
+            kind(5);
+            out.extend((values.len() as u64).to_le_bytes());
+            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        NewValue::F32s(values) => {
+            kind(9);
+            kind(6);
+            out.extend((values.len() as u64).to_le_bytes());
+            out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         NewValue::U64(value) => {
             kind(10);

@@ -4,5 +4,6 @@
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
+pub mod gguf_values;
 pub mod gguf_writer;
 pub mod safetensors;

@@ -103,6 +103,9 @@ impl Weights for CheckpointWeights<'_> {
             Some(Counterpart::Unreadable { .. }) => return Some(Vec::new()),
             _ => {}
         }
+        if let Some(gguf) = self.checkpoint.gguf() {
+            return gguf.extents(name).map(<[usize]>::to_vec);
+        }
         let tensor = &self.checkpoint.tensors()[self.checkpoint.find(name)?];
         match tensor.matrix.filter(|matrix| matrix.kind == MatrixKind::Conv1d) {
             Some(matrix) => Some(vec![matrix.shape.rows, matrix.shape.cols]),
@@ -127,6 +130,10 @@ impl Weights for CheckpointWeights<'_> {
                 });
             }
             _ => {}
+        }
+        if self.checkpoint.gguf().is_some() {
+            observer.go_on()?;
+            return self.checkpoint.read_gguf(name, first, out);
         }
         let index = self.checkpoint.find(name).ok_or_else(|| missing(name))?;
         self.read_plain(index, first, out, observer)

@@ -16,6 +16,8 @@ pub struct Capabilities {
     pub why_not_bits: &'static str,
     /// Whether it has a form for integers whose zero point lies between two levels.
     pub offsets: bool,
+    /// Whether it has a form for whole zero points, which differ from group to group.
+    pub zero_points: bool,
     /// Blocks of llama.cpp it has a form for.
     pub blocks: &'static [BlockType],
     /// Small floats it has a form for.
@@ -40,6 +42,8 @@ pub struct Capabilities {
     pub sparsity: &'static str,
     /// The kernel that runs it fast, and what that asks for.
     pub kernel: Option<Kernel>,
+    /// Element types of scales it has a form for; empty for all.
+    pub scale_dtypes: &'static [DType],
 }
 
 /// Bits, symmetry and groupings that belong together.
@@ -136,12 +140,16 @@ const NO_HEAD: &str =
 /// Why a masked layer is not held in a form whose codes cannot stand for zero.
 const NO_ZERO: &str = "the weights its mask drops would not be exactly zero in this form";
 
+/// Why whole zero points are not held where offsets stand in their place.
+const NO_WHOLE_ZEROS: &str = "the format adds an offset in place of a zero point, and a scale times a zero point has no exact form in its type; choose the symmetric grid";
+
 impl Capabilities {
     /// A format that holds nothing compressed and asks for nothing: what the others are said against.
     pub(super) const NONE: Self = Self {
         integers: &[],
         why_not_bits: "",
         offsets: false,
+        zero_points: true,
         blocks: &[],
         floats: &[],
         kept: &[],
@@ -154,6 +162,7 @@ impl Capabilities {
         may_quantise_tied_head: false,
         sparsity: "zeros are stored like any weight, and save 0 bytes",
         kernel: None,
+        scale_dtypes: &[],
     };
 }
 
@@ -231,6 +240,9 @@ impl Capabilities {
             let why = "the format's zero points are whole; choose whole zero points";
             return Some(why.to_owned());
         }
+        if !(affine.has_offsets || affine.symmetric || self.zero_points) {
+            return Some(NO_WHOLE_ZEROS.to_owned());
+        }
         if affine.has_offsets && is_masked {
             return Some(NO_ZERO.to_owned());
         }
@@ -244,6 +256,10 @@ impl Capabilities {
             if !n.is_multiple_of(multiple) {
                 return Some(format!("its {n} {what} are no multiple of {multiple}"));
             }
+        }
+        if !self.scale_dtypes.is_empty() && !self.scale_dtypes.contains(&affine.scale_dtype) {
+            let dtype = affine.scale_dtype;
+            return Some(format!("its scales are {dtype}, and the format has 16 bits for each"));
         }
         match affine.grouping {
             Grouping::Group(size) if !shape.cols.is_multiple_of(size) => {

@@ -14,6 +14,7 @@ pub static LINTS: &[&str] = &[
     "dead-rule",
     "no-config",
     "quantised-already",
+    "not-written",
     "unequal-fused",
     "unequal-experts",
     "several-schemes",
@@ -136,6 +137,7 @@ pub fn lints(case: &Case<'_>) -> Vec<Lint> {
     let mut lints = Vec::new();
     dead_rules(case, &mut lints);
     config(case, &mut lints);
+    not_written(case, &mut lints);
     fused(case, &mut lints);
     experts(case, &mut lints);
     schemes(case, &mut lints);
@@ -206,6 +208,21 @@ fn config(case: &Case<'_>, lints: &mut Vec<Lint>) {
         tensors: Vec::new(),
         what: what.to_owned(),
         mend: mend.to_owned(),
+        fix: Some(Fix::Target("dense")),
+    });
+}
+
+/// Models that the target's files cannot hold, whatever the plan.
+fn not_written(case: &Case<'_>, lints: &mut Vec<Lint>) {
+    let Some(Err(error)) = case.aim.target.files(case.checkpoint, case.entries) else {
+        return;
+    };
+    lints.push(Lint {
+        id: "not-written",
+        severity: Severity::Error,
+        tensors: Vec::new(),
+        what: error.to_string(),
+        mend: error.hint().unwrap_or_else(|| "choose another target".to_owned()),
         fix: Some(Fix::Target("dense")),
     });
 }

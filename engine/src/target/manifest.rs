@@ -9,7 +9,7 @@ use crate::encoding::Layout;
 use crate::error::{Error, Result};
 use crate::format::safetensors::{FilePlan, Spec};
 use crate::plan::{Assignment, Plan};
-use crate::target::{Storage, Target};
+use crate::target::{GgufFile, Storage, Target};
 
 /// What becomes of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,39 @@ pub struct OutputFile {
     /// Its name.
     pub name: String,
     /// Its tensors and header.
-    pub plan: FilePlan,
+    pub plan: WeightFile,
+}
+
+/// What a weight file holds, by its format.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightFile {
+    /// Tensors of the source under a header of JSON.
+    Safetensors(FilePlan),
+    /// Keys, tokenizer and tensors for llama.cpp.
+    Gguf(Box<GgufFile>),
+}
+
+impl WeightFile {
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> u64 {
+        match self {
+            Self::Safetensors(plan) => plan.file_bytes(),
+            Self::Gguf(file) => file.plan.file_bytes(),
+        }
+    }
+
+    /// Bytes of the tensors, without what lies between them.
+    pub fn data_bytes(&self) -> u64 {
+        match self {
+            Self::Safetensors(plan) => plan.data_bytes(),
+            Self::Gguf(file) => file.plan.tensors().iter().map(|(_, bytes)| bytes).sum(),
+        }
+    }
+
+    /// All other bytes of the file.
+    pub fn header_bytes(&self) -> u64 {
+        self.file_bytes() - self.data_bytes()
+    }
 }
 
 /// A text of the output that is not copied: config.json, the index.
@@ -69,6 +101,12 @@ impl Manifest {
 
     /// Lays out the export of entries that are known already.
     pub fn of(checkpoint: &Checkpoint, target: &dyn Target, entries: Vec<Entry>) -> Result<Self> {
+        if let Some(Ok(files)) = target.files(checkpoint, &entries) {
+            // The file holds tokenizer and settings itself; what must go along are the terms of the model.
+            let copies = checkpoint.side_files().iter().filter(|file| are_terms(file));
+            let copies = copies.cloned().collect();
+            return Ok(Self { entries, files, texts: Vec::new(), copies });
+        }
         let files = files(checkpoint, &entries)?;
         let mut texts = Vec::new();
         let mut copies = Vec::new();
@@ -148,6 +186,13 @@ pub fn entry_of(
     Ok(Entry { tensor: index, layout, storage, specs, bytes })
 }
 
+/// Whether a file beside the weights says on what terms they may be used.
+fn are_terms(file: &SideFile) -> bool {
+    const BEGINNINGS: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
+    let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.is_some_and(|name| BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)))
+}
+
 /// The files of the source with the tensors that replace theirs.
 fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> {
     let mut specs: Vec<Vec<Spec>> = vec![Vec::new(); checkpoint.files().len()];
@@ -163,7 +208,7 @@ fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> 
     let file = |(file, specs): (&crate::checkpoint::File, Vec<Spec>)| {
         Ok(OutputFile {
             name: file.name.clone(),
-            plan: FilePlan::new(specs, &with_format(&file.metadata))?,
+            plan: WeightFile::Safetensors(FilePlan::new(specs, &with_format(&file.metadata))?),
         })
     };
     checkpoint.files().iter().zip(specs).map(file).collect()
@@ -171,10 +216,13 @@ fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> 
 
 fn index(files: &[OutputFile]) -> Result<Text> {
     let total: u64 = files.iter().map(|file| file.plan.data_bytes()).sum();
-    let places = files
-        .iter()
-        .flat_map(|file| file.plan.specs.iter().map(|spec| (spec.name.clone(), file.name.clone())));
-    let weight_map: BTreeMap<String, String> = places.collect();
+    let mut weight_map: BTreeMap<String, String> = BTreeMap::new();
+    for file in files {
+        if let WeightFile::Safetensors(plan) = &file.plan {
+            let names = plan.specs.iter().map(|spec| (spec.name.clone(), file.name.clone()));
+            weight_map.extend(names);
+        }
+    }
     text(
         "model.safetensors.index.json",
         &json!({ "metadata": { "total_size": total }, "weight_map": weight_map }),

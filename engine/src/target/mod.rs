@@ -17,8 +17,9 @@ use ndarray::Array2;
 use serde_json::Value;
 
 pub use capabilities::{Agreement, Capabilities, Integers, Kernel, Which};
+pub use gguf::{Content, GgufFile, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
-pub use manifest::{Entry, Manifest, OutputFile, Text, entry, entry_of};
+pub use manifest::{Entry, Manifest, OutputFile, Text, WeightFile, entry, entry_of};
 pub use mend::{
     Next, held_at_same_bits, held_in_other_grid, held_instead, mend_all, refusal, step_from,
 };
@@ -122,6 +123,18 @@ pub trait Target: Sync {
 
     /// The tensors that hold a natively stored layer.
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec>;
+
+    /// The weight files of the output, where they are not those of the source with other tensors.
+    ///
+    /// # Errors
+    /// What keeps this model from being written, whatever the plan.
+    fn files(
+        &self,
+        _checkpoint: &Checkpoint,
+        _entries: &[Entry],
+    ) -> Option<Result<Vec<OutputFile>>> {
+        None
+    }
 
     /// config.json of the output, where it differs from the source's.
     fn config(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Option<Value> {

@@ -61,6 +61,9 @@ impl Tokenizer {
     /// [`Error::Plan`] where there is none, or one of another vocabulary than the embedding's; those of
     /// [`Tokenizer::read`].
     pub fn open(checkpoint: &Checkpoint) -> Result<Self> {
+        if let Some(gguf) = checkpoint.gguf() {
+            return Self::of_bytes(gguf.tokenizer(), checkpoint.path(), embedding_rows(checkpoint));
+        }
         let named = |name: &str| {
             let is_named = |file: &&crate::checkpoint::SideFile| file.path.ends_with(name);
             checkpoint.side_files().iter().find(is_named)
@@ -88,9 +91,12 @@ impl Tokenizer {
     /// [`Error::Malformed`], [`Error::Io`], [`Error::Limit`] beyond 256 MiB; [`Error::Plan`] if its vocabulary, added
     /// tokens left out, has ids beyond the embedding.
     pub fn read(path: &Path, rows: Option<usize>) -> Result<Self> {
-        let bytes = disk::read_bytes(path, MAX_TOKENIZER_BYTES)?;
+        Self::of_bytes(&disk::read_bytes(path, MAX_TOKENIZER_BYTES)?, path, rows)
+    }
+
+    fn of_bytes(bytes: &[u8], path: &Path, rows: Option<usize>) -> Result<Self> {
         let bad = |what: String| Error::malformed(FILE_NAME, path, what);
-        let parsed = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(bad)?;
+        let parsed = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(bad)?;
         let mut rules = parsed.map_err(|error| bad(one_line(&error.to_string())))?;
         rules.with_truncation(None).map_err(|error| bad(one_line(&error.to_string())))?;
         rules.with_padding(None);
@@ -101,7 +107,7 @@ impl Tokenizer {
             steady.dropout = None;
             rules.with_model(steady);
         }
-        let fingerprint = Fingerprint::of([bytes.as_slice()]);
+        let fingerprint = Fingerprint::of([bytes]);
         let tokenizer =
             Self { rules: Arc::new(rules), path: path.to_path_buf(), rows, fingerprint };
         tokenizer.fits()?;

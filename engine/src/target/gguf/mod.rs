@@ -1,14 +1,23 @@
-//! GGUF files for llama.cpp. Sizes of tensors are exact; the writer comes with the other exporters.
+//! GGUF files for llama.cpp: one file of keys, tokenizer and tensors, laid out to the byte before anything is computed.
 //!
 //! Held are its own blocks; the blocks of 32 that grouped integers fill exactly: `Q4_0`, `Q5_0`, `Q8_0` (symmetric),
-//! `Q4_1`, `Q5_1` (with a minimum); MXFP4, and NVFP4 with one more scale in a tensor of its own. Super-blocks of 256
-//! (K-quants) need rows that 256 divides; for others llama-quantize falls back to blocks of 32.
+//! `Q4_1`, `Q5_1` (with an offset); and MXFP4. Super-blocks of 256 (K-quants) need rows that 256 divides; for others
+//! llama-quantize falls back to blocks of 32.
 
-use crate::checkpoint::Tensor;
-use crate::encoding::{AffineLayout, BlockType, FloatLayout, Layout, Levels};
+mod architectures;
+mod blocks;
+mod file;
+mod settings;
+
+pub use blocks::write_row;
+pub use file::{Content, GgufFile};
+
+use crate::checkpoint::{Checkpoint, Role, Tensor};
+use crate::encoding::{AffineLayout, BlockType, Layout, Levels};
+use crate::error::Result;
 use crate::format::safetensors::Spec;
 use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
-use crate::target::{About, Target, part};
+use crate::target::{About, Entry, OutputFile, Target, WeightFile};
 use crate::tensor::{DType, Shape};
 
 /// Weights of a block.
@@ -25,7 +34,7 @@ static ABOUT: About = About {
     title: "llama.cpp (GGUF)",
     summary: "Every matrix, embeddings and head too, as blocks of 32 or 256 inputs from 2 to 8 bits. Each tensor has its own type.",
     source: "llama.cpp llama-quant.cpp and gguf-py, 2026-08",
-    writes: false,
+    writes: true,
 };
 
 static CAPABILITIES: Capabilities = Capabilities {
@@ -35,11 +44,15 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     why_not_bits: "have no block of 32 in GGUF (2, 3 and 6 bits are K-quants: the method GGUF blocks makes them); choose 4, 5 or 8 bits",
     offsets: true,
+    zero_points: false,
+    scale_dtypes: &[DType::F16, DType::BF16],
     blocks: &BlockType::ALL,
-    floats: &[
-        Floats { levels: Levels::E2m1, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
-        Floats { levels: Levels::E2m1, group: 16, scale_dtype: DType::F8E4M3, inputs_multiple: 64 },
-    ],
+    floats: &[Floats {
+        levels: Levels::E2m1,
+        group: 32,
+        scale_dtype: DType::F8E8M0,
+        inputs_multiple: 32,
+    }],
     kept: &[
         (Which::Router, "llama.cpp keeps routers of experts in F32"),
         (Which::Convolution, "llama.cpp keeps convolutions in full precision"),
@@ -52,15 +65,16 @@ static CAPABILITIES: Capabilities = Capabilities {
     ..Capabilities::NONE
 };
 
-/// Bytes of a block of grouped integers: a scale of two bytes, a minimum of two more, then the codes.
+/// Bytes of a block of grouped integers: a scale of two bytes, an offset of two more, then the codes.
 fn block_bytes(affine: &AffineLayout) -> usize {
     let head = if affine.symmetric { 2 } else { 4 };
     head + BLOCK * affine.bits as usize / 8
 }
 
-/// Scales of a block of `size` small floats, a byte each.
-fn scales(float: &FloatLayout, size: usize) -> usize {
-    size / float.tiling.width(size)
+/// Tensors that older files carry and no loader reads: frequencies and masks that are computed anew.
+fn is_left_out(tensor: &Tensor) -> bool {
+    const ENDS: [&str; 3] = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias"];
+    ENDS.iter().any(|end| tensor.name.ends_with(end))
 }
 
 impl Target for Gguf {
@@ -79,25 +93,31 @@ impl Target for Gguf {
         let row_bytes = match layout.under_masks() {
             Layout::Affine(affine) => matrix.shape.cols / BLOCK * block_bytes(affine),
             Layout::Blocks(kind) => kind.row_bytes(matrix.shape.cols),
-            // MXFP4 is a byte of scale and 16 of codes; NVFP4 four of scales and 32 of codes.
-            Layout::Float(float) => {
-                let size = if float.has_global() { 64 } else { 32 };
-                matrix.shape.cols / size * (size / 2 + scales(float, size))
-            }
+            // A byte of scale and 16 of codes.
+            Layout::Float(_) => matrix.shape.cols / BLOCK * (1 + BLOCK / 2),
             _ => return Vec::new(),
         };
         let shape = Shape(vec![matrix.shape.rows, row_bytes]);
-        let mut specs = vec![Spec { name: tensor.name.clone(), dtype: DType::U8, shape }];
-        if matches!(layout.under_masks(), Layout::Float(float) if float.has_global()) {
-            specs.push(part(tensor, "scale", DType::F32, &[1]));
-        }
-        specs
+        vec![Spec { name: tensor.name.clone(), dtype: DType::U8, shape }]
     }
 
     fn kept(&self, tensor: &Tensor) -> Spec {
-        // Norms and biases are F32 in every GGUF.
-        let is_small = tensor.matrix.is_none() && tensor.dtype.is_compressible();
-        let dtype = if is_small { DType::F32 } else { tensor.dtype };
-        Spec { name: tensor.name.clone(), dtype, shape: tensor.shape.clone() }
+        let Tensor { name, dtype, shape, .. } = tensor;
+        if is_left_out(tensor) {
+            return Spec { name: name.clone(), dtype: *dtype, shape: Shape(vec![0]) };
+        }
+        // Norms, biases, routers and tables of positions are F32 in every GGUF.
+        let is_small =
+            tensor.matrix.is_none() || matches!(tensor.place.role, Role::Router | Role::Position);
+        let dtype = if is_small && dtype.is_compressible() { DType::F32 } else { *dtype };
+        Spec { name: name.clone(), dtype, shape: shape.clone() }
+    }
+
+    fn files(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Result<Vec<OutputFile>>> {
+        let file = file::layout(checkpoint, entries).map(|file| {
+            let name = format!("{}.gguf", file::stem(checkpoint));
+            vec![OutputFile { name, plan: WeightFile::Gguf(Box::new(file)) }]
+        });
+        Some(file)
     }
 }

@@ -1,0 +1,160 @@
+//! Writing a GGUF file, tensor by tensor: rows in llama.cpp's order, vectors in F32, layers as blocks.
+
+use ndarray::Array2;
+use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
+
+use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
+use crate::disk::NewFile;
+use crate::encoding::Encoding;
+use crate::error::{Error, Result};
+use crate::export::Work;
+use crate::target::{Content, Entry, GgufFile, Storage, write_row};
+use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
+
+type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
+
+/// Writes the file; `begin(name, bytes)` is told each tensor before it is written.
+pub(super) fn write(
+    work: &Work<'_>,
+    file: &GgufFile,
+    new: NewFile,
+    begin: &mut dyn FnMut(&str, u64) -> Result<()>,
+) -> Result<()> {
+    let mut contents = file.plan.tensors().iter().zip(&file.contents);
+    file.plan.write(new, |tensor, write| {
+        let Some(((_, bytes), content)) = contents.next() else { return Ok(()) };
+        begin(&tensor.name, *bytes)?;
+        match content {
+            Content::Matrices { tensors, rows } => {
+                tensors.iter().try_for_each(|&tensor| write_matrix(work, tensor, *rows, write))
+            }
+            Content::Vector { tensor, rows, plus } => {
+                let values = vector(work, *tensor, *rows, *plus)?;
+                write_f32s(&values, write)
+            }
+            Content::Values(values) => write_f32s(values, write),
+        }
+    })
+}
+
+fn write_f32s(values: &[f32], write: &mut Write<'_>) -> Result<()> {
+    let mut bytes = Vec::with_capacity(4 * values.len());
+    write_f32(DType::F32, values, &mut bytes);
+    write(&bytes)
+}
+
+/// The values of a vector of the source, in the file's order, with `plus` added.
+pub(super) fn vector(work: &Work<'_>, index: usize, rows: RowOrder, plus: f32) -> Result<Vec<f32>> {
+    let tensor = &work.checkpoint.tensors()[index];
+    let decoder = Decoder::new(tensor.dtype).ok_or_else(|| Error::Unsupported {
+        what: format!("reading the tensor {} as numbers", tensor.name),
+    })?;
+    let n = tensor.parameters();
+    let mut values = vec![0.0; n as usize];
+    decoder.f32s(work.checkpoint.element_bytes(tensor, 0, n)?, &mut values);
+    let value = |row| values[rows.source(row, values.len())] + plus;
+    Ok((0..values.len()).map(value).collect())
+}
+
+fn write_matrix(
+    work: &Work<'_>,
+    index: usize,
+    rows: RowOrder,
+    write: &mut Write<'_>,
+) -> Result<()> {
+    let tensor = &work.checkpoint.tensors()[index];
+    let entry: &Entry = &work.manifest.entries[index];
+    let dtype = entry.specs.first().map_or(tensor.dtype, |spec| spec.dtype);
+    match &entry.storage {
+        Storage::Native => write_blocks(work, (tensor, &work.store.get(index)?), rows, write),
+        Storage::Dense { .. } => {
+            write_dense(work, &work.store.get(index)?.decode(), (dtype, rows), write)
+        }
+        Storage::Copied if dtype == tensor.dtype && !is_transposed(tensor) => {
+            copy(work, tensor, rows, write)
+        }
+        Storage::Copied => {
+            let weights = work.checkpoint.weights(index, work.observer)?;
+            write_dense(work, &weights, (dtype, rows), write)
+        }
+    }
+}
+
+fn is_transposed(tensor: &Tensor) -> bool {
+    tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Conv1d)
+}
+
+/// The bytes of the source, row by row where their order changes.
+fn copy(work: &Work<'_>, tensor: &Tensor, rows: RowOrder, write: &mut Write<'_>) -> Result<()> {
+    let (RowOrder::Woven { .. }, Some(matrix)) = (rows, tensor.matrix) else {
+        return work.checkpoint.for_each_chunk(tensor, |bytes| {
+            work.observer.go_on()?;
+            write(bytes)
+        });
+    };
+    let cols = matrix.shape.cols as u64;
+    for row in 0..matrix.shape.rows {
+        if row % 256 == 0 {
+            work.observer.go_on()?;
+        }
+        let source = rows.source(row, matrix.shape.rows) as u64;
+        write(work.checkpoint.element_bytes(tensor, source * cols, cols)?)?;
+    }
+    Ok(())
+}
+
+/// Rows that are written at once: some MiB.
+fn rows_at_once(cols: usize) -> usize {
+    (4 * CHUNK_ELEMENTS / cols.max(1)).max(1)
+}
+
+/// Writes `rows` rows that `row(i)` makes, many at once.
+fn write_rows(
+    work: &Work<'_>,
+    (rows, cols): (usize, usize),
+    row: impl Fn(usize) -> Result<Vec<u8>> + Sync,
+    write: &mut Write<'_>,
+) -> Result<()> {
+    let step = rows_at_once(cols);
+    for first in (0..rows).step_by(step) {
+        work.observer.go_on()?;
+        let made: Vec<Vec<u8>> =
+            (first..rows.min(first + step)).into_par_iter().map(&row).collect::<Result<_>>()?;
+        made.iter().try_for_each(|bytes| write(bytes))?;
+    }
+    Ok(())
+}
+
+fn write_dense(
+    work: &Work<'_>,
+    weights: &Array2<f32>,
+    (dtype, order): (DType, RowOrder),
+    write: &mut Write<'_>,
+) -> Result<()> {
+    let (rows, cols) = weights.dim();
+    let row = |row: usize| {
+        let values = weights.row(order.source(row, rows));
+        let mut bytes = Vec::new();
+        match values.as_slice() {
+            Some(values) => write_f32(dtype, values, &mut bytes),
+            None => write_f32(dtype, &values.to_vec(), &mut bytes),
+        }
+        Ok(bytes)
+    };
+    write_rows(work, (rows, cols), row, write)
+}
+
+fn write_blocks(
+    work: &Work<'_>,
+    (tensor, encoding): (&Tensor, &Encoding),
+    order: RowOrder,
+    write: &mut Write<'_>,
+) -> Result<()> {
+    let shape = encoding.shape();
+    let row = |row: usize| {
+        let mut bytes = Vec::new();
+        write_row(encoding, order.source(row, shape.rows), &tensor.name, &mut bytes)?;
+        Ok(bytes)
+    };
+    write_rows(work, (shape.rows, shape.cols), row, write)
+}

@@ -1,0 +1,235 @@
+//! The proof of a GGUF file: opened again by a reader of its own, every tensor put back into the order of the source,
+//! decoded as llama.cpp reads it, and compared bit for bit with what was computed, or with the source.
+
+use std::path::Path;
+
+use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
+
+use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
+use crate::disk::Source;
+use crate::encoding::BlockType;
+use crate::error::Result;
+use crate::export::gguf_reader::{Opened, open, size_of};
+use crate::export::proof::{Proved, failed, round};
+use crate::export::{Work, gguf};
+use crate::format::gguf_writer::NewTensor;
+use crate::numeric::distance::relative_error;
+use crate::numeric::minifloat::E2M1;
+use crate::observer::{Progress, Unit};
+use crate::target::{Content, GgufFile, Storage, WeightFile};
+use crate::tensor::{DType, Decoder};
+
+pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
+    let mut proofs = vec![Proved { relative_error: 0.0 }; work.manifest.entries.len()];
+    for file in &work.manifest.files {
+        let WeightFile::Gguf(plan) = &file.plan else { continue };
+        let source = Source::open(&folder.join(&file.name))?;
+        let bytes = source.bytes(0..source.len_bytes())?;
+        let opened = open(bytes).map_err(|what| failed(source.path(), what))?;
+        Prover { work, path: source.path(), opened: &opened }.prove(plan, &mut proofs)?;
+    }
+    Ok(proofs)
+}
+
+struct Prover<'a> {
+    work: &'a Work<'a>,
+    path: &'a Path,
+    opened: &'a Opened<'a>,
+}
+
+impl Prover<'_> {
+    fn prove(&self, file: &GgufFile, proofs: &mut [Proved]) -> Result<()> {
+        self.check_keys()?;
+        let (found, promised) = (self.opened.tensors.len(), file.contents.len());
+        if found != promised {
+            let what = format!("{found} tensors were written, {promised} were promised");
+            return Err(failed(self.path, what));
+        }
+        let total = self.work.manifest.weight_file_bytes();
+        let mut done = 0;
+        for ((tensor, bytes), content) in file.plan.tensors().iter().zip(&file.contents) {
+            self.work.observer.go_on()?;
+            let item = tensor.name.clone();
+            let (stage, unit) = ("Proving", Unit::Bytes);
+            self.work.observer.progress(Progress { stage, item, done, total, unit });
+            done += bytes;
+            self.prove_tensor(tensor, content, proofs)?;
+        }
+        Ok(())
+    }
+
+    /// What every loader asks for first.
+    fn check_keys(&self) -> Result<()> {
+        for key in ["general.architecture", "tokenizer.ggml.model"] {
+            if !self.opened.texts.contains_key(key) {
+                return Err(failed(self.path, format!("it has no {key}")));
+            }
+        }
+        let rows = self.opened.tensors.get("token_embd.weight").map(|tensor| tensor.extents[1]);
+        let tokens = self.opened.lists.get("tokenizer.ggml.tokens");
+        if rows == tokens.copied() {
+            return Ok(());
+        }
+        Err(failed(self.path, format!("its embedding has {rows:?} rows for {tokens:?} tokens")))
+    }
+
+    fn prove_tensor(
+        &self,
+        new: &NewTensor,
+        content: &Content,
+        proofs: &mut [Proved],
+    ) -> Result<()> {
+        let missing = || failed(self.path, format!("tensor {} is missing", new.name));
+        let found = self.opened.tensors.get(new.name.as_str()).ok_or_else(missing)?;
+        if found.extents != new.extents || found.kind != new.kind {
+            return Err(failed(
+                self.path,
+                format!("tensor {} has another shape or type", new.name),
+            ));
+        }
+        let differs = || failed(self.path, format!("tensor {} differs", new.name));
+        match content {
+            Content::Values(values) => same(found.data, values).then_some(()).ok_or_else(differs),
+            Content::Vector { tensor, rows, plus } => {
+                let source = gguf::vector(self.work, *tensor, RowOrder::Kept, 0.0)?;
+                let at = |row: usize| source[rows.source(row, source.len())] + plus;
+                let wanted: Vec<f32> = (0..source.len()).map(at).collect();
+                same(found.data, &wanted).then_some(()).ok_or_else(differs)
+            }
+            Content::Matrices { tensors, rows } => {
+                let part = found.data.len() / tensors.len();
+                let parts = found.data.chunks_exact(part.max(1));
+                for (&index, data) in tensors.iter().zip(parts) {
+                    let matrix = Matrix { index, data, kind: found.kind, rows: *rows };
+                    proofs[index] = self.prove_matrix(&matrix)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn prove_matrix(&self, found: &Matrix<'_>) -> Result<Proved> {
+        let tensor = &self.work.checkpoint.tensors()[found.index];
+        let storage = &self.work.manifest.entries[found.index].storage;
+        if *storage == Storage::Copied && is_copy(tensor, found) {
+            return self.prove_copy(tensor, found);
+        }
+        let undecoded = || failed(self.path, format!("{} cannot be decoded", tensor.name));
+        let decoded = decode(tensor, found).ok_or_else(undecoded)?;
+        let weights = self.work.checkpoint.weights(found.index, self.work.observer)?;
+        let expected = match storage {
+            Storage::Copied => weights.clone(),
+            Storage::Native => self.work.store.get(found.index)?.decode(),
+            Storage::Dense { .. } => {
+                let mut expected = self.work.store.get(found.index)?.decode();
+                round(plain(found.kind).unwrap_or(DType::F32), &mut expected);
+                expected
+            }
+        };
+        let pairs = decoded.iter().zip(&expected);
+        // The small floats of llama.cpp have no negative zero.
+        let is_same = |(a, b): &(&f32, &f32)| {
+            a.to_bits() == b.to_bits() || (found.kind == MXFP4 && **a == 0.0 && **b == 0.0)
+        };
+        let different = pairs.filter(|pair| !is_same(pair)).count();
+        if decoded.dim() != expected.dim() || different > 0 {
+            let what = format!("{different} weights of tensor {} differ", tensor.name);
+            return Err(failed(self.path, what));
+        }
+        Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
+    }
+
+    fn prove_copy(&self, tensor: &Tensor, found: &Matrix<'_>) -> Result<Proved> {
+        let differs = || failed(self.path, format!("{} is not a faithful copy", tensor.name));
+        let shape = tensor.matrix.ok_or_else(differs)?.shape;
+        let bytes = found.data.len() / shape.rows.max(1);
+        for (row, data) in found.data.chunks_exact(bytes.max(1)).enumerate() {
+            if row % 256 == 0 {
+                self.work.observer.go_on()?;
+            }
+            let first = (found.rows.source(row, shape.rows) * shape.cols) as u64;
+            let source = self.work.checkpoint.element_bytes(tensor, first, shape.cols as u64)?;
+            if source != data {
+                return Err(differs());
+            }
+        }
+        Ok(Proved { relative_error: 0.0 })
+    }
+}
+
+/// Whether its bytes are those of the source, in whatever order.
+fn is_copy(tensor: &Tensor, found: &Matrix<'_>) -> bool {
+    let is_transposed = tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Conv1d);
+    plain(found.kind) == Some(tensor.dtype) && !is_transposed
+}
+
+/// A matrix as the file has it.
+struct Matrix<'a> {
+    /// Index of its tensor in the source.
+    index: usize,
+    data: &'a [u8],
+    /// Number of its type.
+    kind: u32,
+    rows: RowOrder,
+}
+
+const MXFP4: u32 = 39;
+
+/// The element type of a type without blocks.
+fn plain(kind: u32) -> Option<DType> {
+    match kind {
+        0 => Some(DType::F32),
+        1 => Some(DType::F16),
+        30 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+fn same(data: &[u8], wanted: &[f32]) -> bool {
+    data.len() == 4 * wanted.len()
+        && data.chunks_exact(4).zip(wanted).all(|(bytes, value)| bytes == value.to_le_bytes())
+}
+
+/// The weights `[out, in]` in the order of the source; `None` where the data are too few.
+fn decode(tensor: &Tensor, found: &Matrix<'_>) -> Option<Array2<f32>> {
+    let shape = tensor.matrix?.shape;
+    let (elements, block) = size_of(found.kind)?;
+    let row_bytes = (shape.cols as u64 / elements * block) as usize;
+    let mut places = vec![0; shape.rows];
+    for row in 0..shape.rows {
+        *places.get_mut(found.rows.source(row, shape.rows))? = row;
+    }
+    let mut out = Array2::zeros((shape.rows, shape.cols));
+    let rows = out.as_slice_mut()?.par_chunks_mut(shape.cols.max(1)).enumerate();
+    rows.try_for_each(|(row, values)| {
+        let at = places[row] * row_bytes;
+        decode_row(found.kind, found.data.get(at..at + row_bytes)?, values)
+    })?;
+    Some(out)
+}
+
+fn decode_row(kind: u32, data: &[u8], out: &mut [f32]) -> Option<()> {
+    if let Some(dtype) = plain(kind) {
+        Decoder::new(dtype)?.f32s(data, out);
+        return Some(());
+    }
+    if kind == MXFP4 {
+        data.chunks_exact(17).zip(out.chunks_exact_mut(32)).for_each(|(b, out)| mxfp4(b, out));
+        return Some(());
+    }
+    let known = crate::format::gguf::BlockType::of(kind)?;
+    let kind = BlockType::named(known.name)?;
+    let blocks = data.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.weights()));
+    blocks.for_each(|(block, out)| kind.decode(block, out));
+    Some(())
+}
+
+/// 32 codes under 2^(e − 127); e = 0 is 2^−127 too.
+fn mxfp4(block: &[u8], out: &mut [f32]) {
+    let scale = 2.0_f64.powi(i32::from(block[0]) - 127) as f32;
+    for (j, byte) in block[1..].iter().enumerate() {
+        out[j] = E2M1.decode(byte & 15) * scale;
+        out[j + 16] = E2M1.decode(byte >> 4) * scale;
+    }
+}

@@ -1,0 +1,159 @@
+//! A second reader of GGUF, for the proof: written from the format's description, it shares no code with the writer or
+//! with the reader the rest of the program uses. It knows version 3 and the types an export can hold.
+
+use std::collections::BTreeMap;
+
+/// A tensor as the file describes it.
+#[derive(Debug)]
+pub(super) struct Described<'a> {
+    /// Extents, inputs first.
+    pub(super) extents: Vec<u64>,
+    /// Number of its type.
+    pub(super) kind: u32,
+    /// Its data.
+    pub(super) data: &'a [u8],
+}
+
+/// What the proof asks of a file.
+#[derive(Debug)]
+pub(super) struct Opened<'a> {
+    pub(super) tensors: BTreeMap<&'a str, Described<'a>>,
+    /// Values that are texts.
+    pub(super) texts: BTreeMap<&'a str, &'a str>,
+    /// Lengths of values that are lists.
+    pub(super) lists: BTreeMap<&'a str, u64>,
+}
+
+/// Elements and bytes of a block of each type.
+const SIZES: &[(u32, u64, u64)] = &[
+    (0, 1, 4),
+    (1, 1, 2),
+    (30, 1, 2),
+    (2, 32, 18),
+    (3, 32, 20),
+    (6, 32, 22),
+    (7, 32, 24),
+    (8, 32, 34),
+    (10, 256, 84),
+    (11, 256, 110),
+    (12, 256, 144),
+    (13, 256, 176),
+    (14, 256, 210),
+    (20, 32, 18),
+    (23, 256, 136),
+    (39, 32, 17),
+];
+
+/// Elements and bytes of a block.
+pub(super) fn size_of(kind: u32) -> Option<(u64, u64)> {
+    SIZES
+        .iter()
+        .find(|(known, _, _)| *known == kind)
+        .map(|(_, elements, bytes)| (*elements, *bytes))
+}
+
+/// What is left of the file, and where that is.
+struct Rest<'a> {
+    all: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, n: u64) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(usize::try_from(n).ok()?)?;
+        let taken = self.all.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let n = self.u64()?;
+        std::str::from_utf8(self.take(n)?).ok()
+    }
+
+    /// Passes over a value of fixed length.
+    fn skip(&mut self, kind: u32, count: u64) -> Option<()> {
+        let bytes = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            10..=12 => 8,
+            _ => return None,
+        };
+        self.take(count.checked_mul(bytes)?).map(|_| ())
+    }
+}
+
+/// Opens a file; says what is wrong where it cannot be opened.
+pub(super) fn open(bytes: &[u8]) -> Result<Opened<'_>, &'static str> {
+    let mut rest = Rest { all: bytes, at: 0 };
+    let begin = (rest.take(4), rest.u32());
+    if begin != (Some(b"GGUF"), Some(3)) {
+        return Err("it does not begin as GGUF of version 3");
+    }
+    let cut = "its header is cut short or makes no sense";
+    let (tensors, pairs) = (rest.u64().ok_or(cut)?, rest.u64().ok_or(cut)?);
+    let mut opened =
+        Opened { tensors: BTreeMap::new(), texts: BTreeMap::new(), lists: BTreeMap::new() };
+    for _ in 0..pairs {
+        pair(&mut rest, &mut opened).ok_or(cut)?;
+    }
+    let mut described = Vec::new();
+    for _ in 0..tensors {
+        described.push(describe(&mut rest).ok_or(cut)?);
+    }
+    rest.at = rest.at.next_multiple_of(32);
+    let mut end = rest.at as u64;
+    for (name, extents, kind, offset) in described {
+        let begin = (rest.at as u64).checked_add(offset).ok_or(cut)?;
+        if begin != end.next_multiple_of(32) {
+            return Err("its tensors do not follow one another");
+        }
+        let (elements, block) = size_of(kind).ok_or("it has a tensor of an unknown type")?;
+        let count =
+            extents.iter().try_fold(1_u64, |n, extent| n.checked_mul(*extent)).ok_or(cut)?;
+        end = begin.checked_add(count / elements * block).ok_or(cut)?;
+        let range = usize::try_from(begin).ok().zip(usize::try_from(end).ok()).ok_or(cut)?;
+        let data = bytes.get(range.0..range.1).ok_or("it ends within a tensor")?;
+        if opened.tensors.insert(name, Described { extents, kind, data }).is_some() {
+            return Err("two of its tensors have one name");
+        }
+    }
+    let is_whole = bytes.len() as u64 == end.next_multiple_of(32);
+    if is_whole { Ok(opened) } else { Err("there is something behind its last tensor") }
+}
+
+fn pair<'a>(rest: &mut Rest<'a>, opened: &mut Opened<'a>) -> Option<()> {
+    let (key, kind) = (rest.text()?, rest.u32()?);
+    match kind {
+        8 => {
+            opened.texts.insert(key, rest.text()?);
+        }
+        9 => {
+            let (kind, count) = (rest.u32()?, rest.u64()?);
+            opened.lists.insert(key, count);
+            if kind != 8 {
+                return rest.skip(kind, count);
+            }
+            for _ in 0..count {
+                rest.text()?;
+            }
+        }
+        other => return rest.skip(other, 1),
+    }
+    Some(())
+}
+
+fn describe<'a>(rest: &mut Rest<'a>) -> Option<(&'a str, Vec<u64>, u32, u64)> {
+    let (name, n) = (rest.text()?, rest.u32()?);
+    let extents = (0..n.min(4)).map(|_| rest.u64()).collect::<Option<Vec<_>>>()?;
+    Some((name, extents, rest.u32()?, rest.u64()?))
+}

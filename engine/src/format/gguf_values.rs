@@ -1,0 +1,108 @@
+//! What lies behind the header of a GGUF file: lists of its metadata in full, and rows of tensors as f32.
+
+use std::ops::Range;
+
+use crate::disk::Source;
+use crate::encoding::BlockType;
+use crate::error::{Error, Result};
+use crate::format::gguf::{self, Array};
+use crate::numeric::minifloat::E2M1;
+use crate::tensor::{DType, Decoder};
+
+/// The longest list that is read, in bytes of the file.
+const MAX_LIST_BYTES: u64 = 256 << 20;
+/// Numbers of the types of lists' elements.
+const I32: u32 = 5;
+const F32: u32 = 6;
+const TEXT: u32 = 8;
+/// Number of the type MXFP4.
+const MXFP4: u32 = 39;
+
+fn bytes<'a>(source: &'a Source, list: &Array, kind: u32) -> Result<&'a [u8]> {
+    let Range { start, end } = list.range;
+    if list.kind != kind || end - start > MAX_LIST_BYTES {
+        let what =
+            format!("a list of {} elements of type {} has no use here", list.count, list.kind);
+        return Err(Error::malformed("GGUF", source.path(), what));
+    }
+    source.bytes(start..end)
+}
+
+/// A list of texts.
+///
+/// # Errors
+/// [`Error::Malformed`] for another list, or texts that are not UTF-8; [`Error::Io`].
+pub fn texts(source: &Source, list: &Array) -> Result<Vec<String>> {
+    let mut rest = bytes(source, list, TEXT)?;
+    let bad = || Error::malformed("GGUF", source.path(), "a text of its lists is not UTF-8");
+    let mut next = || {
+        let (length, behind) = rest.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        let (text, behind) = behind.split_at_checked(length)?;
+        rest = behind;
+        String::from_utf8(text.to_vec()).ok()
+    };
+    (0..list.count).map(|_| next().ok_or_else(bad)).collect()
+}
+
+/// A list of numbers of 32 bits with sign.
+///
+/// # Errors
+/// [`Error::Malformed`] for another list; [`Error::Io`].
+pub fn i32s(source: &Source, list: &Array) -> Result<Vec<i32>> {
+    let (words, _) = bytes(source, list, I32)?.as_chunks::<4>();
+    Ok(words.iter().map(|word| i32::from_le_bytes(*word)).collect())
+}
+
+/// A list of numbers of 32 bits with a fraction.
+///
+/// # Errors
+/// [`Error::Malformed`] for another list; [`Error::Io`].
+pub fn f32s(source: &Source, list: &Array) -> Result<Vec<f32>> {
+    let (words, _) = bytes(source, list, F32)?.as_chunks::<4>();
+    Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+}
+
+/// The element type of a type without blocks.
+pub fn plain(kind: u32) -> Option<DType> {
+    match kind {
+        0 => Some(DType::F32),
+        1 => Some(DType::F16),
+        30 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// Bytes of a row of so many values; `None` where they are no whole blocks.
+pub fn row_bytes(kind: u32, cols: usize) -> Option<usize> {
+    let block = gguf::BlockType::of(kind)?;
+    let elements = usize::try_from(block.elements).ok()?;
+    let bytes = usize::try_from(block.bytes).ok()?;
+    cols.is_multiple_of(elements).then_some(())?;
+    (cols / elements).checked_mul(bytes)
+}
+
+/// Decodes a row bit for bit as llama.cpp reads it; `None` for a type that is not read here.
+pub fn decode_row(kind: u32, bytes: &[u8], out: &mut [f32]) -> Option<()> {
+    if let Some(dtype) = plain(kind) {
+        Decoder::new(dtype)?.f32s(bytes, out);
+        return Some(());
+    }
+    if kind == MXFP4 {
+        bytes.chunks_exact(17).zip(out.chunks_exact_mut(32)).for_each(|(b, out)| mxfp4(b, out));
+        return Some(());
+    }
+    let kind = BlockType::named(gguf::BlockType::of(kind)?.name)?;
+    let blocks = bytes.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.weights()));
+    blocks.for_each(|(block, out)| kind.decode(block, out));
+    Some(())
+}
+
+/// 32 codes under 2^(e − 127), the first 16 in the low halves of bytes.
+fn mxfp4(block: &[u8], out: &mut [f32]) {
+    let scale = crate::numeric::minifloat::e8m0(block[0]);
+    for (j, byte) in block[1..].iter().enumerate() {
+        out[j] = E2M1.decode(byte & 15) * scale;
+        out[j + 16] = E2M1.decode(byte >> 4) * scale;
+    }
+}
