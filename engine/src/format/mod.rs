@@ -5,4 +5,12 @@ pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
 pub mod gguf_writer;
+pub mod layer;
+pub mod mlx;
 pub mod safetensors;
+mod words;
+
+use crate::tensor::{DType, Shape};
+
+/// A tensor that holds a part of a layer: suffix on the module's name, element type, extents.
+pub type Stored = (&'static str, DType, Shape);

@@ -16,6 +16,8 @@ pub struct Capabilities {
     pub why_not_bits: &'static str,
     /// Whether it has a form for integers whose zero point lies between two levels.
     pub offsets: bool,
+    /// Whether it has a form for whole zero points, which differ from group to group.
+    pub zero_points: bool,
     /// Blocks of llama.cpp it has a form for.
     pub blocks: &'static [BlockType],
     /// Small floats it has a form for.
@@ -136,12 +138,16 @@ const NO_HEAD: &str =
 /// Why a masked layer is not held in a form whose codes cannot stand for zero.
 const NO_ZERO: &str = "the weights its mask drops would not be exactly zero in this form";
 
+/// Why whole zero points are not held where offsets stand in their place.
+const NO_WHOLE_ZEROS: &str = "the format adds an offset in place of a zero point, and a scale times a zero point has no exact form in its type; choose the symmetric grid";
+
 impl Capabilities {
     /// A format that holds nothing compressed and asks for nothing: what the others are said against.
     pub(super) const NONE: Self = Self {
         integers: &[],
         why_not_bits: "",
         offsets: false,
+        zero_points: true,
         blocks: &[],
         floats: &[],
         kept: &[],
@@ -230,6 +236,9 @@ impl Capabilities {
         if affine.has_offsets && !self.offsets {
             let why = "the format's zero points are whole; choose whole zero points";
             return Some(why.to_owned());
+        }
+        if !(affine.has_offsets || affine.symmetric || self.zero_points) {
+            return Some(NO_WHOLE_ZEROS.to_owned());
         }
         if affine.has_offsets && is_masked {
             return Some(NO_ZERO.to_owned());

@@ -128,6 +128,15 @@ pub trait Target: Sync {
         None
     }
 
+    /// What the files hold of a natively stored layer, where a format says more coarsely what an encoding says: masks
+    /// are dropped, scales may be rounded. [`Target::pack`] is given this, and the proof compares with it.
+    ///
+    /// # Errors
+    /// [`Error::Numeric`] for a number that the format's types do not hold.
+    fn held(&self, _tensor: &Tensor, encoding: Encoding) -> Result<Encoding> {
+        Ok(encoding)
+    }
+
     /// The bytes of one of the [`Target::specs`] of a natively stored layer; `None` for any other name.
     fn pack(&self, _tensor: &Tensor, _encoding: &Encoding, _name: &str) -> Option<Vec<u8>> {
         None
@@ -148,6 +157,19 @@ pub trait Target: Sync {
 fn part(tensor: &Tensor, suffix: &str, dtype: DType, shape: &[usize]) -> Spec {
     let name = format!("{}.{suffix}", tensor.module());
     Spec { name, dtype, shape: Shape(shape.to_vec()) }
+}
+
+/// The suffix of the name of a part of a module.
+fn suffix<'n>(tensor: &Tensor, name: &'n str) -> Option<&'n str> {
+    name.strip_prefix(tensor.module())?.strip_prefix('.')
+}
+
+/// What lies under the masks of an encoding: dropped weights already have the code of zero there.
+fn without_masks(encoding: Encoding) -> Encoding {
+    match encoding {
+        Encoding::Sparse(sparse) => without_masks(sparse.into_inner()),
+        other => other,
+    }
 }
 
 /// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.
