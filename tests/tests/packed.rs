@@ -4,8 +4,9 @@ use lapidary_engine::encoding::{
     Affine, AffineData, AffineLayout, Encoding, Float, FloatData, FloatLayout, Layout, Levels,
     Tiling,
 };
+use lapidary_engine::format::gptq::Version;
 use lapidary_engine::format::layer::Form;
-use lapidary_engine::format::{Stored, mlx};
+use lapidary_engine::format::{Stored, awq, gptq, mlx};
 use lapidary_engine::numeric::grouping::Grouping;
 use lapidary_engine::numeric::seeds::Random;
 use lapidary_engine::tensor::{DType, MatrixShape};
@@ -142,6 +143,140 @@ fn mlx_microscaling_floats_unpack_to_what_was_packed() {
     }
 }
 
+/// `[rows, cols]` values as `[cols, rows]`.
+fn transposed<T: Copy>(values: &[T], cols: usize) -> Vec<T> {
+    let column = |col: usize| values.iter().skip(col).step_by(cols).copied();
+    (0..cols).flat_map(column).collect()
+}
+
+/// The golden layer of `[in, out]` codes and `[groups, out]` zero points.
+fn golden_layer(bits: u32, codes_of: &Value, zeros: &Value) -> (Affine, usize) {
+    let ((values, ins), (zeros, groups)) = (rows(codes_of), rows(zeros));
+    let outs = values.len() / ins;
+    let data = AffineData {
+        codes: transposed(&codes(&values), outs),
+        scales: vec![1.0; groups * outs],
+        zeros: transposed(&codes(&zeros), outs),
+    };
+    let shape = MatrixShape { rows: outs, cols: ins };
+    let layout = layout(bits, Grouping::Group(ins / groups), false);
+    (Affine::new(shape, layout, data), groups)
+}
+
+#[test]
+fn gptq_layers_pack_to_the_golden_words_in_both_versions() {
+    let golden = read_json(&data("packed.json"));
+    let golden = golden["gptq"].as_object().unwrap();
+    let mut seen = 0;
+    for (bits, value) in golden.iter().filter(|(key, _)| key.parse::<u32>().is_ok()) {
+        let bits: u32 = bits.parse().unwrap();
+        let (layer, groups) =
+            golden_layer(bits, &value["q_in_by_out"], &value["zero_group_by_out"]);
+        for (version, zeros) in [(Version::V1, "qzeros_v1"), (Version::V2, "qzeros_v2")] {
+            let form = gptq::Form { version, bits, groups, scale_dtype: DType::F16 };
+            let pack = |suffix: &str| words(&gptq::pack(form, &layer, suffix).unwrap(), true);
+            assert_eq!(pack("qweight"), rows(&value["qweight"]).0, "{bits} bits");
+            assert_eq!(pack("qzeros"), rows(&value[zeros]).0, "{bits} bits, {zeros}");
+            let order: Vec<i64> = (0..64).map(|input| input / (64 / groups as i64)).collect();
+            assert_eq!(pack("g_idx"), order);
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 4, "2, 3, 4 and 8 bits");
+    // Symmetric zero points are the same word throughout, one less in v1.
+    for (bits, word) in golden["sym_qzeros_word"].as_object().unwrap() {
+        let bits: u32 = bits.parse().unwrap();
+        let shape = MatrixShape { rows: 32, cols: 64 };
+        let layer = affine(shape, layout(bits, Grouping::Group(32), true));
+        for (version, key) in [(Version::V1, "v1"), (Version::V2, "v2")] {
+            let form = gptq::Form { version, bits, groups: 2, scale_dtype: DType::F16 };
+            let word = word[key].as_str().unwrap().trim_start_matches("0x");
+            let word = i64::from(u32::from_str_radix(word, 16).unwrap());
+            let zeros = words(&gptq::pack(form, &layer, "qzeros").unwrap(), false);
+            assert!(zeros.iter().all(|zero| *zero == word), "{bits} bits, {key}");
+        }
+    }
+}
+
+#[test]
+fn gptq_layers_unpack_to_what_was_packed() {
+    for (rows, cols) in [(32, 64), (96, 128), (32, 160)] {
+        for bits in [2, 3, 4, 8] {
+            for grouping in [Grouping::Group(32), Grouping::Channel, Grouping::Tensor] {
+                for (symmetric, version) in
+                    [(true, Version::V1), (true, Version::V2), (false, Version::V2)]
+                {
+                    let shape = MatrixShape { rows, cols };
+                    let layer = affine(shape, layout(bits, grouping, symmetric));
+                    let form = gptq::Form::of(layer.layout(), shape, version);
+                    let stored = form.stored(shape).unwrap();
+                    let pack = |suffix: &str| gptq::pack(form, &layer, suffix);
+                    let found = round_trip(&Form::Gptq(form), shape, stored, pack);
+                    assert_eq!(found, Encoding::Affine(layer).decode(), "{form:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Inputs taken in another order have their groups in `g_idx`, as GPTQ with act-order leaves them.
+#[test]
+fn gptq_layers_in_another_order_of_inputs_decode() {
+    let shape = MatrixShape { rows: 32, cols: 128 };
+    let layer = affine(shape, layout(4, Grouping::Group(32), false));
+    let form = gptq::Form::of(layer.layout(), shape, Version::V2);
+    let mut tensors: Vec<(&str, Vec<u8>)> = ["qweight", "qzeros", "scales"]
+        .map(|suffix| (suffix, gptq::pack(form, &layer, suffix).unwrap()))
+        .to_vec();
+    let group = |input: usize| (input * 7 + 3) % 4;
+    let order = (0..shape.cols).flat_map(|input| (group(input) as i32).to_le_bytes()).collect();
+    tensors.push(("g_idx", order));
+    let unpack = |tensors: &[(&str, Vec<u8>)]| {
+        let get = |name: &str| {
+            let (_, bytes) = tensors.iter().find(|(suffix, _)| *suffix == name)?;
+            Some(bytes.as_slice())
+        };
+        Form::Gptq(form).unpack(shape, &get)
+    };
+    let found = unpack(&tensors).unwrap();
+    for ((row, col), &value) in found.indexed_iter() {
+        let at = row * 4 + group(col);
+        let code = f32::from(layer.codes()[row * 128 + col]);
+        let wanted = layer.scales()[at] * (code - f32::from(layer.zeros()[at]));
+        assert_eq!(value, wanted, "[{row}, {col}]");
+    }
+    // A group that is not there is refused; without the tensor, inputs lie in order.
+    tensors[3].1[..4].copy_from_slice(&4_i32.to_le_bytes());
+    assert!(unpack(&tensors).is_none());
+    tensors[3].1[..4].copy_from_slice(&(-1_i32).to_le_bytes());
+    assert!(unpack(&tensors).is_none());
+    assert_eq!(unpack(&tensors[..3]).unwrap(), Encoding::Affine(layer).decode());
+}
+
+#[test]
+fn awq_layers_pack_to_the_golden_words() {
+    let golden = read_json(&data("packed.json"))["awq_gemm_4bit"].take();
+    let (layer, groups) = golden_layer(4, &golden["q_in_by_out"], &golden["zeros"]);
+    let form = awq::Form { group_size: layer.shape().cols / groups, scale_dtype: DType::F16 };
+    for suffix in ["qweight", "qzeros"] {
+        let packed = words(&awq::pack(form, &layer, suffix).unwrap(), true);
+        assert_eq!(packed, rows(&golden[suffix]).0, "{suffix}");
+    }
+}
+
+#[test]
+fn awq_layers_unpack_to_what_was_packed() {
+    for (rows, cols, group_size) in [(8, 64, 32), (40, 128, 64), (16, 128, 128)] {
+        let shape = MatrixShape { rows, cols };
+        let layer = affine(shape, layout(4, Grouping::Group(group_size), false));
+        let form = awq::Form { group_size, scale_dtype: DType::F16 };
+        let stored = form.stored(shape).unwrap();
+        let pack = |suffix: &str| awq::pack(form, &layer, suffix);
+        let found = round_trip(&Form::Awq(form), shape, stored, pack);
+        assert_eq!(found, Encoding::Affine(layer).decode(), "{form:?}");
+    }
+}
+
 #[test]
 fn ragged_layers_are_refused_with_a_sentence() {
     let of = |bits: u32, size: usize| {
@@ -152,4 +287,13 @@ fn ragged_layers_are_refused_with_a_sentence() {
     let why = of(3, 16).stored(shape).unwrap_err();
     assert_eq!(why, "groups of 16 codes of 3 bits fill no whole words");
     assert_eq!(mlx::Form::of(&Layout::Affine(layout(4, Grouping::Channel, true))), None);
+    let form = gptq::Form { version: Version::V1, bits: 4, groups: 3, scale_dtype: DType::F16 };
+    let why = |rows, cols| form.stored(MatrixShape { rows, cols }).unwrap_err();
+    assert_eq!(why(32, 48), "its 48 inputs are no multiple of 32");
+    assert_eq!(why(20, 96), "its 20 outputs are no multiple of 32");
+    assert_eq!(why(32, 64), "its 64 inputs are no 3 equal groups");
+    let form = awq::Form { group_size: 64, scale_dtype: DType::F16 };
+    let why = |rows, cols| form.stored(MatrixShape { rows, cols }).unwrap_err();
+    assert_eq!(why(12, 64), "its 12 outputs are no multiple of 8");
+    assert_eq!(why(16, 96), "groups of 64 do not divide its 96 inputs");
 }

@@ -11,6 +11,7 @@ use crate::format::Stored;
 use crate::format::compressed_tensors::{self, Packing, Stated, stored};
 use crate::format::layer::{Config, Form, Reader};
 use crate::format::mlx::{self, Mode};
+use crate::format::{awq, gptq};
 use crate::numeric::grouping::Grouping;
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, for_each_f64};
@@ -33,7 +34,7 @@ impl CompressedLayer {
     fn is_one_for_all(&self, suffix: &str) -> bool {
         match &self.form {
             Form::CompressedTensors(_, layout) => is_one_for_all(layout.grouping, suffix),
-            Form::Mlx(_) => false,
+            Form::Mlx(_) | Form::Gptq(_) | Form::Awq(_) => false,
         }
     }
 
@@ -155,18 +156,67 @@ impl Stores<'_> {
     }
 
     fn layer(&self) -> Result<CompressedLayer, String> {
+        let config = self.config.as_ref().map_err(Clone::clone);
         if self.part("qweight").is_some() {
-            return Err("its codes are stored as GPTQ or AWQ store them".to_owned());
+            return match config? {
+                Config::Gptq(config) => self.gptq(config),
+                Config::Awq(config) => self.awq(config),
+                _ => Err("its codes are stored as GPTQ or AWQ store them".to_owned()),
+            };
         }
         let nested = format!("{}.weight.", self.module());
         let names = self.tensors.iter().map(|&index| &self.b.tensors()[index].name);
         if self.part("SCB").is_some() || names.into_iter().any(|name| name.starts_with(&nested)) {
             return Err("its weights are stored as bitsandbytes stores them".to_owned());
         }
-        match self.config.as_ref().map_err(Clone::clone)? {
+        match config? {
             Config::CompressedTensors(config) => self.compressed_tensors(config),
             Config::Mlx(config) => self.mlx(config),
+            Config::Gptq(_) | Config::Awq(_) => Err("it has no qweight".to_owned()),
         }
+    }
+
+    /// Inputs and outputs of a layer whose `qweight` holds so many codes down and across, and the type of its scales.
+    fn packed(&self, codes: (usize, usize)) -> Result<(MatrixShape, DType), String> {
+        let (_, weight) = self.part("qweight").ok_or("it has no qweight")?;
+        let (_, scales) = self.part("scales").ok_or("it has no scales")?;
+        if !matches!(scales.dtype, DType::F16 | DType::BF16 | DType::F32) {
+            return Err(format!("its scales are {}", scales.dtype));
+        }
+        let shape = match weight.shape.0[..] {
+            [down, across] => down.checked_mul(codes.0).zip(across.checked_mul(codes.1)),
+            _ => None,
+        };
+        let (cols, rows) =
+            shape.ok_or_else(|| format!("its qweight has the shape {}", weight.shape))?;
+        Ok((MatrixShape { rows, cols }, scales.dtype))
+    }
+
+    fn gptq(&self, config: &gptq::Config) -> Result<CompressedLayer, String> {
+        let (bits, group_size) = config.stated(self.module())?;
+        // A word of b bits times 32 is a run of 32 codes.
+        let ((mut shape, scale_dtype), b) = (self.packed((32, 1))?, bits as usize);
+        if !shape.cols.is_multiple_of(b) {
+            return Err(format!("its qweight is not {bits} bits a code"));
+        }
+        shape.cols /= b;
+        let groups = group_size.map_or(1, |size| shape.cols.div_ceil(size));
+        let form = gptq::Form { version: config.version(), bits, groups, scale_dtype };
+        let mut wanted = form.stored(shape)?;
+        if self.part("g_idx").is_none() {
+            wanted.retain(|(suffix, ..)| *suffix != "g_idx");
+        }
+        let parts = self.parts_of(wanted)?;
+        let module = self.module().to_owned();
+        Ok(CompressedLayer { module, form: Form::Gptq(form), shape, parts })
+    }
+
+    fn awq(&self, config: &awq::Config) -> Result<CompressedLayer, String> {
+        let (shape, scale_dtype) = self.packed((1, 8))?;
+        let form = awq::Form { group_size: config.group_size(shape.cols)?, scale_dtype };
+        let parts = self.parts_of(form.stored(shape)?)?;
+        let module = self.module().to_owned();
+        Ok(CompressedLayer { module, form: Form::Awq(form), shape, parts })
     }
 
     fn mlx(&self, config: &mlx::Config) -> Result<CompressedLayer, String> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::encoding::AffineLayout;
 use crate::format::compressed_tensors::{self, Packing};
-use crate::format::mlx;
+use crate::format::{awq, gptq, mlx};
 use crate::tensor::MatrixShape;
 
 /// How a layer is stored.
@@ -17,6 +17,10 @@ pub enum Form {
     CompressedTensors(Packing, AffineLayout),
     /// As MLX stores integers and small floats.
     Mlx(mlx::Form),
+    /// As GPTQ stores integers.
+    Gptq(gptq::Form),
+    /// As AWQ stores integers.
+    Awq(awq::Form),
 }
 
 impl Form {
@@ -32,6 +36,8 @@ impl Form {
                 Reader::CompressedTensors(reader)
             }
             Self::Mlx(form) => Reader::Mlx(mlx::Reader::new(*form, shape, get)?),
+            Self::Gptq(form) => Reader::Gptq(gptq::Reader::new(*form, shape, get)?),
+            Self::Awq(form) => Reader::Awq(awq::Reader::new(*form, shape, get)?),
         })
     }
 
@@ -58,6 +64,10 @@ pub enum Reader<'a> {
     CompressedTensors(compressed_tensors::Reader<'a>),
     /// Of MLX.
     Mlx(mlx::Reader<'a>),
+    /// Of GPTQ.
+    Gptq(gptq::Reader<'a>),
+    /// Of AWQ.
+    Awq(awq::Reader<'a>),
 }
 
 impl Reader<'_> {
@@ -66,6 +76,8 @@ impl Reader<'_> {
         match self {
             Self::CompressedTensors(reader) => reader.read(first, out),
             Self::Mlx(reader) => reader.read(first, out),
+            Self::Gptq(reader) => reader.read(first, out),
+            Self::Awq(reader) => reader.read(first, out),
         }
     }
 }
@@ -77,6 +89,10 @@ pub enum Config {
     CompressedTensors(compressed_tensors::Config),
     /// In those of MLX.
     Mlx(mlx::Config),
+    /// In those of GPTQ.
+    Gptq(gptq::Config),
+    /// In those of AWQ.
+    Awq(awq::Config),
 }
 
 impl Config {
@@ -86,12 +102,14 @@ impl Config {
     /// What is missing or not understood, as half a sentence: "it is quantised by hqq".
     pub fn read(config: &Value) -> Result<Self, String> {
         let places = [Some(config), config.get("text_config")];
-        let names = ["quantization", "quantization_config", "compression_config"];
+        let names = ["quantization_config", "compression_config", "quantization"];
         let mut found = places.into_iter().flatten().flat_map(|v| names.map(|name| v.get(name)));
         let found = found.find_map(|value| value.filter(|value| !value.is_null()));
         let found = found.ok_or("its config.json does not say how it is quantised")?;
         // MLX alone names no method.
         match found.get("quant_method").and_then(Value::as_str) {
+            Some("gptq") => gptq::Config::read(found).map(Self::Gptq),
+            Some("awq") => awq::Config::read(found).map(Self::Awq),
             None if found.get("bits").is_some() => mlx::Config::read(found).map(Self::Mlx),
             _ => compressed_tensors::Config::read(found).map(Self::CompressedTensors),
         }

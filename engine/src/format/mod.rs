@@ -1,10 +1,12 @@
 //! One file per file format, reading and writing together. In: mapped bytes or encodings. Out: headers,
 //! tensors as they lie in files. Never knows methods or plans.
 
+pub mod awq;
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
 pub mod gguf_writer;
+pub mod gptq;
 pub mod layer;
 pub mod mlx;
 pub mod safetensors;

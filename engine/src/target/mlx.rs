@@ -64,7 +64,6 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Which::Unknown, "what kind of layer it is cannot be told from its name"),
         (Which::NoModule, "it is not the weight of a module"),
     ],
-    inputs_multiple: 32,
     experts: Agreement::Must,
     tied: "there is no head in the file: the quantised embedding serves both",
     ..Capabilities::NONE

@@ -7,10 +7,12 @@ mod compressed_tensors;
 mod dense;
 mod gguf;
 mod gptq;
+mod halves;
 mod lint;
 mod manifest;
 mod mend;
 mod mlx;
+mod names;
 mod preset;
 
 use ndarray::Array2;
@@ -24,10 +26,11 @@ pub use mend::{
 };
 pub use preset::{PRESETS, Preset};
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::format::safetensors::Spec;
+use crate::target::halves::in_f16;
 use crate::tensor::{DType, Shape};
 
 /// Every target, in the order menus show them.
@@ -35,7 +38,8 @@ pub static TARGETS: &[&dyn Target] = &[
     &dense::ENTRY,
     &compressed_tensors::PACKED,
     &compressed_tensors::INT,
-    &gptq::ENTRY,
+    &gptq::V1,
+    &gptq::V2,
     &awq::ENTRY,
     &gguf::ENTRY,
     &mlx::ENTRY,
@@ -48,6 +52,7 @@ const MARLIN: Kernel = Kernel {
     groups: &[32, 64, 128],
     inputs_multiple: 128,
     outputs_multiple: 64,
+    zero_points: true,
 };
 
 /// What menus and validation know of a target.
@@ -128,6 +133,11 @@ pub trait Target: Sync {
         None
     }
 
+    /// Texts of the output beside config.json, by name.
+    fn texts(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Vec<(&'static str, Value)> {
+        Vec::new()
+    }
+
     /// What the files hold of a natively stored layer, where a format says more coarsely what an encoding says: masks
     /// are dropped, scales may be rounded. [`Target::pack`] is given this, and the proof compares with it.
     ///
@@ -162,6 +172,12 @@ fn part(tensor: &Tensor, suffix: &str, dtype: DType, shape: &[usize]) -> Spec {
 /// The suffix of the name of a part of a module.
 fn suffix<'n>(tensor: &Tensor, name: &'n str) -> Option<&'n str> {
     name.strip_prefix(tensor.module())?.strip_prefix('.')
+}
+
+/// Whether loaders ask how a tensor is stored: the weight of a linear module.
+fn is_linear_module(tensor: &Tensor) -> bool {
+    tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Linear)
+        && tensor.name.ends_with(".weight")
 }
 
 /// What lies under the masks of an encoding: dropped weights already have the code of zero there.
