@@ -2,8 +2,8 @@
 
     python interop/light.py target/debug/lapidary
 
-Needs numpy, safetensors and gguf. Each plan is exported for its compressed-tensors target and once more dense; the codes,
-scales and zero points of the first, put together as config.json says, must be the weights of the second to the bit.
+Needs numpy, safetensors and gguf. Each plan is exported for its target and once more dense; the codes, scales and zero
+points of the first, put together as config.json says, must be the weights of the second to the bit.
 GGUF files are read by gguf-py (`gguf_files.py`).
 """
 
@@ -17,9 +17,10 @@ import numpy as np
 import safetensors
 
 import gguf_files
+import packed
 from plans import SAMPLE, Checks, export, variants
 
-DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8"}
+DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
 
 
 def tensors(folder):
@@ -109,6 +110,32 @@ def check_quantised(checks, variant, out, twin):
     )
 
 
+def check_packed(checks, variant, out, twin):
+    """MLX, GPTQ and AWQ."""
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    modules_of, unpack_one, suffixes = packed.PARTS[config.get("quant_method", "mlx")]
+    found, dense = tensors(out), tensors(twin)
+    modules = modules_of(found, config)
+    wrong = []
+    for module in modules:
+        dtype, patterns = dense[f"{module}.weight"]
+        if dtype != "BF16" or not np.array_equal(bf16(unpack_one(found, module, config, floats)), patterns):
+            wrong.append(module)
+    checks.check(modules and not wrong, f"{variant.name}: {len(modules)} layers unpack to our decoded values (not: {wrong[:3]})")
+    held = {f"{module}.{suffix}" for module in modules for suffix in suffixes}
+    copied = [name for name in dense if name.removesuffix(".weight") not in modules]
+    same = all(found[name][0] == dense[name][0] and np.array_equal(found[name][1], dense[name][1]) for name in copied)
+    checks.check(same, f"{variant.name}: the other {len(copied)} tensors are the same in both exports")
+    extra = set(found) - held - set(copied)
+    missing = {name for name in held - set(found) if not name.endswith(".biases")}
+    checks.check(not extra and not missing, f"{variant.name}: no tensor is missing, none too many")
+    doubles = {"quantize_config.json": config} if config.get("quant_method") == "gptq" else {}
+    doubles = {name: json.loads((out / name).read_text()) == value for name, value in doubles.items()}
+    if "quant_method" not in config:
+        doubles["quantization"] = json.loads((out / "config.json").read_text())["quantization"] == config
+    checks.check(all(doubles.values()), f"{variant.name}: what is said twice is said alike ({', '.join(doubles)})")
+
+
 def check_sparse(checks, variant, out):
     """The sparse project: 2 of 4 in the feed-forward layers, 30 % of the attention weights."""
     source, found = tensors(SAMPLE), tensors(out)
@@ -156,7 +183,8 @@ def main():
             if variant.target == "dense":
                 check_sparse(checks, variant, out)
             else:
-                check_quantised(checks, variant, out, export(binary, variant.dense(), Path(work)))
+                check = check_quantised if variant.target.startswith("compressed-tensors") else check_packed
+                check(checks, variant, out, export(binary, variant.dense(), Path(work)))
         gguf_files.check(checks, binary, Path(work))
     return checks.finish()
 

@@ -2,6 +2,7 @@
 //! Files are made by hand here, not by the engine, so that what it reads was not written by itself.
 
 pub mod layers;
+mod packed;
 pub mod reader;
 
 use std::collections::BTreeMap;

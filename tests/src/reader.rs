@@ -7,6 +7,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use crate::packed::Method;
 use crate::{read, read_folder, read_json};
 
 /// A tensor as it lies in a file.
@@ -62,6 +63,9 @@ impl Output {
 
     /// Modules that the configuration says are quantised.
     pub fn quantised_modules(&self) -> Vec<String> {
+        if let Some(method) = Method::of(&self.quantization) {
+            return method.modules(self);
+        }
         let groups = self.quantization["config_groups"].as_object();
         groups.into_iter().flatten().flat_map(|(_, group)| strings(&group["targets"])).collect()
     }
@@ -69,6 +73,11 @@ impl Output {
     /// The values of weight `name` (a module and `.weight`), in the order and type a loader computes them.
     pub fn weights(&self, name: &str) -> Vec<f32> {
         let module = name.strip_suffix(".weight").unwrap_or(name);
+        if let Some(method) = Method::of(&self.quantization)
+            && method.modules(self).iter().any(|quantised| quantised == module)
+        {
+            return method.decode(self, module);
+        }
         let groups = self.quantization["config_groups"].as_object();
         let group = groups
             .into_iter()

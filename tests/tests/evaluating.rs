@@ -6,6 +6,7 @@ use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::{Evaluation, block_scores, evaluate, evaluate_in_rounds};
 use lapidary_engine::export::{Destination, export};
 use lapidary_engine::job::{self, Limits, StoreWeights};
+use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Progress, Silent, target};
@@ -28,25 +29,37 @@ fn run(checkpoint: &Checkpoint, weights: &dyn Weights, sequences: &Sequences) ->
 #[test]
 fn a_plan_runs_from_its_store_as_from_its_export() {
     let checkpoint = sample();
-    let step = rtn(4).with("group_size", 32);
-    let plan = plan(&checkpoint, &[("model.layers.*_proj.weight", vec![step])]).expect("a plan");
-    let sequences = heldout(&checkpoint, 1024);
-    let store =
-        job::run(&checkpoint, &plan, Limits::default(), None, &Silent).expect("a finished job");
-    let from_store = run(&checkpoint, &StoreWeights::new(&checkpoint, &store), &sequences);
-
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("out");
-    let destination = Destination { folder: &out, replace: false, limits: Limits::default() };
-    let target = target::find("compressed-tensors").expect("a target");
-    export(&checkpoint, &plan, target, destination, &Silent).expect("an export");
-    let exported = Checkpoint::open(&out).expect("the export opens");
-    let from_export = run(&exported, &CheckpointWeights::new(&exported), &sequences);
-
-    let [a, b] = [&from_store, &from_export].map(|found| found.perplexity().value);
-    assert!((a - b).abs() < 1e-6, "{a} from the store, {b} from the export");
+    let sequences = heldout(&checkpoint, 512);
     let original = run(&checkpoint, &CheckpointWeights::new(&checkpoint), &sequences);
-    assert!(a - original.perplexity().value > 0.05, "four bits cost something: {a}");
+    let four = || rtn(4).with("group_size", 32);
+    let (zeros, offsets) = (four().with("symmetry", "asymmetric"), Step::new("hqq"));
+    for (id, step) in [
+        ("compressed-tensors", four()),
+        ("mlx", four()),
+        ("mlx", offsets),
+        ("gptq", four()),
+        ("gptq-v2", zeros.clone()),
+        ("awq", zeros),
+    ] {
+        let rules = [("model.layers.*_proj.weight", vec![step])];
+        let plan = plan(&checkpoint, &rules).expect("a plan");
+        let store =
+            job::run(&checkpoint, &plan, Limits::default(), None, &Silent).expect("a finished job");
+        let from_store = run(&checkpoint, &StoreWeights::new(&checkpoint, &store), &sequences);
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let out = folder.path().join("out");
+        let destination = Destination { folder: &out, replace: false, limits: Limits::default() };
+        let target = target::find(id).expect("a target");
+        let report = export(&checkpoint, &plan, target, destination, &Silent).expect("an export");
+        assert_eq!((report.totals.compressed, report.totals.dense), (plan.len(), 0), "{id}");
+        let exported = Checkpoint::open(&out).expect("the export opens");
+        let from_export = run(&exported, &CheckpointWeights::new(&exported), &sequences);
+
+        let [a, b] = [&from_store, &from_export].map(|found| found.perplexity().value);
+        assert!((a - b).abs() < 1e-6, "{id}: {a} from the store, {b} from the export");
+        assert!(a - original.perplexity().value > 0.05, "{id}: four bits cost something: {a}");
+    }
 }
 
 #[test]

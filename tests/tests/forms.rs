@@ -45,7 +45,7 @@ fn blocks_and_floats_are_forecast_to_the_byte_where_they_are_held() {
         let step = Step::new("gguf-blocks").with("type", kind.name());
         let wanted = (n / kind.weights() * kind.bytes()) as u64;
         assert_eq!(bytes("gguf", &step), Ok(wanted), "{kind}");
-        for other in ["mlx", "compressed-tensors", "gptq", "awq", "dense"] {
+        for other in ["mlx", "compressed-tensors", "gptq", "gptq-v2", "awq", "dense"] {
             let because = bytes(other, &step).unwrap_err();
             assert!(!because.is_empty() && !because.ends_with('.'), "{other}: {because}");
         }

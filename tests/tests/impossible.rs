@@ -129,7 +129,7 @@ fn a_group_size_that_does_not_divide_works_densely_and_says_why_elsewhere() {
         assert!(layer.relative_error > 0.01 && layer.relative_error < 0.2);
         let because = layer.because.as_deref().unwrap();
         if id != "dense" {
-            assert_eq!(because, "groups of 32 do not divide its 48 inputs");
+            assert!(because.contains("its 48 inputs"), "{because}");
         }
     }
 }

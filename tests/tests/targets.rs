@@ -41,8 +41,20 @@ fn llama(folder: &Path, hidden: usize, experts: usize, tied: bool) -> Checkpoint
         weights = weights.normal(&format!("{block}.mlp.gate.weight"), &[experts, hidden]);
     }
     weights.write(&folder.join("model.safetensors"));
-    let config = json!({"model_type": "llama", "tie_word_embeddings": tied});
+    let model_type = if experts > 0 { "qwen3_moe" } else { "llama" };
+    let config = json!({"model_type": model_type, "tie_word_embeddings": tied});
     write(&folder.join("config.json"), config.to_string().as_bytes());
+    Checkpoint::open(folder).expect("a valid model")
+}
+
+/// A feed-forward with a router, whose name those of its layers begin with.
+fn gated(folder: &Path) -> Checkpoint {
+    let weights = ["gate", "gate_proj", "up_proj", "down_proj"];
+    let weights = weights.iter().fold(Weights::new(), |weights, name| {
+        weights.normal(&format!("model.layers.0.mlp.{name}.weight"), &[64, 128])
+    });
+    weights.write(&folder.join("model.safetensors"));
+    write(&folder.join("config.json"), br#"{"model_type": "llama"}"#);
     Checkpoint::open(folder).expect("a valid model")
 }
 
@@ -91,15 +103,20 @@ const CASES: &[Trigger] = &[
     ),
     (
         "several-schemes",
-        "gptq",
+        "awq",
         1,
-        &[("*.o_proj.weight", "4/64"), ("*.down_proj.weight", "8/64")],
+        &[("*.o_proj.weight", "4/64a"), ("*.down_proj.weight", "4/128a")],
         "plain",
     ),
+    ("kept-within", "awq", 1, &[("*.mlp.*_proj.weight", "4/64a")], "gated"),
+    ("unjoined-experts", "mlx", 1, &[("*.experts.*.weight", "4/64")], "experts"),
     ("tied-head", "compressed-tensors", 1, &[("role:head", "8/128")], "tied"),
     ("cut-groups", "compressed-tensors", 2, &[("*.down_proj.weight", "4/128")], "narrow"),
     ("slow-kernel", "compressed-tensors", 1, &[("*.o_proj.weight", "4/16")], "plain"),
     ("slow-kernel", "compressed-tensors", 4, &[("*.o_proj.weight", "4/64")], "plain"),
+    ("slow-kernel", "gptq-v2", 1, &[("*.o_proj.weight", "4/64a")], "plain"),
+    ("in-full", "gptq", 1, &[("*.o_proj.weight", "4/64a")], "plain"),
+    ("in-full", "mlx", 1, &[("*.o_proj.weight", "4/64a")], "plain"),
     ("in-full", "compressed-tensors", 1, &[("*.down_proj.weight", "5/128")], "plain"),
     ("in-full", "gguf", 1, &[("*.down_proj.weight", "6/128")], "plain"),
     ("in-full", "awq", 1, &[("*.down_proj.weight", "8/128")], "plain"),
@@ -135,7 +152,10 @@ fn every_lint_is_triggered_and_its_mend_removes_it() {
         let folder = TempDir::new().unwrap();
         let experts = if *model == "experts" { 3 } else { 0 };
         let hidden = if *model == "narrow" { 384 } else { 256 };
-        let checkpoint = llama(folder.path(), hidden, experts, *model == "tied");
+        let checkpoint = match *model {
+            "gated" => gated(folder.path()),
+            model => llama(folder.path(), hidden, experts, model == "tied"),
+        };
         let rule = |(pattern, text): &(&str, &str)| Rule::new(pattern, assignment(text)).unwrap();
         let mut plan = Plan::default();
         plan.set_rules(&checkpoint, rules.iter().map(rule).collect());

@@ -20,6 +20,10 @@ use crate::theme::text;
 pub(super) struct Compress {
     /// A project file.
     project: PathBuf,
+    /// Another target than the project's, by its id (see `lapidary targets`), with the plan the project has for it, or
+    /// else the project's own.
+    #[arg(long, value_name = "ID")]
+    target: Option<String>,
     /// The folder to write; by default the project's name and target, in the current folder.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -37,24 +41,28 @@ pub(super) struct Compress {
 impl Compress {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let memory_bytes = (self.memory * f64::from(1 << 30)) as u64;
-        let out = self.out.clone().map_or_else(|| default_folder(&self.project), Ok)?;
+        let mut project = Project::read(&self.project)?;
+        if let Some(id) = &self.target {
+            project = for_target(project, id)?;
+        }
+        let default = || default_folder(&self.project, &project.target);
+        let out = self.out.clone().unwrap_or_else(default);
         let destination =
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
         let choice = Choice { home: builtin::home(), named: self.calibration };
-        let (report, calibration) = run(&self.project, &choice, destination)?;
+        let (report, calibration) = run((&self.project, &project), &choice, destination)?;
         output::print(&calibration)?;
         output::print(&describe(&report, &out))
     }
 }
 
-/// Opens a project and exports it; with the report, a line about the calibration where one was needed.
+/// Exports a project that lies at a path; with the report, a line about the calibration where one was needed.
 pub(super) fn run(
-    project: &Path,
+    (path, opened): (&Path, &Project),
     choice: &Choice,
     destination: Destination<'_>,
 ) -> anyhow::Result<(Report, String)> {
-    let opened = Project::read(project)?;
-    let checkpoint = Checkpoint::open(&opened.checkpoint_path(project))?;
+    let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
     let plan = opened.plan.resolve(&checkpoint)?;
     let target = target::find(&opened.target)?;
     let terminal = Terminal::new();
@@ -70,11 +78,23 @@ pub(super) fn run(
     Ok(done?)
 }
 
-fn default_folder(project: &Path) -> anyhow::Result<PathBuf> {
+/// The project for another target: with the plan it has for that one, or else its own.
+fn for_target(mut project: Project, id: &str) -> anyhow::Result<Project> {
+    target::find(id)?;
+    if id != project.target
+        && let Some(plan) = project.plans.remove(id)
+    {
+        project.plan = plan;
+    }
+    id.clone_into(&mut project.target);
+    Ok(project)
+}
+
+fn default_folder(project: &Path, target: &str) -> PathBuf {
     let stem = project
         .file_stem()
         .map_or_else(|| "project".to_owned(), |stem| stem.to_string_lossy().into_owned());
-    Ok(PathBuf::from(format!("{stem}-{}", Project::read(project)?.target)))
+    PathBuf::from(format!("{stem}-{target}"))
 }
 
 /// The per-layer table and the totals.

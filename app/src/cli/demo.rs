@@ -9,6 +9,7 @@ use lapidary_engine::job::Limits;
 use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::{compress, output, window};
+use crate::document::project::Project;
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
@@ -30,7 +31,8 @@ impl Demo {
         // The program's own folder, or what an earlier demo left in the one named, is replaced without asking.
         let destination = Destination { folder: &out, replace: true, limits: Limits::default() };
         let choice = Choice { home: builtin::home(), named: None };
-        let (report, _) = compress::run(&project, &choice, destination)?;
+        let opened = Project::read(&project)?;
+        let (report, _) = compress::run((&project, &opened), &choice, destination)?;
         output::print(&compress::describe(&report, &out))?;
         if window::has_display() {
             return window::open(Some(project));

@@ -60,10 +60,22 @@ fn targets_are_listed_with_every_rule() {
     let ids: Vec<&str> = json.as_array().unwrap().iter().filter_map(|t| t["id"].as_str()).collect();
     assert_eq!(
         ids,
-        ["dense", "compressed-tensors", "compressed-tensors-int", "gptq", "awq", "gguf", "mlx"]
+        [
+            "dense",
+            "compressed-tensors",
+            "compressed-tensors-int",
+            "gptq",
+            "gptq-v2",
+            "awq",
+            "gguf",
+            "mlx"
+        ]
     );
     assert_eq!(json[1]["capabilities"]["kernel"]["inputs_multiple"], 128);
-    assert_eq!(json[5]["writes"], false);
+    for id in ["gptq", "gptq-v2", "awq", "mlx"] {
+        let target = json.as_array().unwrap().iter().find(|target| target["id"] == id).unwrap();
+        assert_eq!(target["writes"], true, "{id}");
+    }
     assert!(
         String::from_utf8(run(folder.path(), ["targets"]).stdout).unwrap().contains("llama.cpp")
     );
@@ -113,4 +125,37 @@ fn recipes_travel_and_say_what_they_cannot() {
             .unwrap()
             .contains("evopress")
     );
+}
+
+const FOUR: &str =
+    r#""*_proj.weight": (steps: [(method: "round-to-nearest", parameters: {"bits": 4})])"#;
+
+#[test]
+fn another_target_than_the_projects_takes_the_plan_it_has_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = project(folder.path(), "four.ron", "dense", FOUR);
+    let compress = |target: &str| {
+        let output = run(folder.path(), ["compress", &path, "--target", target]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let config = folder.path().join(format!("four-{target}/config.json"));
+        let bytes = lapidary_engine::disk::read_bytes(&config, 1 << 20).unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()["quantization_config"].take()
+    };
+    let mlx = compress("mlx");
+    assert_eq!((&mlx["bits"], &mlx["group_size"]), (&4.into(), &128.into()));
+    assert_eq!(compress("gptq")["checkpoint_format"], "gptq");
+    // What was written opens again, and runs.
+    let looked = run(folder.path(), ["inspect", "four-gptq"]);
+    assert_eq!(looked.status.code(), Some(0), "{looked:?}");
+    // A plan of the project's own for the target goes before.
+    let text = String::from_utf8(crate::read(Path::new(&path))).unwrap();
+    let eight = FOUR.replace("\"bits\": 4", "\"bits\": 8");
+    let text = text.trim_end().trim_end_matches(')').to_owned()
+        + &format!(", plans: {{\"mlx\": {{{eight}}}}})");
+    lapidary_engine::disk::write_file(Path::new(&path), text.as_bytes()).unwrap();
+    std::fs::remove_dir_all(folder.path().join("four-mlx")).unwrap();
+    assert_eq!(compress("mlx")["bits"], 8);
+    let output = run(folder.path(), ["compress", &path, "--target", "floppy"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("there is no target \"floppy\""));
 }

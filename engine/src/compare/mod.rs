@@ -2,11 +2,13 @@
 //! checkpoint and its compressed, fine-tuned or converted twin. Out: pairs and plain numbers. Never knows plans.
 
 mod pairs;
+mod stored;
 
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-pub use pairs::{CompressedLayer, Counterpart, Parts, layers, pairs};
+pub use pairs::{Counterpart, layers, pairs};
+pub use stored::{CompressedLayer, Parts, PartsReader};
 
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
@@ -141,7 +143,7 @@ impl Pair<'_> {
         if !self.tensor.dtype.is_readable() {
             return Err(self.unreadable(self.tensor.dtype));
         }
-        let parts = layer.read_parts(self.b, self.observer)?;
+        let parts = layer.read_parts(self.b, 0..layer.shape.elements(), self.observer)?;
         let damaged = || Error::Unsupported {
             what: format!(
                 "reading the parts of {} in {}, which do not fit together,",
@@ -149,7 +151,7 @@ impl Pair<'_> {
                 self.b.title()
             ),
         };
-        let reader = parts.reader(layer).ok_or_else(damaged)?;
+        let reader = parts.reader().ok_or_else(damaged)?;
         let pieces = self.for_each_piece(|first, n| {
             let mut decoded = vec![0.0; n as usize];
             reader.read(first as usize, &mut decoded).ok_or_else(damaged)?;

@@ -116,6 +116,11 @@ impl Sparse {
         &self.inner
     }
 
+    /// What lies under the mask, without a copy.
+    pub fn into_inner(self) -> Encoding {
+        *self.inner
+    }
+
     pub(super) fn layout(&self) -> SparseLayout {
         SparseLayout { kept: self.mask.kept(), inner: Box::new(self.inner.layout()) }
     }

@@ -93,7 +93,11 @@ impl Prover<'_> {
         let decoded = decoded.ok_or_else(|| {
             failed(self.folder, format!("tensor {} cannot be decoded", tensor.name))
         })?;
-        let mut expected = self.work.store.get(entry.tensor)?.decode();
+        let mut expected = self.work.store.get(entry.tensor)?;
+        if entry.storage == Storage::Native {
+            expected = self.work.target.held(tensor, expected)?;
+        }
+        let mut expected = expected.decode();
         if matches!(entry.storage, Storage::Dense { .. }) {
             round(tensor.dtype, &mut expected);
         }

@@ -78,7 +78,7 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
         }),
         Storage::Dense { .. } => write(&dense_bytes(tensor, &work.store.get(entry.tensor)?)),
         Storage::Native => {
-            let encoding = work.store.get(entry.tensor)?;
+            let encoding = work.target.held(tensor, work.store.get(entry.tensor)?)?;
             let bytes = work.target.pack(tensor, &encoding, &spec.name);
             let what = || Error::Unsupported { what: format!("storing {}", spec.name) };
             write(&bytes.ok_or_else(what)?)

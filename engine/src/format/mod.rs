@@ -1,9 +1,19 @@
 //! One file per file format, reading and writing together. In: mapped bytes or encodings. Out: headers,
 //! tensors as they lie in files. Never knows methods or plans.
 
+pub mod awq;
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
 pub mod gguf_values;
 pub mod gguf_writer;
+pub mod gptq;
+pub mod layer;
+pub mod mlx;
 pub mod safetensors;
+mod words;
+
+use crate::tensor::{DType, Shape};
+
+/// A tensor that holds a part of a layer: suffix on the module's name, element type, extents.
+pub type Stored = (&'static str, DType, Shape);

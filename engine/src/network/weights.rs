@@ -82,8 +82,9 @@ impl<'a> CheckpointWeights<'a> {
         out: &mut [f32],
         observer: &dyn Observer,
     ) -> Result<()> {
-        let parts = layer.read_parts(self.checkpoint, observer)?;
-        let reader = parts.reader(layer).ok_or_else(|| Error::Unsupported {
+        let wanted = first..first + out.len();
+        let parts = layer.read_parts(self.checkpoint, wanted, observer)?;
+        let reader = parts.reader().ok_or_else(|| Error::Unsupported {
             what: format!("reading the parts of {}, which do not fit together,", layer.module),
         })?;
         let damaged = || Error::Unsupported { what: format!("decoding {}", layer.module) };

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Checkpoint, MatrixKind};
 use crate::error::Result;
+use crate::format::mlx::module_name;
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
 use crate::recipe::form::{self, Integers, Layer, Symmetry};
@@ -85,32 +86,12 @@ fn is_known(kind: MatrixKind) -> bool {
     !matches!(kind, MatrixKind::Convolution)
 }
 
-/// The module under its name in MLX, which keeps the experts of a block in one.
-fn mlx_name(module: &str) -> Cow<'_, str> {
-    let Some((before, rest)) = module.split_once(".experts.") else {
-        return module.into();
-    };
-    let Some((number, tail)) = rest.split_once('.') else {
-        return module.into();
-    };
-    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return module.into();
-    }
-    let tail = match tail {
-        "w1" => "gate_proj",
-        "w2" => "down_proj",
-        "w3" => "up_proj",
-        other => other,
-    };
-    format!("{before}.switch_mlp.{tail}").into()
-}
-
 /// The module as the rules see it. What has no rule of its own and no whole groups is left alone.
 pub(super) fn see(mut module: Module<'_>, size: usize) -> Option<Module<'_>> {
     if !is_known(module.kind) {
         return None;
     }
-    module.name = match mlx_name(&module.name) {
+    module.name = match module_name(&module.name) {
         Cow::Owned(name) => Cow::Owned(name),
         Cow::Borrowed(_) => module.name,
     };
@@ -134,7 +115,7 @@ fn forms(layers: &[Layer<'_>], unsaid: &mut Unsaid) -> BTreeMap<String, (Option<
         }
         let cols = matrix.shape.cols;
         let form = layer.form.and_then(|form| nearest(form, cols, layer.module, unsaid));
-        let name = mlx_name(layer.module);
+        let name = module_name(layer.module);
         match forms.get_mut(name.as_ref()) {
             None => {
                 forms.insert(name.into_owned(), (form, cols));

@@ -1,14 +1,22 @@
-//! AWQ folders in the GEMM layout. Laid out to the byte; the writer comes with the other exporters.
+//! AWQ folders in the GEMM layout, as vLLM and transformers load them.
 //!
 //! `qweight` i32 `[in, out/8]`, `qzeros` i32 `[groups, out/8]`, `scales` f16 `[groups, out]`; 4 bits with a true zero
 //! point. There are no bits by module: a layer is quantised like all others, or listed as kept.
 
-use crate::checkpoint::Tensor;
-use crate::encoding::Layout;
+use ndarray::Array2;
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::encoding::{Encoding, Layout};
+use crate::error::Result;
+use crate::format::awq::{Form, pack, quantization_config};
 use crate::format::safetensors::Spec;
+use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
 use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
-use crate::target::{About, MARLIN, Target, part};
+use crate::target::{
+    About, Entry, MARLIN, Storage, Target, in_f16, is_linear_module, part, suffix,
+};
 use crate::tensor::DType;
 
 /// 4 bits with zero points.
@@ -22,7 +30,7 @@ static ABOUT: About = About {
     title: "vLLM, transformers (AWQ)",
     summary: "Linear layers as 4-bit integers with zero points in AWQ's GEMM layout: one scheme for the whole model, other layers in full.",
     source: "AutoAWQ 0.2 and vLLM awq_marlin, 2026-08",
-    writes: false,
+    writes: true,
 };
 
 static CAPABILITIES: Capabilities = Capabilities {
@@ -42,6 +50,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     fused: Agreement::Must,
     experts: Agreement::Must,
     schemes: Agreement::Must,
+    kept_by_part_of_name: true,
     kernel: Some(MARLIN),
     ..Capabilities::NONE
 };
@@ -60,17 +69,55 @@ impl Target for Awq {
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
-        let (Some(affine), Some(matrix)) = (layout.affine(), tensor.matrix) else {
-            return Vec::new();
-        };
-        let Grouping::Group(size) = affine.grouping else {
-            return Vec::new();
-        };
-        let (inputs, outputs) = (matrix.shape.cols, matrix.shape.rows);
-        vec![
-            part(tensor, "qweight", DType::I32, &[inputs, outputs / 8]),
-            part(tensor, "qzeros", DType::I32, &[inputs / size, outputs / 8]),
-            part(tensor, "scales", DType::F16, &[inputs / size, outputs]),
-        ]
+        let stored = || form(layout)?.stored(tensor.matrix?.shape).ok();
+        let spec = |(suffix, dtype, shape): Stored| part(tensor, suffix, dtype, &shape.0);
+        stored().into_iter().flatten().map(spec).collect()
+    }
+
+    fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value> {
+        let mut size = None;
+        let mut kept = Vec::new();
+        for entry in entries {
+            let tensor = &checkpoint.tensors()[entry.tensor];
+            match entry.layout.as_ref().filter(|_| entry.storage == Storage::Native) {
+                Some(layout) => size = size.or(form(layout).map(|form| form.group_size)),
+                None if is_linear_module(tensor) => kept.push(tensor.module().to_owned()),
+                None => {}
+            }
+        }
+        // A tied head has no tensor, but loaders still ask for it.
+        if checkpoint.tied().is_some_and(|tied| tied.head.is_none()) {
+            kept.push("lm_head".to_owned());
+        }
+        let mut config = checkpoint.config()?.value().clone();
+        let quantization = quantization_config(size?, &kept);
+        config.as_object_mut()?.insert("quantization_config".to_owned(), quantization);
+        Some(config)
+    }
+
+    fn held(&self, tensor: &Tensor, encoding: Encoding) -> Result<Encoding> {
+        in_f16(&tensor.name, encoding)
+    }
+
+    fn pack(&self, tensor: &Tensor, encoding: &Encoding, name: &str) -> Option<Vec<u8>> {
+        let Encoding::Affine(affine) = encoding else { return None };
+        pack(form(&encoding.layout())?, affine, suffix(tensor, name)?)
+    }
+
+    fn unpack<'a>(
+        &self,
+        tensor: &Tensor,
+        layout: &Layout,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Array2<f32>> {
+        let form = layer::Form::Awq(form(layout)?);
+        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+    }
+}
+
+fn form(layout: &Layout) -> Option<Form> {
+    match layout.affine()?.grouping {
+        Grouping::Group(group_size) => Some(Form { group_size, scale_dtype: DType::F16 }),
+        Grouping::Channel | Grouping::Tensor => None,
     }
 }

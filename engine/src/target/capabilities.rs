@@ -34,6 +34,8 @@ pub struct Capabilities {
     pub experts: Agreement,
     /// Whether all compressed layers of the model must share bits, grouping and symmetry.
     pub schemes: Agreement,
+    /// Whether loaders keep every module whose name contains that of a kept one.
+    pub kept_by_part_of_name: bool,
     /// What a quantised head of a tied model comes to.
     pub tied: &'static str,
     /// Whether a quantised head may stand beside a tied embedding.
@@ -123,6 +125,8 @@ pub struct Kernel {
     pub inputs_multiple: usize,
     /// Outputs of a part must be a multiple of this.
     pub outputs_multiple: usize,
+    /// Whether it computes with zero points.
+    pub zero_points: bool,
 }
 
 /// Layers that every format of linear modules keeps.
@@ -158,6 +162,7 @@ impl Capabilities {
         fused: Agreement::May,
         experts: Agreement::May,
         schemes: Agreement::May,
+        kept_by_part_of_name: false,
         tied: NO_HEAD,
         may_quantise_tied_head: false,
         sparsity: "zeros are stored like any weight, and save 0 bytes",

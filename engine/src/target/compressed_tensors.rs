@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use ndarray::Array2;
 use serde_json::Value;
 
-use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::{Affine, AffineLayout, Encoding, Layout};
 use crate::format::compressed_tensors::{
     Packing, Scheme, pack, quantization_config, stored, unpack,
 };
 use crate::format::safetensors::Spec;
 use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
-use crate::target::{About, Entry, MARLIN, Storage, Target};
+use crate::target::{About, Entry, MARLIN, Storage, Target, is_linear_module};
 
 /// Both integer layouts of compressed-tensors.
 pub(super) struct CompressedTensors {
@@ -99,12 +99,6 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
 fn scheme_of(entry: &Entry) -> Option<Scheme> {
     let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
     layout.affine().map(Scheme::of)
-}
-
-/// Whether a loader would look for the layer's scheme: a linear module.
-fn is_linear_module(tensor: &Tensor) -> bool {
-    tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Linear)
-        && tensor.name.ends_with(".weight")
 }
 
 impl Target for CompressedTensors {

@@ -1,33 +1,39 @@
-//! GPTQ folders (`AutoGPTQ` and `GPTQModel` layout), as vLLM and transformers load them. Laid out to the byte; the writer
-//! comes with the other exporters.
+//! GPTQ folders (`AutoGPTQ` and `GPTQModel` layout), as vLLM and transformers load them: v1 for symmetric integers,
+//! and v2, which stores whole zero points as they are, for asymmetric ones too.
 //!
 //! `qweight` i32 `[in·b/32, out]`, `qzeros` i32 `[groups, out·b/32]`, `scales` f16 `[groups, out]`, `g_idx` i32 `[in]`.
 
-use crate::checkpoint::Tensor;
-use crate::encoding::Layout;
+use ndarray::Array2;
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoint, FusedGroup, FusedKind, Role, Tensor};
+use crate::encoding::{Encoding, Layout};
+use crate::error::Result;
+use crate::format::gptq::{Form, Scheme, Version, pack, quantization_config};
 use crate::format::safetensors::Spec;
+use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
 use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
-use crate::target::{About, MARLIN, Target, part};
-use crate::tensor::DType;
-
-/// Symmetric GPTQ of 4 and 8 bits.
-pub(super) struct Gptq;
-
-/// The registry's entry.
-pub(super) static ENTRY: Gptq = Gptq;
-
-static ABOUT: About = About {
-    id: "gptq",
-    title: "vLLM, transformers (GPTQ)",
-    summary: "Linear layers as 4- or 8-bit symmetric integers in the layout of AutoGPTQ: what vLLM runs with Marlin and transformers loads with GPTQModel.",
-    source: "GPTQModel and vLLM gptq_marlin, 2026-08",
-    writes: false,
+use crate::target::{
+    About, Entry, Kernel, MARLIN, Storage, Target, in_f16, is_linear_module, part, suffix,
 };
 
-static CAPABILITIES: Capabilities = Capabilities {
-    integers: &[Integers { bits: &[4, 8], symmetric: true, groups: &[32, 64, 128], rows: true }],
-    why_not_bits: "are not run by vLLM's gptq_marlin; choose 4 or 8 bits",
+/// GPTQ of 2, 3, 4 and 8 bits.
+pub(super) struct Gptq {
+    about: &'static About,
+    capabilities: &'static Capabilities,
+    version: Version,
+}
+
+/// What loaders share.
+const BITS: &[u32] = &[2, 3, 4, 8];
+const SYMMETRIC: Integers =
+    Integers { bits: BITS, symmetric: true, groups: &[32, 64, 128], rows: true };
+
+/// What both versions have in common.
+const BOTH: Capabilities = Capabilities {
+    integers: &[SYMMETRIC],
+    why_not_bits: "have no form in GPTQ that loaders share; choose 2, 3, 4 or 8 bits",
     kept: &[
         NOT_LINEAR[0],
         NOT_LINEAR[1],
@@ -41,18 +47,52 @@ static CAPABILITIES: Capabilities = Capabilities {
     outputs_multiple: 32,
     fused: Agreement::Must,
     experts: Agreement::Must,
-    schemes: Agreement::Must,
-    kernel: Some(MARLIN),
+    kernel: Some(Kernel { zero_points: false, ..MARLIN }),
     ..Capabilities::NONE
 };
 
+/// The registry's entry for v1.
+pub(super) static V1: Gptq = Gptq {
+    about: &About {
+        id: "gptq",
+        title: "vLLM, transformers (GPTQ)",
+        summary: "Linear layers as 2-, 3-, 4- or 8-bit symmetric integers in the layout of AutoGPTQ: what vLLM runs with Marlin (4 and 8 bits) and transformers loads with GPTQModel.",
+        source: "GPTQModel and vLLM gptq_marlin, 2026-08",
+        writes: true,
+    },
+    capabilities: &BOTH,
+    version: Version::V1,
+};
+
+/// The registry's entry for v2.
+pub(super) static V2: Gptq = Gptq {
+    about: &About {
+        id: "gptq-v2",
+        title: "GPTQModel, vLLM (GPTQ v2)",
+        summary: "Linear layers as 2-, 3-, 4- or 8-bit integers with or without zero points, in the second version of GPTQ's layout: GPTQModel loads it, vLLM runs asymmetric layers without Marlin.",
+        source: "GPTQModel and vLLM gptq, 2026-08",
+        writes: true,
+    },
+    capabilities: &Capabilities {
+        integers: &[SYMMETRIC, Integers { symmetric: false, ..SYMMETRIC }],
+        ..BOTH
+    },
+    version: Version::V2,
+};
+
+impl Gptq {
+    fn form(&self, tensor: &Tensor, layout: &Layout) -> Option<Form> {
+        Some(Form::of(layout.affine()?, tensor.matrix?.shape, self.version))
+    }
+}
+
 impl Target for Gptq {
     fn about(&self) -> &'static About {
-        &ABOUT
+        self.about
     }
 
     fn capabilities(&self) -> &'static Capabilities {
-        &CAPABILITIES
+        self.capabilities
     }
 
     fn needs_config(&self) -> bool {
@@ -60,20 +100,74 @@ impl Target for Gptq {
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
-        let (Some(affine), Some(matrix)) = (layout.affine(), tensor.matrix) else {
-            return Vec::new();
-        };
-        let (inputs, outputs) = (matrix.shape.cols, matrix.shape.rows);
-        let words = |n: usize| n * affine.bits as usize / 32;
-        let groups = match affine.grouping {
-            Grouping::Group(size) => inputs / size,
-            Grouping::Channel | Grouping::Tensor => 1,
-        };
-        vec![
-            part(tensor, "qweight", DType::I32, &[words(inputs), outputs]),
-            part(tensor, "qzeros", DType::I32, &[groups, words(outputs)]),
-            part(tensor, "scales", DType::F16, &[groups, outputs]),
-            part(tensor, "g_idx", DType::I32, &[inputs]),
-        ]
+        let stored = || self.form(tensor, layout)?.stored(tensor.matrix?.shape).ok();
+        let spec = |(suffix, dtype, shape): Stored| part(tensor, suffix, dtype, &shape.0);
+        stored().into_iter().flatten().map(spec).collect()
     }
+
+    fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value> {
+        let mut config = checkpoint.config()?.value().clone();
+        let quantization = quantization_config(self.version, &modules(checkpoint, entries))?;
+        config.as_object_mut()?.insert("quantization_config".to_owned(), quantization);
+        Some(config)
+    }
+
+    fn texts(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<(&'static str, Value)> {
+        // Older loaders read the same in a file of its own.
+        let value = quantization_config(self.version, &modules(checkpoint, entries));
+        value.map(|value| ("quantize_config.json", value)).into_iter().collect()
+    }
+
+    fn held(&self, tensor: &Tensor, encoding: Encoding) -> Result<Encoding> {
+        in_f16(&tensor.name, encoding)
+    }
+
+    fn pack(&self, tensor: &Tensor, encoding: &Encoding, name: &str) -> Option<Vec<u8>> {
+        let Encoding::Affine(affine) = encoding else { return None };
+        pack(self.form(tensor, &encoding.layout())?, affine, suffix(tensor, name)?)
+    }
+
+    fn unpack<'a>(
+        &self,
+        tensor: &Tensor,
+        layout: &Layout,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Array2<f32>> {
+        let form = layer::Form::Gptq(self.form(tensor, layout)?);
+        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+    }
+}
+
+fn scheme(entry: &Entry) -> Option<Scheme> {
+    let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?.affine()?;
+    let group_size = match layout.grouping {
+        Grouping::Group(size) => Some(size),
+        Grouping::Channel | Grouping::Tensor => None,
+    };
+    Some(Scheme { bits: layout.bits, group_size, symmetric: layout.symmetric })
+}
+
+/// Every linear module but the head, which `lm_head` speaks of, with its scheme; and what vLLM makes of several, under the
+/// name it has there.
+fn modules(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<(String, Option<Scheme>)> {
+    let tensors = entries.iter().map(|entry| (&checkpoint.tensors()[entry.tensor], entry));
+    let linear = tensors
+        .filter(|(tensor, _)| is_linear_module(tensor) && tensor.place.role != Role::Head)
+        .map(|(tensor, entry)| (tensor.module().to_owned(), scheme(entry)));
+    let fused = checkpoint.fused_groups().iter().filter_map(|group| {
+        let first = *group.members.first()?;
+        Some((fused_name(checkpoint, group)?, scheme(entries.get(first)?)))
+    });
+    linear.chain(fused).collect()
+}
+
+/// The module that a fused group is in vLLM; experts are told there by the first of them.
+fn fused_name(checkpoint: &Checkpoint, group: &FusedGroup) -> Option<String> {
+    let tensor = &checkpoint.tensors()[*group.members.first()?];
+    let (parent, _) = tensor.module().rsplit_once('.')?;
+    let name = match group.kind {
+        FusedKind::Qkv => "qkv_proj",
+        FusedKind::GateUp => "gate_up_proj",
+    };
+    tensor.place.expert.is_none().then(|| format!("{parent}.{name}"))
 }

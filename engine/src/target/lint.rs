@@ -7,7 +7,7 @@ use crate::encoding::{AffineLayout, BlockType, Layout, Levels, Tiling};
 use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
-use crate::target::{Agreement, Aim, Entry, Storage, mend};
+use crate::target::{Agreement, Aim, Entry, Storage, mend, names};
 
 /// The kinds of lints there are.
 pub static LINTS: &[&str] = &[
@@ -19,6 +19,8 @@ pub static LINTS: &[&str] = &[
     "unequal-experts",
     "several-schemes",
     "tied-head",
+    "kept-within",
+    "unjoined-experts",
     "cut-groups",
     "slow-kernel",
     "in-full",
@@ -142,6 +144,8 @@ pub fn lints(case: &Case<'_>) -> Vec<Lint> {
     experts(case, &mut lints);
     schemes(case, &mut lints);
     tied_head(case, &mut lints);
+    names::kept_within(case, &mut lints);
+    names::unjoined_experts(case, &mut lints);
     split(case, &mut lints);
     in_full(case, &mut lints);
     asymmetric_mix(case, &mut lints);

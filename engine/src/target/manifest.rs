@@ -114,10 +114,16 @@ impl Manifest {
             Some(config) => texts.push(text("config.json", &config)?),
             None => copies.extend(checkpoint.config().map(|config| config.file().clone())),
         }
+        for (name, value) in target.texts(checkpoint, &entries) {
+            texts.push(text(name, &value)?);
+        }
         if checkpoint.has_index() {
             texts.push(index(&files)?);
         }
-        copies.extend_from_slice(checkpoint.side_files());
+        let is_written = |side: &&SideFile| {
+            texts.iter().any(|text| side.path.file_name() == Some(text.name.as_ref()))
+        };
+        copies.extend(checkpoint.side_files().iter().filter(|side| !is_written(side)).cloned());
         Ok(Self { entries, files, texts, copies })
     }
 

@@ -283,6 +283,9 @@ impl Kernel {
         if !self.bits.contains(&held.bits) {
             return Some(format!("it has no {} bits", held.bits));
         }
+        if !(held.symmetric || self.zero_points) {
+            return Some("it has no zero points".to_owned());
+        }
         if let Grouping::Group(size) = held.grouping
             && !self.groups.contains(&size)
         {
@@ -344,8 +347,13 @@ fn for_kernel(case: &Case<'_>, kernel: &Kernel, tensors: &[usize]) -> Option<Cha
         let place = case.checkpoint.find(&tensor.name).map(|index| part(case, index));
         let bits = kernel.bits.iter().map(|&bits| i64::from(bits));
         let near = groupings_near(grouping_of(tensor, now));
-        let candidates: Vec<Assignment> = std::iter::once(now.clone())
-            .chain(bits.map(|bits| now.with_bits(bits)))
+        let grids = [now.clone(), now.with_grid("symmetric")];
+        let candidates: Vec<Assignment> = grids
+            .iter()
+            .flat_map(|now| {
+                let bits = bits.clone().map(|bits| now.with_bits(bits));
+                std::iter::once(now.clone()).chain(bits)
+            })
             .flat_map(|now| near.iter().map(move |grouping| now.with_grouping(*grouping)))
             .collect();
         let enough = |layout: &AffineLayout| {

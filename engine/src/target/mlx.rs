@@ -1,13 +1,18 @@
-//! MLX folders with affine quantisation. Laid out to the byte; the writer comes with the other exporters.
+//! MLX folders with affine quantisation and microscaling floats, as mlx-lm loads them.
 //!
 //! `weight` u32 `[out, in·b/32]`, `scales` and `biases` `[out, in/g]` in the model's type.
 
-use crate::checkpoint::Tensor;
-use crate::encoding::{Layout, Levels};
+use ndarray::Array2;
+use serde_json::Value;
+
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
+use crate::encoding::{Encoding, Layout, Levels};
+use crate::error::Result;
+use crate::format::mlx::{Form, pack, quantization, with_offsets};
 use crate::format::safetensors::Spec;
-use crate::numeric::grouping::Grouping;
+use crate::format::{Stored, layer};
 use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
-use crate::target::{About, Target, part};
+use crate::target::{About, Entry, Storage, Target, part, suffix, without_masks};
 use crate::tensor::DType;
 
 /// Affine groups.
@@ -21,7 +26,7 @@ static ABOUT: About = About {
     title: "MLX",
     summary: "Linear layers and embeddings as 2-, 3-, 4-, 5-, 6- or 8-bit integers with a scale and a bias for each group of 32, 64 or 128, or as MXFP4 or MXFP8: what mlx-lm runs on Apple silicon.",
     source: "mlx 0.29 and mlx-lm 0.28, 2026-08",
-    writes: false,
+    writes: true,
 };
 
 static CAPABILITIES: Capabilities = Capabilities {
@@ -41,6 +46,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     ],
     why_not_bits: "have no kernel in MLX; choose 2, 3, 4, 5, 6 or 8 bits",
     offsets: true,
+    zero_points: false,
     floats: &[
         Floats { levels: Levels::E2m1, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
         Floats { levels: Levels::E4m3, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
@@ -58,7 +64,6 @@ static CAPABILITIES: Capabilities = Capabilities {
         (Which::Unknown, "what kind of layer it is cannot be told from its name"),
         (Which::NoModule, "it is not the weight of a module"),
     ],
-    inputs_multiple: 32,
     experts: Agreement::Must,
     tied: "there is no head in the file: the quantised embedding serves both",
     ..Capabilities::NONE
@@ -78,32 +83,55 @@ impl Target for Mlx {
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
-        let Some(matrix) = tensor.matrix else {
-            return Vec::new();
-        };
-        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
-        if let Layout::Float(float) = layout.under_masks() {
-            let width = float.tiling.width(cols);
-            return vec![
-                part(
-                    tensor,
-                    "weight",
-                    DType::U32,
-                    &[rows, cols * float.levels.bits() as usize / 32],
-                ),
-                part(tensor, "scales", DType::U8, &[rows, cols / width]),
-            ];
-        }
-        let Some(affine) = layout.affine() else {
-            return Vec::new();
-        };
-        let Grouping::Group(size) = affine.grouping else {
-            return Vec::new();
-        };
-        vec![
-            part(tensor, "weight", DType::U32, &[rows, cols * affine.bits as usize / 32]),
-            part(tensor, "scales", affine.scale_dtype, &[rows, cols / size]),
-            part(tensor, "biases", affine.scale_dtype, &[rows, cols / size]),
-        ]
+        let stored = || Form::of(layout)?.stored(tensor.matrix?.shape).ok();
+        let spec = |(suffix, dtype, shape): Stored| part(tensor, suffix, dtype, &shape.0);
+        stored().into_iter().flatten().map(spec).collect()
     }
+
+    fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value> {
+        let of_entry = |entry: &Entry| {
+            let native = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native);
+            native.and_then(Form::of)
+        };
+        let modules: Vec<(&str, Option<Form>)> = entries
+            .iter()
+            .map(|entry| (&checkpoint.tensors()[entry.tensor], of_entry(entry)))
+            .filter(|(tensor, _)| has_form(tensor))
+            .map(|(tensor, form)| (tensor.module(), form))
+            .collect();
+        let quantization = quantization(&modules)?;
+        let mut config = checkpoint.config()?.value().clone();
+        for key in ["quantization", "quantization_config"] {
+            config.as_object_mut()?.insert(key.to_owned(), quantization.clone());
+        }
+        Some(config)
+    }
+
+    fn held(&self, _tensor: &Tensor, encoding: Encoding) -> Result<Encoding> {
+        Ok(match without_masks(encoding) {
+            Encoding::Affine(affine) => Encoding::Affine(with_offsets(&affine)),
+            other => other,
+        })
+    }
+
+    fn pack(&self, tensor: &Tensor, encoding: &Encoding, name: &str) -> Option<Vec<u8>> {
+        pack(encoding, suffix(tensor, name)?)
+    }
+
+    fn unpack<'a>(
+        &self,
+        tensor: &Tensor,
+        layout: &Layout,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Array2<f32>> {
+        let form = layer::Form::Mlx(Form::of(layout)?);
+        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+    }
+}
+
+/// Whether MLX asks of a tensor how it is stored: the weight of a linear module or an embedding.
+fn has_form(tensor: &Tensor) -> bool {
+    let kind = tensor.matrix.map(|matrix| matrix.kind);
+    matches!(kind, Some(MatrixKind::Linear | MatrixKind::Embedding))
+        && tensor.name.ends_with(".weight")
 }

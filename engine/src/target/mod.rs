@@ -7,10 +7,12 @@ mod compressed_tensors;
 mod dense;
 mod gguf;
 mod gptq;
+mod halves;
 mod lint;
 mod manifest;
 mod mend;
 mod mlx;
+mod names;
 mod preset;
 
 use ndarray::Array2;
@@ -25,10 +27,11 @@ pub use mend::{
 };
 pub use preset::{PRESETS, Preset};
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::format::safetensors::Spec;
+use crate::target::halves::in_f16;
 use crate::tensor::{DType, Shape};
 
 /// Every target, in the order menus show them.
@@ -36,7 +39,8 @@ pub static TARGETS: &[&dyn Target] = &[
     &dense::ENTRY,
     &compressed_tensors::PACKED,
     &compressed_tensors::INT,
-    &gptq::ENTRY,
+    &gptq::V1,
+    &gptq::V2,
     &awq::ENTRY,
     &gguf::ENTRY,
     &mlx::ENTRY,
@@ -49,6 +53,7 @@ const MARLIN: Kernel = Kernel {
     groups: &[32, 64, 128],
     inputs_multiple: 128,
     outputs_multiple: 64,
+    zero_points: true,
 };
 
 /// What menus and validation know of a target.
@@ -141,6 +146,20 @@ pub trait Target: Sync {
         None
     }
 
+    /// Texts of the output beside config.json, by name.
+    fn texts(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Vec<(&'static str, Value)> {
+        Vec::new()
+    }
+
+    /// What the files hold of a natively stored layer, where a format says more coarsely what an encoding says: masks
+    /// are dropped, scales may be rounded. [`Target::pack`] is given this, and the proof compares with it.
+    ///
+    /// # Errors
+    /// [`Error::Numeric`] for a number that the format's types do not hold.
+    fn held(&self, _tensor: &Tensor, encoding: Encoding) -> Result<Encoding> {
+        Ok(encoding)
+    }
+
     /// The bytes of one of the [`Target::specs`] of a natively stored layer; `None` for any other name.
     fn pack(&self, _tensor: &Tensor, _encoding: &Encoding, _name: &str) -> Option<Vec<u8>> {
         None
@@ -161,6 +180,25 @@ pub trait Target: Sync {
 fn part(tensor: &Tensor, suffix: &str, dtype: DType, shape: &[usize]) -> Spec {
     let name = format!("{}.{suffix}", tensor.module());
     Spec { name, dtype, shape: Shape(shape.to_vec()) }
+}
+
+/// The suffix of the name of a part of a module.
+fn suffix<'n>(tensor: &Tensor, name: &'n str) -> Option<&'n str> {
+    name.strip_prefix(tensor.module())?.strip_prefix('.')
+}
+
+/// Whether loaders ask how a tensor is stored: the weight of a linear module.
+fn is_linear_module(tensor: &Tensor) -> bool {
+    tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Linear)
+        && tensor.name.ends_with(".weight")
+}
+
+/// What lies under the masks of an encoding: dropped weights already have the code of zero there.
+fn without_masks(encoding: Encoding) -> Encoding {
+    match encoding {
+        Encoding::Sparse(sparse) => without_masks(sparse.into_inner()),
+        other => other,
+    }
 }
 
 /// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.

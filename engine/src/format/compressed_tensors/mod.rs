@@ -18,6 +18,7 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 use serde_json::{Value, json};
 
 use crate::encoding::{Affine, AffineLayout};
+use crate::format::Stored;
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::pack_dense_words;
 use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
@@ -103,9 +104,6 @@ pub fn quantization_config(packing: Packing, groups: Vec<Value>, ignore: &[Strin
         "ignore": ignore,
     })
 }
-
-/// A stored tensor: suffix on the module's name, element type, extents.
-pub type Stored = (&'static str, DType, Shape);
 
 /// The tensors that hold a layer, without their data.
 pub fn stored(packing: Packing, layout: &AffineLayout, shape: MatrixShape) -> Vec<Stored> {

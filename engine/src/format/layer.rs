@@ -1,0 +1,117 @@
+//! A layer stored compressed, whichever format it is of: what its configuration says, the tensors that hold it, and any
+//! run of its weights decoded. In: config.json, mapped bytes. Out: f32 weights. Never writes.
+
+use ndarray::Array2;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
+use serde_json::Value;
+
+use crate::encoding::AffineLayout;
+use crate::format::compressed_tensors::{self, Packing};
+use crate::format::{awq, gptq, mlx};
+use crate::tensor::MatrixShape;
+
+/// How a layer is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As compressed-tensors stores grouped integers.
+    CompressedTensors(Packing, AffineLayout),
+    /// As MLX stores integers and small floats.
+    Mlx(mlx::Form),
+    /// As GPTQ stores integers.
+    Gptq(gptq::Form),
+    /// As AWQ stores integers.
+    Awq(awq::Form),
+}
+
+impl Form {
+    /// Decodes from `get(suffix)`; `None` if a tensor is missing or does not fit.
+    pub fn reader<'a>(
+        &self,
+        shape: MatrixShape,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Reader<'a>> {
+        Some(match self {
+            Self::CompressedTensors(packing, layout) => {
+                let reader = compressed_tensors::Reader::new(*packing, layout, shape, get)?;
+                Reader::CompressedTensors(reader)
+            }
+            Self::Mlx(form) => Reader::Mlx(mlx::Reader::new(*form, shape, get)?),
+            Self::Gptq(form) => Reader::Gptq(gptq::Reader::new(*form, shape, get)?),
+            Self::Awq(form) => Reader::Awq(awq::Reader::new(*form, shape, get)?),
+        })
+    }
+
+    /// All weights `[rows, cols]`, rows decoded in parallel; `None` if a tensor is missing or too short.
+    pub fn unpack<'a>(
+        &self,
+        shape: MatrixShape,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Array2<f32>> {
+        let reader = self.reader(shape, get)?;
+        let mut out = Array2::zeros((shape.rows, shape.cols));
+        if shape.cols > 0 {
+            let rows = out.as_slice_mut()?.par_chunks_mut(shape.cols).enumerate();
+            rows.try_for_each(|(row, values)| reader.read(row * shape.cols, values))?;
+        }
+        Some(out)
+    }
+}
+
+/// The stored tensors of a layer, from which any run of weights is decoded.
+#[derive(Debug)]
+pub enum Reader<'a> {
+    /// Of compressed-tensors.
+    CompressedTensors(compressed_tensors::Reader<'a>),
+    /// Of MLX.
+    Mlx(mlx::Reader<'a>),
+    /// Of GPTQ.
+    Gptq(gptq::Reader<'a>),
+    /// Of AWQ.
+    Awq(awq::Reader<'a>),
+}
+
+impl Reader<'_> {
+    /// Decodes the weights `first .. first + out.len()` of the row-major matrix; `None` if a tensor is too short.
+    pub fn read(&self, first: usize, out: &mut [f32]) -> Option<()> {
+        match self {
+            Self::CompressedTensors(reader) => reader.read(first, out),
+            Self::Mlx(reader) => reader.read(first, out),
+            Self::Gptq(reader) => reader.read(first, out),
+            Self::Awq(reader) => reader.read(first, out),
+        }
+    }
+}
+
+/// What a config.json says of its quantised layers.
+#[derive(Clone, Debug)]
+pub enum Config {
+    /// In the words of compressed-tensors.
+    CompressedTensors(compressed_tensors::Config),
+    /// In those of MLX.
+    Mlx(mlx::Config),
+    /// In those of GPTQ.
+    Gptq(gptq::Config),
+    /// In those of AWQ.
+    Awq(awq::Config),
+}
+
+impl Config {
+    /// Reads a whole config.json.
+    ///
+    /// # Errors
+    /// What is missing or not understood, as half a sentence: "it is quantised by hqq".
+    pub fn read(config: &Value) -> Result<Self, String> {
+        let places = [Some(config), config.get("text_config")];
+        let names = ["quantization_config", "compression_config", "quantization"];
+        let mut found = places.into_iter().flatten().flat_map(|v| names.map(|name| v.get(name)));
+        let found = found.find_map(|value| value.filter(|value| !value.is_null()));
+        let found = found.ok_or("its config.json does not say how it is quantised")?;
+        // MLX alone names no method.
+        match found.get("quant_method").and_then(Value::as_str) {
+            Some("gptq") => gptq::Config::read(found).map(Self::Gptq),
+            Some("awq") => awq::Config::read(found).map(Self::Awq),
+            None if found.get("bits").is_some() => mlx::Config::read(found).map(Self::Mlx),
+            _ => compressed_tensors::Config::read(found).map(Self::CompressedTensors),
+        }
+    }
+}

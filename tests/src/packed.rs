@@ -1,0 +1,217 @@
+//! The layers of MLX, GPTQ and AWQ folders, decoded by arithmetic on 32-bit words as their config.json says. Shares
+//! nothing with the engine.
+
+use std::collections::BTreeSet;
+
+use safetensors::Dtype;
+use serde_json::Value;
+
+use crate::reader::{Output, Stored, floats};
+
+/// The layout of a folder that compressed-tensors did not write.
+pub(crate) enum Method {
+    Mlx,
+    Gptq,
+    Awq,
+}
+
+impl Method {
+    /// As a `quantization_config` says.
+    pub(crate) fn of(quantization: &Value) -> Option<Self> {
+        match quantization["quant_method"].as_str() {
+            Some("gptq") => Some(Self::Gptq),
+            Some("awq") => Some(Self::Awq),
+            None if quantization["bits"].is_u64() => Some(Self::Mlx),
+            _ => None,
+        }
+    }
+
+    /// Modules that a loader takes for quantised.
+    pub(crate) fn modules(&self, output: &Output) -> Vec<String> {
+        let config = &output.quantization;
+        let is_matrix = |stored: &Stored| stored.shape.len() == 2;
+        let weights = output.tensors.iter().filter(|(_, stored)| is_matrix(stored));
+        let modules: BTreeSet<&str> = weights
+            .filter_map(|(name, _)| {
+                name.strip_suffix(".qweight").or_else(|| name.strip_suffix(".weight"))
+            })
+            .collect();
+        let is_quantised = |module: &&str| match self {
+            Self::Mlx => {
+                let has_scales = output.tensors.contains_key(&format!("{module}.scales"));
+                assert!(!has_scales || config[*module] != false, "{module} is said to be kept");
+                has_scales
+            }
+            Self::Gptq => {
+                let rules = config["dynamic"].as_object().into_iter().flatten();
+                let mut kept = rules.filter_map(|(rule, _)| rule.strip_prefix("-:"));
+                module.contains(".layers.") && !kept.any(|rule| plain(rule) == **module)
+            }
+            Self::Awq => {
+                let kept = config["modules_to_not_convert"].as_array().expect("a list");
+                let is_in = |name: &Value| module.contains(name.as_str().expect("a name"));
+                !module.contains("embed") && !kept.iter().any(is_in)
+            }
+        };
+        modules.into_iter().filter(is_quantised).map(str::to_owned).collect()
+    }
+
+    /// The weights of a quantised module, `[out, in]`.
+    pub(crate) fn decode(&self, output: &Output, module: &str) -> Vec<f32> {
+        let part = |suffix: &str| {
+            let name = format!("{module}.{suffix}");
+            output.tensors.get(&name).unwrap_or_else(|| panic!("{name} is not in the output"))
+        };
+        match self {
+            Self::Mlx => mlx(&settings(&output.quantization, module), part),
+            Self::Gptq => gptq(&output.quantization, module, part),
+            Self::Awq => awq(&output.quantization, part),
+        }
+    }
+}
+
+/// The module that a pattern of one plain name matches.
+fn plain(pattern: &str) -> String {
+    let name = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$'));
+    name.unwrap_or_else(|| panic!("{pattern} is not for one module")).replace('\\', "")
+}
+
+/// A module's own entry of MLX, or what is said for all.
+fn settings(config: &Value, module: &str) -> Value {
+    let own = match module.split_once(".experts.") {
+        Some((before, rest)) => {
+            let tail = rest.split_once('.').expect("a number and a name").1;
+            let tail = match tail {
+                "w1" => "gate_proj",
+                "w2" => "down_proj",
+                "w3" => "up_proj",
+                other => other,
+            };
+            config[format!("{before}.switch_mlp.{tail}")].clone()
+        }
+        None => config[module].clone(),
+    };
+    if own.is_object() { own } else { config.clone() }
+}
+
+fn words(stored: &Stored) -> Vec<u32> {
+    assert!(matches!(stored.dtype, Dtype::I32 | Dtype::U32), "{:?}", stored.dtype);
+    stored.bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+fn number(value: &Value) -> usize {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number")) as usize
+}
+
+/// Code `i` of a little-endian stream.
+fn code(stream: &[u32], bits: usize, i: usize) -> f32 {
+    let bit = |at: usize| (stream[at / 32] >> (at % 32)) & 1;
+    (0..bits).map(|k| bit(i * bits + k) << k).sum::<u32>() as f32
+}
+
+fn mlx<'a>(settings: &Value, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
+    let (bits, width) = (number(&settings["bits"]), number(&settings["group_size"]));
+    let (weight, scales) = (part("weight"), part("scales"));
+    assert_eq!(weight.dtype, Dtype::U32);
+    let (rows, groups) = (weight.shape[0], scales.shape[1]);
+    let cols = groups * width;
+    assert_eq!((weight.shape[1] * 32, scales.shape[0]), (cols * bits, rows));
+    let words = words(weight);
+    let codes = words.chunks(weight.shape[1]).flat_map(|row| {
+        let row = row.to_vec();
+        (0..cols).map(move |i| code(&row, bits, i))
+    });
+    let at = |i: usize| i / cols * groups + i % cols / width;
+    match settings["mode"].as_str() {
+        None | Some("affine") => {
+            let (scales, biases) = (floats(scales), floats(part("biases")));
+            codes.enumerate().map(|(i, q)| scales[at(i)] * q + biases[at(i)]).collect()
+        }
+        Some(mode) => {
+            assert_eq!((scales.dtype, width), (Dtype::U8, 32));
+            let scale = |i: usize| 2_f32.powi(i32::from(scales.bytes[at(i)]) - 127);
+            let level = |q: f32| if mode == "mxfp4" { e2m1(q as u8) } else { e4m3(q as u8) };
+            codes.enumerate().map(|(i, q)| scale(i) * level(q)).collect()
+        }
+    }
+}
+
+fn e2m1(code: u8) -> f32 {
+    let magnitude = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(code & 7)];
+    if code & 8 == 0 { magnitude } else { -magnitude }
+}
+
+fn e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let magnitude = match exponent {
+        0 => mantissa * 2_f32.powi(-9),
+        _ => (8.0 + mantissa) * 2_f32.powi(exponent - 10),
+    };
+    if code & 0x80 == 0 { magnitude } else { -magnitude }
+}
+
+/// What a `dynamic` rule or the configuration says of a module.
+fn rule<'v>(config: &'v Value, module: &str, key: &str) -> &'v Value {
+    let rules = config["dynamic"].as_object().into_iter().flatten();
+    let own = rules.filter(|(rule, _)| rule.strip_prefix("+:").is_some_and(|r| plain(r) == module));
+    let own = own.map(|(_, values)| &values[key]).find(|value| !value.is_null());
+    own.unwrap_or(&config[key])
+}
+
+fn gptq<'a>(config: &Value, module: &str, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
+    let bits = number(rule(config, module, "bits"));
+    let less = match config["checkpoint_format"].as_str() {
+        Some("gptq") => 1.0,
+        Some("gptq_v2") => 0.0,
+        other => panic!("the checkpoint format {other:?} is unknown"),
+    };
+    let [weight, zeros, scales, order] = ["qweight", "qzeros", "scales", "g_idx"].map(part);
+    assert_eq!((weight.dtype, zeros.dtype, scales.dtype), (Dtype::I32, Dtype::I32, Dtype::F16));
+    let (outs, ins, groups) = (weight.shape[1], order.shape[0], scales.shape[0]);
+    assert_eq!(weight.shape[0] * 32, ins * bits, "{module}");
+    assert_eq!(zeros.shape, [groups, outs * bits / 32], "{module}");
+    let size = rule(config, module, "group_size").as_i64().expect("a size");
+    assert_eq!(groups, if size == -1 { 1 } else { ins / size as usize }, "{module}");
+    let (weight, order, values) = (words(weight), words(order), floats(scales));
+    let zero_words = words(zeros);
+    let zeros: Vec<f32> = zero_words
+        .chunks(outs * bits / 32)
+        .flat_map(|row| (0..outs).map(|out| code(row, bits, out) + less).collect::<Vec<f32>>())
+        .collect();
+    if rule(config, module, "sym").as_bool().expect("sym") {
+        let middle = 2_f32.powi(bits as i32 - 1);
+        assert!(zeros.iter().all(|zero| *zero == middle), "{module} is not symmetric");
+    }
+    let mut found = Vec::with_capacity(outs * ins);
+    for out in 0..outs {
+        let column: Vec<u32> = weight.iter().skip(out).step_by(outs).copied().collect();
+        found.extend((0..ins).map(|i| {
+            let at = order[i] as usize * outs + out;
+            values[at] * (code(&column, bits, i) - zeros[at])
+        }));
+    }
+    found
+}
+
+fn awq<'a>(config: &Value, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
+    assert_eq!((&config["bits"], &config["version"]), (&4.into(), &"gemm".into()));
+    assert_eq!(config["zero_point"], true);
+    let [weight, zeros, scales] = ["qweight", "qzeros", "scales"].map(part);
+    assert_eq!((weight.dtype, zeros.dtype, scales.dtype), (Dtype::I32, Dtype::I32, Dtype::F16));
+    let (ins, outs) = (weight.shape[0], scales.shape[1]);
+    let width = number(&config["group_size"]);
+    assert_eq!((scales.shape[0], zeros.shape[0]), (ins / width, ins / width));
+    let (weight, zeros, scales) = (words(weight), words(zeros), floats(scales));
+    let nibble = |words: &[u32], row: usize, out: usize| {
+        let place = [0, 4, 1, 5, 2, 6, 3, 7][out % 8];
+        (words[row * (outs / 8) + out / 8] >> (4 * place) & 15) as f32
+    };
+    let value = |out: usize, i: usize| {
+        let group = i / width;
+        scales[group * outs + out] * (nibble(&weight, i, out) - nibble(&zeros, group, out))
+    };
+    (0..outs)
+        .flat_map(|out| (0..ins).map(move |i| (out, i)))
+        .map(|(out, i)| value(out, i))
+        .collect()
+}
