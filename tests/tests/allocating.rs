@@ -172,7 +172,7 @@ fn runs_are_held_against_what_the_scores_predict_for_their_plans() {
 fn run(model: &Checkpoint, plan: &Plan, kl: f64) -> Kept {
     let assigned = |tensor: &Tensor| {
         let of = plan.get(&tensor.name).filter(|of| !of.is_keep())?;
-        Some((tensor.name.clone(), serde_json::to_string(&of.steps).unwrap()))
+        Some((tensor.name.clone(), serde_json::to_string(&of.steps).expect("plain values")))
     };
     let against =
         json!({"nats": 20.0, "kl": 10.0 * kl, "flips": 0, "top_overlap": 50, "overlap": 9.0});

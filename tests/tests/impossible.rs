@@ -129,7 +129,8 @@ fn a_group_size_that_does_not_divide_works_densely_and_says_why_elsewhere() {
         assert!(layer.relative_error > 0.01 && layer.relative_error < 0.2);
         let because = layer.because.as_deref().unwrap();
         if id != "dense" {
-            assert!(because.contains("its 48 inputs"), "{because}");
+            let grid = because.contains("no symmetric grid of 4 bits") && id == "awq";
+            assert!(because.contains("its 48 inputs") || grid, "{id}: {because}");
         }
     }
 }

@@ -128,7 +128,7 @@ fn mlx_microscaling_floats_unpack_to_what_was_packed() {
         let tiling = Tiling::Rows(Grouping::Group(32));
         let layout = FloatLayout { levels, tiling, scale_dtype: DType::F8E8M0 };
         // Every code but those of E4M3 that are no number, and exponents from the least to the greatest.
-        let code = |i: usize| if i % codes & 0x7f == 0x7f { 0 } else { (i % codes) as u8 };
+        let code = |i: usize| if (i % codes) & 0x7f == 0x7f { 0 } else { (i % codes) as u8 };
         let scale = |i: usize| [2_f32.powi(-127), 0.5, 1.0, 2_f32.powi(120)][i % 4];
         let codes = (0..shape.elements()).map(code).collect();
         let data = FloatData { codes, scales: (0..16).map(scale).collect(), global: 1.0 };

@@ -110,7 +110,7 @@ impl Against {
         let is_planned =
             |kept: &&Kept| kept.record.assignments.as_ref().is_some_and(|of| !of.is_empty());
         let planned = || runs.iter().filter(is_planned);
-        let Some(last) = planned().last() else { return Self::default() };
+        let Some(last) = planned().next_back() else { return Self::default() };
         let foreseen = |kept: &Kept| {
             let is_same = kept.record.text == last.record.text;
             let kl = kept.record.evaluation.mean_kl().filter(|_| is_same)?;

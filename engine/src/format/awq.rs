@@ -1,7 +1,7 @@
 //! AWQ's layout of quantised linear layers in its GEMM version, as `AutoAWQ` writes it, and its `quantization_config`.
 //!
 //! `qweight` i32 `[in, out/8]`, `qzeros` i32 `[in/g, out/8]`, `scales` f16 `[in/g, out]`: 4 bits, w = s·(q − z). Nibble i of
-//! a word holds output 8c + [0, 2, 4, 6, 1, 3, 5, 7][i]. Source: `WQLinear_GEMM` of `AutoAWQ` 0.2, `awq_marlin` of vLLM, 2026-08.
+//! a word holds output `8c + [0, 2, 4, 6, 1, 3, 5, 7][i]`. Source: `WQLinear_GEMM` of `AutoAWQ` 0.2, `awq_marlin` of vLLM, 2026-08.
 //!
 //! [`pack`] writes; [`Reader`] reads with other code, value by value, so that it can prove what was written.
 

@@ -31,9 +31,7 @@ pub(super) struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for (_, matrix) in self.matrices.drain() {
-            self.spare.give(matrix);
-        }
+        self.matrices.drain().for_each(|(_, matrix)| self.spare.give(matrix));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::method::{Stage, Step};
 use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
 use crate::target::lint::{Case, Fix, Lint, Severity, lints};
-use crate::target::{Aim, Kernel, Target, entry};
+use crate::target::{Agreement, Aim, Kernel, Target, entry};
 
 /// Assignments by tensor.
 type Changes = Vec<(usize, Assignment)>;
@@ -338,7 +338,7 @@ fn uncut(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
             Grouping::Channel | Grouping::Tensor => inputs.is_some(),
         })
     });
-    with_partners(case, found)
+    with_scheme(case, with_partners(case, found))
 }
 
 /// Other bits or groups that the kernel runs.
@@ -364,7 +364,37 @@ fn for_kernel(case: &Case<'_>, kernel: &Kernel, tensors: &[usize]) -> Option<Cha
             enough(layout) && place.is_some_and(|place| kernel.why_not(layout, place).is_none())
         })
     });
-    with_partners(case, found)
+    with_scheme(case, with_partners(case, found))
+}
+
+/// Where the format has one scheme, a finer one for some layers is one for all that are compressed: else making them
+/// alike again would undo it. Layers that must be kept stay kept.
+fn with_scheme(case: &Case<'_>, found: Option<Changes>) -> Option<Changes> {
+    let mut found = found?;
+    if case.aim.target.capabilities().schemes != Agreement::Must {
+        return Some(found);
+    }
+    let size = |(index, assignment): &(usize, Assignment)| match grouping_of(
+        case.tensor(*index),
+        assignment,
+    ) {
+        Grouping::Group(size) => size,
+        Grouping::Channel | Grouping::Tensor => usize::MAX,
+    };
+    let finer = found.iter().filter(|(_, assignment)| !assignment.is_keep());
+    let Some((_, scheme)) = finer.min_by_key(|change| size(change)).cloned() else {
+        return Some(found);
+    };
+    for index in (0..case.entries.len()).filter(|&index| case.scheme(index).is_some()) {
+        let is_kept = |(other, of): &(usize, Assignment)| *other == index && of.is_keep();
+        if found.iter().any(is_kept) || case.plan.is_locked(&case.tensor(index).name) {
+            continue;
+        }
+        let holds = is_held(case, index, &scheme.steps);
+        found.retain(|(other, _)| *other != index);
+        found.push((index, if holds { scheme.clone() } else { Assignment::keep() }));
+    }
+    Some(found)
 }
 
 /// What is done to one layer of a fused group is done to all of it; kept, where one of them must be.

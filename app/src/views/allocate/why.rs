@@ -2,6 +2,7 @@
 
 use egui::{Grid, Ui};
 use lapidary_engine::allocator::{Choice, Step};
+use lapidary_engine::scores::Disagreement;
 
 use super::{MEGABYTE, title};
 use crate::commands::Command;
@@ -124,23 +125,35 @@ pub(super) fn metrics(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, rea
                 found.compared
             ))
             .on_hover_text("Spearman's rank correlation. Over all candidates it is high as soon as both find fewer bits worse; over layers at the same bits it says whether they agree which layers matter.");
-            Grid::new(("agreement", name)).num_columns(3).striped(true).show(ui, |ui| {
-                ui.weak("differ most");
-                ui.weak(now).on_hover_text("Mean rank among the layers at the same bits, 0 % the least damage, 100 % the most.");
-                ui.weak(name).on_hover_text("The same by the other metric.");
-                ui.end_row();
-                for row in found.rows.iter().take(ROWS) {
-                    let layers = &ready.solved.scores()[row.unit].unit.layers;
-                    if ui.link(model.short_name(layers[0])).on_hover_text("Select it.").clicked() {
-                        context.send(Command::Select(layers.clone()));
-                    }
-                    for rank in row.ranks {
-                        ui.monospace(format!("{:>5.0} %", 100.0 * rank));
-                    }
-                    ui.end_row();
-                }
-            });
+            disagreement(context, ui, (model, ready), (now, name, &found.rows));
         }
     });
     header.header_response.on_hover_text("Rank correlation of what was scored by more than one metric, and the layers about which they differ most.");
+}
+
+/// The layers about which two metrics differ most.
+fn disagreement(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    (model, ready): (&Model, &Ready),
+    (now, other, rows): (&str, &str, &[Disagreement]),
+) {
+    Grid::new(("agreement", other)).num_columns(3).striped(true).show(ui, |ui| {
+        ui.weak("differ most");
+        ui.weak(now).on_hover_text(
+            "Mean rank among the layers at the same bits, 0 % the least damage, 100 % the most.",
+        );
+        ui.weak(other).on_hover_text("The same by the other metric.");
+        ui.end_row();
+        for row in rows.iter().take(ROWS) {
+            let layers = &ready.solved.scores()[row.unit].unit.layers;
+            if ui.link(model.short_name(layers[0])).on_hover_text("Select it.").clicked() {
+                context.send(Command::Select(layers.clone()));
+            }
+            for rank in row.ranks {
+                ui.monospace(format!("{:>5.0} %", 100.0 * rank));
+            }
+            ui.end_row();
+        }
+    });
 }

@@ -241,7 +241,7 @@ impl Vocabulary {
 /// Added tokens that llama.cpp treats as control tokens although they are not marked so.
 fn looks_special(token: &str) -> bool {
     const NAMES: [&str; 4] = ["<pad>", "<mask>", "<2mass>", "[@BOS@]"];
-    const FORMS: [(&str, &str); 3] = [("<|", "|>"), ("<｜", "｜>"), ("<unused", ">")];
+    const FORMS: [(&str, &str); 3] = [("<|", "|>"), ("<\u{ff5c}", "\u{ff5c}>"), ("<unused", ">")];
     NAMES.contains(&token)
         || FORMS.iter().any(|(begin, end)| token.starts_with(begin) && token.ends_with(end))
 }
