@@ -4,6 +4,7 @@
 
 pub mod allocations;
 pub mod lists;
+pub mod memory;
 pub mod model;
 pub mod peers;
 pub mod trials;
