@@ -72,11 +72,11 @@ impl Solved {
     /// a unit what was not scored.
     pub fn choice_of(&self, checkpoint: &Checkpoint, plan: &Plan) -> Option<Choice> {
         let option = |of: &UnitScores| {
+            let names = of.unit.layers.iter().map(|&layer| &checkpoint.tensors()[layer].name);
+            let assigned: Vec<_> = names.map(|name| plan.assignment(name)).collect();
             of.options.iter().position(|option| {
-                let mut layers = of.unit.layers.iter().zip(&option.assignments);
-                layers.all(|(&layer, assignment)| {
-                    plan.assignment(&checkpoint.tensors()[layer].name).steps == assignment.steps
-                })
+                let mut both = assigned.iter().zip(&option.assignments);
+                both.all(|(now, scored)| now.steps == scored.steps)
             })
         };
         let options: Option<Vec<usize>> = self.scores.iter().map(option).collect();

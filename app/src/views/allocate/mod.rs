@@ -32,7 +32,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let height = (screen.height() - 120.0).min(MOST_HEIGHT);
     let place = screen.left_bottom() + egui::vec2(8.0, -height - 60.0);
     let window = Window::new("Allocate").open(&mut open).collapsible(true).resizable(true);
-    window.default_pos(place).default_size([500.0, height]).show(ui.ctx(), |ui| {
+    window.default_pos(place).default_size([460.0, height]).show(ui.ctx(), |ui| {
         form(context, ui, model);
         if let Some(work) = &context.document.allocation.work {
             ui.horizontal(|ui| working(ui, work));
