@@ -216,6 +216,10 @@ fn told(generation: &Generation) -> Value {
         "best": generation.fitness(),
         "finalists": fitness,
         "winner": generation.winner,
+        "population": generation.population.iter().map(|of| json!({
+            "stages": of.stages,
+            "fitness": of.fitness,
+        })).collect::<Vec<_>>(),
         "tokens": generation.tokens,
     })
 }

@@ -96,7 +96,7 @@ fn key_of(task: &Task<'_>, wish: &Wish) -> String {
     let mut text = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     };
-    text("lapidary search 1");
+    text("lapidary search 2");
     text(task.identity);
     for (group, of) in task.problem.groups().iter().zip(task.scores) {
         text(&group.name);

@@ -3,7 +3,7 @@
 mod offspring;
 mod search;
 
-pub use search::{Candidate, Generation, Search, Settings, Stage, Trial};
+pub use search::{Candidate, Generation, Judged, Search, Settings, Stage, Trial};
 
 use crate::allocator::{About, Needs, Problem, Solution, Solver, bounded};
 use crate::error::Result;

@@ -94,9 +94,20 @@ pub struct Candidate {
     pub fitness: Option<f64>,
 }
 
+/// What became of an offspring.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Stages that it was scored in; 1 at least.
+    pub stages: usize,
+    /// Its fitness in the last of them; `None` where it was no number.
+    pub fitness: Option<f64>,
+}
+
 /// What a generation found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
+    /// Every offspring, in the order they were drawn.
+    pub population: Vec<Judged>,
     /// Who was in the last stage, the parent first, each with its fitness there.
     pub finalists: Vec<Candidate>,
     /// Which of them is the next parent; 0 is the old one.
@@ -221,7 +232,7 @@ impl Search {
         self.check(problem)?;
         let generation = self.generations.len() as u64;
         let mut jury = Jury { search: self, generation, tokens: 0, fitness, observer };
-        let finalists = jury.finalists(jury.search.offspring(problem, generation))?;
+        let (population, finalists) = jury.judge(jury.search.offspring(problem, generation))?;
         let tokens = jury.tokens;
         // Of equal ones the first: the parent stays unless something is better.
         let winner = ranked(&finalists)[0];
@@ -234,7 +245,7 @@ impl Search {
             ));
         }
         self.parent.clone_from(&finalists[winner].options);
-        self.generations.push(Generation { finalists, winner, tokens });
+        self.generations.push(Generation { population, finalists, winner, tokens });
         Ok(&self.generations[self.generations.len() - 1])
     }
 
@@ -288,22 +299,32 @@ struct Jury<'a> {
 }
 
 impl Jury<'_> {
-    /// Who reached the last stage, scored in it, the parent first.
-    fn finalists(&mut self, offspring: Vec<Vec<usize>>) -> Result<Vec<Candidate>> {
+    /// What became of every offspring, and who reached the last stage, scored in it, the parent first.
+    fn judge(&mut self, offspring: Vec<Vec<usize>>) -> Result<(Vec<Judged>, Vec<Candidate>)> {
         let stages = &self.search.settings.stages;
-        let mut left = offspring;
+        let mut population = vec![Judged { stages: 0, fitness: None }; offspring.len()];
+        // Each with its place in the population.
+        let mut left: Vec<(usize, Vec<usize>)> = offspring.into_iter().enumerate().collect();
         for (at, stage) in stages.iter().enumerate() {
-            if at + 1 == stages.len() {
-                left.insert(0, self.search.parent.clone());
+            let (places, mut all): (Vec<usize>, Vec<Vec<usize>>) = left.into_iter().unzip();
+            let is_last = at + 1 == stages.len();
+            if is_last {
+                all.insert(0, self.search.parent.clone());
             }
-            let scored = self.scored(left, stage.tokens)?;
-            if at + 1 == stages.len() {
-                return Ok(scored);
+            let mut scored = self.scored(all, stage.tokens)?;
+            let of_offspring = scored.iter().skip(usize::from(is_last));
+            for (&place, candidate) in places.iter().zip(of_offspring) {
+                population[place] = Judged { stages: at + 1, fitness: candidate.fitness };
+            }
+            if is_last {
+                return Ok((population, scored));
             }
             let best = ranked(&scored).into_iter().take(stage.survivors);
-            left = best.map(|index| scored[index].options.clone()).collect();
+            left = best
+                .map(|index| (places[index], std::mem::take(&mut scored[index].options)))
+                .collect();
         }
-        Ok(Vec::new())
+        Ok((population, Vec::new()))
     }
 
     fn scored(&mut self, all: Vec<Vec<usize>>, tokens: u64) -> Result<Vec<Candidate>> {
