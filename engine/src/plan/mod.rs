@@ -1,6 +1,7 @@
 //! What a person wants: an assignment for each layer, rules by pattern, locks. In: names and parameters.
 //! Out: plain, comparable data. Making a plan opens no file and computes no matrix; never knows jobs or statistics.
 
+mod chain;
 mod edit;
 mod pattern;
 mod rules;
