@@ -27,6 +27,8 @@ pub enum Unit {
     Tokens,
     /// Questions answered.
     Questions,
+    /// Candidates measured, of those there are at most.
+    Candidates,
 }
 
 /// Listens to a job. Every method may be called from any thread.

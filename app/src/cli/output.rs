@@ -66,6 +66,9 @@ fn template(unit: Unit) -> &'static str {
         Unit::Questions => {
             "{prefix:11} {wide_bar} {human_pos:>9} of {human_len:9} questions {eta:>4} left"
         }
+        Unit::Candidates => {
+            "{prefix:11} {wide_bar} {human_pos:>9} of at most {human_len:9} candidates"
+        }
     }
 }
 

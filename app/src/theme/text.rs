@@ -26,6 +26,7 @@ pub fn amount(n: u64, unit: Unit) -> String {
         Unit::Bytes => bytes(n),
         Unit::Tokens => format!("{} tokens", count(n)),
         Unit::Questions => format!("{} questions", count(n)),
+        Unit::Candidates => format!("at most {} candidates", count(n)),
     }
 }
 

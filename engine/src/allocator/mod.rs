@@ -13,16 +13,18 @@ mod knapsack;
 mod lagrangian;
 mod problem;
 mod ratio;
+mod refine;
 mod repair;
 mod water_filling;
 
 pub use dual::{no_worse_than, smallest_within};
-pub use evolution::{Candidate, Generation, Search, Settings, Stage, Trial};
+pub use evolution::{Candidate, Generation, Judged, Search, Settings, Stage, Trial};
 pub use explain::{Explanation, Step, explain, explain_at};
 pub use knapsack::Frontier;
 pub use lagrangian::Hull;
 pub use problem::{Choice, Group, Level, Problem};
 pub use ratio::{by_share, split};
+pub use refine::{Refined, refine};
 pub use water_filling::{Water, continuous};
 
 use crate::allocator::hull::Relaxation;

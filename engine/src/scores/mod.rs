@@ -5,6 +5,7 @@ mod agreement;
 mod allocate;
 mod linearity;
 mod memory;
+mod refined;
 mod remembered;
 mod solved;
 

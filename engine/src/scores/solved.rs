@@ -128,6 +128,13 @@ impl Solved {
         Ok(self.frontier.looked_up(units)?.choice)
     }
 
+    /// The units under a budget of `bytes` in all, for another solver or a search.
+    pub fn problem(&self, bytes: u64) -> Problem {
+        let mut problem = self.problem.clone();
+        problem.set_budget(bytes.saturating_sub(self.fixed_bytes));
+        problem
+    }
+
     /// Bytes of everything under a choice.
     pub fn bytes_of(&self, choice: &Choice) -> u64 {
         choice.bytes + self.fixed_bytes
