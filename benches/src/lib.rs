@@ -6,6 +6,7 @@ pub mod allocations;
 pub mod lists;
 pub mod memory;
 pub mod model;
+pub mod peer_plans;
 pub mod peers;
 pub mod trials;
 

@@ -27,35 +27,54 @@ static PEERS: [(&str, u64, f64); 15] = [
 /// Bytes of the same model's file in bf16.
 const BF16_BYTES: u64 = 11_610_624;
 
-/// For each of llama.cpp's types the best of ours in no more bytes; what its file holds beside the tensors is that of
-/// its bf16 file, and counts for nobody.
-pub fn table(bench: &Bench, found: &[Measured<'_>]) -> String {
+/// One of llama.cpp's files.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its type.
+    pub name: &'static str,
+    /// Bytes of its tensors: what a file holds beside them is that of its bf16 file, and counts for nobody.
+    pub bytes: u64,
+    /// Its perplexity over that of bf16.
+    pub ratio: f64,
+}
+
+/// All of them, the largest first.
+pub fn peers(bench: &Bench) -> impl Iterator<Item = Peer> {
     let beside = BF16_BYTES.saturating_sub(bench.original_bytes());
-    let row = |&(name, file, theirs): &(&str, u64, f64)| {
-        let bytes = file - beside;
-        let held = found.iter().filter(|ours| ours.bytes <= bytes);
+    PEERS.iter().map(move |&(name, file, ratio)| Peer { name, bytes: file - beside, ratio })
+}
+
+/// How our ratio, with half of its interval, stands to theirs.
+pub fn verdict((ratio, margin): (f64, f64), theirs: f64) -> String {
+    match ratio - theirs {
+        better if better <= 0.0 => "better".to_owned(),
+        worse if worse <= margin => format!("{worse:.4} worse, within the error"),
+        worse => format!("{worse:.4} worse"),
+    }
+}
+
+/// For each of llama.cpp's types the best of ours in no more bytes.
+pub fn table(bench: &Bench, found: &[Measured<'_>]) -> String {
+    let row = |peer: Peer| {
+        let held = found.iter().filter(|ours| ours.bytes <= peer.bytes);
         let best = held.min_by(|a, b| a.ratio().total_cmp(&b.ratio()));
-        let mut cells = vec![name.to_owned(), count(bytes), format!("{theirs:.4}")];
+        let theirs = format!("{:.4}", peer.ratio);
+        let mut cells = vec![peer.name.to_owned(), count(peer.bytes), theirs];
         match best {
             None => cells.extend(["–"; 4].map(str::to_owned)),
             Some(ours) => {
                 let (ratio, margin) = (ours.ratio(), ours.margin());
-                let verdict = match ratio - theirs {
-                    better if better <= 0.0 => "better".to_owned(),
-                    worse if worse <= margin => format!("{worse:.4} worse, within the error"),
-                    worse => format!("{worse:.4} worse"),
-                };
                 cells.extend([
                     ours.trial.title.to_owned(),
                     count(ours.bytes),
                     format!("{ratio:.4} ± {margin:.4}"),
-                    verdict,
+                    verdict((ratio, margin), peer.ratio),
                 ]);
             }
         }
         cells
     };
-    let rows: Vec<Vec<String>> = PEERS.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = peers(bench).map(row).collect();
     let heading = ["llama.cpp", "bytes", "× bf16", "ours", "bytes", "× bf16", ""];
     markdown(&heading, &rows)
 }

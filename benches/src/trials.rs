@@ -1,16 +1,15 @@
 //! Chains of methods tried on the whole sample: compressed, run on its held-out text, held against the original.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lapidary_engine::calibration::{Calibration, Folder, Wishes, calibrate_with_texts};
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Evaluation, Figure, evaluate};
 use lapidary_engine::job::{self, Limits, Store, StoreWeights, Subject};
-use lapidary_engine::method::{Step, Value};
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::numeric::weighted::gram_weighted_error;
-use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::plan::Plan;
 use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Result, Silent};
 
@@ -34,11 +33,9 @@ pub struct Trial<'a> {
     pub embedding: Option<&'a str>,
 }
 
-/// What came out.
+/// What a plan came to.
 #[derive(Clone, Debug)]
-pub struct Measured<'a> {
-    /// What was tried.
-    pub trial: Trial<'a>,
+pub struct Outcome {
     /// Bytes of all tensors, exact.
     pub bytes: u64,
     /// Bits a weight of what was compressed.
@@ -55,7 +52,24 @@ pub struct Measured<'a> {
     pub kl: f64,
 }
 
-impl Measured<'_> {
+/// What was tried, and what came out.
+#[derive(Clone, Debug)]
+pub struct Measured<'a> {
+    /// What was tried.
+    pub trial: Trial<'a>,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+impl std::ops::Deref for Measured<'_> {
+    type Target = Outcome;
+
+    fn deref(&self) -> &Outcome {
+        &self.outcome
+    }
+}
+
+impl Outcome {
     /// Perplexity over that of the original.
     pub fn ratio(&self) -> f64 {
         self.excess.value.exp()
@@ -67,35 +81,12 @@ impl Measured<'_> {
     }
 }
 
-/// Steps of a chain written as `gptq bits=4; polish`.
-///
-/// # Errors
-/// [`Error::Plan`] for a parameter without a value.
-pub fn steps(chain: &str) -> Result<Vec<Step>> {
-    chain.split(';').map(step).collect()
-}
-
-fn step(text: &str) -> Result<Step> {
-    let mut words = text.split_whitespace();
-    let mut step = Step::new(words.next().unwrap_or_default());
-    for word in words {
-        let (name, value) = word.split_once('=').ok_or_else(|| {
-            Error::plan(format!("{word} gives no value"), "write it as name=value")
-        })?;
-        let value = match (value.parse::<i64>(), value.parse::<f64>()) {
-            (Ok(whole), _) => Value::Integer(whole),
-            (_, Ok(fraction)) => Value::Fraction(fraction),
-            _ => Value::from(value),
-        };
-        step = step.with(name, value);
-    }
-    Ok(step)
-}
-
 /// The sample, calibrated and ready to be scored.
 #[derive(Debug)]
 pub struct Bench {
     checkpoint: Checkpoint,
+    /// What it was calibrated with.
+    text: PathBuf,
     folder: Folder,
     calibration: Calibration,
     /// All windows of the text, or a quarter of them in a hurry.
@@ -130,11 +121,13 @@ impl Bench {
         let (folder, _) = calibrate_with_texts(&checkpoint, &wishes, None, place, &Silent)?;
         let calibration = folder.load();
         let budget = is_hurried.then_some(HURRIED_TOKENS);
-        let sequences = sequences(&checkpoint, &sample, budget)?;
-        let first = self::sequences(&checkpoint, &sample, Some(KL_TOKENS))?;
+        let held_out = sample.join("heldout_oz.txt");
+        let sequences = windows(&checkpoint, &held_out, budget)?;
+        let first = windows(&checkpoint, &held_out, Some(KL_TOKENS))?;
         let weights = CheckpointWeights::new(&checkpoint);
         let original = evaluate(&network(&checkpoint, &weights)?, None, &sequences, &Silent)?;
-        Ok(Self { checkpoint, folder, calibration, sequences, first, original, _home: home })
+        let text = text.to_owned();
+        Ok(Self { checkpoint, text, folder, calibration, sequences, first, original, _home: home })
     }
 
     /// Bytes of the tensors of the original.
@@ -155,7 +148,31 @@ impl Bench {
         )
     }
 
-    /// Compresses and scores.
+    /// The sample.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What was measured of the inputs of its layers.
+    pub fn calibrated(&self) -> job::Measured<'_> {
+        job::Measured { folder: &self.folder, calibration: &self.calibration }
+    }
+
+    /// The sample with what was measured.
+    pub fn subject<'a>(&'a self, calibrated: &'a job::Measured<'a>) -> Subject<'a> {
+        Subject { checkpoint: &self.checkpoint, calibrated }
+    }
+
+    /// Windows of the text it was calibrated with.
+    ///
+    /// # Errors
+    /// Whatever reading and tokenizing say.
+    pub fn calibration_sequences(&self, tokens: usize) -> Result<Vec<Vec<u32>>> {
+        let found = windows(&self.checkpoint, &self.text, Some(tokens))?;
+        Ok(found.list.into_iter().map(|sequence| sequence.ids).collect())
+    }
+
+    /// Compresses and scores a chain.
     ///
     /// # Errors
     /// Whatever the methods and the network say.
@@ -168,13 +185,20 @@ impl Bench {
                 _ => Some(trial.chain),
             };
             if let Some(chain) = chain {
-                plan.set(&tensor.name, Assignment::of(steps(chain)?));
+                plan.set(&tensor.name, chain.parse()?);
             }
         }
-        let calibrated = job::Measured { folder: &self.folder, calibration: &self.calibration };
-        let subject = Subject { checkpoint: &self.checkpoint, calibrated: &calibrated };
+        Ok(Measured { trial: *trial, outcome: self.run(&plan)? })
+    }
+
+    /// Compresses and scores a plan.
+    ///
+    /// # Errors
+    /// Whatever the methods and the network say.
+    pub fn run(&self, plan: &Plan) -> Result<Outcome> {
+        let calibrated = self.calibrated();
         let begun = Instant::now();
-        let store = job::run(subject, &plan, Limits::default(), None, &Silent)?;
+        let store = job::run(self.subject(&calibrated), plan, Limits::default(), None, &Silent)?;
         let time = begun.elapsed();
         let (original, compressed) =
             (CheckpointWeights::new(&self.checkpoint), StoreWeights::new(&self.checkpoint, &store));
@@ -183,14 +207,12 @@ impl Bench {
         let whole = evaluate(&compressed, None, &self.sequences, &Silent)?;
         let first = evaluate(&compressed, Some(&original), &self.first, &Silent)?;
         let unknown = Figure { value: f64::NAN, error: f64::NAN };
-        let (bytes, bits_per_weight) = self.sizes(&plan)?;
-        let damage = self.damage(&store)?;
-        Ok(Measured {
-            trial: *trial,
+        let (bytes, bits_per_weight) = self.sizes(plan)?;
+        Ok(Outcome {
             bytes,
             bits_per_weight,
             time,
-            damage,
+            damage: self.damage(&store)?,
             excess: whole.nats_beyond(&self.original).unwrap_or(unknown),
             perplexity: whole.perplexity().value,
             kl: first.mean_kl().unwrap_or(unknown).value,
@@ -236,15 +258,19 @@ fn taken(tensor: &Tensor, plan: &Plan) -> Result<Option<u64>> {
     Ok(Some(layout.bytes(matrix.shape)))
 }
 
-fn network<'a>(checkpoint: &Checkpoint, weights: &'a dyn Weights) -> Result<Network<'a>> {
+/// The network of a checkpoint with these weights.
+///
+/// # Errors
+/// Whatever its config.json says wrong.
+pub fn network<'a>(checkpoint: &Checkpoint, weights: &'a dyn Weights) -> Result<Network<'a>> {
     let config = checkpoint.config();
     Network::open(config.ok_or_else(|| Error::plan("no config.json", "restore it"))?, weights)
 }
 
-/// The held-out text in windows, as far as `budget` goes.
-fn sequences(checkpoint: &Checkpoint, sample: &Path, budget: Option<usize>) -> Result<Sequences> {
+/// A text in windows, as far as `budget` goes.
+fn windows(checkpoint: &Checkpoint, text: &Path, budget: Option<usize>) -> Result<Sequences> {
     let tokenizer = Tokenizer::open(checkpoint)?;
-    let texts = Source::path(sample.join("heldout_oz.txt")).read(&Silent)?;
+    let texts = Source::path(text).read(&Silent)?;
     let tokens = tokenizer.encode_documents(texts.documents(), Specials::Added, &Silent)?;
     cut(&tokens, &Cut { budget, ..Cut::scoring(LENGTH) })
 }
