@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lapidary_engine::allocator::{Problem, Search};
+use lapidary_engine::allocator::{Problem, Refined, Search};
 use lapidary_engine::calibration::model_key;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::Baseline;
@@ -24,24 +24,47 @@ const LONGEST: usize = 512;
 /// The folder of searches in the program's own.
 pub const SEARCHES: &str = "searches";
 
-/// A method at each number of bits.
+/// Methods at numbers of bits, and any other assignments.
 ///
 /// # Errors
-/// [`Error::Plan`] for a method that has no such bits.
-pub fn palette(id: &str, bits: &[i64]) -> Result<Vec<Assignment>> {
-    let first = Assignment::of(vec![Step::new(method::find(id)?.about().id)]);
-    let at = |&bits: &i64| {
-        let candidate = first.with_bits(bits);
-        let of = |assignment: &Assignment| assignment.steps.first().map(|s| s.method.clone());
-        if of(&candidate) == of(&first) && (1..=16).contains(&bits) {
-            return Ok(candidate);
+/// [`Error::Plan`] for a method that has none of the bits, for bits that no method has, and for nothing at all.
+pub fn palette(methods: &[String], bits: &[i64], others: &[Assignment]) -> Result<Vec<Assignment>> {
+    let mut palette = Vec::new();
+    for &bits in bits {
+        let before = palette.len();
+        palette.extend(
+            methods
+                .iter()
+                .map(|id| at_bits(id, bits))
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .flatten(),
+        );
+        if palette.len() == before && !methods.is_empty() {
+            return Err(Error::plan(
+                format!("{} has no {bits} bits", methods.join(", ")),
+                "choose other bits, or a method whose bits can be chosen",
+            ));
         }
-        Err(Error::plan(
-            format!("{id} has no {bits} bits"),
-            "choose other candidates, or a method whose bits can be chosen",
-        ))
-    };
-    bits.iter().map(at).collect()
+    }
+    for other in others {
+        let other = Assignment { locked: false, ..other.clone() };
+        if !other.is_keep() && !palette.contains(&other) {
+            palette.push(other);
+        }
+    }
+    if palette.is_empty() {
+        return Err(Error::plan("there are no candidates", "choose a method and bits at least"));
+    }
+    Ok(palette)
+}
+
+/// A method at a number of bits; `None` where it has no such.
+fn at_bits(id: &str, bits: i64) -> Result<Option<Assignment>> {
+    let first = Assignment::of(vec![Step::new(method::find(id)?.about().id)]);
+    let candidate = first.with_bits(bits);
+    let of = |assignment: &Assignment| assignment.steps.first().map(|step| step.method.clone());
+    Ok((of(&candidate) == of(&first) && (1..=16).contains(&bits)).then_some(candidate))
 }
 
 /// Scores every candidate; on the text, if damage is to be measured. What was told before of the same layers is not
@@ -55,23 +78,54 @@ pub fn score(
     text: Option<(&Source, usize)>,
     observer: &dyn Observer,
 ) -> Result<Vec<UnitScores>> {
+    if !metric.is_measured() {
+        let cache = Cache::new(&builtin::home().join("measured"), CACHE_LIMIT_BYTES);
+        let model = model_key(question.subject.checkpoint, Some(&cache), observer)?;
+        let remembered = Remembered::new(&cache, question, [&model, ""]);
+        return question.score_remembering((metric, None), Some(&remembered), observer);
+    }
+    let text = text.ok_or_else(|| {
+        Error::plan("damage is measured on a text, and there is none", "give one")
+    })?;
+    let run = |measuring: Measuring<'_>, remembered: &Remembered<'_>| {
+        question.score_remembering((metric, Some(measuring)), Some(remembered), observer)
+    };
+    on_text(question, text, &run, observer)
+}
+
+/// Cheap scores set right where the budget of `problem` hangs on them, on the first tokens of a text.
+///
+/// # Errors
+/// What the text, the network and [`Question::refined`] say.
+pub fn refine(
+    question: &Question<'_>,
+    given: (&[UnitScores], &Problem),
+    (source, tokens): (&Source, usize),
+    observer: &dyn Observer,
+) -> Result<(Vec<UnitScores>, Refined)> {
+    let run = |measuring: Measuring<'_>, remembered: &Remembered<'_>| {
+        question.refined(given, measuring, Some(remembered), observer)
+    };
+    on_text(question, (source, tokens), &run, observer)
+}
+
+/// Runs `work` with the original on the first tokens of a text, and with what was measured on them before.
+fn on_text<T>(
+    question: &Question<'_>,
+    (source, tokens): (&Source, usize),
+    work: &dyn Fn(Measuring<'_>, &Remembered<'_>) -> Result<T>,
+    observer: &dyn Observer,
+) -> Result<T> {
     let checkpoint = question.subject.checkpoint;
     let cache = Cache::new(&builtin::home().join("measured"), CACHE_LIMIT_BYTES);
     let model = model_key(checkpoint, Some(&cache), observer)?;
-    let remembering = |text: &str| Remembered::new(&cache, question, [&model, text]);
-    if !metric.is_measured() {
-        return question.score_remembering((metric, None), Some(&remembering("")), observer);
-    }
-    let (source, tokens) = text.ok_or_else(|| {
-        Error::plan("damage is measured on a text, and there is none", "give one")
-    })?;
     let weights = CheckpointWeights::new(checkpoint);
     let network = network(checkpoint, &weights)?;
     let ids = sequences(&network, (checkpoint, source), Some(tokens), observer)?;
     let text = Key::of([format!("{ids:?}").as_str()]).to_string();
     let baseline = Baseline::new(&network, &ids, observer)?;
     let measuring = Measuring { baseline: &baseline, weights: &weights, tokens: baseline.tokens() };
-    question.score_remembering((metric, Some(measuring)), Some(&remembering(&text)), observer)
+    work(measuring, &Remembered::new(&cache, question, [&model, &text]))
 }
 
 /// What is searched, on which text, from where.

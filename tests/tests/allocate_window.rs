@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use egui_kittest::kittest::Queryable as _;
 use lapidary::commands::Command;
 use lapidary::commands::allocate::Allocate;
+use lapidary::commands::evolve::Evolve;
+use lapidary::document::evolution::Wish;
 use lapidary::document::{Document, Sheet};
+use lapidary::jobs::Purpose;
 use lapidary_engine::checkpoint::Role;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::scores::Bounds;
@@ -105,4 +108,63 @@ fn the_window_says_why_a_layer_has_its_bits_and_what_is_predicted() {
     screen.state().send(Command::Assign(other));
     screen.run_steps(4);
     assert!(screen.query_all_by_label_contains("that were not scored").next().is_some());
+}
+
+#[test]
+fn scores_are_set_right_and_a_search_goes_on_where_it_was_and_its_best_is_one_step() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut screen = open_sample(folder.path());
+    let text = folder.path().join("a.txt");
+    let words = "The river ran down to the mill, and the miller looked at the water. ".repeat(40);
+    std::fs::write(&text, words).expect("a text");
+    let purpose = Purpose::EvaluationText;
+    screen.state().send(Command::TakePath(purpose, text));
+    send(&mut screen, Allocate::Toggle);
+    send(&mut screen, Allocate::Evolve(Evolve::Start));
+    let notice = screen.state().document().notice.clone().expect("the window says why not");
+    assert!(notice.is_error && notice.text.contains("Score"), "{notice:?}");
+    send(&mut screen, Allocate::Score);
+    wait_until(&mut screen, "the candidates are scored", |d| d.allocation.ready.is_some());
+    let ready = screen.state().document().allocation.ready.clone().expect("scores");
+    let [least, most] = ready.solved.range();
+    let budget = least + (most - least) / 8;
+    send(&mut screen, Allocate::Spend(budget));
+    let before = screen.state().model().plan().clone();
+    let wish = Wish { generations: 1, offspring: 3, tokens: [32, 64], seed: 3 };
+    send(&mut screen, Allocate::Evolve(Evolve::Wish(wish)));
+    send(&mut screen, Allocate::Refine);
+    wait_until(&mut screen, "what hangs is measured", |d| d.allocation.work.is_none());
+    let allocation = &screen.state().document().allocation;
+    assert_eq!((&allocation.failed, allocation.budget), (&None, Some(budget)));
+    let ready = allocation.ready.clone().expect("scores");
+    let [measured, all] = ready.refinement.expect("it was set right").counts;
+    assert!(measured >= 25 && measured < all, "{measured} of {all}");
+    assert!(screen.query_by_label_contains("candidates measured, for").is_some());
+    let run = |screen: &mut Screen, wish: Wish| {
+        send(screen, Allocate::Evolve(Evolve::Wish(wish)));
+        send(screen, Allocate::Evolve(Evolve::Start));
+        wait_until(screen, "the search ends", |d| d.evolution.work.is_none());
+        let state = &screen.state().document().evolution;
+        assert_eq!(state.failed, None);
+        state.run.clone().and_then(|run| Some((run.search?, run.problem))).expect("a search")
+    };
+    let (first, _) = run(&mut screen, wish);
+    assert_eq!(first.generations().len(), 1);
+    assert_eq!(first.generations()[0].population.len(), 3);
+    let (second, problem) = run(&mut screen, Wish { generations: 4, ..wish });
+    assert_eq!(second.generations()[..1], *first.generations(), "the same search went on");
+    let best = second.best(&problem);
+    assert!(ready.solved.bytes_of(&best) <= budget);
+    screen.get_by_label("Search on the model itself").click();
+    screen.run_steps(6);
+    assert!(screen.query_by_label_contains("generation 4: KL").is_some());
+    assert!(screen.query_by_label("Population of the last generation").is_some());
+    send(&mut screen, Allocate::Evolve(Evolve::Take));
+    let model = screen.state().model();
+    let taken = ready.solved.choice_of(&model.checkpoint, model.plan()).expect("a choice");
+    assert_eq!(taken.options, best.options);
+    assert_ne!(*model.plan(), before, "four generations found something better");
+    screen.state().send(Command::Undo);
+    screen.run_steps(2);
+    assert_eq!(*screen.state().model().plan(), before);
 }

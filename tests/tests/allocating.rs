@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lapidary::allocating;
 use lapidary::document::allocation::{Against, Ready, Wish};
 use lapidary_engine::Silent;
 use lapidary_engine::allocator::{self, Problem};
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Baseline, From, Kept};
 use lapidary_engine::job;
+use lapidary_engine::method::Step;
 use lapidary_engine::network::design::Feed;
 use lapidary_engine::network::{CheckpointWeights, Network, architectures};
 use lapidary_engine::plan::{Assignment, Plan};
@@ -34,6 +36,30 @@ fn question<'a>(model: &'a Checkpoint, plan: &'a Plan, palette: &'a [Assignment]
 
 fn knapsack(problem: &Problem) -> lapidary_engine::Result<allocator::Choice> {
     Ok(allocator::find("knapsack")?.solve(problem, &Silent)?.choice)
+}
+
+#[test]
+fn candidates_are_methods_at_bits_and_any_other_assignment() {
+    let methods = ["round-to-nearest", "gptq"].map(str::to_owned);
+    let sparse: Assignment =
+        "magnitude pattern=n-of-m; round-to-nearest bits=4".parse().expect("a chain");
+    let again = Assignment::of(vec![Step::new("gptq")]).with_bits(4);
+    let others = [sparse.clone(), Assignment::keep(), again];
+    let palette = allocating::palette(&methods, &[3, 4], &others).expect("candidates");
+    assert_eq!(palette.len(), 5, "two by two, and one that is neither kept nor there");
+    assert_eq!(palette[4], sparse);
+    let model = sample();
+    let plan = Plan::default();
+    let target = target::find("dense").expect("a target");
+    let subject = job::Subject::from(&model);
+    let question = Question { subject, plan: &plan, palette: &palette, target };
+    let options = question.unscored().expect("options")[0].options.clone();
+    let labels: Vec<Option<usize>> = options.iter().map(|option| option.candidate).collect();
+    assert_eq!(labels, [None, Some(0), Some(2), Some(4)], "gptq needs a calibration");
+    let refused = |methods: &[String], bits: &[i64]| allocating::palette(methods, bits, &[]);
+    assert_says(refused(&methods, &[4, 40]), &["40 bits", "choose other bits"]);
+    assert_says(refused(&methods, &[]), &["no candidates"]);
+    assert_says(refused(&["gptk".to_owned()], &[4]), &["gptk"]);
 }
 
 #[test]
@@ -147,7 +173,9 @@ fn runs_are_held_against_what_the_scores_predict_for_their_plans() {
     let solved = Arc::new(solved.unwrap());
     let wish = Wish { bits: vec![4, 8], ..Wish::default() };
     let target = packed().about().id;
-    let ready = Ready { solved: solved.clone(), wish, target, plan: Arc::new(plan.clone()) };
+    let plan_then = Arc::new(plan.clone());
+    let solved_then = solved.clone();
+    let ready = Ready { solved: solved_then, wish, target, plan: plan_then, refinement: None };
     let [least, most] = solved.range();
     let plans: Vec<Plan> = [0, 1, 2, 3]
         .map(|part| solved.at(least + part * (most - least) / 4).unwrap())

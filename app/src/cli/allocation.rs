@@ -1,16 +1,17 @@
 //! What `plan` and `search` share: a model with its candidates, a budget, and how a plan is told.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use lapidary_engine::allocator::{Choice as Chosen, Problem};
+use lapidary_engine::allocator::{self, Choice as Chosen, Problem};
 use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
 use lapidary_engine::method::{self, Needs};
 use lapidary_engine::plan::{Assignment, Plan as Layers};
 use lapidary_engine::scores::{
-    Bounds, Budget, Metric, Question, UnitScores, active_bytes, cache_bytes, solve_within,
+    Bounds, Budget, Metric, Question, UnitScores, active_bytes, cache_bytes, groups, solve_within,
 };
 use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_engine::text::Source;
@@ -37,12 +38,15 @@ pub(super) struct Allocation {
     /// Tokens of the sequence whose keys and values count as memory.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     context: u64,
-    /// The quantiser whose bits are allocated.
-    #[arg(long, default_value = "round-to-nearest")]
-    method: String,
-    /// Bits a layer may have, besides being kept.
+    /// The quantisers whose bits are allocated.
+    #[arg(long, value_delimiter = ',', default_value = "round-to-nearest")]
+    method: Vec<String>,
+    /// Bits a layer may have, besides being kept, by each of them.
     #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8")]
-    pub(super) candidates: Vec<i64>,
+    candidates: Vec<i64>,
+    /// One more candidate, as "magnitude pattern=n-of-m; gptq bits=4 group_size=64; eora rank=8"; may be given several times.
+    #[arg(long, value_name = "CHAIN")]
+    candidate: Vec<Assignment>,
     /// Keep no layer as it is.
     #[arg(long)]
     compress_all: bool,
@@ -50,6 +54,10 @@ pub(super) struct Allocation {
     /// measured (needs --text; a pass a candidate).
     #[arg(long)]
     score: Option<String>,
+    /// Measure, on --text, the candidates on which the choice at the budget hangs, and set the other scores right in
+    /// proportion: most of the good of --score measured for a part of its cost.
+    #[arg(long, requires = "text")]
+    refine: bool,
     /// The text on which candidates are measured.
     #[arg(long)]
     pub(super) text: Option<PathBuf>,
@@ -136,7 +144,7 @@ impl Allocation {
             Some(id) => target::find(id)?,
             None => target::default_for(&checkpoint),
         };
-        let palette = allocating::palette(&self.method, &self.candidates)?;
+        let palette = allocating::palette(&self.method, &self.candidates, &self.candidate)?;
         let needs = palette.iter().map(|of| method::chain_needs(&of.steps)).max();
         let loaded = self.calibration(&checkpoint, needs.unwrap_or(Needs::Weights), terminal)?;
         let metric = self.metric(loaded.is_some())?;
@@ -167,7 +175,8 @@ impl Allocation {
 
     fn metric(&self, is_calibrated: bool) -> Result<Metric> {
         match (self.score.as_deref(), is_calibrated) {
-            (None | Some("measured"), _) if self.text.is_some() => Ok(Metric::Measured),
+            (None, _) if self.text.is_some() && !self.refine => Ok(Metric::Measured),
+            (Some("measured"), _) if self.text.is_some() => Ok(Metric::Measured),
             (None, true) | (Some("outputs"), _) => Ok(Metric::Outputs),
             (None, false) | (Some("weights"), _) => Ok(Metric::Weights),
             (Some("linearity"), _) if self.text.is_some() => Ok(Metric::Linearity),
@@ -201,6 +210,29 @@ impl Allocation {
         let mut scores = allocating::score(&opened.question(), opened.metric, text, terminal)?;
         self.narrow(&mut scores);
         Ok(scores)
+    }
+
+    /// The scores, set right where the budget hangs on them if that was asked for, and how many candidates were
+    /// measured of how many.
+    pub(super) fn refined(
+        &self,
+        opened: &Opened,
+        scores: Vec<UnitScores>,
+        terminal: &Terminal,
+    ) -> Result<(Vec<UnitScores>, Option<[usize; 2]>)> {
+        let (Some(source), true) = (self.source(), self.refine) else { return Ok((scores, None)) };
+        let budget = Cell::new(0);
+        let solve = |problem: &Problem| {
+            budget.set(problem.budget());
+            Ok(allocator::find("knapsack")?.solve(problem, terminal)?.choice)
+        };
+        let scores = self.solve(opened, scores, &solve)?.scores;
+        let groups = groups(&opened.checkpoint, &scores, &self.bounds()?);
+        let problem = Problem::new(groups, budget.get())?;
+        let given = (scores.as_slice(), &problem);
+        let on = (&source, self.tokens);
+        let (scores, refined) = allocating::refine(&opened.question(), given, on, terminal)?;
+        Ok((scores, Some(refined.counts())))
     }
 
     /// The text.

@@ -19,37 +19,53 @@ pub(super) struct Plan {
     solver: String,
 }
 
+/// What was found.
+struct Found {
+    opened: Opened,
+    solved: Solved,
+    /// The best there is may be so many bytes nearer to the budget.
+    within_bytes: u64,
+    /// Candidates that were measured to set scores right, and how many there are.
+    measured: Option<[usize; 2]>,
+}
+
 impl Plan {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let terminal = Terminal::new();
         let found = self.solve(&terminal);
         terminal.finish();
-        let (opened, solved, within_bytes) = found?;
-        self.allocation.write(&opened, &solved)?;
-        self.print(&opened, &solved, within_bytes)
+        let found = found?;
+        self.allocation.write(&found.opened, &found.solved)?;
+        self.print(&found)
     }
 
     /// The plan, and how far it is from the best.
-    fn solve(&self, terminal: &Terminal) -> Result<(Opened, Solved, u64)> {
+    fn solve(&self, terminal: &Terminal) -> Result<Found> {
         let solver = allocator::find(&self.solver)?;
         let (allocation, within) = (&self.allocation, std::cell::Cell::new(0));
         allocation.budget()?;
         let opened = allocation.open(terminal)?;
         let scores = allocation.score(&opened, terminal)?;
+        let (scores, measured) = allocation.refined(&opened, scores, terminal)?;
         let solve = |problem: &Problem| {
             let solution = solver.solve(problem, terminal)?;
             within.set(solution.within_bytes);
             Ok(solution.choice)
         };
         let solved = allocation.solve(&opened, scores, &solve)?;
-        Ok((opened, solved, within.get()))
+        Ok(Found { opened, solved, within_bytes: within.get(), measured })
     }
 
-    fn print(&self, opened: &Opened, solved: &Solved, within_bytes: u64) -> anyhow::Result<()> {
+    fn print(&self, found: &Found) -> anyhow::Result<()> {
+        let Found { opened, solved, within_bytes, measured } = found;
         if self.allocation.json {
             let mut object = self.allocation.json(opened, solved)?;
             object["solver"] = self.solver.as_str().into();
-            object["within_bytes"] = within_bytes.into();
+            object["within_bytes"] = (*within_bytes).into();
+            if let Some([measured, candidates]) = measured {
+                object["measured_candidates"] = (*measured).into();
+                object["candidates"] = (*candidates).into();
+            }
             return output::print(&(serde_json::to_string_pretty(&object)? + "\n"));
         }
         let mut table = Table::new(&["<plan", "bytes of units", "bits", "predicted damage"]);
@@ -59,12 +75,17 @@ impl Plan {
             table.row(vec![name, bytes, format!("{bits:.3}"), damage]);
         };
         row(format!("{} (this plan)", self.solver), &solved.choice);
-        for (place, bits) in self.allocation.candidates.iter().enumerate() {
+        for (place, candidate) in opened.palette.iter().enumerate() {
             if let Some(choice) = uniform(&solved.scores, place) {
-                row(format!("{bits} bits everywhere"), &choice);
+                row(format!("{} everywhere", candidate.label()), &choice);
             }
         }
         output::print(&table.render())?;
+        if let Some([measured, all]) = measured {
+            output::print(&format!(
+                "{measured} of {all} candidates were measured; damages of the others are estimates\n"
+            ))?;
+        }
         output::print(&self.allocation.told(opened, solved)?)
     }
 }

@@ -6,6 +6,7 @@ use lapidary_engine::Silent;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::scores::{Bounds, Metric};
 
+use crate::commands::evolve::{self, Evolve};
 use crate::commands::look;
 use crate::document::allocation::{Against, Ready, Wish};
 use crate::document::evaluation::Work;
@@ -25,6 +26,8 @@ pub enum Allocate {
     Wish(Wish),
     /// Score the candidates.
     Score,
+    /// Measure where the choice at the slider hangs on scores that are cheap.
+    Refine,
     /// Stop scoring.
     Cancel,
     /// Spend so many bytes, of all tensors as they are exported.
@@ -33,6 +36,10 @@ pub enum Allocate {
     SelectChanged,
     /// Give roles the fewest and the most bits they may have, and solve again.
     Bound(Bounds),
+    /// Count the keys and values of so many tokens as memory.
+    Context(u64),
+    /// Search on the model itself.
+    Evolve(Evolve),
 }
 
 pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate) {
@@ -43,6 +50,7 @@ pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate)
             document.allocation.wish = wish;
         }
         Allocate::Score => score(document, jobs),
+        Allocate::Refine => refine(document, jobs),
         Allocate::Cancel => jobs.cancel_scoring(),
         Allocate::Spend(bytes) => spend(document, jobs, bytes),
         Allocate::SelectChanged => {
@@ -53,6 +61,8 @@ pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate)
             }
         }
         Allocate::Bound(bounds) => bound(document, bounds),
+        Allocate::Context(tokens) => document.allocation.context = Some(tokens),
+        Allocate::Evolve(command) => evolve::apply(document, jobs, command),
     }
 }
 
@@ -90,9 +100,8 @@ fn score(document: &mut Document, jobs: &mut Jobs) {
     if state.work.is_some() {
         return;
     }
-    if state.wish.bits.is_empty() {
-        document.complain("Choose at least one number of bits");
-        return;
+    if let Err(error) = state.wish.palette() {
+        return document.complain(error.sentence());
     }
     let text = document.settings.evaluation_text.clone();
     if state.wish.metric.is_measured() && text.is_none() {
@@ -102,6 +111,24 @@ fn score(document: &mut Document, jobs: &mut Jobs) {
     state.work = Some(Work::begin());
     state.failed = None;
     jobs.score(model, (state.wish.clone(), state.bounds.clone()), text);
+}
+
+/// Sets the scores right at the budget of the slider.
+fn refine(document: &mut Document, jobs: &mut Jobs) {
+    let (Some(model), state) = (document.model.as_deref(), &mut document.allocation) else {
+        return;
+    };
+    let (Some(ready), Some(budget), None) = (&state.ready, state.budget, &state.work) else {
+        return;
+    };
+    let Some(text) = document.settings.evaluation_text.clone() else {
+        return document
+            .complain("Choose a text in Evaluate first (Ctrl+R): damage is measured on it");
+    };
+    let given = (ready.clone(), state.bounds.clone());
+    state.work = Some(Work::begin());
+    state.failed = None;
+    jobs.refine(model, given, (budget, text));
 }
 
 /// Sets the plan that spends so many bytes; locks of now hold, too.
@@ -154,7 +181,8 @@ fn begin(document: &mut Document, ready: Ready) {
     let Some(model) = document.model.as_deref() else { return };
     let [least, most] = ready.solved.range();
     let state = &mut document.allocation;
-    state.budget = Some(model.outcome.tensor_bytes.clamp(least, most));
+    let budget = ready.refinement.map_or(model.outcome.tensor_bytes, |of| of.budget);
+    state.budget = Some(budget.clamp(least, most));
     state.changed = Vec::new();
     state.stop = None;
     state.presets = ready.presets(&model.checkpoint, model.history.current().aim());
@@ -172,9 +200,10 @@ pub(super) fn hold_against(document: &mut Document) {
 
 /// Forgets what is of another model.
 pub(super) fn reset(document: &mut Document, jobs: &mut Jobs) {
+    evolve::reset(document, jobs);
     jobs.forget_scoring();
     let old = std::mem::take(&mut document.allocation);
-    document.allocation.wish = old.wish;
+    document.allocation.wish = Wish { others: Vec::new(), ..old.wish };
     if document.sheet == Some(Sheet::Allocate) {
         document.sheet = None;
     }

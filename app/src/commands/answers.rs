@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lapidary_engine::job::{Damage, Weighting};
 
 use crate::commands::edit::layers_text;
-use crate::commands::{Command, allocate, apply, calibrate, evaluate, look};
+use crate::commands::{Command, allocate, apply, calibrate, evaluate, evolve, look};
 use crate::document::calibrations::Ask;
 use crate::document::evaluation::What;
 use crate::document::measurements::Finding;
@@ -45,6 +45,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         Event::Calibration(news) => calibrate::absorb(document, jobs, news),
         Event::Ran(ran) => evaluate::absorb(document, ran),
         Event::Scoring(news) => allocate::absorb(document, news),
+        Event::Evolved(news) => evolve::absorb(document, news),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
         about_the_model => {
@@ -115,6 +116,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         | Event::Calibration(_)
         | Event::Ran(_)
         | Event::Scoring(_)
+        | Event::Evolved(_)
         | Event::Saved(_) => {}
     }
 }

@@ -6,6 +6,7 @@ mod answers;
 mod calibrate;
 mod edit;
 pub mod evaluate;
+pub mod evolve;
 mod look;
 mod menu;
 mod pressed;

@@ -2,27 +2,34 @@
 
 use std::sync::Arc;
 
+use lapidary_engine::Result;
 use lapidary_engine::allocator::{Choice, Point};
 use lapidary_engine::checkpoint::{Checkpoint, Role};
 use lapidary_engine::evaluation::{Figure, Kept};
 use lapidary_engine::numeric::regression::Line;
-use lapidary_engine::plan::{Plan, quantisers_of_bits};
+use lapidary_engine::plan::{Assignment, Plan, quantisers_of_bits};
 use lapidary_engine::scores::{Bounds, Metric, RankAgreement, Solved, rank_agreement};
 use lapidary_engine::target::{Aim, PRESETS};
 
+use crate::allocating;
 use crate::document::evaluation::Work;
 use crate::running::plan_of;
 
 /// Bits that can be candidates.
 pub const BITS: [i64; 7] = [2, 3, 4, 5, 6, 7, 8];
 
+/// Tokens whose keys and values count as memory, unless others are chosen.
+const USUAL_CONTEXT: u64 = 4096;
+
 /// What the person asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wish {
-    /// The quantiser, by its id.
-    pub method: String,
-    /// Bits a layer may have.
+    /// The quantisers, by their ids.
+    pub methods: Vec<String>,
+    /// Bits a layer may have by each of them.
     pub bits: Vec<i64>,
+    /// Any other candidates: with other parameters, sparsity, rank, corrections.
+    pub others: Vec<Assignment>,
     /// By what damage is told.
     pub metric: Metric,
     /// Tokens to measure each candidate on.
@@ -32,13 +39,22 @@ pub struct Wish {
 impl Default for Wish {
     fn default() -> Self {
         Self {
-            method: quantisers_of_bits()
-                .next()
-                .map_or_else(String::new, |first| first.id.to_owned()),
+            methods: quantisers_of_bits().take(1).map(|first| first.id.to_owned()).collect(),
             bits: vec![2, 3, 4, 5, 6, 8],
+            others: Vec::new(),
             metric: Metric::Weights,
             tokens: 2048,
         }
+    }
+}
+
+impl Wish {
+    /// The candidates.
+    ///
+    /// # Errors
+    /// Those of [`allocating::palette`].
+    pub fn palette(&self) -> Result<Vec<Assignment>> {
+        allocating::palette(&self.methods, &self.bits, &self.others)
     }
 }
 
@@ -53,9 +69,25 @@ pub struct Ready {
     pub target: &'static str,
     /// The plan when it was scored: its locks hold.
     pub plan: Arc<Plan>,
+    /// Where the scores were set right by measuring.
+    pub refinement: Option<Refinement>,
+}
+
+/// Cheap scores set right at one budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refinement {
+    /// Bytes of all tensors.
+    pub budget: u64,
+    /// Candidates measured, and how many there are.
+    pub counts: [usize; 2],
 }
 
 impl Ready {
+    /// Whether damages are divergences in nats.
+    pub fn is_in_nats(&self) -> bool {
+        self.wish.metric.is_measured() || self.refinement.is_some()
+    }
+
     /// Starting points whose every assignment was scored, by name.
     pub fn presets(&self, checkpoint: &Checkpoint, aim: Aim) -> Vec<(&'static str, Point)> {
         let place =
@@ -159,6 +191,8 @@ pub struct Allocating {
     pub presets: Vec<(&'static str, Point)>,
     /// Runs held against the scores.
     pub against: Against,
+    /// Tokens whose keys and values count as memory, if they were chosen.
+    pub context: Option<u64>,
     /// Where the slider stands: bytes of all tensors.
     pub budget: Option<u64>,
     /// The plan when the slider last stood still.
@@ -168,6 +202,11 @@ pub struct Allocating {
 }
 
 impl Allocating {
+    /// Tokens whose keys and values count as memory.
+    pub fn context(&self) -> u64 {
+        self.context.unwrap_or(USUAL_CONTEXT)
+    }
+
     /// Puts new scores in the place of the present ones, which stay beside them if they are of another metric.
     pub fn replace(&mut self, ready: Ready) {
         if let Some(old) = self.ready.take().filter(|old| old.target == ready.target) {

@@ -7,6 +7,7 @@ pub mod columns;
 pub mod damages;
 pub mod draft;
 pub mod evaluation;
+pub mod evolution;
 pub mod filter;
 pub mod history;
 pub mod list;
@@ -36,6 +37,7 @@ use lapidary_engine::plan::Assignment;
 use crate::commands::Command;
 use crate::document::allocation::Allocating;
 use crate::document::evaluation::Evaluating;
+use crate::document::evolution::Evolving;
 use crate::document::model::Model;
 use crate::document::recipe::Told;
 use crate::document::settings::Settings;
@@ -182,6 +184,8 @@ pub struct Document {
     pub evaluation: Evaluating,
     /// Spending a budget.
     pub allocation: Allocating,
+    /// Searching plans on the model itself.
+    pub evolution: Evolving,
     /// Whether the window should close.
     pub quit: bool,
     /// Remembered between sessions.

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 
 use lapidary_engine::plan::Plan;
 use lapidary_engine::scores::{Bounds, Question, Solved};
+use lapidary_engine::target;
 use lapidary_engine::text::Source;
 use lapidary_engine::{Error, Progress, Result};
 
 use crate::allocating;
-use crate::document::allocation::{Ready, Wish};
+use crate::document::allocation::{Ready, Refinement, Wish};
 use crate::document::calibrations;
 use crate::document::model::Model;
 use crate::jobs::{Event, Jobs, Kind};
@@ -33,7 +34,7 @@ impl Jobs {
         let loaded = model.calibrations.loaded.clone();
         self.spawn("scores", move || {
             let solve = || -> Result<Arc<Solved>> {
-                let palette = allocating::palette(&wish.method, &wish.bits)?;
+                let palette = wish.palette()?;
                 let subject = calibrations::subject(&checkpoint, loaded.as_deref());
                 let question =
                     Question { subject, plan: &Plan::clone(&plan), palette: &palette, target };
@@ -48,8 +49,39 @@ impl Jobs {
             let ended = match solve() {
                 Ok(solved) => {
                     let target = target.about().id;
-                    Some(Ok(Box::new(Ready { solved, wish, target, plan })))
+                    Some(Ok(Box::new(Ready { solved, wish, target, plan, refinement: None })))
                 }
+                Err(Error::Cancelled) => None,
+                Err(error) => Some(Err(error.sentence())),
+            };
+            ticket.send(Event::Scoring(Scoring::Ended(ended)));
+        });
+    }
+
+    /// Sets scores right where a budget of so many bytes of all tensors hangs on them.
+    pub fn refine(&mut self, model: &Model, (ready, bounds): (Ready, Bounds), at: (u64, PathBuf)) {
+        let ticket = self.begin(Kind::Allocate);
+        let checkpoint = model.checkpoint.clone();
+        let loaded = model.calibrations.loaded.clone();
+        self.spawn("refining", move || {
+            let (budget, text) = at;
+            let solve = || -> Result<Ready> {
+                let palette = ready.wish.palette()?;
+                let target = target::find(ready.target)?;
+                let subject = calibrations::subject(&checkpoint, loaded.as_deref());
+                let question = Question { subject, plan: &ready.plan, palette: &palette, target };
+                let problem = ready.solved.problem(budget);
+                let given = (ready.solved.scores(), &problem);
+                let on = (&Source::path(text), ready.wish.tokens);
+                let (scores, refined) = allocating::refine(&question, given, on, &ticket)?;
+                let place = (checkpoint.as_ref(), target);
+                let given = (scores, palette.len());
+                let solved = Solved::new(place, given, (&ready.plan, &bounds), &ticket)?;
+                let refinement = Some(Refinement { budget, counts: refined.counts() });
+                Ok(Ready { solved: Arc::new(solved), refinement, ..ready.clone() })
+            };
+            let ended = match solve() {
+                Ok(ready) => Some(Ok(Box::new(ready))),
                 Err(Error::Cancelled) => None,
                 Err(error) => Some(Err(error.sentence())),
             };

@@ -6,6 +6,7 @@ mod calibrate;
 mod compare;
 mod damage;
 mod evaluate;
+mod evolve;
 mod export;
 mod keep;
 mod lay_out;
@@ -41,6 +42,7 @@ use crate::document::recipe::{Taken, Told};
 pub use allocate::Scoring;
 pub use damage::Trial;
 pub use evaluate::{Ran, set_kept};
+pub use evolve::Evolved;
 pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
@@ -91,6 +93,8 @@ pub enum Event {
     Ran(Ran),
     /// Candidates were scored, or not.
     Scoring(Scoring),
+    /// A search went on, or ended.
+    Evolved(Evolved),
     /// A file dialog ended.
     Picked(Purpose, Picked),
 }
@@ -126,9 +130,10 @@ enum Kind {
     Evaluate,
     Runs,
     Allocate,
+    Evolve,
 }
 
-const KINDS: usize = 21;
+const KINDS: usize = 22;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -163,6 +168,7 @@ impl Observer for Ticket {
             Kind::Calibrate => self.try_send(Event::Calibration(News::Progress(progress))),
             Kind::Evaluate => self.try_send(Event::Ran(Ran::Progress(progress))),
             Kind::Allocate => self.try_send(Event::Scoring(Scoring::Progress(progress))),
+            Kind::Evolve => self.try_send(Event::Evolved(Evolved::Progress(progress))),
             _ => {}
         }
     }

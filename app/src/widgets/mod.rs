@@ -2,4 +2,5 @@
 
 pub mod busy;
 pub mod plot;
+pub mod strip;
 pub mod zoom;

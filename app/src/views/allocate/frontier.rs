@@ -6,7 +6,7 @@ use lapidary_engine::scores::Metric;
 
 use super::{MEGABYTE, send};
 use crate::commands::allocate::Allocate;
-use crate::document::allocation::Ready;
+use crate::document::allocation::{Ready, Refinement};
 use crate::document::model::Model;
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::text;
@@ -40,6 +40,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &
                 send(context, Allocate::SelectChanged);
             }
         }
+        refinement(context, ui, ready);
     });
 }
 
@@ -95,7 +96,7 @@ fn figure(context: &ViewContext<'_>, ready: &Ready, now: Option<Point>) -> Figur
         series.push(Series::new(title, Ink::Data(i + 3), Kind::Points, vec![place(point)]));
     }
     // Runs measure KL: only beside predictions of KL do they have a place.
-    if ready.wish.metric.is_measured() {
+    if ready.is_in_nats() {
         for run in &state.against.runs {
             let (x, y) = (run.predicted.bytes as f64 / MEGABYTE, run.kl.value);
             let margin = if run.kl.error.is_nan() { 0.0 } else { run.kl.margin() };
@@ -111,15 +112,37 @@ fn figure(context: &ViewContext<'_>, ready: &Ready, now: Option<Point>) -> Figur
     Figure {
         title: "Size against predicted damage".to_owned(),
         x: Axis::new("size").in_unit("MB"),
-        y: damage_axis(ready.wish.metric).or_log(Scale::Log),
+        y: damage_axis(ready).or_log(Scale::Log),
         series,
     }
 }
 
-/// The axis of what a metric predicts.
-pub(super) fn damage_axis(metric: Metric) -> Axis {
-    match metric {
-        Metric::Measured | Metric::Linearity => Axis::new("predicted KL").in_unit("nats"),
-        Metric::Weights | Metric::Outputs => Axis::new("predicted error²"),
+/// The axis of what scores predict.
+pub(super) fn damage_axis(ready: &Ready) -> Axis {
+    if ready.is_in_nats() {
+        Axis::new("predicted KL").in_unit("nats")
+    } else {
+        Axis::new("predicted error²")
+    }
+}
+
+/// Measuring where the choice at the slider hangs on scores that are cheap.
+fn refinement(context: &ViewContext<'_>, ui: &mut Ui, ready: &Ready) {
+    let state = &context.document.allocation;
+    if let Some(Refinement { budget, counts: [measured, all] }) = ready.refinement {
+        let size = text::bytes(budget);
+        ui.label(format!("{measured} of {all} candidates measured, for {size}"))
+            .on_hover_text("Those chosen at that budget, and the steps from them whose price is near; the others are estimated from the scores, in proportion to what was measured of the same layer.");
+    }
+    let is_here = ready.refinement.is_some_and(|of| Some(of.budget) == state.budget);
+    if ready.wish.metric == Metric::Measured || is_here || state.work.is_some() {
+        return;
+    }
+    let has_text = context.document.settings.evaluation_text.is_some();
+    let button = ui.add_enabled(has_text, egui::Button::new("Measure where it hangs"));
+    let tip = "Runs the model with one layer changed at a time, only for the candidates on which the choice at this budget hangs; the rest keep their scores, set right in proportion.";
+    let why_not = "Choose a text in Evaluate first (Ctrl+R).";
+    if button.on_hover_text(tip).on_disabled_hover_text(why_not).clicked() {
+        send(context, Allocate::Refine);
     }
 }

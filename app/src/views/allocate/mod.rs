@@ -1,18 +1,20 @@
 //! Spending a budget: candidates, how damage is told, the frontier, and the slider over it.
 
 mod bounds;
+mod candidates;
+mod evolution;
 mod frontier;
+mod memory;
 mod runs;
 mod why;
 
-use egui::{Button, ComboBox, DragValue, Key, ScrollArea, Ui, Window};
-use lapidary_engine::plan::quantisers_of_bits;
+use egui::{Button, DragValue, Key, ScrollArea, Ui, Window};
 use lapidary_engine::scores::Metric;
 
 use crate::commands::Command;
 use crate::commands::allocate::Allocate;
 use crate::document::Sheet;
-use crate::document::allocation::{BITS, Ready, Wish};
+use crate::document::allocation::{Ready, Wish};
 use crate::document::model::Model;
 use crate::views::{ViewContext, working};
 
@@ -63,19 +65,7 @@ fn send(context: &ViewContext<'_>, command: Allocate) {
 fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let before = &context.document.allocation.wish;
     let mut wish = before.clone();
-    ui.horizontal_wrapped(|ui| {
-        method(ui, &mut wish);
-        ui.label("at").on_hover_text("Bits that a layer may have, besides being kept as it is.");
-        for bits in BITS {
-            let mut is_in = wish.bits.contains(&bits);
-            let tip = format!("Whether {bits} bits are a candidate, where the target holds them.");
-            if ui.toggle_value(&mut is_in, bits.to_string()).on_hover_text(tip).changed() {
-                wish.bits.retain(|other| *other != bits);
-                wish.bits.extend(is_in.then_some(bits));
-                wish.bits.sort_unstable();
-            }
-        }
-    });
+    candidates::ui(ui, model, &mut wish);
     ui.horizontal_wrapped(|ui| {
         metric(context, ui, model, &mut wish);
         if context.document.allocation.work.is_some() {
@@ -92,21 +82,6 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     if let Some(sentence) = &context.document.allocation.failed {
         ui.colored_label(context.tokens.error, sentence);
     }
-}
-
-fn method(ui: &mut Ui, wish: &mut Wish) {
-    let title = quantisers_of_bits().find(|of| of.id == wish.method).map_or("", |of| of.title);
-    let label = ui.label("Candidates");
-    let choice = ComboBox::from_id_salt("method of candidates").selected_text(title);
-    let choice = choice.show_ui(ui, |ui| {
-        for of in quantisers_of_bits() {
-            let choice = ui.selectable_value(&mut wish.method, of.id.to_owned(), of.title);
-            choice.on_hover_text(of.summary);
-        }
-    });
-    choice.response.labelled_by(label.id).on_hover_text(
-        "The quantiser that makes the candidates; those that need a calibration are left out without one.",
-    );
 }
 
 const METRICS: [(Metric, &str, &str); 4] = [
@@ -176,8 +151,10 @@ fn solved(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &Ready) 
         return;
     }
     frontier::ui(context, ui, model, ready);
+    memory::ui(context, ui, model, ready);
     bounds::ui(context, ui, model, ready);
     why::ui(context, ui, model, ready);
+    evolution::ui(context, ui, model, ready);
     runs::ui(context, ui);
     why::metrics(context, ui, model, ready);
 }

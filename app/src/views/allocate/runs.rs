@@ -21,7 +21,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         if against.runs.is_empty() {
             ui.weak("Evaluate plans that the slider makes (Ctrl+R): each run of a plan whose assignments were scored becomes a point here.");
         } else {
-            let figure = figure(context, damage_axis(ready.wish.metric));
+            let figure = figure(context, damage_axis(ready));
             let options = Options { height: HEIGHT, ..Options::default() };
             context.answer(plot(ui, context.tokens, "predicted against measured", &figure, options));
             verdict(context, ui);

@@ -1,0 +1,85 @@
+//! What a layer may become: methods at numbers of bits, and whatever assignment was made in the inspector.
+
+use egui::Ui;
+use lapidary_engine::plan::{Assignment, quantisers_of_bits};
+
+use crate::document::allocation::{BITS, Wish};
+use crate::document::model::Model;
+
+pub(super) fn ui(ui: &mut Ui, model: &Model, wish: &mut Wish) {
+    ui.horizontal_wrapped(|ui| {
+        methods(ui, wish);
+        ui.label("at").on_hover_text("Bits that a layer may have, besides being kept as it is.");
+        for bits in BITS {
+            let mut is_in = wish.bits.contains(&bits);
+            let tip = format!("Whether {bits} bits are a candidate, where the target holds them.");
+            if ui.toggle_value(&mut is_in, bits.to_string()).on_hover_text(tip).changed() {
+                wish.bits.retain(|other| *other != bits);
+                wish.bits.extend(is_in.then_some(bits));
+                wish.bits.sort_unstable();
+            }
+        }
+    });
+    others(ui, model, wish);
+}
+
+/// The quantisers, any number of them.
+fn methods(ui: &mut Ui, wish: &mut Wish) {
+    let titles: Vec<&str> = quantisers_of_bits()
+        .filter(|of| wish.methods.iter().any(|id| id == of.id))
+        .map(|of| of.title)
+        .collect();
+    let title = match titles.as_slice() {
+        [] => "no method".to_owned(),
+        [one] => (*one).to_owned(),
+        several => format!("{} methods", several.len()),
+    };
+    ui.label("Candidates");
+    let menu = ui.menu_button(format!("{title} ▼"), |ui| {
+        for of in quantisers_of_bits() {
+            let mut is_in = wish.methods.iter().any(|id| id == of.id);
+            if ui.checkbox(&mut is_in, of.title).on_hover_text(of.summary).changed() {
+                wish.methods.retain(|id| id != of.id);
+                wish.methods.extend(is_in.then(|| of.id.to_owned()));
+            }
+        }
+    });
+    menu.response.on_hover_text(format!(
+        "The quantisers that make the candidates, each at every number of bits it has: {}. Those that need a calibration are left out without one.",
+        if titles.is_empty() { "none".to_owned() } else { titles.join(", ") }
+    ));
+}
+
+/// Assignments with other parameters, sparsity or rank: that of the inspected layer can be added.
+fn others(ui: &mut Ui, model: &Model, wish: &mut Wish) {
+    let inspected = model.selection.cursor().filter(|&layer| model.is_matrix(layer));
+    let inspected = inspected
+        .map(|layer| Assignment { locked: false, ..Assignment::clone(&model.assignment(layer)) });
+    let is_new = |of: &Assignment| {
+        let palette = wish.palette().unwrap_or_default();
+        !of.is_keep() && !palette.contains(of)
+    };
+    let new = inspected.filter(is_new);
+    if new.is_none() && wish.others.is_empty() {
+        return;
+    }
+    ui.horizontal_wrapped(|ui| {
+        let mut gone = None;
+        for (at, other) in wish.others.iter().enumerate() {
+            let button = ui.button(format!("{} ×", other.label()));
+            if button.on_hover_text("Take it from the candidates.").clicked() {
+                gone = Some(at);
+            }
+        }
+        if let Some(gone) = gone {
+            wish.others.remove(gone);
+        }
+        if let Some(new) = new {
+            let button = ui.button(format!("Add {}", new.label()));
+            let tip = "Makes the assignment of the layer in the inspector a candidate for every layer: any method with any parameters, sparsity, rank or correction.";
+            if button.on_hover_text(tip).clicked() {
+                wish.others.push(new);
+            }
+        }
+    });
+}
