@@ -129,6 +129,12 @@ fn scores_are_set_right_and_a_search_goes_on_where_it_was_and_its_best_is_one_st
     let [least, most] = ready.solved.range();
     let budget = least + (most - least) / 8;
     send(&mut screen, Allocate::Spend(budget));
+    // Two bits everywhere leave much to be found.
+    let [all, bits] = [Command::SelectAll, Command::SetBits(2)];
+    screen.state().send(all);
+    screen.run_steps(2);
+    screen.state().send(bits);
+    screen.run_steps(2);
     let before = screen.state().model().plan().clone();
     let wish = Wish { generations: 1, offspring: 3, tokens: [32, 64], seed: 3 };
     send(&mut screen, Allocate::Evolve(Evolve::Wish(wish)));

@@ -46,7 +46,7 @@ pub(super) struct Allocation {
     candidates: Vec<i64>,
     /// One more candidate, as "magnitude pattern=n-of-m; gptq bits=4 group_size=64; eora rank=8"; may be given several times.
     #[arg(long, value_name = "CHAIN")]
-    candidate: Vec<Assignment>,
+    candidate: Vec<String>,
     /// Keep no layer as it is.
     #[arg(long)]
     compress_all: bool,
@@ -56,7 +56,7 @@ pub(super) struct Allocation {
     score: Option<String>,
     /// Measure, on --text, the candidates on which the choice at the budget hangs, and set the other scores right in
     /// proportion: most of the good of --score measured for a part of its cost.
-    #[arg(long, requires = "text")]
+    #[arg(long)]
     refine: bool,
     /// The text on which candidates are measured.
     #[arg(long)]
@@ -144,11 +144,17 @@ impl Allocation {
             Some(id) => target::find(id)?,
             None => target::default_for(&checkpoint),
         };
-        let palette = allocating::palette(&self.method, &self.candidates, &self.candidate)?;
+        let palette = self.palette()?;
         let needs = palette.iter().map(|of| method::chain_needs(&of.steps)).max();
         let loaded = self.calibration(&checkpoint, needs.unwrap_or(Needs::Weights), terminal)?;
         let metric = self.metric(loaded.is_some())?;
         Ok(Opened { checkpoint, plan, target, loaded, metric, palette })
+    }
+
+    fn palette(&self) -> Result<Vec<Assignment>> {
+        let others = self.candidate.iter().map(|chain| chain.parse());
+        let others = others.collect::<Result<Vec<Assignment>>>()?;
+        allocating::palette(&self.method, &self.candidates, &others)
     }
 
     /// The calibration that is named, or the latest there is; one must be there where a method needs it.
@@ -180,9 +186,7 @@ impl Allocation {
             (None, true) | (Some("outputs"), _) => Ok(Metric::Outputs),
             (None, false) | (Some("weights"), _) => Ok(Metric::Weights),
             (Some("linearity"), _) if self.text.is_some() => Ok(Metric::Linearity),
-            (Some("measured" | "linearity"), _) => {
-                Err(Error::plan("candidates are measured on a text", "give one with --text"))
-            }
+            (Some("measured" | "linearity"), _) => Err(no_text()),
             (Some(other), _) => Err(Error::plan(
                 format!("there is no score {other:?}"),
                 "choose weights, outputs, linearity or measured",
@@ -220,7 +224,10 @@ impl Allocation {
         scores: Vec<UnitScores>,
         terminal: &Terminal,
     ) -> Result<(Vec<UnitScores>, Option<[usize; 2]>)> {
-        let (Some(source), true) = (self.source(), self.refine) else { return Ok((scores, None)) };
+        if !self.refine {
+            return Ok((scores, None));
+        }
+        let source = self.source().ok_or_else(no_text)?;
         let budget = Cell::new(0);
         let solve = |problem: &Problem| {
             budget.set(problem.budget());
@@ -345,6 +352,10 @@ impl Allocation {
         }
         Ok(object)
     }
+}
+
+fn no_text() -> Error {
+    Error::plan("candidates are measured on a text", "give one with --text")
 }
 
 impl Solved {

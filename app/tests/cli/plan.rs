@@ -20,8 +20,8 @@ fn a_budget_becomes_a_project_that_evaluates_and_keeps_it() {
     let size = ["plan", &sample, "--size", "5MB", "--score", "weights", "--floor", "down=8"];
     let lines = run(home.path(), size);
     let text = works(&lines);
-    assert!(text.contains("4 bits everywhere") && text.contains("MB for"), "{text}");
-    assert!(!text.contains("3 bits everywhere"), "the target holds none: {text}");
+    assert!(text.contains("4-bit g128 everywhere") && text.contains("MB for"), "{text}");
+    assert!(!text.contains("3-bit g128 everywhere"), "the target holds none: {text}");
     let again = run(home.path(), ["plan", &out, "--bits", "4.2", "--score", "weights"]);
     assert!(works(&again).contains("4.1"), "of a project");
 }
@@ -42,6 +42,31 @@ fn memory_is_a_budget_that_counts_keys_and_values() {
     assert!(works(&lines).contains("keys and values of 256 tokens 786"), "{lines:?}");
     let few = ["plan", &sample, "--memory", "1MB", "--score", "weights"];
     fails(&run(home.path(), few), 2, &["keys and values", "more memory"]);
+}
+
+#[test]
+fn any_assignment_is_a_candidate_and_only_what_the_choice_hangs_on_is_measured() {
+    let home = TempDir::new().unwrap();
+    let sample = sample().display().to_string();
+    let text = home.path().join("a.txt");
+    std::fs::write(&text, "The river ran down to the mill. ".repeat(30)).unwrap();
+    let text = text.display().to_string();
+    let chain = "round-to-nearest bits=4 group_size=32";
+    let common = ["plan", &sample, "--bits", "6", "--target", "mlx", "--candidates", "3,4,8"];
+    let more = ["--candidate", chain, "--score", "weights", "--text", &text, "--tokens", "64"];
+    let all = || common.iter().chain(&more);
+    let lines = run(home.path(), all());
+    assert!(works(&lines).contains("4-bit g32 everywhere"), "{lines:?}");
+    let refined = run(home.path(), all().chain(&["--refine", "--json"]));
+    let found: Value = serde_json::from_str(works(&refined)).unwrap();
+    let count = |name: &str| found[name].as_u64().unwrap();
+    let (measured, candidates) = (count("measured_candidates"), count("candidates"));
+    assert_eq!(candidates, 44 * 4);
+    assert!(measured > 20 && measured < candidates, "{measured}");
+    let arguments = ["plan", &sample, "--bits", "4", "--refine"];
+    fails(&run(home.path(), arguments), 2, &["--text"]);
+    let wrong = ["plan", &sample, "--bits", "4", "--candidate", "gptk bits=3"];
+    fails(&run(home.path(), wrong), 2, &["gptk"]);
 }
 
 #[test]
