@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
+import archives
 import gguf_files
 import packed
 from plans import SAMPLE, Checks, export, variants
@@ -186,6 +187,7 @@ def main():
                 check = check_quantised if variant.target.startswith("compressed-tensors") else check_packed
                 check(checks, variant, out, export(binary, variant.dense(), Path(work)))
         gguf_files.check(checks, binary, Path(work))
+        archives.check(checks, binary, Path(work), bf16)
     return checks.finish()
 
 

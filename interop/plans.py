@@ -111,9 +111,12 @@ def project(target, rules):
     lines = []
     # The first pattern that matches decides; those for single roles come after the one for all.
     for pattern, step in reversed(rules.items()):
-        method, parameters = step if isinstance(step, tuple) else ("round-to-nearest", step)
-        pairs = ", ".join(f'"{name}": {ron(value)}' for name, value in parameters.items())
-        lines.append(f'"{pattern}": (steps: [(method: "{method}", parameters: {{{pairs}}})]),')
+        steps = []
+        for step in step if isinstance(step, list) else [step]:
+            method, parameters = step if isinstance(step, tuple) else ("round-to-nearest", step)
+            pairs = ", ".join(f'"{name}": {ron(value)}' for name, value in parameters.items())
+            steps.append(f'(method: "{method}", parameters: {{{pairs}}})')
+        lines.append(f'"{pattern}": (steps: [{", ".join(steps)}]),')
     return f'(version: 1, checkpoint: "{SAMPLE}", target: "{target}", plan: {{\n' + "\n".join(lines) + "\n})\n"
 
 

@@ -10,6 +10,8 @@ use crate::tensor::{DType, MatrixShape};
 /// What a runtime and format can hold.
 #[derive(Debug, Serialize)]
 pub struct Capabilities {
+    /// Whether it holds what is listed below, or every encoding as it is.
+    pub holds: Holds,
     /// Grouped integers it has a form for; empty where every layer is stored in full.
     pub integers: &'static [Integers],
     /// Why other bits are not held, for a message.
@@ -46,6 +48,16 @@ pub struct Capabilities {
     pub kernel: Option<Kernel>,
     /// Element types of scales it has a form for; empty for all.
     pub scale_dtypes: &'static [DType],
+}
+
+/// What a format holds at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holds {
+    /// Forms that are listed.
+    Listed,
+    /// Every encoding as it is.
+    Everything,
 }
 
 /// Bits, symmetry and groupings that belong together.
@@ -150,6 +162,7 @@ const NO_WHOLE_ZEROS: &str = "the format adds an offset in place of a zero point
 impl Capabilities {
     /// A format that holds nothing compressed and asks for nothing: what the others are said against.
     pub(super) const NONE: Self = Self {
+        holds: Holds::Listed,
         integers: &[],
         why_not_bits: "",
         offsets: false,
@@ -208,11 +221,14 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
 impl Capabilities {
     /// Whether it holds nothing compressed at all.
     pub fn is_dense(&self) -> bool {
-        self.integers.is_empty()
+        self.integers.is_empty() && self.holds == Holds::Listed
     }
 
     /// Why a layer of this layout is stored in full, in a sentence without a full stop; `None` where it is held.
     pub fn why_not(&self, tensor: &Tensor, layout: &Layout) -> Option<String> {
+        if self.holds == Holds::Everything {
+            return None;
+        }
         if self.is_dense() {
             return Some("this target stores every layer in full".to_owned());
         }

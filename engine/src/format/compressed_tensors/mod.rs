@@ -17,8 +17,9 @@ use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::{Value, json};
 
-use crate::encoding::{Affine, AffineLayout};
+use crate::encoding::{Affine, AffineLayout, Encoding};
 use crate::format::Stored;
+use crate::format::codes::Places;
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::pack_dense_words;
 use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
@@ -259,6 +260,25 @@ impl<'a> Reader<'a> {
             done += run;
         }
         Some(())
+    }
+
+    /// The codes, scales and zero points as they are; `None` if a tensor is too short.
+    pub fn encoding(&self, layout: &AffineLayout) -> Option<Encoding> {
+        let grouping = match layout.grouping {
+            // Its one scale was repeated for every row.
+            Grouping::Tensor => Grouping::Channel,
+            other => other,
+        };
+        let layout = AffineLayout { grouping, ..layout.clone() };
+        let rows = self.scales.len().checked_div(self.groups)?;
+        let unsigned = |code: i32| u8::try_from(code + i32::from(layout.middle())).ok();
+        let places = Places {
+            shape: MatrixShape { rows, cols: self.cols },
+            code: &|row, col| unsigned(self.code(row, col)?),
+            scale: &|row, group| self.scales.get(row * self.groups + group).copied(),
+            zero: &|row, group| unsigned(self.zero(row, group)?),
+        };
+        Some(Encoding::Affine(places.affine(layout.clone())?))
     }
 
     fn zero(&self, row: usize, group: usize) -> Option<i32> {
