@@ -1,4 +1,4 @@
-//! `compress --target archive`, `unpack` and `convert` from outside.
+//! `compress --target archive`, `unpack`, `convert` and `verify` from outside.
 
 use std::path::Path;
 
@@ -39,4 +39,30 @@ fn archives_unpack_convert_and_are_verified() {
     assert!(at("packed-compressed-tensors").join("config.json").is_file());
     fails(&run(home.path(), ["convert", "dense", "--target", "mlx"]), 2, &["no compressed layer"]);
     fails(&run(home.path(), ["convert", "packed", "--target", "x"]), 2, &["no target", "archive"]);
+    let source = sample().display().to_string();
+    for output in ["packed", "dense", "plain/model.safetensors", "packed-compressed-tensors"] {
+        let found = run(home.path(), ["verify", output, "--source", &source]);
+        let table = works(&found);
+        assert!(table.contains("\nproved: "), "{output}: {table}");
+        // What was converted has a report against what it was converted from.
+        let is_exported = matches!(output, "packed" | "dense");
+        assert_eq!(table.contains("held against the report"), is_exported, "{output}: {table}");
+    }
+    let against = run(home.path(), ["verify", "packed-compressed-tensors", "--source", "packed"]);
+    assert_eq!(against.status.code(), Some(1), "an archive is no source");
+    damage(&at("dense").join("model.safetensors"));
+    let found = run(home.path(), ["verify", "dense", "--source", &source, "--json"]);
+    assert_eq!(found.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    let first = json["faults"][0].as_str().expect("a fault");
+    assert!(first.contains("model.norm.weight"), "{first}");
+    assert!(crate::text(&found.stderr).contains("dense is not proved"));
+}
+
+/// Changes the last weight of a file.
+fn damage(path: &Path) {
+    let mut bytes = read(path);
+    let n = bytes.len();
+    bytes[n - 1] ^= 0x40;
+    std::fs::write(path, bytes).expect("a file");
 }

@@ -7,6 +7,7 @@ mod gguf_proof;
 mod gguf_reader;
 mod proof;
 mod report;
+mod verify;
 mod write;
 
 use std::path::Path;
@@ -16,6 +17,7 @@ use ndarray::Array2;
 
 pub use convert::convert;
 pub use report::{FileReport, Report, TensorReport, Totals};
+pub use verify::{Verified, VerifiedTensor, verify};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
