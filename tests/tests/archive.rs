@@ -68,8 +68,8 @@ fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
 fn assert_round_trip(encoding: &Encoding, what: &str) {
     let (layout, shape) = (encoding.layout(), encoding.shape());
     assert!(layout.is_valid(shape), "{what}: {layout:?} of {shape}");
-    let text = serde_json::to_string(&layout).unwrap();
-    assert_eq!(serde_json::from_str::<Layout>(&text).unwrap(), layout, "{what}");
+    let text = serde_json::to_string(&layout).expect("it works");
+    assert_eq!(serde_json::from_str::<Layout>(&text).expect("it works"), layout, "{what}");
     let parts = encoding.parts();
     let said: Vec<_> =
         layout.parts(shape).into_iter().map(|p| (p.name, p.dtype, p.elements)).collect();
@@ -316,7 +316,7 @@ fn shards_transposed_layers_and_convolutions_come_back() {
 
 /// A small archive with a mask, a palette and a sum in it.
 fn small() -> Vec<u8> {
-    let folder = TempDir::new().unwrap();
+    let folder = TempDir::new().expect("it works");
     let model = folder.path().join("model.safetensors");
     Weights::new()
         .normal("a.q_proj.weight", &[6, 20])
@@ -324,14 +324,14 @@ fn small() -> Vec<u8> {
         .normal("a.v_proj.weight", &[6, 20])
         .normal("a.norm.weight", &[6])
         .write(&model);
-    let checkpoint = Checkpoint::open(&model).unwrap();
+    let checkpoint = Checkpoint::open(&model).expect("it works");
     let rules = [
         ("*.q_proj.weight", vec![Step::new("magnitude").with("fraction", 0.5), rtn(3)]),
         ("*.k_proj.weight", vec![Step::new("optimal-palette").with("bits", 2)]),
         ("*.v_proj.weight", vec![Step::new("low-rank").with("rank", 2)]),
     ];
     let out = folder.path().join("out");
-    export_to(&checkpoint, &plan(&checkpoint, &rules).unwrap(), "archive", &out);
+    export_to(&checkpoint, &plan(&checkpoint, &rules).expect("it works"), "archive", &out);
     read(&out.join("model.safetensors"))
 }
 
@@ -360,9 +360,9 @@ fn try_out(bytes: &[u8]) -> Result<usize> {
 
 fn with_index(index: &str) -> Vec<u8> {
     let bytes = small();
-    let header_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header_bytes = u64::from_le_bytes(bytes[..8].try_into().expect("it works")) as usize;
     let mut header: serde_json::Value =
-        serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
+        serde_json::from_slice(&bytes[8..8 + header_bytes]).expect("it works");
     header["__metadata__"][archive::KEY] = index.into();
     lapidary_tests::raw_file(&header.to_string(), &bytes[8 + header_bytes..])
 }

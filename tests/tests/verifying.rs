@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::disk;
 use lapidary_engine::export::{Destination, REPORT, Verified, export, verify};
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
@@ -75,7 +76,7 @@ fn what_was_changed_since_is_named() {
     let report = out.join(REPORT);
     write(&report, b"{");
     assert_says(verify(&out, &sample, &Silent), &["report", REPORT]);
-    std::fs::remove_file(&report).unwrap();
+    disk::remove_file(&report).unwrap();
     let found = verified(&out, &sample);
     assert!(found.faults.is_empty() && !found.is_reported, "{:?}", found.faults);
 }

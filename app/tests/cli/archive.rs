@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lapidary_engine::disk;
 use tempfile::TempDir;
 
 use crate::{REPORT, fails, names_in, read, run, sample, works};
@@ -14,7 +15,7 @@ fn prepared(home: &Path) {
          \"*.down_proj.weight\": (steps: [(method: \"round-to-nearest\", parameters: {{\"bits\": 4}})]),\n}})\n",
         sample().display().to_string()
     );
-    std::fs::write(home.join("p.ron"), project).expect("a file");
+    disk::write_file(&home.join("p.ron"), project.as_bytes()).expect("a file");
     let table = run(home, ["compress", "p.ron", "--out", "packed"]);
     assert!(works(&table).contains("0 compressed but stored in full"));
     works(&run(home, ["compress", "p.ron", "--target", "dense", "--out", "dense"]));
@@ -64,5 +65,5 @@ fn damage(path: &Path) {
     let mut bytes = read(path);
     let n = bytes.len();
     bytes[n - 1] ^= 0x40;
-    std::fs::write(path, bytes).expect("a file");
+    disk::write_file(path, &bytes).expect("a file");
 }
