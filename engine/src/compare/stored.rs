@@ -8,7 +8,7 @@ use crate::compare::Counterpart;
 use crate::encoding::{AffineLayout, Encoding};
 use crate::error::Result;
 use crate::format::Stored;
-use crate::format::compressed_tensors::{self, Packing, Stated, stored};
+use crate::format::compressed_tensors::{self, Floats, Packing, Stated, stored};
 use crate::format::layer::{Config, Form, Reader};
 use crate::format::mlx::{self, Mode};
 use crate::format::{archive, awq, gptq};
@@ -41,8 +41,11 @@ struct SeenAs {
 
 impl CompressedLayer {
     /// Whether the part is a single value where decoding wants one for each row.
-    fn is_one_for_all(&self, suffix: &str) -> bool {
+    fn is_one_for_all(&self, suffix: &str, part: &Tensor) -> bool {
         match &self.form {
+            Form::CompressedFloats(floats, _) => {
+                *floats == Floats::Channels && suffix == "weight_scale" && part.parameters() == 1
+            }
             Form::CompressedTensors(_, layout) => is_one_for_all(layout.grouping, suffix),
             Form::Mlx(_) | Form::Gptq(_) | Form::Awq(_) | Form::Archive(_) => false,
         }
@@ -107,7 +110,7 @@ impl CompressedLayer {
                 from.element_bytes(part, first, n)?.to_vec()
             };
             // One scale or zero point of the whole tensor counts for each row.
-            if self.is_one_for_all(suffix) {
+            if self.is_one_for_all(suffix, part) {
                 bytes = bytes.repeat(rows);
             }
             parts.insert(suffix.clone(), bytes);
@@ -335,10 +338,13 @@ impl Stores<'_> {
         &self,
         config: &compressed_tensors::Config,
     ) -> Result<CompressedLayer, String> {
-        let stated = config.stated(self.module())?;
         if self.part("weight_g_idx").is_some() {
             return Err("its inputs are in another order (weight_g_idx)".to_owned());
         }
+        if let Some(floats) = config.floats(self.module()) {
+            return self.compressed_floats(floats?);
+        }
+        let stated = config.stated(self.module())?;
         let (_, scale) = self.part("weight_scale").ok_or("it has no weight_scale")?;
         if !matches!(scale.dtype, DType::F16 | DType::BF16 | DType::F32) {
             return Err(format!("its scales are {}", scale.dtype));
@@ -354,6 +360,38 @@ impl Stores<'_> {
         self.check_packing(&stated, shape)?;
         let parts = self.parts(&stated, &layout, shape)?;
         Ok(self.compressed(Form::CompressedTensors(stated.packing, layout), shape, parts))
+    }
+
+    /// Small floats, each tensor of the type and length that their form demands; one scale may count for all rows.
+    fn compressed_floats(&self, floats: Floats) -> Result<CompressedLayer, String> {
+        let (_, scale) = self.part("weight_scale").ok_or("it has no weight_scale")?;
+        let codes = self.part("weight_packed").map(|(_, codes)| (codes, 2));
+        let codes = codes.or_else(|| self.part("weight").map(|(_, codes)| (codes, 1)));
+        let (codes, each) = codes.ok_or("it has no weight")?;
+        let shape = match codes.shape.0[..] {
+            [rows, bytes] => bytes.checked_mul(each).map(|cols| MatrixShape { rows, cols }),
+            _ => None,
+        };
+        let shape = shape.ok_or_else(|| format!("its weight has the shape {}", codes.shape))?;
+        let scale_dtype = scale.dtype;
+        let is_free = matches!(floats, Floats::Channels | Floats::Squares);
+        if is_free && !matches!(scale_dtype, DType::F16 | DType::BF16 | DType::F32) {
+            return Err(format!("its scales are {scale_dtype}"));
+        }
+        let mut parts = Vec::new();
+        for (suffix, dtype, wanted) in floats.stored(scale_dtype, shape) {
+            let (index, part) = self.part(suffix).ok_or_else(|| format!("it has no {suffix}"))?;
+            let is_single = suffix == "weight_scale" && floats == Floats::Channels;
+            let n = Some(part.parameters());
+            if part.dtype != dtype || (n != wanted.elements() && !(is_single && n == Some(1))) {
+                let (found, of) = (&part.dtype, &part.shape);
+                return Err(format!(
+                    "its {suffix} is {found} of shape {of}, not {dtype} of {wanted}"
+                ));
+            }
+            parts.push((suffix, index));
+        }
+        Ok(self.compressed(Form::CompressedFloats(floats, scale_dtype), shape, parts))
     }
 
     /// Extents of the decoded matrix.

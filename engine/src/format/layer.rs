@@ -6,7 +6,7 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 use serde_json::Value;
 
 use crate::encoding::{AffineLayout, Encoding, Layout};
-use crate::format::compressed_tensors::{self, Packing};
+use crate::format::compressed_tensors::{self, FloatReader, Floats, Packing};
 use crate::format::{archive, awq, gptq, mlx};
 use crate::tensor::{DType, MatrixShape};
 
@@ -15,6 +15,8 @@ use crate::tensor::{DType, MatrixShape};
 pub enum Form {
     /// As compressed-tensors stores grouped integers.
     CompressedTensors(Packing, AffineLayout),
+    /// As compressed-tensors stores small floats, with the type of their scales.
+    CompressedFloats(Floats, DType),
     /// As MLX stores integers and small floats.
     Mlx(mlx::Form),
     /// As GPTQ stores integers.
@@ -36,6 +38,9 @@ impl Form {
             Self::CompressedTensors(packing, layout) => {
                 let reader = compressed_tensors::Reader::new(*packing, layout, shape, get)?;
                 Reader::CompressedTensors(reader)
+            }
+            Self::CompressedFloats(floats, dtype) => {
+                Reader::CompressedFloats(FloatReader::new(*floats, *dtype, shape, get)?)
             }
             Self::Mlx(form) => Reader::Mlx(mlx::Reader::new(*form, shape, get)?),
             Self::Gptq(form) => Reader::Gptq(gptq::Reader::new(*form, shape, get)?),
@@ -59,6 +64,7 @@ impl Form {
             (Reader::CompressedTensors(reader), Self::CompressedTensors(_, layout)) => {
                 reader.encoding(layout)
             }
+            (Reader::CompressedFloats(reader), _) => reader.encoding(),
             (Reader::Mlx(reader), _) => reader.encoding(),
             (Reader::Gptq(reader), _) => reader.encoding(),
             (Reader::Awq(reader), _) => reader.encoding(),
@@ -70,6 +76,7 @@ impl Form {
     pub fn scale_dtype(&self) -> Option<DType> {
         let dtype = match self {
             Self::CompressedTensors(_, layout) => layout.scale_dtype,
+            Self::CompressedFloats(_, dtype) => *dtype,
             Self::Mlx(form) => form.scale_dtype,
             Self::Gptq(form) => form.scale_dtype,
             Self::Awq(form) => form.scale_dtype,
@@ -99,6 +106,8 @@ impl Form {
 pub enum Reader<'a> {
     /// Of compressed-tensors.
     CompressedTensors(compressed_tensors::Reader<'a>),
+    /// Of compressed-tensors, in small floats.
+    CompressedFloats(FloatReader<'a>),
     /// Of MLX.
     Mlx(mlx::Reader<'a>),
     /// Of GPTQ.
@@ -114,6 +123,7 @@ impl Reader<'_> {
     pub fn read(&self, first: usize, out: &mut [f32]) -> Option<()> {
         match self {
             Self::CompressedTensors(reader) => reader.read(first, out),
+            Self::CompressedFloats(reader) => reader.read(first, out),
             Self::Mlx(reader) => reader.read(first, out),
             Self::Gptq(reader) => reader.read(first, out),
             Self::Awq(reader) => reader.read(first, out),

@@ -73,24 +73,35 @@ pub struct Integers {
     pub rows: bool,
 }
 
-/// Small floats with a scale for each group of a row.
+/// Small floats under scales.
 #[derive(Debug, Serialize)]
 pub struct Floats {
     /// What a code stands for.
     pub levels: Levels,
-    /// Inputs that share a scale.
-    pub group: usize,
-    /// Element type of the scales.
-    pub scale_dtype: DType,
+    /// Which weights share a scale.
+    pub tiling: Tiling,
+    /// Element types of the scales.
+    pub scale_dtypes: &'static [DType],
     /// Inputs of a layer must be a multiple of this.
     pub inputs_multiple: usize,
 }
 
 impl Floats {
     fn is(&self, layout: &FloatLayout) -> bool {
-        let tiling = Tiling::Rows(Grouping::Group(self.group));
-        let (levels, scale_dtype) = (self.levels, self.scale_dtype);
-        *layout == FloatLayout { levels, tiling, scale_dtype }
+        let is_scaled = self.scale_dtypes.contains(&layout.scale_dtype);
+        layout.levels == self.levels && layout.tiling == self.tiling && is_scaled
+    }
+
+    /// Codes under a power of two for 32 inputs.
+    pub(super) const fn microscaling(levels: Levels) -> Self {
+        let tiling = Tiling::Rows(Grouping::Group(32));
+        Self { levels, tiling, scale_dtypes: &[DType::F8E8M0], inputs_multiple: 32 }
+    }
+
+    /// FP8 under scales of 16 or 32 bits.
+    pub(super) const fn fp8(tiling: Tiling) -> Self {
+        let scale_dtypes = &[DType::F16, DType::BF16, DType::F32];
+        Self { levels: Levels::E4m3, tiling, scale_dtypes, inputs_multiple: 1 }
     }
 }
 

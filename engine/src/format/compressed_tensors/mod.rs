@@ -10,8 +10,10 @@
 //! [`Config`] reads what anybody's `quantization_config` says of a module.
 
 mod config;
+mod floats;
 
 pub use config::{Config, Stated};
+pub use floats::{Floats, Reader as FloatReader};
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
@@ -91,13 +93,18 @@ impl Scheme {
     }
 }
 
-/// The `quantization_config` of a checkpoint whose groups are `groups` and whose linear layers `ignore` stay.
-pub fn quantization_config(packing: Packing, groups: Vec<Value>, ignore: &[String]) -> Value {
+/// The `quantization_config` of a checkpoint whose groups are `groups` and whose linear layers `ignore` stay. Its format is
+/// that of all groups, or `mixed-precision`.
+pub fn quantization_config(groups: Vec<Value>, ignore: &[String]) -> Value {
+    let mut formats = groups.iter().map(|group| &group["format"]);
+    let first = formats.next().cloned().unwrap_or_default();
+    let format =
+        if formats.all(|format| *format == first) { first } else { "mixed-precision".into() };
     let groups: serde_json::Map<String, Value> =
         groups.into_iter().enumerate().map(|(i, group)| (format!("group_{i}"), group)).collect();
     json!({
         "quant_method": "compressed-tensors",
-        "format": packing.name(),
+        "format": format,
         "quantization_status": "compressed",
         "global_compression_ratio": null,
         "kv_cache_scheme": null,
