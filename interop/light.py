@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
+import archives
 import gguf_files
 import packed
 from plans import SAMPLE, Checks, export, variants
 
-DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
+DTYPES = {"F8_E4M3": "u1", "BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
 
 
 def tensors(folder):
@@ -63,6 +64,8 @@ def decode(found, module, group):
     """The f32 weights of a quantised module, from its tensors and its group of config.json."""
     args = group["weights"]
     bits = args["num_bits"]
+    if args["type"] == "float":
+        return decode_floats(found, module, args)
     scale = floats(found[f"{module}.weight_scale"])
     if group["format"] == "pack-quantized":
         rows, cols = found[f"{module}.weight_shape"][1]
@@ -81,7 +84,36 @@ def decode(found, module, group):
     return spread[0] * (codes - spread[1]).astype(np.float32)
 
 
+def decode_floats(found, module, args):
+    """The f32 weights of a module of small floats: level · (scale / global)."""
+    if args["num_bits"] == 4:
+        kind, pairs = found[f"{module}.weight_packed"]
+        assert kind == "U8", module
+        codes = np.stack([pairs & 15, pairs >> 4], -1).reshape(len(pairs), -1)
+        levels = archives.LEVELS["e2m1"][codes]
+    else:
+        kind, codes = found[f"{module}.weight"]
+        assert kind == "F8_E4M3", module
+        levels = archives.LEVELS["e4m3"][codes]
+    kind, scale = found[f"{module}.weight_scale"]
+    scale = archives.numbers(("F8_E8M0" if kind == "U8" else kind, scale))
+    if args["strategy"] == "tensor_group":
+        kind, divisor = found[f"{module}.weight_global_scale"]
+        assert kind == "F32" and divisor.shape == (1,), module
+        scale = scale / divisor
+    if args["strategy"] == "block":
+        assert args["block_structure"] == [128, 128], module
+        scale = np.repeat(scale, 128, axis=0)[: len(levels)]
+    width = {"channel": levels.shape[1], "block": 128}.get(args["strategy"], args["group_size"])
+    assert scale.shape == (len(levels), -(-levels.shape[1] // width)), module
+    return levels * np.repeat(scale, width, axis=1)[:, : levels.shape[1]]
+
+
 def parts(module, group):
+    if group["weights"]["type"] == "float":
+        codes = {"weight_packed"} if group["weights"]["num_bits"] == 4 else {"weight"}
+        divisor = {"weight_global_scale"} if group["weights"]["strategy"] == "tensor_group" else set()
+        return {f"{module}.{suffix}" for suffix in {"weight_scale"} | codes | divisor}
     suffixes = {"weight_scale"} | ({"weight_packed", "weight_shape"} if group["format"] == "pack-quantized" else {"weight"})
     suffixes |= set() if group["weights"]["symmetric"] else {"weight_zero_point"}
     return {f"{module}.{suffix}" for suffix in suffixes}
@@ -186,6 +218,7 @@ def main():
                 check = check_quantised if variant.target.startswith("compressed-tensors") else check_packed
                 check(checks, variant, out, export(binary, variant.dense(), Path(work)))
         gguf_files.check(checks, binary, Path(work))
+        archives.check(checks, binary, Path(work), bf16)
     return checks.finish()
 
 

@@ -43,6 +43,21 @@ PLANS = [
         "compressed-tensors",
         {EVERY: {"bits": 4, "granularity": "tensor", "symmetry": "asymmetric", "clipping": "mse"}},
     ),
+    ("floats of 8 bits a channel", "compressed-tensors", {EVERY: ("fp8", {"granularity": "channel"})}),
+    ("floats of 8 bits in squares of 128", "compressed-tensors", {EVERY: ("fp8", {"granularity": "square"})}),
+    ("nvfp4 floats", "compressed-tensors", {EVERY: ("microscaling", {"format": "nvfp4"})}),
+    ("mxfp4 floats", "compressed-tensors", {EVERY: ("microscaling", {"format": "mxfp4"})}),
+    ("mxfp8 floats", "compressed-tensors", {EVERY: ("microscaling", {"format": "mxfp8"})}),
+    (
+        "floats of 8 bits, nvfp4 floats and 4-bit integers in one model",
+        "compressed-tensors",
+        {
+            EVERY: ("fp8", {"granularity": "channel"}),
+            "*.mlp.up_proj.weight": ("microscaling", {"format": "nvfp4"}),
+            "*.mlp.gate_proj.weight": ("microscaling", {"format": "nvfp4"}),
+            "*.down_proj.weight": {"bits": 4, "group_size": 64},
+        },
+    ),
     (
         "asymmetric 3 bits in groups of 32, one byte each",
         "compressed-tensors-int",
@@ -111,9 +126,12 @@ def project(target, rules):
     lines = []
     # The first pattern that matches decides; those for single roles come after the one for all.
     for pattern, step in reversed(rules.items()):
-        method, parameters = step if isinstance(step, tuple) else ("round-to-nearest", step)
-        pairs = ", ".join(f'"{name}": {ron(value)}' for name, value in parameters.items())
-        lines.append(f'"{pattern}": (steps: [(method: "{method}", parameters: {{{pairs}}})]),')
+        steps = []
+        for step in step if isinstance(step, list) else [step]:
+            method, parameters = step if isinstance(step, tuple) else ("round-to-nearest", step)
+            pairs = ", ".join(f'"{name}": {ron(value)}' for name, value in parameters.items())
+            steps.append(f'(method: "{method}", parameters: {{{pairs}}})')
+        lines.append(f'"{pattern}": (steps: [{", ".join(steps)}]),')
     return f'(version: 1, checkpoint: "{SAMPLE}", target: "{target}", plan: {{\n' + "\n".join(lines) + "\n})\n"
 
 

@@ -87,6 +87,14 @@ pub enum Error {
         /// The first difference.
         what: String,
     },
+    /// An output is not what it should be.
+    #[error("{} is not proved: {what}", path.display())]
+    Unproved {
+        /// The output file or folder.
+        path: PathBuf,
+        /// The first fault, and how many there are.
+        what: String,
+    },
     /// The user changed their mind.
     #[error("cancelled")]
     Cancelled,
@@ -149,6 +157,9 @@ impl Error {
             Self::Plan { mend, .. } => return Some(mend.clone()),
             Self::Exists { .. } => "choose another place, or allow replacing it (--force)",
             Self::Proof { .. } => "nothing was kept; please report this with the project file",
+            Self::Unproved { .. } => {
+                "check that the source is the one it was made from, or write it again"
+            }
             Self::Cancelled => return None,
         };
         Some(hint.to_owned())
@@ -172,7 +183,9 @@ impl Error {
             | Self::Numeric { .. }
             | Self::Plan { .. }
             | Self::Exists { .. } => true,
-            Self::Limit { .. } | Self::Proof { .. } | Self::Cancelled => false,
+            Self::Limit { .. } | Self::Proof { .. } | Self::Unproved { .. } | Self::Cancelled => {
+                false
+            }
         }
     }
 }
@@ -202,7 +215,8 @@ mod tests {
             Error::Numeric { tensor: "a".to_owned(), why: "3 values are NaN".to_owned() },
             Error::plan("the plan names layer b, which the checkpoint does not have", "remove it"),
             Error::Exists { path: path.clone() },
-            Error::Proof { path, what: "tensor a differs".to_owned() },
+            Error::Proof { path: path.clone(), what: "tensor a differs".to_owned() },
+            Error::Unproved { path, what: "tensor a is missing".to_owned() },
             Error::Cancelled,
         ]
     }

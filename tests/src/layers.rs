@@ -115,6 +115,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "encoding",
             "format",
             "checkpoint",
+            "compare",
             "plan",
             "target",
             "job",

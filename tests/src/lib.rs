@@ -89,7 +89,7 @@ pub fn on_threads<T: Send>(n: usize, work: impl FnOnce() -> T + Send) -> T {
 
 /// The targets whose files are safetensors, so that what they wrote opens as a checkpoint again.
 pub fn writable() -> impl Iterator<Item = &'static dyn Target> {
-    target::writable().filter(|target| target.about().id != "gguf")
+    target::writable().filter(|target| !["gguf", "archive"].contains(&target.about().id))
 }
 
 /// `n` independent standard normal numbers.

@@ -5,6 +5,7 @@ mod allocation;
 mod calibrate;
 mod check;
 mod compress;
+mod convert;
 mod demo;
 mod diff;
 mod evaluate;
@@ -13,6 +14,7 @@ mod output;
 mod plan;
 mod recipe;
 mod search;
+mod verify;
 mod window;
 
 use std::path::PathBuf;
@@ -43,6 +45,12 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
+    /// Write a compressed checkpoint for another target, without compressing it again.
+    Convert(convert::Convert),
+    /// Make a dense checkpoint of an archive, or of another compressed checkpoint.
+    Unpack(convert::Unpack),
+    /// Prove an output that is there already against the checkpoint it was made from.
+    Verify(verify::Verify),
     /// Spend a budget of bits or bytes on the layers of a model.
     Plan(plan::Plan),
     /// Spend a budget by trying whole plans on the model, generation by generation; goes on where it was stopped.
@@ -78,6 +86,9 @@ pub fn main() -> ExitCode {
         Some(Command::Calibrate(command)) => command.run(),
         Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
+        Some(Command::Convert(command)) => command.run(),
+        Some(Command::Unpack(command)) => command.run(),
+        Some(Command::Verify(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Search(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),

@@ -1,5 +1,6 @@
 //! The program from outside: exit codes, what stands on stdout and stderr, what is left on disk.
 
+mod archive;
 mod calibrate;
 mod diff;
 mod evaluate;

@@ -68,7 +68,8 @@ fn targets_are_listed_with_every_rule() {
             "gptq-v2",
             "awq",
             "gguf",
-            "mlx"
+            "mlx",
+            "archive"
         ]
     );
     assert_eq!(json[1]["capabilities"]["kernel"]["inputs_multiple"], 128);

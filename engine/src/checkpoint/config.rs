@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::checkpoint::SideFile;
 use crate::disk;
@@ -18,6 +18,15 @@ const MEND: &str = "repair or move away config.json: the weights beside it open 
 pub struct Config {
     value: Value,
     file: SideFile,
+    /// Whether the file says just what `value` says.
+    is_as_file: bool,
+}
+
+/// Takes keys out, the others in their order; whether any was there.
+fn without(object: &mut Map<String, Value>, keys: &[&str]) -> bool {
+    let before = object.len();
+    object.retain(|key, _| !keys.contains(&key.as_str()));
+    object.len() < before
 }
 
 impl Config {
@@ -32,12 +41,28 @@ impl Config {
         if !value.is_object() {
             return Err(bad("it is not a JSON object".to_owned()));
         }
-        Ok(Self { value, file: SideFile { path: path.to_path_buf(), bytes: bytes.len() as u64 } })
+        let file = SideFile { path: path.to_path_buf(), bytes: bytes.len() as u64 };
+        Ok(Self { value, file, is_as_file: true })
     }
 
     /// What another file says, in the words of config.json.
     pub(super) fn said_by(value: Value, file: SideFile) -> Self {
-        Self { value, file }
+        Self { value, file, is_as_file: false }
+    }
+
+    /// The same without a word on how weights are quantised.
+    pub(super) fn unquantised(mut self) -> Self {
+        const KEYS: [&str; 3] = ["quantization_config", "compression_config", "quantization"];
+        let nested = self.value.get_mut("text_config").and_then(Value::as_object_mut);
+        let mut found = nested.is_some_and(|nested| without(nested, &KEYS));
+        found |= self.value.as_object_mut().is_some_and(|all| without(all, &KEYS));
+        self.is_as_file &= !found;
+        self
+    }
+
+    /// Whether a copy of the file says what this says.
+    pub fn is_as_file(&self) -> bool {
+        self.is_as_file
     }
 
     /// The whole document, its keys in the order of the file.

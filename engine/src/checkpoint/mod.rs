@@ -3,6 +3,7 @@
 //!
 //! Opening reads headers only; tensors stay on disk until their bytes are asked for.
 
+mod archived;
 mod block;
 mod config;
 mod gguf_file;
@@ -10,6 +11,7 @@ mod gguf_names;
 mod groups;
 mod open;
 mod read;
+mod restored;
 mod roles;
 mod row_order;
 mod vocabulary;
@@ -23,6 +25,7 @@ pub use config::Config;
 pub use gguf_file::GgufTensors;
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
+pub use restored::Restored;
 pub use roles::{Place, Role, place_of};
 pub use row_order::RowOrder;
 
@@ -158,6 +161,8 @@ pub struct Checkpoint {
     vocabulary: OnceLock<std::result::Result<Pairs, vocabulary::Refusal>>,
     /// What a GGUF file holds, where it is one.
     gguf: Option<GgufTensors>,
+    /// Layers that lie there part by part.
+    archived: archived::Archived,
 }
 
 /// A shared open checkpoint, as jobs hold it.

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
+use crate::checkpoint::archived::Archived;
 use crate::checkpoint::roles::{self, Role};
 use crate::checkpoint::{
     Checkpoint, Config, File, Matrix, MatrixKind, SideFile, Tensor, gguf_file, groups,
@@ -157,13 +158,14 @@ fn build(
 }
 
 /// A checkpoint of tensors in order.
-fn assemble(
+pub(super) fn assemble(
     path: &Path,
     files: Vec<File>,
     tensors: Vec<Tensor>,
     (config, side_files, has_index): (Option<Config>, Vec<SideFile>, bool),
 ) -> Result<Checkpoint> {
     let by_name = by_name(&files, &tensors)?;
+    let archived = Archived::read(&files, &tensors, &by_name)?;
     let fused = groups::fused_groups(&tensors);
     let fused_of = fused
         .iter()
@@ -186,6 +188,7 @@ fn assemble(
         has_index,
         vocabulary: std::sync::OnceLock::new(),
         gguf: None,
+        archived,
     })
 }
 
@@ -196,7 +199,7 @@ fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
     for source in sources {
         let header = safetensors::read_header(&source)?;
         for entry in header.entries {
-            let place = roles::place_of(&entry.name);
+            let place = roles::place_of(holder(&entry.name));
             tensors.push(Tensor {
                 place,
                 matrix: None,
@@ -214,6 +217,11 @@ fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
         files.push(File { name, metadata: header.metadata, source });
     }
     Ok((files, tensors))
+}
+
+/// The weight of which a tensor is a part by its name, as `m.weight` of `m.weight.codes`; otherwise the tensor itself.
+fn holder(name: &str) -> &str {
+    name.find(".weight.").map_or(name, |at| &name[..at + ".weight".len()])
 }
 
 /// Index of each tensor; a name that two files have is a defect.
@@ -244,14 +252,14 @@ fn number_residual_blocks(tensors: &mut [Tensor]) {
 
 /// Whether linear layers are stored `[in, out]` as in GPT-2: then `c_attn` is three times wider than high.
 /// (GPT-BigCode has the same names, but stores `[out, in]`.)
-fn has_conv1d(tensors: &[Tensor]) -> bool {
+pub(super) fn has_conv1d(tensors: &[Tensor]) -> bool {
     tensors.iter().any(|tensor| {
         tensor.name.ends_with("attn.c_attn.weight")
             && matches!(tensor.shape.0[..], [rows, cols] if rows.checked_mul(3) == Some(cols))
     })
 }
 
-fn matrix_of(tensor: &Tensor, conv1d: bool) -> Option<Matrix> {
+pub(super) fn matrix_of(tensor: &Tensor, conv1d: bool) -> Option<Matrix> {
     if !tensor.dtype.is_compressible()
         || tensor.place.role == Role::Norm
         || tensor.place.role == Role::Bias
@@ -289,7 +297,7 @@ fn matrix_of(tensor: &Tensor, conv1d: bool) -> Option<Matrix> {
 }
 
 /// Embeddings, blocks by index, the rest; inside a block by expert and role; then by name.
-fn order(tensor: &Tensor) -> (u8, u32, Option<u32>, Role, String) {
+pub(super) fn order(tensor: &Tensor) -> (u8, u32, Option<u32>, Role, String) {
     let place = tensor.place;
     let section = match (place.block, place.role) {
         (Some(_), _) => 1,

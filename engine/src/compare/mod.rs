@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
 use crate::numeric::distance::{Distance, PIECE, different_bits};
 use crate::observer::Observer;
-use crate::tensor::{DType, Shape, for_each_f64};
+use crate::tensor::{DType, MatrixShape, Shape, for_each_f64};
 
 /// How far tensor B is from tensor A.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,8 +134,9 @@ impl Pair<'_> {
     }
 
     fn compare_compressed(&self, layer: &CompressedLayer) -> Result<Comparison> {
-        self.check_shape(&Shape(vec![layer.shape.rows, layer.shape.cols]))?;
-        if self.tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Conv1d) {
+        self.check_shape(&layer.tensor_shape())?;
+        let is_conv1d = |matrix: crate::checkpoint::Matrix| matrix.kind == MatrixKind::Conv1d;
+        if self.tensor.matrix.is_some_and(is_conv1d) != layer.is_transposed() {
             return Err(Error::Unsupported {
                 what: format!("comparing the Conv1D layer {} with integers", self.tensor.name),
             });
@@ -152,9 +153,17 @@ impl Pair<'_> {
             ),
         };
         let reader = parts.reader().ok_or_else(damaged)?;
+        let turned = if layer.is_transposed() {
+            Some(turned(layer.shape, &reader).ok_or_else(damaged)?)
+        } else {
+            None
+        };
         let pieces = self.for_each_piece(|first, n| {
             let mut decoded = vec![0.0; n as usize];
-            reader.read(first as usize, &mut decoded).ok_or_else(damaged)?;
+            match &turned {
+                Some(all) => decoded.copy_from_slice(&all[first as usize..(first + n) as usize]),
+                None => reader.read(first as usize, &mut decoded).ok_or_else(damaged)?,
+            }
             let decoded: Vec<f64> = decoded.into_iter().map(f64::from).collect();
             let bytes = self.a.element_bytes(self.tensor, first, n)?;
             let sums = Distance::of_piece(&numbers(self.tensor.dtype, bytes), &decoded);
@@ -210,6 +219,22 @@ impl Pair<'_> {
             what: format!("comparing the {dtype} values of tensor {}", self.tensor.name),
         }
     }
+}
+
+/// All weights in the order `[in, out]` of the GPT-2 family; `None` where they are not there.
+fn turned(shape: MatrixShape, reader: &PartsReader<'_>) -> Option<Vec<f32>> {
+    let MatrixShape { rows, cols } = shape;
+    let mut out = vec![0.0; shape.elements()];
+    let mut row = vec![0.0; cols];
+    for at in 0..rows {
+        reader.read(at * cols, &mut row)?;
+        out.iter_mut()
+            .skip(at)
+            .step_by(rows)
+            .zip(&row)
+            .for_each(|(value, weight)| *value = *weight);
+    }
+    Some(out)
 }
 
 /// The numbers stored in `bytes`.

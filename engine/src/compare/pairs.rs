@@ -84,12 +84,12 @@ pub fn pairs(a: &Checkpoint, b: &Checkpoint) -> Vec<Option<Counterpart>> {
         if layers_a.tensors[&name].len() == 1 && name == tensor.name {
             return Some(Stores { b, name: &found, tensors, config: &config }.counterpart());
         }
-        let part = tensors.iter().copied().find(|&other| {
-            let suffix = |tensor: &Tensor| tensor.name.rsplit('.').next().map(str::to_owned);
-            suffix(&b.tensors()[other]) == suffix(tensor)
-        });
-        let is_same =
-            |other: &usize| tensors.len() > 1 && b.tensors()[*other].dtype == tensor.dtype;
+        let part = tensors
+            .iter()
+            .copied()
+            .find(|&other| suffix(b, &b.tensors()[other]) == suffix(a, tensor));
+        let is_part = tensors.len() > 1 || tensor.name != name;
+        let is_same = |other: &usize| is_part && b.tensors()[*other].dtype == tensor.dtype;
         Some(match part.filter(is_same) {
             Some(tensor) => Counterpart::Plain { tensor },
             None => Counterpart::Unreadable {
@@ -117,6 +117,9 @@ pub fn layers(checkpoint: &Checkpoint) -> BTreeMap<String, Counterpart> {
 
 /// The tensor that `name` holds, or holds a part of: `m.weight` for `m.weight_scale`.
 fn layer_of(checkpoint: &Checkpoint, name: &str) -> String {
+    if let Some(layer) = checkpoint.archived_in(name) {
+        return layer.to_owned();
+    }
     let has = |name: &str| checkpoint.find(name).is_some();
     if let Some((module, suffix)) = name.rsplit_once('.')
         && PARTS.contains(&suffix)
@@ -131,6 +134,13 @@ fn layer_of(checkpoint: &Checkpoint, name: &str) -> String {
         return format!("{module}.weight");
     }
     name.to_owned()
+}
+
+/// What tells a part of a layer from the others: all that follows the name of an archive's layer, or the last word.
+fn suffix<'t>(checkpoint: &Checkpoint, tensor: &'t Tensor) -> &'t str {
+    let last = tensor.name.rsplit('.').next().unwrap_or_default();
+    let layer = checkpoint.archived_in(&tensor.name);
+    layer.and_then(|layer| tensor.name.strip_prefix(layer)).unwrap_or(last)
 }
 
 /// `name` without the prefixes that wrappers add.

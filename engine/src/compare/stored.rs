@@ -5,16 +5,16 @@ use std::ops::Range;
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::compare::Counterpart;
-use crate::encoding::AffineLayout;
+use crate::encoding::{AffineLayout, Encoding};
 use crate::error::Result;
 use crate::format::Stored;
-use crate::format::compressed_tensors::{self, Packing, Stated, stored};
+use crate::format::compressed_tensors::{self, Floats, Packing, Stated, stored};
 use crate::format::layer::{Config, Form, Reader};
 use crate::format::mlx::{self, Mode};
-use crate::format::{awq, gptq};
+use crate::format::{archive, awq, gptq};
 use crate::numeric::grouping::Grouping;
 use crate::observer::Observer;
-use crate::tensor::{DType, MatrixShape, for_each_f64};
+use crate::tensor::{DType, MatrixShape, Shape, for_each_f64};
 
 /// A layer as a format stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +26,64 @@ pub struct CompressedLayer {
     /// `[rows, cols]` = `[out, in]`.
     pub shape: MatrixShape,
     /// Suffix and index of the tensors that are read.
-    parts: Vec<(&'static str, usize)>,
+    parts: Vec<(String, usize)>,
+    /// Extents of the tensor it stands for, where they are not those of the matrix.
+    seen_as: Option<SeenAs>,
+}
+
+/// A tensor that is a matrix only as it is seen here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SeenAs {
+    dtype: DType,
+    shape: Shape,
+    is_transposed: bool,
 }
 
 impl CompressedLayer {
     /// Whether the part is a single value where decoding wants one for each row.
-    fn is_one_for_all(&self, suffix: &str) -> bool {
+    fn is_one_for_all(&self, suffix: &str, part: &Tensor) -> bool {
         match &self.form {
+            Form::CompressedFloats(floats, _) => {
+                *floats == Floats::Channels && suffix == "weight_scale" && part.parameters() == 1
+            }
             Form::CompressedTensors(_, layout) => is_one_for_all(layout.grouping, suffix),
-            Form::Mlx(_) | Form::Gptq(_) | Form::Awq(_) => false,
+            Form::Mlx(_) | Form::Gptq(_) | Form::Awq(_) | Form::Archive(_) => false,
         }
+    }
+
+    /// Extents of the tensor it stands for.
+    pub fn tensor_shape(&self) -> Shape {
+        let of_matrix = || Shape(vec![self.shape.rows, self.shape.cols]);
+        self.seen_as.as_ref().map_or_else(of_matrix, |seen| seen.shape.clone())
+    }
+
+    /// Whether the tensor it stands for is the matrix transposed, as in the GPT-2 family.
+    pub fn is_transposed(&self) -> bool {
+        self.seen_as.as_ref().is_some_and(|seen| seen.is_transposed)
+    }
+
+    /// Element type of the tensor it stands for: as an archive says, or config.json, or the type of its scales.
+    pub fn tensor_dtype(&self, of: &Checkpoint) -> DType {
+        let config = of.config().map(crate::checkpoint::Config::value);
+        let places = [config, config.and_then(|config| config.get("text_config"))];
+        let named = places.into_iter().flatten().find_map(|config| {
+            let name = config.get("dtype").or_else(|| config.get("torch_dtype"))?.as_str()?;
+            [("bfloat16", DType::BF16), ("float16", DType::F16), ("float32", DType::F32)]
+                .into_iter()
+                .find_map(|(known, dtype)| name.ends_with(known).then_some(dtype))
+        });
+        let seen = self.seen_as.as_ref().map(|seen| seen.dtype);
+        seen.or(named).or_else(|| self.form.scale_dtype()).unwrap_or(DType::BF16)
+    }
+
+    /// The encoding it is, number by number; `None` where none of ours is that.
+    ///
+    /// # Errors
+    /// What reading says; [`crate::Error::Cancelled`].
+    pub fn encoding(&self, from: &Checkpoint, observer: &dyn Observer) -> Result<Option<Encoding>> {
+        let parts = self.read_parts(from, 0..self.shape.elements(), observer)?;
+        let get = |suffix: &str| parts.bytes.get(suffix).map(Vec::as_slice);
+        Ok(self.form.encoding(self.shape, &get))
     }
 
     /// What the weights in `wanted` (places in the row-major matrix) are stored in, copied in pieces, so that no mapped
@@ -52,8 +100,8 @@ impl CompressedLayer {
             _ => 0..rows,
         };
         let mut parts = BTreeMap::new();
-        for &(suffix, index) in &self.parts {
-            let part = &from.tensors()[index];
+        for (suffix, index) in &self.parts {
+            let part = &from.tensors()[*index];
             let mut bytes = if held.len() == rows {
                 read_whole(from, part, observer)?
             } else {
@@ -62,10 +110,10 @@ impl CompressedLayer {
                 from.element_bytes(part, first, n)?.to_vec()
             };
             // One scale or zero point of the whole tensor counts for each row.
-            if self.is_one_for_all(suffix) {
+            if self.is_one_for_all(suffix, part) {
                 bytes = bytes.repeat(rows);
             }
-            parts.insert(suffix, bytes);
+            parts.insert(suffix.clone(), bytes);
         }
         let shape = MatrixShape { rows: held.len(), cols };
         Ok(Parts { form: self.form.clone(), shape, first: held.start * cols, bytes: parts })
@@ -90,7 +138,7 @@ pub struct Parts {
     /// Place of the first weight in the whole layer.
     first: usize,
     /// Bytes by suffix.
-    bytes: BTreeMap<&'static str, Vec<u8>>,
+    bytes: BTreeMap<String, Vec<u8>>,
 }
 
 impl Parts {
@@ -140,10 +188,45 @@ impl Stores<'_> {
         {
             return Counterpart::Plain { tensor };
         }
-        match self.layer() {
+        let layer = match self.b.archived(self.name) {
+            Some(layer) => Ok(self.archived(layer)),
+            None => self.layer(),
+        };
+        match layer {
             Ok(layer) => Counterpart::Compressed { layer, tensors: self.tensors },
             Err(because) => Counterpart::Unreadable { because, tensors: self.tensors },
         }
+    }
+
+    /// A layer of an archive, whose parts were held against its layout when it was opened.
+    fn archived(&self, layer: &archive::Layer) -> CompressedLayer {
+        let part = |&index: &usize| {
+            let name = &self.b.tensors()[index].name;
+            let part = name.strip_prefix(self.name).and_then(|part| part.strip_prefix('.'));
+            (part.unwrap_or_default().to_owned(), index)
+        };
+        CompressedLayer {
+            module: self.module().to_owned(),
+            form: Form::Archive(layer.layout.clone()),
+            shape: layer.matrix,
+            parts: self.tensors.iter().map(part).collect(),
+            seen_as: Some(SeenAs {
+                dtype: layer.dtype,
+                shape: layer.shape.clone(),
+                is_transposed: layer.is_transposed,
+            }),
+        }
+    }
+
+    /// A layer in parts of a format that tells tensors from matrices nowhere.
+    fn compressed(
+        &self,
+        form: Form,
+        shape: MatrixShape,
+        parts: Vec<(&'static str, usize)>,
+    ) -> CompressedLayer {
+        let parts = parts.into_iter().map(|(suffix, index)| (suffix.to_owned(), index)).collect();
+        CompressedLayer { module: self.module().to_owned(), form, shape, parts, seen_as: None }
     }
 
     fn module(&self) -> &str {
@@ -207,16 +290,14 @@ impl Stores<'_> {
             wanted.retain(|(suffix, ..)| *suffix != "g_idx");
         }
         let parts = self.parts_of(wanted)?;
-        let module = self.module().to_owned();
-        Ok(CompressedLayer { module, form: Form::Gptq(form), shape, parts })
+        Ok(self.compressed(Form::Gptq(form), shape, parts))
     }
 
     fn awq(&self, config: &awq::Config) -> Result<CompressedLayer, String> {
         let (shape, scale_dtype) = self.packed((1, 8))?;
         let form = awq::Form { group_size: config.group_size(shape.cols)?, scale_dtype };
         let parts = self.parts_of(form.stored(shape)?)?;
-        let module = self.module().to_owned();
-        Ok(CompressedLayer { module, form: Form::Awq(form), shape, parts })
+        Ok(self.compressed(Form::Awq(form), shape, parts))
     }
 
     fn mlx(&self, config: &mlx::Config) -> Result<CompressedLayer, String> {
@@ -237,8 +318,7 @@ impl Stores<'_> {
             return Err(format!("its weight of shape {} is not {bits} bits a code", weight.shape));
         }
         let parts = self.parts_of(form.stored(shape)?)?;
-        let module = self.module().to_owned();
-        Ok(CompressedLayer { module, form: Form::Mlx(form), shape, parts })
+        Ok(self.compressed(Form::Mlx(form), shape, parts))
     }
 
     /// The tensors to read, each of the type and shape that the format demands.
@@ -258,10 +338,13 @@ impl Stores<'_> {
         &self,
         config: &compressed_tensors::Config,
     ) -> Result<CompressedLayer, String> {
-        let stated = config.stated(self.module())?;
         if self.part("weight_g_idx").is_some() {
             return Err("its inputs are in another order (weight_g_idx)".to_owned());
         }
+        if let Some(floats) = config.floats(self.module()) {
+            return self.compressed_floats(floats?);
+        }
+        let stated = config.stated(self.module())?;
         let (_, scale) = self.part("weight_scale").ok_or("it has no weight_scale")?;
         if !matches!(scale.dtype, DType::F16 | DType::BF16 | DType::F32) {
             return Err(format!("its scales are {}", scale.dtype));
@@ -276,9 +359,39 @@ impl Stores<'_> {
         let shape = self.shape(&stated)?;
         self.check_packing(&stated, shape)?;
         let parts = self.parts(&stated, &layout, shape)?;
-        let module = self.module().to_owned();
-        let form = Form::CompressedTensors(stated.packing, layout);
-        Ok(CompressedLayer { module, form, shape, parts })
+        Ok(self.compressed(Form::CompressedTensors(stated.packing, layout), shape, parts))
+    }
+
+    /// Small floats, each tensor of the type and length that their form demands; one scale may count for all rows.
+    fn compressed_floats(&self, floats: Floats) -> Result<CompressedLayer, String> {
+        let (_, scale) = self.part("weight_scale").ok_or("it has no weight_scale")?;
+        let codes = self.part("weight_packed").map(|(_, codes)| (codes, 2));
+        let codes = codes.or_else(|| self.part("weight").map(|(_, codes)| (codes, 1)));
+        let (codes, each) = codes.ok_or("it has no weight")?;
+        let shape = match codes.shape.0[..] {
+            [rows, bytes] => bytes.checked_mul(each).map(|cols| MatrixShape { rows, cols }),
+            _ => None,
+        };
+        let shape = shape.ok_or_else(|| format!("its weight has the shape {}", codes.shape))?;
+        let scale_dtype = scale.dtype;
+        let is_free = matches!(floats, Floats::Channels | Floats::Squares);
+        if is_free && !matches!(scale_dtype, DType::F16 | DType::BF16 | DType::F32) {
+            return Err(format!("its scales are {scale_dtype}"));
+        }
+        let mut parts = Vec::new();
+        for (suffix, dtype, wanted) in floats.stored(scale_dtype, shape) {
+            let (index, part) = self.part(suffix).ok_or_else(|| format!("it has no {suffix}"))?;
+            let is_single = suffix == "weight_scale" && floats == Floats::Channels;
+            let n = Some(part.parameters());
+            if part.dtype != dtype || (n != wanted.elements() && !(is_single && n == Some(1))) {
+                let (found, of) = (&part.dtype, &part.shape);
+                return Err(format!(
+                    "its {suffix} is {found} of shape {of}, not {dtype} of {wanted}"
+                ));
+            }
+            parts.push((suffix, index));
+        }
+        Ok(self.compressed(Form::CompressedFloats(floats, scale_dtype), shape, parts))
     }
 
     /// Extents of the decoded matrix.

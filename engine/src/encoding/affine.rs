@@ -160,16 +160,16 @@ impl Affine {
         let mut scales = Vec::new();
         write_f32(self.layout.scale_dtype, &self.scales, &mut scales);
         let mut parts = vec![
-            Part { name: "codes", dtype: DType::U8, bytes: codes },
-            Part { name: "scales", dtype: self.layout.scale_dtype, bytes: scales },
+            Part::new("codes", DType::U8, codes),
+            Part::new("scales", self.layout.scale_dtype, scales),
         ];
         if self.layout.has_offsets {
             let mut bytes = Vec::new();
             write_f32(self.layout.scale_dtype, &self.offsets, &mut bytes);
-            parts.push(Part { name: "offsets", dtype: self.layout.scale_dtype, bytes });
+            parts.push(Part::new("offsets", self.layout.scale_dtype, bytes));
         } else if !self.layout.symmetric {
             let bytes = pack_dense(&self.zeros, self.layout.bits);
-            parts.push(Part { name: "zeros", dtype: DType::U8, bytes });
+            parts.push(Part::new("zeros", DType::U8, bytes));
         }
         parts
     }

@@ -44,7 +44,7 @@ impl Dense {
     pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
         let mut bytes = Vec::new();
         write_f32(self.dtype, &gather(&self.values, mask), &mut bytes);
-        vec![Part { name: "values", dtype: self.dtype, bytes }]
+        vec![Part::new("values", self.dtype, bytes)]
     }
 
     pub(super) fn from_parts<'a>(

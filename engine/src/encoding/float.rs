@@ -194,12 +194,12 @@ impl Float {
         let codes = pack_dense(&gather(&self.codes, mask), self.layout.levels.bits());
         let dtype = self.layout.scale_dtype;
         let mut parts = vec![
-            Part { name: "codes", dtype: DType::U8, bytes: codes },
-            Part { name: "scales", dtype, bytes: scale_bytes(dtype, &self.scales) },
+            Part::new("codes", DType::U8, codes),
+            Part::new("scales", dtype, scale_bytes(dtype, &self.scales)),
         ];
         if self.layout.has_global() {
             let bytes = self.global.to_le_bytes().to_vec();
-            parts.push(Part { name: "global", dtype: DType::F32, bytes });
+            parts.push(Part::new("global", DType::F32, bytes));
         }
         parts
     }

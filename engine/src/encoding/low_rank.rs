@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::encoding::described::{SIDES, prefix_under};
 use crate::encoding::{Encoding, Layout, Part};
 use crate::tensor::MatrixShape;
 
@@ -17,7 +18,7 @@ pub struct LowRankLayout {
 }
 
 impl LowRankLayout {
-    fn shapes(&self, shape: MatrixShape) -> [MatrixShape; 2] {
+    pub(super) fn shapes(&self, shape: MatrixShape) -> [MatrixShape; 2] {
         [
             MatrixShape { rows: shape.rows, cols: self.rank },
             MatrixShape { rows: self.rank, cols: shape.cols },
@@ -98,10 +99,9 @@ impl LowRank {
 
     pub(super) fn parts(&self) -> Vec<Part> {
         let of = |side: usize, factor: &Encoding| {
-            let rename = move |part: Part| Part { name: renamed(side, part.name), ..part };
-            factor.parts().into_iter().map(rename).collect::<Vec<_>>()
+            factor.parts().into_iter().map(move |part| part.before(SIDES[side]))
         };
-        [of(0, &self.left), of(1, &self.right)].concat()
+        of(0, &self.left).chain(of(1, &self.right)).collect()
     }
 
     pub(super) fn from_parts<'a>(
@@ -110,32 +110,11 @@ impl LowRank {
         part: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
         let [left, right] = layout.shapes(shape);
-        let of = |side: &'static str| move |name: &str| part(&format!("{side}.{name}"));
+        let of = |side: &'static str| move |name: &str| part(&format!("{side}{name}"));
         let left = Encoding::from_parts(&layout.left, left, &of(SIDES[0]))?;
         let right = Encoding::from_parts(&layout.right, right, &of(SIDES[1]))?;
         Some(Self::new(left, right))
     }
-}
-
-/// What the parts of the factors are called before the dot.
-const SIDES: [&str; 2] = ["left", "right"];
-
-/// The names of parts that factors may have, on either side.
-const NAMES: [[&str; 3]; 9] = [
-    ["values", "left.values", "right.values"],
-    ["codes", "left.codes", "right.codes"],
-    ["scales", "left.scales", "right.scales"],
-    ["zeros", "left.zeros", "right.zeros"],
-    ["offsets", "left.offsets", "right.offsets"],
-    ["palette", "left.palette", "right.palette"],
-    ["global", "left.global", "right.global"],
-    ["blocks", "left.blocks", "right.blocks"],
-    ["mask", "left.mask", "right.mask"],
-];
-
-/// The name of a part within a factor. One of the factors' own low rank keeps its name, and is not read back.
-fn renamed(side: usize, name: &'static str) -> &'static str {
-    NAMES.iter().find(|names| names[0] == name).map_or(name, |names| names[side + 1])
 }
 
 /// A sum without its data.
@@ -195,7 +174,9 @@ impl Sum {
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
-        [self.base.parts(), self.correction.parts()].concat()
+        let prefix = prefix_under(&SIDES, &self.base.layout(), "base.");
+        let base = self.base.parts().into_iter().map(|part| part.before(prefix));
+        base.chain(self.correction.parts()).collect()
     }
 
     pub(super) fn from_parts<'a>(
@@ -203,7 +184,9 @@ impl Sum {
         shape: MatrixShape,
         part: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
-        let base = Encoding::from_parts(&layout.base, shape, part)?;
+        let prefix = prefix_under(&SIDES, &layout.base, "base.");
+        let of_base = |name: &str| part(&format!("{prefix}{name}"));
+        let base = Encoding::from_parts(&layout.base, shape, &of_base)?;
         let correction = LowRank::from_parts(&layout.correction, shape, part)?;
         Some(Self { base: Box::new(base), correction })
     }

@@ -6,6 +6,7 @@
 mod affine;
 mod blocks;
 mod dense;
+mod described;
 mod float;
 mod low_rank;
 mod palette;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
+pub use described::PartSpec;
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
 pub use low_rank::{LowRank, LowRankLayout, Sum, SumLayout};
 pub use palette::{Palette, PaletteLayout};
@@ -122,12 +124,25 @@ impl Layout {
 /// A piece of an encoding as it is stored: a small tensor of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`.
-    pub name: &'static str,
+    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
+    /// `input_scales`; behind `left.` and `right.` in the factors of a product, behind `base.` or `inner.` where what
+    /// lies within would have the same name as what lies around it.
+    pub name: String,
     /// Element type of the bytes.
     pub dtype: DType,
     /// Little-endian bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Part {
+    fn new(name: &str, dtype: DType, bytes: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), dtype, bytes }
+    }
+
+    /// The part under a name that begins with `prefix`.
+    fn before(self, prefix: &str) -> Self {
+        Self { name: format!("{prefix}{}", self.name), ..self }
+    }
 }
 
 /// A weight matrix in fewer bits.

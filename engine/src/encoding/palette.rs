@@ -100,8 +100,8 @@ impl Palette {
         let mut values = Vec::new();
         write_f32(self.layout.value_dtype, &self.values, &mut values);
         vec![
-            Part { name: "codes", dtype: DType::U8, bytes: codes },
-            Part { name: "palette", dtype: self.layout.value_dtype, bytes: values },
+            Part::new("codes", DType::U8, codes),
+            Part::new("palette", self.layout.value_dtype, values),
         ]
     }
 

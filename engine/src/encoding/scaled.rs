@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::encoding::described::{INPUT_SCALES, prefix_under};
 use crate::encoding::{Encoding, Layout, Mask, Part};
 use crate::tensor::{DType, Decoder, MatrixShape, write_f32};
 
@@ -63,8 +64,9 @@ impl Scaled {
     pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
         let mut bytes = Vec::new();
         write_f32(self.scale_dtype, &self.scales, &mut bytes);
-        let mut parts = vec![Part { name: "input_scales", dtype: self.scale_dtype, bytes }];
-        parts.extend(self.inner.parts_under(mask));
+        let mut parts = vec![Part::new(INPUT_SCALES, self.scale_dtype, bytes)];
+        let prefix = prefix_under(&[INPUT_SCALES], &self.inner.layout(), "inner.");
+        parts.extend(self.inner.parts_under(mask).into_iter().map(|part| part.before(prefix)));
         parts
     }
 
@@ -74,13 +76,15 @@ impl Scaled {
         mask: Option<&Mask>,
         part: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
-        let bytes = part("input_scales")?;
+        let bytes = part(INPUT_SCALES)?;
         if bytes.len() as u64 * 8 != shape.cols as u64 * layout.scale_dtype.bits() {
             return None;
         }
         let mut scales = vec![0.0; shape.cols];
         Decoder::new(layout.scale_dtype)?.f32s(bytes, &mut scales);
-        let inner = Encoding::from_parts_under(&layout.inner, shape, mask, part)?;
+        let prefix = prefix_under(&[INPUT_SCALES], &layout.inner, "inner.");
+        let part = |name: &str| part(&format!("{prefix}{name}"));
+        let inner = Encoding::from_parts_under(&layout.inner, shape, mask, &part)?;
         Some(Self { scale_dtype: layout.scale_dtype, scales, inner: Box::new(inner) })
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::encoding::described::{MASK, prefix_under};
 use crate::encoding::{Encoding, Layout, Part};
 use crate::tensor::{DType, MatrixShape};
 
@@ -136,9 +137,10 @@ impl Sparse {
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
-        let mut parts =
-            vec![Part { name: "mask", dtype: DType::U8, bytes: self.mask.bits.clone() }];
-        parts.extend(self.inner.parts_under(Some(&self.mask)));
+        let mut parts = vec![Part::new("mask", DType::U8, self.mask.bits.clone())];
+        let prefix = prefix_under(&[MASK], &self.inner.layout(), "inner.");
+        let inner = self.inner.parts_under(Some(&self.mask)).into_iter();
+        parts.extend(inner.map(|part| part.before(prefix)));
         parts
     }
 
@@ -147,11 +149,13 @@ impl Sparse {
         shape: MatrixShape,
         part: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
-        let mask = Mask::from_bytes(part("mask")?, shape.elements())?;
+        let mask = Mask::from_bytes(part(MASK)?, shape.elements())?;
         if mask.kept() != layout.kept {
             return None;
         }
-        let inner = Encoding::from_parts_under(&layout.inner, shape, Some(&mask), part)?;
+        let prefix = prefix_under(&[MASK], &layout.inner, "inner.");
+        let part = |name: &str| part(&format!("{prefix}{name}"));
+        let inner = Encoding::from_parts_under(&layout.inner, shape, Some(&mask), &part)?;
         Some(Self { mask, inner: Box::new(inner) })
     }
 }

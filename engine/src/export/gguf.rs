@@ -66,9 +66,9 @@ fn write_matrix(
     let entry: &Entry = &work.manifest.entries[index];
     let dtype = entry.specs.first().map_or(tensor.dtype, |spec| spec.dtype);
     match &entry.storage {
-        Storage::Native => write_blocks(work, (tensor, &work.store.get(index)?), rows, write),
+        Storage::Native => write_blocks(work, (tensor, &work.encoding(index)?), rows, write),
         Storage::Dense { .. } => {
-            write_dense(work, &work.store.get(index)?.decode(), (dtype, rows), write)
+            write_dense(work, &work.encoding(index)?.decode(), (dtype, rows), write)
         }
         Storage::Copied if dtype == tensor.dtype && !is_transposed(tensor) => {
             copy(work, tensor, rows, write)

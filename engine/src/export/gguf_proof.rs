@@ -117,12 +117,12 @@ impl Prover<'_> {
         }
         let undecoded = || failed(self.path, format!("{} cannot be decoded", tensor.name));
         let decoded = decode(tensor, found).ok_or_else(undecoded)?;
-        let weights = self.work.checkpoint.weights(found.index, self.work.observer)?;
+        let weights = (self.work.weights)(found.index)?;
         let expected = match storage {
             Storage::Copied => weights.clone(),
-            Storage::Native => self.work.store.get(found.index)?.decode(),
+            Storage::Native => self.work.encoding(found.index)?.decode(),
             Storage::Dense { .. } => {
-                let mut expected = self.work.store.get(found.index)?.decode();
+                let mut expected = self.work.encoding(found.index)?.decode();
                 round(plain(found.kind).unwrap_or(DType::F32), &mut expected);
                 expected
             }

@@ -1,21 +1,30 @@
 //! From store to files: written streamed and whole or not at all, read back by an independent path, reported.
 //! In: checkpoint, store, manifest. Out: a folder that loads, and a [`Report`]. Never knows methods.
 
+mod convert;
 mod gguf;
 mod gguf_proof;
 mod gguf_reader;
 mod proof;
 mod report;
+mod verify;
 mod write;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use ndarray::Array2;
+
+pub use convert::convert;
 pub use report::{FileReport, Report, TensorReport, Totals};
+pub use verify::{Verified, VerifiedTensor, verify};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
+use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::job::{self, Limits, Store, Subject};
+use crate::export::proof::Proved;
+use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::target::{Aim, Case, Manifest, Target, WeightFile, refuse_errors};
@@ -37,10 +46,19 @@ pub struct Destination<'a> {
 /// What writing and proving work on.
 struct Work<'a> {
     checkpoint: &'a Checkpoint,
-    store: &'a Store,
+    encodings: &'a dyn Encodings,
     manifest: &'a Manifest,
     target: &'a dyn Target,
     observer: &'a dyn Observer,
+    /// The weights that a layer is measured against: those of the source.
+    weights: &'a (dyn Fn(usize) -> Result<Array2<f32>> + Sync),
+}
+
+impl Work<'_> {
+    /// The encoding of a tensor, to be taken apart.
+    fn encoding(&self, tensor: usize) -> Result<Encoding> {
+        self.encodings.encoding(tensor).map(Arc::unwrap_or_clone)
+    }
 }
 
 /// Runs the plan, writes the target's files, reads them back and proves them, and adds the report.
@@ -70,17 +88,47 @@ pub fn export<'a>(
     let manifest = Manifest::new(checkpoint, plan, target)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;
-    let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
-    refuse_full_disk(&manifest, destination.folder)?;
+    let folder = begin(destination, manifest.total_bytes() + store_bytes(&manifest))?;
     let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
-    let work = Work { checkpoint, store: &store, manifest: &manifest, target, observer };
+    let weights = |index| checkpoint.weights(index, observer);
+    let manifest = &manifest;
+    let work =
+        Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
     write::write(&work, &folder)?;
-    let proofs = match manifest.files.first().map(|file| &file.plan) {
-        Some(WeightFile::Gguf(_)) => gguf_proof::prove(&work, folder.path())?,
-        _ => proof::prove(&work, folder.path())?,
-    };
+    let proofs = prove(&work, &folder)?;
     drop(store);
-    let report = Report::new(checkpoint, plan, target, &manifest, &proofs);
+    let report = Report::new((checkpoint, target), plan, manifest, &proofs);
+    add_report(report, folder, observer)
+}
+
+/// Begins the output, whose disk must have room for so many bytes.
+fn begin(destination: Destination<'_>, needed_bytes: u64) -> Result<NewFolder> {
+    let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
+    let allowed_bytes = disk::free_bytes(destination.folder)?;
+    if needed_bytes > allowed_bytes {
+        let what = format!("writing {}", destination.folder.display());
+        return Err(Error::Limit { what, needed_bytes, allowed_bytes });
+    }
+    Ok(folder)
+}
+
+/// Writes, proves and reports what is in no store of its own.
+fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan) -> Result<Report> {
+    write::write(work, &folder)?;
+    let proofs = prove(work, &folder)?;
+    let report = Report::new((work.checkpoint, work.target), plan, work.manifest, &proofs);
+    add_report(report, folder, work.observer)
+}
+
+fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
+    match work.manifest.files.first().map(|file| &file.plan) {
+        Some(WeightFile::Gguf(_)) => gguf_proof::prove(work, folder.path()),
+        _ => proof::prove(work, folder.path()),
+    }
+}
+
+/// Adds the report and gives the folder its name.
+fn add_report(report: Report, folder: NewFolder, observer: &dyn Observer) -> Result<Report> {
     let mut json = serde_json::to_vec_pretty(&report)
         .map_err(|error| Error::Unsupported { what: format!("writing the report ({error})") })?;
     json.push(b'\n');
@@ -111,18 +159,7 @@ fn refuse_own_source(checkpoint: &Checkpoint, destination: &Path) -> Result<()> 
 }
 
 /// The store holds the compressed layers while the output is written, so both are counted.
-fn refuse_full_disk(manifest: &Manifest, destination: &Path) -> Result<()> {
-    let store_bytes: u64 = manifest
-        .entries
-        .iter()
-        .filter(|entry| entry.layout.is_some())
-        .map(|entry| entry.bytes)
-        .sum();
-    let needed_bytes = manifest.total_bytes() + store_bytes;
-    let allowed_bytes = disk::free_bytes(destination)?;
-    if needed_bytes > allowed_bytes {
-        let what = format!("writing {}", destination.display());
-        return Err(Error::Limit { what, needed_bytes, allowed_bytes });
-    }
-    Ok(())
+fn store_bytes(manifest: &Manifest) -> u64 {
+    let stored = manifest.entries.iter().filter(|entry| entry.layout.is_some());
+    stored.map(|entry| entry.bytes).sum()
 }

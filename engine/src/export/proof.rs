@@ -93,7 +93,7 @@ impl Prover<'_> {
         let decoded = decoded.ok_or_else(|| {
             failed(self.folder, format!("tensor {} cannot be decoded", tensor.name))
         })?;
-        let mut expected = self.work.store.get(entry.tensor)?;
+        let mut expected = self.work.encoding(entry.tensor)?;
         if entry.storage == Storage::Native {
             expected = self.work.target.held(tensor, expected)?;
         }
@@ -109,7 +109,7 @@ impl Prover<'_> {
                 format!("{different} weights of tensor {} differ", tensor.name),
             ));
         }
-        let weights = self.work.checkpoint.weights(entry.tensor, self.work.observer)?;
+        let weights = (self.work.weights)(entry.tensor)?;
         Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::encoding::Layout;
 use crate::export::proof::Proved;
 use crate::plan::{Plan, Rules};
 use crate::target::{Entry, Manifest, Storage, Target};
@@ -92,9 +93,8 @@ pub struct TensorReport {
 
 impl Report {
     pub(super) fn new(
-        checkpoint: &Checkpoint,
+        (checkpoint, target): (&Checkpoint, &dyn Target),
         plan: &Plan,
-        target: &dyn Target,
         manifest: &Manifest,
         proofs: &[Proved],
     ) -> Self {
@@ -161,7 +161,10 @@ fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) 
         block: tensor.place.block,
         role: tensor.place.role.name().to_owned(),
         shape: tensor.shape.0.clone(),
-        method: plan.assignment(&tensor.name).label(),
+        method: match (plan.get(&tensor.name), &entry.layout) {
+            (None, Some(layout)) => described(layout),
+            _ => plan.assignment(&tensor.name).label(),
+        },
         stored: stored.to_owned(),
         because,
         nominal_bits: entry
@@ -176,5 +179,20 @@ fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) 
         bytes: entry.bytes,
         source_bytes: tensor.bytes(),
         relative_error: proved.relative_error,
+    }
+}
+
+/// What a layer is that no plan made: `4-bit integers`.
+fn described(layout: &Layout) -> String {
+    match layout {
+        Layout::Dense(dtype) => dtype.name().to_owned(),
+        Layout::Affine(affine) => format!("{}-bit integers", affine.bits),
+        Layout::Palette(palette) => format!("{}-bit palette", palette.bits),
+        Layout::Float(float) => format!("{}-bit floats", float.levels.bits()),
+        Layout::Blocks(kind) => kind.name().to_owned(),
+        Layout::LowRank(product) => format!("rank {}", product.rank),
+        Layout::Sum(sum) => format!("{} + rank {}", described(&sum.base), sum.correction.rank),
+        Layout::Scaled(scaled) => format!("{}, inputs scaled", described(&scaled.inner)),
+        Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
     }
 }

@@ -76,9 +76,9 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
             work.observer.go_on()?;
             write(bytes)
         }),
-        Storage::Dense { .. } => write(&dense_bytes(tensor, &work.store.get(entry.tensor)?)),
+        Storage::Dense { .. } => write(&dense_bytes(tensor, &work.encoding(entry.tensor)?)),
         Storage::Native => {
-            let encoding = work.target.held(tensor, work.store.get(entry.tensor)?)?;
+            let encoding = work.target.held(tensor, work.encoding(entry.tensor)?)?;
             let bytes = work.target.pack(tensor, &encoding, &spec.name);
             let what = || Error::Unsupported { what: format!("storing {}", spec.name) };
             write(&bytes.ok_or_else(what)?)

@@ -8,10 +8,12 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::encoding::Affine;
+use crate::encoding::{Affine, AffineLayout, Encoding};
 use crate::format::Stored;
+use crate::format::codes::Places;
 use crate::format::gptq::by_group;
 use crate::format::words::{floats, for_each_run, word};
+use crate::numeric::grouping::Grouping;
 use crate::tensor::{DType, MatrixShape, Shape, write_f32};
 
 /// Outputs in a word.
@@ -133,6 +135,30 @@ impl<'a> Reader<'a> {
             }
             Some(())
         })
+    }
+
+    /// The codes, scales and zero points as they are; `None` if a tensor is too short.
+    pub fn encoding(&self) -> Option<Encoding> {
+        let MatrixShape { rows, cols } = self.shape;
+        let size = self.form.group_size;
+        let nibble = |bytes, at: usize, row: usize| {
+            let word = word(bytes, at * (rows / OUTPUTS) + row / OUTPUTS)?;
+            Some((word >> SHIFTS[row % OUTPUTS] & 15) as u8)
+        };
+        let layout = AffineLayout {
+            bits: 4,
+            grouping: if size == cols { Grouping::Channel } else { Grouping::Group(size) },
+            symmetric: false,
+            scale_dtype: self.form.scale_dtype,
+            has_offsets: false,
+        };
+        let places = Places {
+            shape: self.shape,
+            code: &|row, col| nibble(self.codes, col, row),
+            scale: &|row, group| self.scales.get(group * rows + row).copied(),
+            zero: &|row, group| nibble(self.zeros, group, row),
+        };
+        Some(Encoding::Affine(places.affine(layout)?))
     }
 }
 

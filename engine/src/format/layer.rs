@@ -5,22 +5,26 @@ use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::Value;
 
-use crate::encoding::AffineLayout;
-use crate::format::compressed_tensors::{self, Packing};
-use crate::format::{awq, gptq, mlx};
-use crate::tensor::MatrixShape;
+use crate::encoding::{AffineLayout, Encoding, Layout};
+use crate::format::compressed_tensors::{self, FloatReader, Floats, Packing};
+use crate::format::{archive, awq, gptq, mlx};
+use crate::tensor::{DType, MatrixShape};
 
 /// How a layer is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
     /// As compressed-tensors stores grouped integers.
     CompressedTensors(Packing, AffineLayout),
+    /// As compressed-tensors stores small floats, with the type of their scales.
+    CompressedFloats(Floats, DType),
     /// As MLX stores integers and small floats.
     Mlx(mlx::Form),
     /// As GPTQ stores integers.
     Gptq(gptq::Form),
     /// As AWQ stores integers.
     Awq(awq::Form),
+    /// Part by part, in an archive.
+    Archive(Layout),
 }
 
 impl Form {
@@ -35,10 +39,50 @@ impl Form {
                 let reader = compressed_tensors::Reader::new(*packing, layout, shape, get)?;
                 Reader::CompressedTensors(reader)
             }
+            Self::CompressedFloats(floats, dtype) => {
+                Reader::CompressedFloats(FloatReader::new(*floats, *dtype, shape, get)?)
+            }
             Self::Mlx(form) => Reader::Mlx(mlx::Reader::new(*form, shape, get)?),
             Self::Gptq(form) => Reader::Gptq(gptq::Reader::new(*form, shape, get)?),
             Self::Awq(form) => Reader::Awq(awq::Reader::new(*form, shape, get)?),
+            Self::Archive(layout) => Reader::Archive(archive::Reader::new(layout, shape, get)?),
         })
+    }
+
+    /// The encoding that the stored tensors are, number by number; `None` where none of ours is that (inputs in another
+    /// order), or a tensor is missing or too short.
+    pub fn encoding<'a>(
+        &self,
+        shape: MatrixShape,
+        get: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Encoding> {
+        if let Self::Archive(layout) = self {
+            let is_valid = layout.is_valid(shape);
+            return if is_valid { Encoding::from_parts(layout, shape, get) } else { None };
+        }
+        match (self.reader(shape, get)?, self) {
+            (Reader::CompressedTensors(reader), Self::CompressedTensors(_, layout)) => {
+                reader.encoding(layout)
+            }
+            (Reader::CompressedFloats(reader), _) => reader.encoding(),
+            (Reader::Mlx(reader), _) => reader.encoding(),
+            (Reader::Gptq(reader), _) => reader.encoding(),
+            (Reader::Awq(reader), _) => reader.encoding(),
+            _ => None,
+        }
+    }
+
+    /// Element type of the scales, where those are floats.
+    pub fn scale_dtype(&self) -> Option<DType> {
+        let dtype = match self {
+            Self::CompressedTensors(_, layout) => layout.scale_dtype,
+            Self::CompressedFloats(_, dtype) => *dtype,
+            Self::Mlx(form) => form.scale_dtype,
+            Self::Gptq(form) => form.scale_dtype,
+            Self::Awq(form) => form.scale_dtype,
+            Self::Archive(_) => return None,
+        };
+        matches!(dtype, DType::F16 | DType::BF16 | DType::F32).then_some(dtype)
     }
 
     /// All weights `[rows, cols]`, rows decoded in parallel; `None` if a tensor is missing or too short.
@@ -62,12 +106,16 @@ impl Form {
 pub enum Reader<'a> {
     /// Of compressed-tensors.
     CompressedTensors(compressed_tensors::Reader<'a>),
+    /// Of compressed-tensors, in small floats.
+    CompressedFloats(FloatReader<'a>),
     /// Of MLX.
     Mlx(mlx::Reader<'a>),
     /// Of GPTQ.
     Gptq(gptq::Reader<'a>),
     /// Of AWQ.
     Awq(awq::Reader<'a>),
+    /// Of an archive.
+    Archive(archive::Reader<'a>),
 }
 
 impl Reader<'_> {
@@ -75,9 +123,11 @@ impl Reader<'_> {
     pub fn read(&self, first: usize, out: &mut [f32]) -> Option<()> {
         match self {
             Self::CompressedTensors(reader) => reader.read(first, out),
+            Self::CompressedFloats(reader) => reader.read(first, out),
             Self::Mlx(reader) => reader.read(first, out),
             Self::Gptq(reader) => reader.read(first, out),
             Self::Awq(reader) => reader.read(first, out),
+            Self::Archive(reader) => reader.read(first, out),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! One file per file format, reading and writing together. In: mapped bytes or encodings. Out: headers,
 //! tensors as they lie in files. Never knows methods or plans.
 
+pub mod archive;
 pub mod awq;
+mod codes;
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;

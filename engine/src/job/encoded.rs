@@ -31,7 +31,7 @@ pub trait Encodings: Sync {
 pub(super) fn write(file: NewFile, encoding: &Encoding, is_kept: bool) -> Result<()> {
     let parts = encoding.parts();
     let spec = |part: &Part| Spec {
-        name: part.name.to_owned(),
+        name: part.name.clone(),
         dtype: part.dtype,
         shape: Shape(vec![part.bytes.len() * 8 / part.dtype.bits() as usize]),
     };

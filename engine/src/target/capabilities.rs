@@ -10,6 +10,8 @@ use crate::tensor::{DType, MatrixShape};
 /// What a runtime and format can hold.
 #[derive(Debug, Serialize)]
 pub struct Capabilities {
+    /// Whether it holds what is listed below, or every encoding as it is.
+    pub holds: Holds,
     /// Grouped integers it has a form for; empty where every layer is stored in full.
     pub integers: &'static [Integers],
     /// Why other bits are not held, for a message.
@@ -48,6 +50,16 @@ pub struct Capabilities {
     pub scale_dtypes: &'static [DType],
 }
 
+/// What a format holds at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holds {
+    /// Forms that are listed.
+    Listed,
+    /// Every encoding as it is.
+    Everything,
+}
+
 /// Bits, symmetry and groupings that belong together.
 #[derive(Debug, Serialize)]
 pub struct Integers {
@@ -61,24 +73,35 @@ pub struct Integers {
     pub rows: bool,
 }
 
-/// Small floats with a scale for each group of a row.
+/// Small floats under scales.
 #[derive(Debug, Serialize)]
 pub struct Floats {
     /// What a code stands for.
     pub levels: Levels,
-    /// Inputs that share a scale.
-    pub group: usize,
-    /// Element type of the scales.
-    pub scale_dtype: DType,
+    /// Which weights share a scale.
+    pub tiling: Tiling,
+    /// Element types of the scales.
+    pub scale_dtypes: &'static [DType],
     /// Inputs of a layer must be a multiple of this.
     pub inputs_multiple: usize,
 }
 
 impl Floats {
     fn is(&self, layout: &FloatLayout) -> bool {
-        let tiling = Tiling::Rows(Grouping::Group(self.group));
-        let (levels, scale_dtype) = (self.levels, self.scale_dtype);
-        *layout == FloatLayout { levels, tiling, scale_dtype }
+        let is_scaled = self.scale_dtypes.contains(&layout.scale_dtype);
+        layout.levels == self.levels && layout.tiling == self.tiling && is_scaled
+    }
+
+    /// Codes under a power of two for 32 inputs.
+    pub(super) const fn microscaling(levels: Levels) -> Self {
+        let tiling = Tiling::Rows(Grouping::Group(32));
+        Self { levels, tiling, scale_dtypes: &[DType::F8E8M0], inputs_multiple: 32 }
+    }
+
+    /// FP8 under scales of 16 or 32 bits.
+    pub(super) const fn fp8(tiling: Tiling) -> Self {
+        let scale_dtypes = &[DType::F16, DType::BF16, DType::F32];
+        Self { levels: Levels::E4m3, tiling, scale_dtypes, inputs_multiple: 1 }
     }
 }
 
@@ -150,6 +173,7 @@ const NO_WHOLE_ZEROS: &str = "the format adds an offset in place of a zero point
 impl Capabilities {
     /// A format that holds nothing compressed and asks for nothing: what the others are said against.
     pub(super) const NONE: Self = Self {
+        holds: Holds::Listed,
         integers: &[],
         why_not_bits: "",
         offsets: false,
@@ -208,11 +232,14 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
 impl Capabilities {
     /// Whether it holds nothing compressed at all.
     pub fn is_dense(&self) -> bool {
-        self.integers.is_empty()
+        self.integers.is_empty() && self.holds == Holds::Listed
     }
 
     /// Why a layer of this layout is stored in full, in a sentence without a full stop; `None` where it is held.
     pub fn why_not(&self, tensor: &Tensor, layout: &Layout) -> Option<String> {
+        if self.holds == Holds::Everything {
+            return None;
+        }
         if self.is_dense() {
             return Some("this target stores every layer in full".to_owned());
         }

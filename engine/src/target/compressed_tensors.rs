@@ -1,6 +1,6 @@
 //! compressed-tensors folders, packed for vLLM and transformers, or with one byte a weight.
 //!
-//! Rules: grouped integers of linear layers only; groups divide the inputs; packed codes have 2, 4 or 8 bits
+//! Rules: grouped integers and small floats of linear layers only; groups divide the inputs; packed codes have 2, 4 or 8 bits
 //! (3, 5, 6 and 7 are packed differently before and after June 2026, so they would load wrong somewhere);
 //! layers that vLLM fuses share one scheme; routers, embeddings and convolutions stay in full precision.
 
@@ -10,13 +10,16 @@ use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::encoding::{Affine, AffineLayout, Encoding, Layout};
+use crate::encoding::{Affine, AffineLayout, Encoding, Float, Layout, Levels, Tiling};
 use crate::format::compressed_tensors::{
-    Packing, Scheme, pack, quantization_config, stored, unpack,
+    self as format, Packing, Scheme, pack, quantization_config, stored, unpack,
 };
+use crate::format::layer;
 use crate::format::safetensors::Spec;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
+use crate::numeric::grouping::Grouping;
+use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, NOT_LINEAR, Which};
 use crate::target::{About, Entry, MARLIN, Storage, Target, is_linear_module};
+use crate::tensor::DType;
 
 /// Both integer layouts of compressed-tensors.
 pub(super) struct CompressedTensors {
@@ -45,7 +48,7 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
     about: &About {
         id: "compressed-tensors",
         title: "vLLM, transformers (compressed-tensors)",
-        summary: "Linear layers as packed 2-, 4- or 8-bit integers with scales: the format vLLM runs and transformers loads.",
+        summary: "Linear layers as packed 2-, 4- or 8-bit integers with scales, as FP8 (rows or squares of 128), NVFP4, MXFP4 or MXFP8: the format vLLM runs and transformers loads.",
         source: "vllm-project/compressed-tensors and vLLM, 2026-08",
         writes: true,
     },
@@ -56,6 +59,19 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
         ],
         why_not_bits: "are packed differently before and after June 2026; choose 2, 4 or 8 bits",
         kernel: Some(MARLIN),
+        floats: &[
+            Floats::fp8(Tiling::Rows(Grouping::Channel)),
+            Floats::fp8(Tiling::Rows(Grouping::Tensor)),
+            Floats::fp8(Tiling::Squares(128)),
+            Floats {
+                levels: Levels::E2m1,
+                tiling: Tiling::Rows(Grouping::Group(16)),
+                scale_dtypes: &[DType::F8E4M3],
+                inputs_multiple: 16,
+            },
+            Floats::microscaling(Levels::E2m1),
+            Floats::microscaling(Levels::E4m3),
+        ],
         ..BOTH
     },
     packing: Packing::Packed,
@@ -96,9 +112,43 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
     }
 }
 
-fn scheme_of(entry: &Entry) -> Option<Scheme> {
-    let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
-    layout.affine().map(Scheme::of)
+/// The small floats of an encoding, under a mask or not: dropped weights have the code of zero.
+fn float_of(encoding: &Encoding) -> Option<&Float> {
+    match encoding {
+        Encoding::Float(float) => Some(float),
+        Encoding::Sparse(sparse) => float_of(sparse.inner()),
+        _ => None,
+    }
+}
+
+/// Small floats and the type of their scales, if that is what lies under any mask.
+fn floats_of(layout: &Layout) -> Option<(format::Floats, DType)> {
+    match layout.under_masks() {
+        Layout::Float(float) => Some((format::Floats::of(float)?, float.scale_dtype)),
+        _ => None,
+    }
+}
+
+/// How a layer is quantised.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Quantised {
+    Integers(Scheme),
+    Floats(format::Floats),
+}
+
+impl Quantised {
+    fn of(entry: &Entry) -> Option<Self> {
+        let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
+        let integers = layout.affine().map(Scheme::of).map(Self::Integers);
+        integers.or_else(|| floats_of(layout).map(|(floats, _)| Self::Floats(floats)))
+    }
+
+    fn config(&self, packing: Packing, targets: &[String]) -> Value {
+        match self {
+            Self::Integers(scheme) => scheme.config(packing, targets),
+            Self::Floats(floats) => floats.config(targets),
+        }
+    }
 }
 
 impl Target for CompressedTensors {
@@ -111,15 +161,18 @@ impl Target for CompressedTensors {
     }
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
-        let (Some(affine), Some(matrix)) = (layout.affine(), tensor.matrix) else {
-            return Vec::new();
-        };
+        let Some(matrix) = tensor.matrix else { return Vec::new() };
         let spec = |(suffix, dtype, shape)| Spec {
             name: format!("{}.{suffix}", tensor.module()),
             dtype,
             shape,
         };
-        stored(self.packing, affine, matrix.shape).into_iter().map(spec).collect()
+        let stored = match (layout.affine(), floats_of(layout)) {
+            (Some(affine), _) => stored(self.packing, affine, matrix.shape),
+            (None, Some((floats, dtype))) => floats.stored(dtype, matrix.shape),
+            (None, None) => Vec::new(),
+        };
+        stored.into_iter().map(spec).collect()
     }
 
     fn needs_config(&self) -> bool {
@@ -128,11 +181,11 @@ impl Target for CompressedTensors {
 
     fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value> {
         let mut config = checkpoint.config()?.value().clone();
-        let mut modules: BTreeMap<Scheme, Vec<String>> = BTreeMap::new();
+        let mut modules: BTreeMap<Quantised, Vec<String>> = BTreeMap::new();
         let mut ignore = Vec::new();
         for entry in entries {
             let tensor = &checkpoint.tensors()[entry.tensor];
-            match scheme_of(entry) {
+            match Quantised::of(entry) {
                 Some(scheme) => modules.entry(scheme).or_default().push(tensor.module().to_owned()),
                 None if is_linear_module(tensor) => ignore.push(tensor.module().to_owned()),
                 None => {}
@@ -147,14 +200,17 @@ impl Target for CompressedTensors {
         }
         let groups =
             modules.iter().map(|(scheme, targets)| scheme.config(self.packing, targets)).collect();
-        let value = quantization_config(self.packing, groups, &ignore);
+        let value = quantization_config(groups, &ignore);
         config.as_object_mut()?.insert("quantization_config".to_owned(), value);
         Some(config)
     }
 
     fn pack(&self, tensor: &Tensor, encoding: &Encoding, name: &str) -> Option<Vec<u8>> {
         let suffix = name.strip_prefix(tensor.module())?.strip_prefix('.')?;
-        pack(self.packing, affine_of(encoding)?, suffix)
+        match float_of(encoding) {
+            Some(float) => format::Floats::of(float.layout())?.pack(float, suffix),
+            None => pack(self.packing, affine_of(encoding)?, suffix),
+        }
     }
 
     fn unpack<'a>(
@@ -163,9 +219,12 @@ impl Target for CompressedTensors {
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Array2<f32>> {
+        let (shape, get) =
+            (tensor.matrix?.shape, |suffix: &str| get(&format!("{}.{suffix}", tensor.module())));
+        if let Some((floats, dtype)) = floats_of(layout) {
+            return layer::Form::CompressedFloats(floats, dtype).unpack(shape, &get);
+        }
         let affine: &AffineLayout = layout.affine()?;
-        unpack(self.packing, affine, tensor.matrix?.shape, &|suffix| {
-            get(&format!("{}.{suffix}", tensor.module()))
-        })
+        unpack(self.packing, affine, shape, &get)
     }
 }

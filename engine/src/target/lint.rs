@@ -7,7 +7,7 @@ use crate::encoding::{AffineLayout, BlockType, Layout, Levels, Tiling};
 use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
-use crate::target::{Agreement, Aim, Entry, Storage, mend, names};
+use crate::target::{Agreement, Aim, Entry, Holds, Storage, mend, names};
 
 /// The kinds of lints there are.
 pub static LINTS: &[&str] = &[
@@ -452,6 +452,9 @@ fn asymmetric_mix(case: &Case<'_>, lints: &mut Vec<Lint>) {
 }
 
 fn sparsity(case: &Case<'_>, lints: &mut Vec<Lint>) {
+    if case.aim.target.capabilities().holds == Holds::Everything {
+        return;
+    }
     let is_pruned = |entry: &&Entry| matches!(entry.layout, Some(Layout::Sparse(_)));
     let pruned: Vec<usize> =
         case.entries.iter().filter(is_pruned).map(|entry| entry.tensor).collect();

@@ -107,12 +107,17 @@ impl Manifest {
             let copies = copies.cloned().collect();
             return Ok(Self { entries, files, texts: Vec::new(), copies });
         }
-        let files = files(checkpoint, &entries)?;
+        let files = files(checkpoint, target, &entries)?;
         let mut texts = Vec::new();
         let mut copies = Vec::new();
         match target.config(checkpoint, &entries) {
             Some(config) => texts.push(text("config.json", &config)?),
-            None => copies.extend(checkpoint.config().map(|config| config.file().clone())),
+            None => match checkpoint.config() {
+                Some(config) if !config.is_as_file() => {
+                    texts.push(text("config.json", config.value())?);
+                }
+                config => copies.extend(config.map(|config| config.file().clone())),
+            },
         }
         for (name, value) in target.texts(checkpoint, &entries) {
             texts.push(text(name, &value)?);
@@ -200,24 +205,26 @@ fn are_terms(file: &SideFile) -> bool {
 }
 
 /// The files of the source with the tensors that replace theirs.
-fn files(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<Vec<OutputFile>> {
-    let mut specs: Vec<Vec<Spec>> = vec![Vec::new(); checkpoint.files().len()];
+fn files(
+    checkpoint: &Checkpoint,
+    target: &dyn Target,
+    entries: &[Entry],
+) -> Result<Vec<OutputFile>> {
+    let mut held: Vec<Vec<&Entry>> = vec![Vec::new(); checkpoint.files().len()];
     for entry in entries {
-        specs[checkpoint.tensors()[entry.tensor].file].extend(entry.specs.iter().cloned());
+        held[checkpoint.tensors()[entry.tensor].file].push(entry);
     }
-    let with_format = |metadata: &BTreeMap<String, String>| {
-        let mut metadata = metadata.clone();
+    let file = |(at, entries): (usize, Vec<&Entry>)| {
+        let file = &checkpoint.files()[at];
+        let mut metadata = file.metadata.clone();
+        metadata.extend(target.metadata(checkpoint, at, &entries));
         // transformers refuses files that do not name a framework.
         metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
-        metadata
+        let specs = entries.iter().flat_map(|entry| entry.specs.iter().cloned()).collect();
+        let plan = WeightFile::Safetensors(FilePlan::new(specs, &metadata)?);
+        Ok(OutputFile { name: file.name.clone(), plan })
     };
-    let file = |(file, specs): (&crate::checkpoint::File, Vec<Spec>)| {
-        Ok(OutputFile {
-            name: file.name.clone(),
-            plan: WeightFile::Safetensors(FilePlan::new(specs, &with_format(&file.metadata))?),
-        })
-    };
-    checkpoint.files().iter().zip(specs).map(file).collect()
+    held.into_iter().enumerate().map(file).collect()
 }
 
 fn index(files: &[OutputFile]) -> Result<Text> {

@@ -13,7 +13,6 @@ use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
 use crate::target::{About, Entry, Storage, Target, part, suffix, without_masks};
-use crate::tensor::DType;
 
 /// Affine groups.
 pub(super) struct Mlx;
@@ -47,10 +46,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     why_not_bits: "have no kernel in MLX; choose 2, 3, 4, 5, 6 or 8 bits",
     offsets: true,
     zero_points: false,
-    floats: &[
-        Floats { levels: Levels::E2m1, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
-        Floats { levels: Levels::E4m3, group: 32, scale_dtype: DType::F8E8M0, inputs_multiple: 32 },
-    ],
+    floats: &[Floats::microscaling(Levels::E2m1), Floats::microscaling(Levels::E4m3)],
     kept: &[
         (
             Which::Router,

@@ -1,6 +1,7 @@
 //! What each runtime and format can hold. In: a checkpoint's meta-data and a plan. Out: for every tensor how it
 //! is stored or why not, what keeps a file from loading and how to mend it, and exact sizes. Never knows methods' internals.
 
+mod archive;
 mod awq;
 mod capabilities;
 mod compressed_tensors;
@@ -15,10 +16,12 @@ mod mlx;
 mod names;
 mod preset;
 
+use std::collections::BTreeMap;
+
 use ndarray::Array2;
 use serde_json::Value;
 
-pub use capabilities::{Agreement, Capabilities, Integers, Kernel, Which};
+pub use capabilities::{Agreement, Capabilities, Holds, Integers, Kernel, Which};
 pub use gguf::{Content, GgufFile, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{Entry, Manifest, OutputFile, Text, WeightFile, entry, entry_of};
@@ -44,6 +47,7 @@ pub static TARGETS: &[&dyn Target] = &[
     &awq::ENTRY,
     &gguf::ENTRY,
     &mlx::ENTRY,
+    &archive::ENTRY,
 ];
 
 /// vLLM's kernel for integer weights.
@@ -149,6 +153,16 @@ pub trait Target: Sync {
     /// Texts of the output beside config.json, by name.
     fn texts(&self, _checkpoint: &Checkpoint, _entries: &[Entry]) -> Vec<(&'static str, Value)> {
         Vec::new()
+    }
+
+    /// Entries of the header's free-form metadata that a file of the output has beside those of its source.
+    fn metadata(
+        &self,
+        _checkpoint: &Checkpoint,
+        _file: usize,
+        _entries: &[&Entry],
+    ) -> BTreeMap<String, String> {
+        BTreeMap::new()
     }
 
     /// What the files hold of a natively stored layer, where a format says more coarsely what an encoding says: masks

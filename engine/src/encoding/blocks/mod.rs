@@ -188,7 +188,7 @@ impl Blocks {
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
-        vec![Part { name: "blocks", dtype: DType::U8, bytes: self.bytes.clone() }]
+        vec![Part::new("blocks", DType::U8, self.bytes.clone())]
     }
 
     pub(super) fn from_parts<'a>(

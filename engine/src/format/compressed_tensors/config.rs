@@ -6,7 +6,7 @@ use regex_lite::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::format::compressed_tensors::Packing;
+use crate::format::compressed_tensors::{Floats, Packing};
 use crate::numeric::grouping::Grouping;
 
 /// A `quantization_config` as far as it tells how weights are stored.
@@ -69,6 +69,7 @@ struct Weights {
     symmetric: bool,
     strategy: Option<String>,
     group_size: Option<i64>,
+    block_structure: Option<[usize; 2]>,
 }
 
 fn eight() -> u32 {
@@ -120,11 +121,28 @@ impl Config {
         if self.ignore.iter().any(|target| target.rank(module).is_some()) {
             return Err("its config.json says it is not quantised".to_owned());
         }
-        let rank =
-            |group: &&Group| group.targets.iter().filter_map(|target| target.rank(module)).min();
-        let groups = self.groups.iter().filter(|group| rank(group).is_some());
-        let group = groups.min_by_key(rank).ok_or("no group of its config.json covers it")?;
+        let (group, _) = self.group_of(module).ok_or("no group of its config.json covers it")?;
         group.stated()
+    }
+
+    /// How the weights of a module are stored, where they are small floats; `None` where they are not.
+    ///
+    /// # Errors
+    /// Why they are not read, as half a sentence.
+    pub fn floats(&self, module: &str) -> Option<Result<Floats, String>> {
+        let (group, _) = self.group_of(module)?;
+        group.floats()
+    }
+
+    /// The group that means a module most closely, unless it is left out.
+    fn group_of(&self, module: &str) -> Option<(&Group, u8)> {
+        if self.ignore.iter().any(|target| target.rank(module).is_some()) {
+            return None;
+        }
+        let rank =
+            |group: &Group| group.targets.iter().filter_map(|target| target.rank(module)).min();
+        let groups = self.groups.iter().filter_map(|group| Some((group, rank(group)?)));
+        groups.min_by_key(|(_, rank)| *rank)
     }
 }
 
@@ -155,6 +173,26 @@ impl Target {
 }
 
 impl Group {
+    fn floats(&self) -> Option<Result<Floats, String>> {
+        let weights = self.weights.as_ref().filter(|weights| weights.kind == "float")?;
+        let strategy = weights.strategy.as_deref().unwrap_or("tensor");
+        let sized = |size, floats| {
+            let is_sized = weights.group_size == Some(size);
+            is_sized.then_some(floats).ok_or_else(|| format!("its groups are not of {size}"))
+        };
+        Some(match (self.format.as_deref()?, weights.num_bits) {
+            ("float-quantized" | "naive-quantized", 8) => match strategy {
+                "channel" | "tensor" => Ok(Floats::Channels),
+                "block" if weights.block_structure == Some([128, 128]) => Ok(Floats::Squares),
+                other => Err(format!("its floats are scaled by {other}")),
+            },
+            ("nvfp4-pack-quantized", 4) => sized(16, Floats::Nvfp4),
+            ("mxfp4-pack-quantized", 4) => sized(32, Floats::Mxfp4),
+            ("mxfp8-quantized", 8) => sized(32, Floats::Mxfp8),
+            _ => return None,
+        })
+    }
+
     fn stated(&self) -> Result<Stated, String> {
         let weights = self.weights.as_ref().ok_or("its config.json says it is not quantised")?;
         let packing = match self.format.as_deref() {

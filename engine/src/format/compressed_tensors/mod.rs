@@ -10,15 +10,18 @@
 //! [`Config`] reads what anybody's `quantization_config` says of a module.
 
 mod config;
+mod floats;
 
 pub use config::{Config, Stated};
+pub use floats::{Floats, Reader as FloatReader};
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::{Value, json};
 
-use crate::encoding::{Affine, AffineLayout};
+use crate::encoding::{Affine, AffineLayout, Encoding};
 use crate::format::Stored;
+use crate::format::codes::Places;
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::pack_dense_words;
 use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
@@ -90,13 +93,18 @@ impl Scheme {
     }
 }
 
-/// The `quantization_config` of a checkpoint whose groups are `groups` and whose linear layers `ignore` stay.
-pub fn quantization_config(packing: Packing, groups: Vec<Value>, ignore: &[String]) -> Value {
+/// The `quantization_config` of a checkpoint whose groups are `groups` and whose linear layers `ignore` stay. Its format is
+/// that of all groups, or `mixed-precision`.
+pub fn quantization_config(groups: Vec<Value>, ignore: &[String]) -> Value {
+    let mut formats = groups.iter().map(|group| &group["format"]);
+    let first = formats.next().cloned().unwrap_or_default();
+    let format =
+        if formats.all(|format| *format == first) { first } else { "mixed-precision".into() };
     let groups: serde_json::Map<String, Value> =
         groups.into_iter().enumerate().map(|(i, group)| (format!("group_{i}"), group)).collect();
     json!({
         "quant_method": "compressed-tensors",
-        "format": packing.name(),
+        "format": format,
         "quantization_status": "compressed",
         "global_compression_ratio": null,
         "kv_cache_scheme": null,
@@ -259,6 +267,25 @@ impl<'a> Reader<'a> {
             done += run;
         }
         Some(())
+    }
+
+    /// The codes, scales and zero points as they are; `None` if a tensor is too short.
+    pub fn encoding(&self, layout: &AffineLayout) -> Option<Encoding> {
+        let grouping = match layout.grouping {
+            // Its one scale was repeated for every row.
+            Grouping::Tensor => Grouping::Channel,
+            other => other,
+        };
+        let layout = AffineLayout { grouping, ..layout.clone() };
+        let rows = self.scales.len().checked_div(self.groups)?;
+        let unsigned = |code: i32| u8::try_from(code + i32::from(layout.middle())).ok();
+        let places = Places {
+            shape: MatrixShape { rows, cols: self.cols },
+            code: &|row, col| unsigned(self.code(row, col)?),
+            scale: &|row, group| self.scales.get(row * self.groups + group).copied(),
+            zero: &|row, group| unsigned(self.zero(row, group)?),
+        };
+        Some(Encoding::Affine(places.affine(layout.clone())?))
     }
 
     fn zero(&self, row: usize, group: usize) -> Option<i32> {

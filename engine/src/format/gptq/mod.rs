@@ -11,8 +11,9 @@ mod config;
 
 pub use config::{Config, Scheme, quantization_config};
 
-use crate::encoding::{Affine, AffineLayout};
+use crate::encoding::{Affine, AffineLayout, Encoding};
 use crate::format::Stored;
+use crate::format::codes::Places;
 use crate::format::words::{code, floats, for_each_run, word};
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::pack_dense_words;
@@ -191,6 +192,30 @@ impl<'a> Reader<'a> {
             }
             Some(())
         })
+    }
+
+    /// The codes, scales and zero points as they are; `None` where inputs were taken in another order, or a tensor is too
+    /// short.
+    pub fn encoding(&self) -> Option<Encoding> {
+        let (bits, MatrixShape { rows, cols }) = (self.form.bits as usize, self.shape);
+        let size = cols.checked_div(self.form.groups).filter(|&size| size > 0)?;
+        if self.order.iter().enumerate().any(|(input, &group)| group != input / size) {
+            return None;
+        }
+        let layout = AffineLayout {
+            bits: self.form.bits,
+            grouping: if size == cols { Grouping::Channel } else { Grouping::Group(size) },
+            symmetric: false,
+            scale_dtype: self.form.scale_dtype,
+            has_offsets: false,
+        };
+        let places = Places {
+            shape: self.shape,
+            code: &|row, col| code(col, bits, |at| word(self.codes, at * rows + row)),
+            scale: &|row, group| self.scales.get(group * rows + row).copied(),
+            zero: &|row, group| u8::try_from(self.zero(row, group)?).ok(),
+        };
+        Some(Encoding::Affine(places.affine(layout)?))
     }
 
     fn zero(&self, row: usize, group: usize) -> Option<i16> {

@@ -11,8 +11,12 @@ mod config;
 
 pub use config::{Config, module_name, quantization};
 
-use crate::encoding::{Affine, Encoding, Float, FloatLayout, Layout, Levels, Tiling};
+use crate::encoding::{
+    Affine, AffineData, AffineLayout, Encoding, Float, FloatData, FloatLayout, Layout, Levels,
+    Tiling,
+};
 use crate::format::Stored;
+use crate::format::codes::with_whole_zeros;
 use crate::format::words::{code, floats, for_each_run, word};
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::pack_dense_words;
@@ -213,6 +217,41 @@ impl<'a> Reader<'a> {
             }
             Some(())
         })
+    }
+
+    /// The codes, scales and offsets as they are, with whole zero points where those are the same; `None` if a tensor is
+    /// too short.
+    pub fn encoding(&self) -> Option<Encoding> {
+        let (bits, width) = (self.form.bits as usize, self.form.group_size);
+        let groups = self.cols.checked_div(width).filter(|&groups| groups > 0)?;
+        let rows = self.scales.len() / groups;
+        let words = groups * (width * bits / 32);
+        let code = |i: usize| {
+            let (row, col) = (i / self.cols, i % self.cols);
+            code(col, bits, |at| word(self.codes, row * words + at))
+        };
+        let codes: Vec<u8> = (0..rows * self.cols).map(code).collect::<Option<_>>()?;
+        let shape = MatrixShape { rows, cols: self.cols };
+        let (grouping, scales) = (Grouping::Group(width), self.scales.clone());
+        let levels = match self.form.mode {
+            Mode::Affine => {
+                let layout = AffineLayout {
+                    bits: self.form.bits,
+                    grouping,
+                    symmetric: false,
+                    scale_dtype: self.form.scale_dtype,
+                    has_offsets: true,
+                };
+                let data = AffineData { codes, scales, zeros: Vec::new() };
+                let affine = Affine::with_offsets(shape, layout, data, self.biases.clone());
+                return Some(with_whole_zeros(affine));
+            }
+            Mode::Mxfp4 => Levels::E2m1,
+            Mode::Mxfp8 => Levels::E4m3,
+        };
+        let tiling = Tiling::Rows(grouping);
+        let layout = FloatLayout { levels, tiling, scale_dtype: DType::F8E8M0 };
+        Some(Encoding::Float(Float::new(shape, layout, FloatData { codes, scales, global: 1.0 })))
     }
 }
 

@@ -47,12 +47,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     zero_points: false,
     scale_dtypes: &[DType::F16, DType::BF16],
     blocks: &BlockType::ALL,
-    floats: &[Floats {
-        levels: Levels::E2m1,
-        group: 32,
-        scale_dtype: DType::F8E8M0,
-        inputs_multiple: 32,
-    }],
+    floats: &[Floats::microscaling(Levels::E2m1)],
     kept: &[
         (Which::Router, "llama.cpp keeps routers of experts in F32"),
         (Which::Convolution, "llama.cpp keeps convolutions in full precision"),

@@ -1,0 +1,73 @@
+//! `lapidary convert` and `lapidary unpack`: a compressed checkpoint written for another target, or in full, without
+//! compressing it again.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::export::{self, Destination, Report};
+use lapidary_engine::job::Limits;
+use lapidary_engine::target::{self, Target};
+
+use crate::cli::compress::describe;
+use crate::cli::output::{self, Terminal};
+
+/// Arguments of `convert`.
+#[derive(Debug, Args)]
+pub(super) struct Convert {
+    /// A compressed checkpoint: an archive, or one of compressed-tensors, GPTQ, AWQ or MLX.
+    model: PathBuf,
+    /// What to write it for, by its id (see `lapidary targets`). Layers that it has no form for are written in full.
+    #[arg(long, value_name = "ID")]
+    target: String,
+    #[command(flatten)]
+    to: To,
+}
+
+/// Arguments of `unpack`.
+#[derive(Debug, Args)]
+pub(super) struct Unpack {
+    /// An archive, or another compressed checkpoint that is read here.
+    archive: PathBuf,
+    #[command(flatten)]
+    to: To,
+}
+
+/// Where the result goes.
+#[derive(Debug, Args)]
+struct To {
+    /// The folder to write; by default the model's name and the target, in the current folder.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Replace an earlier output in that folder.
+    #[arg(long)]
+    force: bool,
+    /// Working memory for a layer, in GiB.
+    #[arg(long, default_value_t = 4.0, value_name = "GIB")]
+    memory: f64,
+}
+
+impl Convert {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        run(&self.model, target::find(&self.target)?, &self.to)
+    }
+}
+
+impl Unpack {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        run(&self.archive, target::find("dense")?, &self.to)
+    }
+}
+
+fn run(model: &Path, target: &'static dyn Target, to: &To) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(model)?;
+    let default = || PathBuf::from(format!("{}-{}", checkpoint.title(), target.about().id));
+    let out = to.out.clone().unwrap_or_else(default);
+    let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
+    let destination = Destination { folder: &out, replace: to.force, limits };
+    let terminal = Terminal::new();
+    let done = export::convert(&checkpoint, target, destination, &terminal);
+    terminal.finish();
+    let report: Report = done?;
+    output::print(&describe(&report, &out))
+}

@@ -1,0 +1,186 @@
+//! What an encoding is stored in, told from its layout alone: names, types and lengths of its parts. And whether a layout
+//! that somebody else wrote makes sense, so that nothing of what follows can go wrong.
+
+use crate::encoding::{
+    AffineLayout, FloatLayout, Layout, LowRankLayout, PaletteLayout, SparseLayout, Tiling,
+};
+use crate::numeric::grouping::Grouping;
+use crate::numeric::packing::dense_bytes;
+use crate::tensor::{DType, MatrixShape};
+
+/// How deep layouts may lie in one another: more than any chain of methods makes.
+const MAX_DEPTH: usize = 8;
+/// The most weights of a matrix that is believed: no product of two extents with bits or bytes overflows below it.
+const MAX_ELEMENTS: usize = 1 << 48;
+
+/// A part of an encoding without its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartSpec {
+    /// Its name, as in [`crate::encoding::Part`].
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Number of elements.
+    pub elements: usize,
+}
+
+impl PartSpec {
+    fn new(name: &str, dtype: DType, elements: usize) -> Self {
+        Self { name: name.to_owned(), dtype, elements }
+    }
+
+    fn before(self, prefix: &str) -> Self {
+        Self { name: format!("{prefix}{}", self.name), ..self }
+    }
+}
+
+impl Layout {
+    /// The parts an encoding of this layout and shape is stored in, in the order of [`crate::encoding::Encoding::parts`].
+    pub fn parts(&self, shape: MatrixShape) -> Vec<PartSpec> {
+        self.parts_of(shape, shape.elements())
+    }
+
+    fn parts_of(&self, shape: MatrixShape, kept: usize) -> Vec<PartSpec> {
+        match self {
+            Self::Dense(dtype) => vec![PartSpec::new("values", *dtype, kept)],
+            Self::Affine(layout) => affine(layout, shape, kept),
+            Self::Palette(layout) => vec![
+                codes(kept, layout.bits),
+                PartSpec::new(
+                    "palette",
+                    layout.value_dtype,
+                    layout.tables(shape) * layout.levels(),
+                ),
+            ],
+            Self::Float(layout) => float(layout, shape, kept),
+            Self::Blocks(_) => {
+                vec![PartSpec::new("blocks", DType::U8, self.bytes(shape) as usize)]
+            }
+            Self::LowRank(layout) => low_rank(layout, shape),
+            Self::Sum(layout) => {
+                let prefix = prefix_under(&SIDES, &layout.base, "base.");
+                let base = layout.base.parts(shape).into_iter().map(|part| part.before(prefix));
+                base.chain(low_rank(&layout.correction, shape)).collect()
+            }
+            Self::Scaled(layout) => {
+                let prefix = prefix_under(&[INPUT_SCALES], &layout.inner, "inner.");
+                let scales = PartSpec::new(INPUT_SCALES, layout.scale_dtype, shape.cols);
+                let inner = layout.inner.parts_of(shape, kept).into_iter();
+                std::iter::once(scales).chain(inner.map(|part| part.before(prefix))).collect()
+            }
+            Self::Sparse(layout) => {
+                let prefix = prefix_under(&[MASK], &layout.inner, "inner.");
+                let mask = PartSpec::new(MASK, DType::U8, shape.elements().div_ceil(8));
+                let inner = layout.inner.parts_of(shape, layout.kept).into_iter();
+                std::iter::once(mask).chain(inner.map(|part| part.before(prefix))).collect()
+            }
+        }
+    }
+
+    /// Whether an encoding of this layout and shape can be: bits, groups, types, depth and sizes within bounds. What is
+    /// read from a file is asked this before anything else.
+    pub fn is_valid(&self, shape: MatrixShape) -> bool {
+        self.is_valid_at(shape, MAX_DEPTH)
+    }
+
+    fn is_valid_at(&self, shape: MatrixShape, depth: usize) -> bool {
+        let fits = shape.rows.checked_mul(shape.cols).is_some_and(|n| n <= MAX_ELEMENTS);
+        // An empty matrix still has as many rows or columns as it says.
+        let is_bounded = fits && shape.rows.max(shape.cols) <= MAX_ELEMENTS;
+        let Some(depth) = depth.checked_sub(1).filter(|_| is_bounded) else {
+            return false;
+        };
+        match self {
+            Self::Dense(dtype) => dtype.is_compressible(),
+            Self::Affine(layout) => {
+                let is_grouped = (1..=8).contains(&layout.bits) && has_width(layout.grouping);
+                is_grouped && is_float(layout.scale_dtype)
+            }
+            Self::Palette(PaletteLayout { bits, rows, value_dtype }) => {
+                (1..=8).contains(bits) && *rows != Some(0) && is_float(*value_dtype)
+            }
+            Self::Float(layout) => {
+                let is_tiled = match layout.tiling {
+                    Tiling::Rows(grouping) => has_width(grouping),
+                    Tiling::Squares(side) => side > 0,
+                };
+                let dtype = layout.scale_dtype;
+                is_tiled && (is_float(dtype) || matches!(dtype, DType::F8E8M0 | DType::F8E4M3))
+            }
+            Self::Blocks(_) => true,
+            Self::LowRank(layout) => layout.is_valid_at(shape, depth),
+            Self::Sum(layout) => {
+                layout.base.is_valid_at(shape, depth) && layout.correction.is_valid_at(shape, depth)
+            }
+            Self::Scaled(layout) => {
+                is_float(layout.scale_dtype) && layout.inner.is_valid_at(shape, depth)
+            }
+            Self::Sparse(SparseLayout { kept, inner }) => {
+                *kept <= shape.elements() && inner.is_valid_at(shape, depth)
+            }
+        }
+    }
+}
+
+impl LowRankLayout {
+    fn is_valid_at(&self, shape: MatrixShape, depth: usize) -> bool {
+        let [left, right] = self.shapes(shape);
+        self.left.is_valid_at(left, depth) && self.right.is_valid_at(right, depth)
+    }
+}
+
+/// What the parts of the factors of a product begin with.
+pub(super) const SIDES: [&str; 2] = ["left.", "right."];
+/// The part with a scale for each input.
+pub(super) const INPUT_SCALES: &str = "input_scales";
+/// The part with a bit for each weight.
+pub(super) const MASK: &str = "mask";
+
+/// What parts of `inner` begin with beside parts called `own`: nothing, unless one of them has such a name too.
+pub(super) fn prefix_under(own: &[&str], inner: &Layout, word: &'static str) -> &'static str {
+    // Names are the same for every shape.
+    let parts = inner.parts_of(MatrixShape { rows: 0, cols: 0 }, 0);
+    let is_taken = |part: &PartSpec| own.iter().any(|own| part.name.starts_with(own));
+    if parts.iter().any(is_taken) { word } else { "" }
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16 | DType::F32)
+}
+
+fn has_width(grouping: Grouping) -> bool {
+    grouping != Grouping::Group(0)
+}
+
+fn codes(kept: usize, bits: u32) -> PartSpec {
+    PartSpec::new("codes", DType::U8, dense_bytes(kept, bits))
+}
+
+fn affine(layout: &AffineLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec> {
+    let groups = layout.grouping.scales(shape.rows, shape.cols);
+    let scales = |name| PartSpec::new(name, layout.scale_dtype, groups);
+    let mut parts = vec![codes(kept, layout.bits), scales("scales")];
+    if layout.has_offsets {
+        parts.push(scales("offsets"));
+    } else if !layout.symmetric {
+        parts.push(PartSpec::new("zeros", DType::U8, dense_bytes(groups, layout.bits)));
+    }
+    parts
+}
+
+fn float(layout: &FloatLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec> {
+    let scales = PartSpec::new("scales", layout.scale_dtype, layout.tiling.scales(shape));
+    let mut parts = vec![codes(kept, layout.levels.bits()), scales];
+    if layout.has_global() {
+        parts.push(PartSpec::new("global", DType::F32, 1));
+    }
+    parts
+}
+
+fn low_rank(layout: &LowRankLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let [left, right] = layout.shapes(shape);
+    let of = |side: usize, parts: Vec<PartSpec>| {
+        parts.into_iter().map(move |part| part.before(SIDES[side]))
+    };
+    of(0, layout.left.parts(left)).chain(of(1, layout.right.parts(right))).collect()
+}

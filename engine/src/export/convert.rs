@@ -1,0 +1,209 @@
+//! A compressed checkpoint written for another target, without compressing it again: codes and scales are taken over where
+//! the target has a form for them, and decoded where it has none, with the reason. In: a checkpoint that is read here, a
+//! target. Out: a folder with its proof and report, as of an export.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoint, Restored};
+use crate::compare::{CompressedLayer, Counterpart, layers};
+use crate::encoding::{Dense, Encoding, Layout};
+use crate::error::{Error, Result};
+use crate::export::{self, Destination, Report, Work};
+use crate::format::safetensors::Spec;
+use crate::job::Encodings;
+use crate::observer::{Observer, Progress, Unit};
+use crate::plan::Plan;
+use crate::target::{Aim, Case, Entry, Manifest, Storage, refuse_errors};
+
+/// Why a layer is decoded although the target might have held it.
+const NO_ENCODING: &str = "its inputs were taken in another order, which no other format says";
+
+/// The layers of a compressed checkpoint, read when they are asked for.
+struct Layers<'a> {
+    source: &'a Checkpoint,
+    /// By index of the tensor they are restored to.
+    by_index: HashMap<usize, CompressedLayer>,
+    restored: &'a Checkpoint,
+    observer: &'a dyn Observer,
+}
+
+impl Encodings for Layers<'_> {
+    fn has(&self, tensor: usize) -> bool {
+        self.by_index.contains_key(&tensor)
+    }
+
+    /// What has no encoding here is given as it decodes.
+    fn encoding(&self, tensor: usize) -> Result<Arc<Encoding>> {
+        let absent = || Error::Unsupported { what: format!("tensor {tensor}, which is whole,") };
+        let layer = self.by_index.get(&tensor).ok_or_else(absent)?;
+        if let Some(encoding) = layer.encoding(self.source, self.observer)? {
+            return Ok(Arc::new(encoding));
+        }
+        let values = self.decoded(layer)?;
+        let dtype = self.restored.tensors()[tensor].dtype;
+        Ok(Arc::new(Encoding::Dense(Dense::new(layer.shape, dtype, &values))))
+    }
+}
+
+impl Layers<'_> {
+    fn decoded(&self, layer: &CompressedLayer) -> Result<Vec<f32>> {
+        let damaged = || Error::Unsupported {
+            what: format!("reading the parts of {}, which do not fit together,", layer.module),
+        };
+        let mut values = vec![0.0; layer.shape.elements()];
+        let parts = layer.read_parts(self.source, 0..values.len(), self.observer)?;
+        let reader = parts.reader().ok_or_else(damaged)?;
+        reader.read(0, &mut values).ok_or_else(damaged)?;
+        Ok(values)
+    }
+
+    /// What becomes of a tensor of the restored model.
+    fn entry(&self, index: usize, aim: Aim) -> Result<Entry> {
+        let tensor = &self.restored.tensors()[index];
+        let Some(layer) = self.by_index.get(&index) else {
+            return entry(index, None, Storage::Copied, vec![aim.target.kept(tensor)]);
+        };
+        let Some(encoding) = layer.encoding(self.source, self.observer)? else {
+            let because = NO_ENCODING.to_owned();
+            let layout = Layout::Dense(tensor.dtype);
+            let specs = vec![aim.target.kept(tensor)];
+            return entry(index, Some(layout), Storage::Dense { because }, specs);
+        };
+        let layout = encoding.layout();
+        let storage = aim.target.storage(tensor, &layout);
+        let specs = match storage {
+            Storage::Native => aim.target.specs(tensor, &layout),
+            _ => vec![aim.target.kept(tensor)],
+        };
+        entry(index, Some(layout), storage, specs)
+    }
+}
+
+fn entry(
+    tensor: usize,
+    layout: Option<Layout>,
+    storage: Storage,
+    specs: Vec<Spec>,
+) -> Result<Entry> {
+    let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;
+    Ok(Entry { tensor, layout, storage, specs, bytes })
+}
+
+/// Writes `source`, which holds layers compressed, for another target; reads it back, proves it against the layers as they
+/// are in the source, and adds the report, whose errors are those against the source as it decodes.
+///
+/// Cost: reading the source twice, writing once, reading the result once; memory of the largest layer.
+///
+/// # Errors
+/// [`Error::Plan`] for a checkpoint without a compressed layer, for what the target cannot load, and for a layer in a form
+/// that is not read here; [`Error::Limit`] for a layer that does not fit the memory limit; those of writing and proving.
+pub fn convert(
+    source: &Checkpoint,
+    aim: impl Into<Aim>,
+    destination: Destination<'_>,
+    observer: &dyn Observer,
+) -> Result<Report> {
+    let aim = aim.into();
+    let compressed = compressed(source, destination.limits.memory_bytes)?;
+    let restored: Vec<Restored> = compressed
+        .iter()
+        .map(|(name, (layer, parts))| restored(source, name, layer, parts))
+        .collect();
+    let restored = source.restored(&restored)?;
+    let by_index = compressed
+        .into_iter()
+        .filter_map(|(name, (layer, _))| Some((restored.find(&name)?, layer)));
+    let layers = Layers { source, by_index: by_index.collect(), restored: &restored, observer };
+    let entries = entries(&layers, aim)?;
+    let plan = Plan::default();
+    refuse_errors(&Case { checkpoint: &restored, plan: &plan, aim, entries: &entries })?;
+    let manifest = Manifest::of(&restored, aim.target, entries)?;
+    export::refuse_own_source(source, destination.folder)?;
+    let folder = export::begin(destination, manifest.total_bytes())?;
+    let work = Work {
+        checkpoint: &restored,
+        encodings: &layers,
+        manifest: &manifest,
+        target: aim.target,
+        observer,
+        weights: &|index| {
+            if layers.has(index) {
+                return Ok(layers.encoding(index)?.decode());
+            }
+            restored.weights(index, observer)
+        },
+    };
+    export::finish(&work, folder, &plan)
+}
+
+/// The compressed layers by name, with the tensors that hold them.
+fn compressed(
+    source: &Checkpoint,
+    memory_bytes: u64,
+) -> Result<BTreeMap<String, (CompressedLayer, Vec<usize>)>> {
+    if source.gguf().is_some() {
+        return Err(Error::plan(
+            format!("{} is a GGUF file, which is not converted", source.path().display()),
+            "export from the safetensors checkpoint it was made from",
+        ));
+    }
+    let mut compressed = BTreeMap::new();
+    for (name, stored) in layers(source) {
+        match stored {
+            Counterpart::Plain { .. } => {}
+            Counterpart::Unreadable { because, .. } => {
+                return Err(Error::plan(
+                    format!("layer {name} of {} is not read, as {because}", source.title()),
+                    "convert the model with the tool that made it",
+                ));
+            }
+            Counterpart::Compressed { layer, tensors } => {
+                // Codes, what they decode to, and a copy of either.
+                let needed_bytes = (layer.shape.elements() as u64).saturating_mul(12);
+                if needed_bytes > memory_bytes {
+                    let what = format!("decoding layer {name}");
+                    return Err(Error::Limit { what, needed_bytes, allowed_bytes: memory_bytes });
+                }
+                compressed.insert(name, (layer, tensors));
+            }
+        }
+    }
+    if compressed.is_empty() {
+        return Err(Error::plan(
+            format!("{} holds no compressed layer", source.path().display()),
+            "give a compressed checkpoint, or compress this one with a project",
+        ));
+    }
+    Ok(compressed)
+}
+
+fn restored(source: &Checkpoint, name: &str, layer: &CompressedLayer, parts: &[usize]) -> Restored {
+    Restored {
+        name: name.to_owned(),
+        dtype: layer.tensor_dtype(source),
+        shape: layer.tensor_shape(),
+        parts: parts.to_vec(),
+    }
+}
+
+fn entries(layers: &Layers<'_>, aim: Aim) -> Result<Vec<Entry>> {
+    let tensors = layers.restored.tensors();
+    let total = layers.restored.tensor_bytes();
+    let mut done = 0;
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (index, tensor) in tensors.iter().enumerate() {
+        layers.observer.go_on()?;
+        let item = tensor.name.clone();
+        layers.observer.progress(Progress {
+            stage: "Reading",
+            item,
+            done,
+            total,
+            unit: Unit::Bytes,
+        });
+        done += tensor.bytes();
+        entries.push(layers.entry(index, aim)?);
+    }
+    Ok(entries)
+}

@@ -1,0 +1,252 @@
+//! The proof of an output that is there already, whoever wrote it: every tensor of the source is looked for, read back by
+//! its format's reader and compared; and where the report of an export lies beside it, what that says is held against it.
+//! In: an output, its source. Out: how far each tensor is from its source, and every fault as a sentence.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::compare::{Counterpart, compare, pairs};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::export::{REPORT, Report, TensorReport};
+use crate::numeric::distance::{Distance, PIECE};
+use crate::observer::{Observer, Progress, Unit};
+
+/// The largest report that is read.
+const MAX_REPORT_BYTES: u64 = 256 << 20;
+/// How far an error may be from the one reported, of the error itself: sums are taken in another order.
+const TOLERANCE: f64 = 1e-6;
+
+/// What a proof found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verified {
+    /// Tensors of the source, in its order.
+    pub tensors: Vec<VerifiedTensor>,
+    /// Whether the report of an export from this source lay beside the output, and its errors were held against it.
+    pub is_reported: bool,
+    /// Everything that is not as it must be, a sentence each; none where the output is proved.
+    pub faults: Vec<String>,
+}
+
+/// A tensor of the source in the output.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VerifiedTensor {
+    /// Its name in the source.
+    pub name: String,
+    /// `identical`, `changed` (stored plainly with other values), `compressed`, or `missing`.
+    pub stored: &'static str,
+    /// ‖W − Ŵ‖/‖W‖ of the output against the source; `None` where it could not be read.
+    pub relative_error: Option<f64>,
+    /// The same as the report says.
+    pub reported: Option<f64>,
+}
+
+/// Proves an output against the checkpoint it was made from: a folder or file in any format that is read here.
+///
+/// A fault is a tensor that is missing, too many, of other extents, not finite or not readable; and against a report: a
+/// file of another size, a tensor that was copied and is not the same, an error that is not the one measured then.
+/// Cost: reading both once.
+///
+/// # Errors
+/// What opening says; [`Error::Malformed`] for a report that is not understood; [`Error::Io`]; [`Error::Cancelled`].
+pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Result<Verified> {
+    let path = weights_of(output)?;
+    let opened = Checkpoint::open(&path)?;
+    let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
+    let report = read_report(folder)?;
+    let mut faults = Vec::new();
+    if let Some(report) = &report {
+        check_files(folder, report, &mut faults)?;
+    }
+    // A converted output is reported against what it was converted from.
+    let report = report.filter(|report| report.source == source.title());
+    let by_name = report.iter().flat_map(|report| &report.tensors);
+    let reported = by_name.map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let mut verifier = Verifier { source, output: &opened, reported, observer, faults };
+    let tensors = verifier.tensors()?;
+    let faults = verifier.faults;
+    Ok(Verified { tensors, is_reported: report.is_some(), faults })
+}
+
+/// The folder itself, or the one GGUF file in it.
+fn weights_of(output: &Path) -> Result<PathBuf> {
+    if !output.is_dir() {
+        return Ok(output.to_path_buf());
+    }
+    let ends = |name: &str, ending: &str| name.to_ascii_lowercase().ends_with(ending);
+    let files = disk::list_files(output)?;
+    let has_safetensors = files.iter().any(|(name, _)| ends(name, ".safetensors"));
+    let mut gguf = files.iter().filter(|(name, _)| ends(name, ".gguf"));
+    match (gguf.next(), gguf.next()) {
+        (Some((name, _)), None) if !has_safetensors => Ok(output.join(name)),
+        _ => Ok(output.to_path_buf()),
+    }
+}
+
+fn read_report(folder: &Path) -> Result<Option<Report>> {
+    let path = folder.join(REPORT);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = disk::read_text(&path, MAX_REPORT_BYTES)?;
+    let report = serde_json::from_str(&text);
+    report.map(Some).map_err(|error| Error::malformed("report", &path, error.to_string()))
+}
+
+fn check_files(folder: &Path, report: &Report, faults: &mut Vec<String>) -> Result<()> {
+    let found: BTreeMap<String, u64> = disk::list_files(folder)?.into_iter().collect();
+    for file in &report.files {
+        match found.get(&file.name) {
+            Some(bytes) if *bytes == file.bytes => {}
+            Some(bytes) => faults.push(format!(
+                "the file {} has {bytes} bytes, and the report says {}",
+                file.name, file.bytes
+            )),
+            None => faults.push(format!("the file {} of the report is not there", file.name)),
+        }
+    }
+    Ok(())
+}
+
+struct Verifier<'a> {
+    source: &'a Checkpoint,
+    output: &'a Checkpoint,
+    reported: BTreeMap<&'a str, &'a TensorReport>,
+    observer: &'a dyn Observer,
+    faults: Vec<String>,
+}
+
+/// How a tensor was found.
+struct Found {
+    stored: &'static str,
+    relative_error: Option<f64>,
+}
+
+impl Verifier<'_> {
+    fn tensors(&mut self) -> Result<Vec<VerifiedTensor>> {
+        let counterparts = pairs(self.source, self.output);
+        let (mut done, total) = (0, self.source.tensor_bytes());
+        let mut tensors = Vec::with_capacity(counterparts.len());
+        for (index, counterpart) in counterparts.iter().enumerate() {
+            self.observer.go_on()?;
+            let tensor = &self.source.tensors()[index];
+            let (stage, item, unit) = ("Proving", tensor.name.clone(), Unit::Bytes);
+            self.observer.progress(Progress { stage, item, done, total, unit });
+            done += tensor.bytes();
+            let found = self.tensor(index, counterpart.as_ref())?;
+            self.hold_against_report(&tensor.name, &found);
+            tensors.push(VerifiedTensor {
+                name: tensor.name.clone(),
+                stored: found.stored,
+                relative_error: found.relative_error,
+                reported: self.reported.get(tensor.name.as_str()).map(|t| t.relative_error),
+            });
+        }
+        let used: HashSet<usize> =
+            counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
+        for (index, tensor) in self.output.tensors().iter().enumerate() {
+            if !used.contains(&index) {
+                self.faults.push(format!("the source has no tensor {}", tensor.name));
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn tensor(&mut self, index: usize, counterpart: Option<&Counterpart>) -> Result<Found> {
+        let name = &self.source.tensors()[index].name;
+        let Some(counterpart) = counterpart else {
+            // Loaders take the embedding for a tied head, so formats leave it out.
+            let is_tied = self.source.tied().is_some_and(|tied| tied.head == Some(index));
+            if !is_tied {
+                self.faults.push(format!("tensor {name} is missing"));
+            }
+            return Ok(Found { stored: "missing", relative_error: None });
+        };
+        let compared = if self.output.gguf().is_some() {
+            self.compare_gguf(index)
+        } else {
+            let found = compare(self.source, index, self.output, counterpart, self.observer);
+            found.map(|found| (found.relative_error, found.identical))
+        };
+        let (relative_error, is_identical) = match compared {
+            Ok((error, is_identical)) => (Some(error), is_identical),
+            Err(
+                error @ (Error::Shape { .. } | Error::Numeric { .. } | Error::Unsupported { .. }),
+            ) => {
+                self.faults.push(error.to_string());
+                (None, false)
+            }
+            Err(error) => return Err(error),
+        };
+        let stored = match counterpart {
+            Counterpart::Plain { .. } if is_identical => "identical",
+            Counterpart::Plain { tensor } if self.is_plain(*tensor) => "changed",
+            _ => "compressed",
+        };
+        Ok(Found { stored, relative_error })
+    }
+
+    /// Whether a tensor of the output is stored number by number: blocks of GGUF are listed as bytes.
+    fn is_plain(&self, tensor: usize) -> bool {
+        self.output.gguf().is_none() || self.output.tensors()[tensor].dtype.is_compressible()
+    }
+
+    /// The relative error of a tensor of a GGUF file, whose rows are put back, and whether all values are the same.
+    fn compare_gguf(&self, index: usize) -> Result<(f64, bool)> {
+        let tensor = &self.source.tensors()[index];
+        let gguf = self.output.gguf().and_then(|gguf| gguf.extents(&tensor.name));
+        let extents = gguf.unwrap_or_default();
+        if extents != tensor.shape.0.as_slice() {
+            return Err(Error::Shape {
+                tensor: tensor.name.clone(),
+                expected: format!("{:?}", tensor.shape.0),
+                found: extents.to_vec(),
+            });
+        }
+        let cols = match extents {
+            [_, cols] => (*cols).max(1),
+            _ => 1,
+        };
+        let (n, rows) = (tensor.parameters() as usize, (PIECE / cols).max(1));
+        let mut sums = Distance::default();
+        for first in (0..n).step_by(rows * cols) {
+            self.observer.go_on()?;
+            let mut values = vec![0.0_f32; (rows * cols).min(n - first)];
+            self.output.read_gguf(&tensor.name, first, &mut values)?;
+            let stored = self.source.element_bytes(tensor, first as u64, values.len() as u64)?;
+            let mut wanted = Vec::with_capacity(values.len());
+            crate::tensor::for_each_f64(tensor.dtype, stored, |value| wanted.push(value));
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            sums = sums.merge(&Distance::of_piece(&wanted, &values));
+        }
+        if sums.non_finite_b > 0 {
+            let why =
+                format!("{} of its values in the output are NaN or infinite", sums.non_finite_b);
+            return Err(Error::Numeric { tensor: tensor.name.clone(), why });
+        }
+        Ok((sums.relative_error(), sums.changed_bits == 0))
+    }
+
+    fn hold_against_report(&mut self, name: &str, found: &Found) {
+        let Some(reported) = self.reported.get(name) else {
+            if !self.reported.is_empty() {
+                self.faults.push(format!("the report has no tensor {name}"));
+            }
+            return;
+        };
+        if reported.stored == "copied" && found.stored == "changed" {
+            self.faults.push(format!("tensor {name} was copied, and is not the same any more"));
+        }
+        let Some(error) = found.relative_error else { return };
+        let off = (error - reported.relative_error).abs();
+        if off > TOLERANCE * reported.relative_error.abs().max(TOLERANCE) {
+            self.faults.push(format!(
+                "tensor {name} is {error:e} off its source, and the report says {:e}",
+                reported.relative_error
+            ));
+        }
+    }
+}

@@ -1,0 +1,169 @@
+"""Lapidary's own archives in the hands of numpy, as docs/archive.md describes them: every layer decoded and compared with
+the dense export of the same plan, to the bit."""
+
+import json
+
+import numpy as np
+import safetensors
+
+from plans import EVERY, Variant, export, project
+
+SIZES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "F8_E4M3": "u1", "F8_E8M0": "u1", "F8_E5M2": "u1"}
+
+SPARSE = ("magnitude", {"fraction": 0.5})
+
+# Every encoding, alone and in another.
+RULES = {
+    EVERY: {"bits": 5, "group_size": 48, "symmetry": "asymmetric"},
+    "*.0.self_attn.q_proj.weight": ("low-rank", {"rank": 16}),
+    "*.0.self_attn.k_proj.weight": ("optimal-palette", {"bits": 3}),
+    "*.0.self_attn.v_proj.weight": [SPARSE, ("round-to-nearest", {"bits": 3})],
+    "*.0.self_attn.o_proj.weight": [SPARSE],
+    "*.0.mlp.gate_proj.weight": ("microscaling", {"format": "nvfp4"}),
+    "*.0.mlp.up_proj.weight": ("microscaling", {"format": "mxfp8"}),
+    "*.0.mlp.down_proj.weight": ("fp8", {"granularity": "square"}),
+    "*.1.self_attn.q_proj.weight": ("hqq", {"bits": 2}),
+    "*.1.self_attn.k_proj.weight": ("nf4", {}),
+    "*.1.self_attn.v_proj.weight": [SPARSE, ("nf4", {"levels": "fp4"})],
+    "*.1.self_attn.o_proj.weight": [SPARSE, ("optimal-palette", {"bits": 4})],
+    "*.1.mlp.up_proj.weight": ("gguf-blocks", {"type": "Q8_0"}),
+    "*.1.mlp.down_proj.weight": ("fp8", {"levels": "e5m2", "granularity": "channel"}),
+    "lm_head.weight": {"bits": 8, "granularity": "tensor"},
+}
+
+NF4 = "-1 -0.6961928 -0.52507305 -0.3949175 -0.28444138 -0.18477343 -0.091050036 0 0.0795803 0.1609302 0.2461123 0.33791524 0.44070983 0.562617 0.72295684 1"
+FP4 = "0 0.0052083335 0.6666667 1 0.33333334 0.5 0.16666667 0.25 -0 -0.0052083335 -0.6666667 -1 -0.33333334 -0.5 -0.16666667 -0.25"
+E2M1 = "0 0.5 1 1.5 2 3 4 6 -0 -0.5 -1 -1.5 -2 -3 -4 -6"
+
+
+def small_floats(bits_of_mantissa, bias, largest):
+    """The values of all bytes of a float of 8 bits; 0 beyond the largest."""
+    codes = np.arange(256)
+    exponent, fraction = (codes & 127) >> bits_of_mantissa, codes & ((1 << bits_of_mantissa) - 1)
+    one = 1 << bits_of_mantissa
+    values = np.where(exponent == 0, fraction * 2.0 ** (1 - bias), (one + fraction) * 2.0 ** (exponent - bias)) / one
+    values = np.where((codes & 127) > largest, 0, values)
+    return np.where(codes < 128, values, -values).astype(np.float32)
+
+
+LEVELS = {
+    **{name: np.array(text.split(), np.float32) for name, text in [("nf4", NF4), ("fp4", FP4), ("e2m1", E2M1)]},
+    "e4m3": small_floats(3, 7, 0x7E),
+    "e5m2": small_floats(2, 15, 0x7B),
+}
+
+
+def numbers(part):
+    """The values of a part in f32."""
+    kind, array = part
+    if kind == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if kind == "F8_E8M0":
+        return (2.0 ** (array.astype(np.float64) - 127)).astype(np.float32)
+    return LEVELS["e4m3"][array] if kind == "F8_E4M3" else array.astype(np.float32)
+
+
+def stream(part, bits, count):
+    """Codes of a little-endian stream."""
+    assert part[0] == "U8" and len(part[1]) == -(-count * bits // 8)
+    places = np.unpackbits(part[1], bitorder="little")[: count * bits].reshape(count, bits)
+    return (places << np.arange(bits)).sum(-1)
+
+
+def tile(grouping, rows, cols):
+    """For every weight, the index of its scale."""
+    if grouping == "tensor":
+        return np.zeros((rows, cols), np.int64)
+    width = cols if grouping == "channel" else grouping["group"]
+    return np.arange(rows)[:, None] * -(-cols // width) + np.arange(cols) // width
+
+
+def spread(values, mask):
+    """Stored values in their places, zeros where the mask drops."""
+    if mask is None:
+        return values
+    out = np.zeros(mask.shape, values.dtype)
+    out[mask] = values
+    return out
+
+
+def decode(layout, rows, cols, part, mask=None):
+    """The weights `[rows, cols]` in f32; `part(name)` is (type, array)."""
+    (kind, of), = layout.items()
+    count = rows * cols if mask is None else int(mask.sum())
+    matrix = lambda values: spread(values, mask).reshape(rows, cols)
+    if kind == "dense":
+        return matrix(numbers(part("values")))
+    if kind == "affine":
+        codes = matrix(stream(part("codes"), of["bits"], count)).astype(np.float32)
+        at = tile(of["grouping"], rows, cols)
+        scales = numbers(part("scales"))
+        if of.get("has_offsets"):
+            return scales[at] * codes + numbers(part("offsets"))[at]
+        zeros = np.full(len(scales), 1 << (of["bits"] - 1)) if of["symmetric"] else stream(part("zeros"), of["bits"], len(scales))
+        return scales[at] * (codes - zeros[at].astype(np.float32))
+    if kind == "palette":
+        tables = numbers(part("palette")).reshape(-1, 1 << of["bits"])
+        run = of["rows"] or rows
+        return tables[np.arange(rows)[:, None] // run, matrix(stream(part("codes"), of["bits"], count))]
+    if kind == "float":
+        levels = LEVELS[of["levels"]]
+        (how, tiling), = of["tiling"].items()
+        if how == "rows":
+            at = tile(tiling, rows, cols)
+        else:
+            at = (np.arange(rows) // tiling)[:, None] * -(-cols // tiling) + np.arange(cols) // tiling
+        scales = numbers(part("scales"))
+        if of["scale_dtype"] == "F8_E4M3":
+            scales = scales / numbers(part("global"))
+        codes = matrix(stream(part("codes"), len(levels).bit_length() - 1, count))
+        return levels[codes] * scales[at]
+    if kind == "blocks":
+        assert of == "Q8_0", "the one type of blocks that is tried here"
+        blocks = part("blocks")[1].reshape(rows, -1, 34)
+        scale = blocks[..., :2].copy().view("<f2").astype(np.float32)
+        return (blocks[..., 2:].view(np.int8).astype(np.float32) * scale).reshape(rows, -1)[:, :cols]
+    if kind == "low-rank":
+        side = lambda name: lambda suffix: part(f"{name}.{suffix}")
+        left = decode(of["left"], rows, of["rank"], side("left")).astype(np.float64)
+        right = decode(of["right"], of["rank"], cols, side("right")).astype(np.float64)
+        out = np.zeros((rows, cols))
+        for k in range(of["rank"]):
+            out += left[:, k : k + 1] * right[k]
+        return out.astype(np.float32)
+    if kind == "sum":
+        return decode(of["base"], rows, cols, part) + decode({"low-rank": of["correction"]}, rows, cols, part)
+    if kind == "scaled":
+        return decode(of["inner"], rows, cols, part, mask) / numbers(part("input_scales"))
+    assert kind == "sparse", kind
+    kept = np.unpackbits(part("mask")[1], bitorder="little")[: rows * cols].astype(bool)
+    assert kept.sum() == of["kept"]
+    return np.where(kept.reshape(rows, cols), decode(of["inner"], rows, cols, part, kept), np.float32(0))
+
+
+def read(path):
+    """The metadata and the tensors of a file."""
+    with safetensors.safe_open(path, "np") as opened:
+        metadata = opened.metadata()
+    array = lambda tensor: np.frombuffer(bytes(tensor["data"]), SIZES[tensor["dtype"]])
+    return metadata, {name: (t["dtype"], array(t)) for name, t in safetensors.deserialize(path.read_bytes())}
+
+
+def check(checks, binary, work, bf16):
+    variant = Variant("archive of every encoding", "archive", project("archive", RULES))
+    out, twin = export(binary, variant, work), export(binary, variant.dense(), work)
+    (metadata, found), (_, dense) = read(out / "model.safetensors"), read(twin / "model.safetensors")
+    index = json.loads(metadata["lapidary_archive"])
+    wrong, kinds = [], set()
+    for name, layer in index["layers"].items():
+        kinds |= set(layer["layout"])
+        matrix, prefix = layer["matrix"], name + "."
+        part = lambda suffix: found.pop(prefix + suffix)
+        values = decode(layer["layout"], matrix["rows"], matrix["cols"], part)
+        if not np.array_equal(bf16(values).ravel(), dense.pop(name)[1]) or layer["dtype"] != "BF16":
+            wrong.append(name)
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse"}
+    checks.check(index["version"] == 1 and not wrong, f"{variant.name}: {len(index['layers'])} layers decode to our values (not: {wrong[:3]})")
+    checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
+    same = all(found[name][0] == dense[name][0] and np.array_equal(found[name][1], dense[name][1]) for name in dense)
+    checks.check(same and set(found) == set(dense), f"{variant.name}: the other {len(dense)} tensors are the same, none is left over")
