@@ -1,4 +1,4 @@
-//! Products of two thin matrices, alone or added to another encoding; and columns scaled before another encoding.
+//! Products of two thin matrices.
 
 use serde::{Deserialize, Serialize};
 
@@ -136,75 +136,4 @@ const NAMES: [[&str; 3]; 9] = [
 /// The name of a part within a factor. One of the factors' own low rank keeps its name, and is not read back.
 fn renamed(side: usize, name: &'static str) -> &'static str {
     NAMES.iter().find(|names| names[0] == name).map_or(name, |names| names[side + 1])
-}
-
-/// A sum without its data.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SumLayout {
-    /// What is corrected.
-    pub base: Box<Layout>,
-    /// The correction.
-    pub correction: LowRankLayout,
-}
-
-impl SumLayout {
-    /// The bytes of both.
-    pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
-        self.base.bytes(shape) + self.correction.bytes(shape)
-    }
-}
-
-/// An encoding and a correction of low rank: W ≈ base + left·right.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sum {
-    base: Box<Encoding>,
-    correction: LowRank,
-}
-
-impl Sum {
-    /// The sum of both.
-    ///
-    /// # Panics
-    /// If their shapes differ.
-    pub fn new(base: Encoding, correction: LowRank) -> Self {
-        assert_eq!(base.shape(), correction.shape(), "a correction of the same shape");
-        Self { base: Box::new(base), correction }
-    }
-
-    /// What is corrected.
-    pub fn base(&self) -> &Encoding {
-        &self.base
-    }
-
-    /// The correction.
-    pub fn correction(&self) -> &LowRank {
-        &self.correction
-    }
-
-    pub(super) fn layout(&self) -> SumLayout {
-        SumLayout { base: Box::new(self.base.layout()), correction: self.correction.layout() }
-    }
-
-    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
-        self.base.decode_row(row, out);
-        let mut added = vec![0.0; out.len()];
-        self.correction.decode_row(row, &mut added);
-        for (value, added) in out.iter_mut().zip(added) {
-            *value += added;
-        }
-    }
-
-    pub(super) fn parts(&self) -> Vec<Part> {
-        [self.base.parts(), self.correction.parts()].concat()
-    }
-
-    pub(super) fn from_parts<'a>(
-        layout: &SumLayout,
-        shape: MatrixShape,
-        part: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Self> {
-        let base = Encoding::from_parts(&layout.base, shape, part)?;
-        let correction = LowRank::from_parts(&layout.correction, shape, part)?;
-        Some(Self { base: Box::new(base), correction })
-    }
 }

@@ -8,9 +8,11 @@ mod blocks;
 mod dense;
 mod float;
 mod low_rank;
+mod outliers;
 mod palette;
 mod scaled;
 mod sparse;
+mod sum;
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
@@ -20,10 +22,12 @@ pub use affine::{Affine, AffineData, AffineLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
-pub use low_rank::{LowRank, LowRankLayout, Sum, SumLayout};
+pub use low_rank::{LowRank, LowRankLayout};
+pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
 pub use scaled::{Scaled, ScaledLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
+pub use sum::{Sum, SumLayout};
 
 use crate::tensor::{DType, MatrixShape};
 
@@ -43,7 +47,9 @@ pub enum Layout {
     Blocks(BlockType),
     /// A product of two thin matrices.
     LowRank(LowRankLayout),
-    /// Another layout and a correction of low rank.
+    /// A few single weights.
+    Outliers(OutliersLayout),
+    /// Another layout and a correction.
     Sum(SumLayout),
     /// Another layout under a scale for each input.
     Scaled(ScaledLayout),
@@ -66,6 +72,7 @@ impl Layout {
             Self::Float(layout) => layout.bytes_of(shape, kept),
             Self::Blocks(kind) => blocks::bytes_of(*kind, shape),
             Self::LowRank(layout) => layout.bytes(shape),
+            Self::Outliers(layout) => layout.bytes(shape),
             Self::Sum(layout) => layout.bytes(shape),
             Self::Scaled(layout) => layout.bytes_of(shape, kept),
             Self::Sparse(layout) => layout.bytes(shape),
@@ -81,6 +88,7 @@ impl Layout {
             Self::Float(layout) => layout.levels.bits(),
             Self::Blocks(kind) => kind.bits(),
             Self::LowRank(layout) => layout.left.nominal_bits(),
+            Self::Outliers(layout) => layout.dtype.bits() as u32,
             Self::Sum(layout) => layout.base.nominal_bits(),
             Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
@@ -122,7 +130,8 @@ impl Layout {
 /// A piece of an encoding as it is stored: a small tensor of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`.
+    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`;
+    /// those of factors and outliers with these before a dot.
     pub name: &'static str,
     /// Element type of the bytes.
     pub dtype: DType,
@@ -145,7 +154,9 @@ pub enum Encoding {
     Blocks(Blocks),
     /// A product of two thin matrices.
     LowRank(LowRank),
-    /// Another encoding and a correction of low rank.
+    /// A few single weights, all others zero.
+    Outliers(Outliers),
+    /// Another encoding and a correction.
     Sum(Sum),
     /// Another encoding under a scale for each input.
     Scaled(Scaled),
@@ -163,6 +174,7 @@ impl Encoding {
             Self::Float(float) => float.shape(),
             Self::Blocks(blocks) => blocks.shape(),
             Self::LowRank(product) => product.shape(),
+            Self::Outliers(few) => few.shape(),
             Self::Sum(sum) => sum.base().shape(),
             Self::Scaled(scaled) => scaled.inner().shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
@@ -178,6 +190,7 @@ impl Encoding {
             Self::Float(float) => Layout::Float(*float.layout()),
             Self::Blocks(blocks) => Layout::Blocks(blocks.kind()),
             Self::LowRank(product) => Layout::LowRank(product.layout()),
+            Self::Outliers(few) => Layout::Outliers(few.layout()),
             Self::Sum(sum) => Layout::Sum(sum.layout()),
             Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
@@ -209,6 +222,7 @@ impl Encoding {
             Self::Float(float) => float.decode_row(row, out),
             Self::Blocks(blocks) => blocks.decode_row(row, out),
             Self::LowRank(product) => product.decode_row(row, out),
+            Self::Outliers(few) => few.decode_row(row, out),
             Self::Sum(sum) => sum.decode_row(row, out),
             Self::Scaled(scaled) => scaled.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
@@ -233,6 +247,7 @@ impl Encoding {
             Self::Float(float) => float.parts(mask),
             Self::Blocks(blocks) => blocks.parts(),
             Self::LowRank(product) => product.parts(),
+            Self::Outliers(few) => few.parts(),
             Self::Sum(sum) => sum.parts(),
             Self::Scaled(scaled) => scaled.parts(mask),
             Self::Sparse(sparse) => sparse.parts(),
@@ -263,6 +278,7 @@ impl Encoding {
             Layout::Float(layout) => Self::Float(Float::from_parts(layout, shape, mask, part)?),
             Layout::Blocks(kind) => Self::Blocks(Blocks::from_parts(*kind, shape, part)?),
             Layout::LowRank(layout) => Self::LowRank(LowRank::from_parts(layout, shape, part)?),
+            Layout::Outliers(layout) => Self::Outliers(Outliers::from_parts(layout, shape, part)?),
             Layout::Sum(layout) => Self::Sum(Sum::from_parts(layout, shape, part)?),
             Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),

@@ -1,12 +1,9 @@
 //! `EoRA`: what is left of the outputs' error after any method, made good by a correction of low rank.
 
-use ndarray::Array2;
-
 use crate::encoding::{Dense, Encoding, Layout, LowRank, Sum, SumLayout};
 use crate::error::{Error, Result};
-use crate::method::low_rank::{RANK, layout_of, nearest};
+use crate::method::low_rank::{RANK, energy, layout_of, nearest};
 use crate::method::{About, LayoutInput, Method, Needs, Resolved, Stage, Task};
-use crate::numeric::gram::Gram;
 use crate::tensor::MatrixShape;
 
 /// Ŵ ← Ŵ + L·R with L·R the product of that rank nearest to Δ = W − Ŵ in the outputs, its factors in the element type.
@@ -32,19 +29,14 @@ fn nothing_to_correct() -> Error {
     Error::plan("eora corrects what another method left", "put a quantiser or sparsity before it")
 }
 
-/// tr(D·H·Dᵀ).
-fn energy(difference: &Array2<f32>, gram: &Gram) -> f64 {
-    gram.quadratic_forms(difference.view()).iter().sum()
-}
-
 /// A product that adds nothing.
-fn nothing(task: &Task<'_>, rank: usize) -> LowRank {
+fn nothing(task: &Task<'_>, rank: usize) -> Encoding {
     let shape = task.shape();
     let zeros = |rows, cols| {
         let shape = MatrixShape { rows, cols };
         Encoding::Dense(Dense::new(shape, task.dtype, &vec![0.0; shape.elements()]))
     };
-    LowRank::new(zeros(shape.rows, rank), zeros(rank, shape.cols))
+    Encoding::LowRank(LowRank::new(zeros(shape.rows, rank), zeros(rank, shape.cols)))
 }
 
 impl Method for Eora {
@@ -68,6 +60,7 @@ impl Method for Eora {
             Some(base) => Box::new(base.clone()),
         };
         let correction = layout_of(parameters.integer("rank"), input.shape, input.dtype);
+        let correction = Box::new(Layout::LowRank(correction));
         Ok(Layout::Sum(SumLayout { base, correction }))
     }
 
@@ -78,10 +71,10 @@ impl Method for Eora {
         let decoded = base.decode();
         let difference = &task.weights - &decoded;
         let correction = nearest(difference.view(), Some(&gram), rank, &task)?;
-        let sum = Sum::new(base, correction);
+        let sum = Sum::new(base, Encoding::LowRank(correction));
         let corrected = Encoding::Sum(sum.clone());
         let after = &task.weights - &corrected.decode();
-        if energy(&after, &gram) <= energy(&difference, &gram) {
+        if energy(&after, Some(&gram)) <= energy(&difference, Some(&gram)) {
             return Ok(corrected);
         }
         Ok(Encoding::Sum(Sum::new(sum.base().clone(), nothing(&task, rank))))

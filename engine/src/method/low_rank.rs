@@ -29,27 +29,27 @@ static ABOUT: About = About {
     citation: "Eckart & Young 1936; Wang, Zheng, Wan & Zhang, SVD-LLM: Truncation-aware singular value decomposition for large language model compression, ICLR 2025",
     stage: Stage::Quantise,
     needs: Needs::Weights,
-    parameters: &[
-        RANK,
-        Parameter {
-            name: "nearest",
-            title: "Nearest in",
-            help: "What the product must be near to. Outputs count every direction by how much of it the layer receives, which is what SVD-LLM does by whitening.",
-            kind: Kind::Choice(&[
-                Option_ {
-                    id: "weights",
-                    title: "Weights",
-                    help: "Plain singular value decomposition; needs no data.",
-                },
-                Option_ {
-                    id: "outputs",
-                    title: "Outputs",
-                    help: "Least error of the outputs on the calibration's text; needs Gram matrices.",
-                },
-            ]),
-            only_when: None,
+    parameters: &[RANK, NEAREST],
+};
+
+/// What is compared with the original.
+pub(super) const NEAREST: Parameter = Parameter {
+    name: "nearest",
+    title: "Nearest in",
+    help: "What must come near to the original's. Outputs count every direction by how much of it the layer receives, which is what SVD-LLM does by whitening.",
+    kind: Kind::Choice(&[
+        Option_ {
+            id: "weights",
+            title: "Weights",
+            help: "Least squares of the weights; needs no data.",
         },
-    ],
+        Option_ {
+            id: "outputs",
+            title: "Outputs",
+            help: "Least error of the outputs on the calibration's text; needs Gram matrices.",
+        },
+    ]),
+    only_when: None,
 };
 
 /// The inner dimension of a product.
@@ -66,6 +66,14 @@ pub(super) fn layout_of(rank: i64, shape: MatrixShape, dtype: DType) -> LowRankL
     let factor = Box::new(Layout::Dense(dtype));
     let rank = (rank as usize).min(shape.rows).min(shape.cols);
     LowRankLayout { rank, left: factor.clone(), right: factor }
+}
+
+/// tr(D·H·Dᵀ), or the sum of squares without H.
+pub(super) fn energy(difference: &Array2<f32>, gram: Option<&Gram>) -> f64 {
+    match gram {
+        Some(gram) => gram.quadratic_forms(difference.view()).iter().sum(),
+        None => difference.iter().map(|&value| f64::from(value) * f64::from(value)).sum(),
+    }
 }
 
 /// The product of `rank` nearest to `d`, in outputs where there is `gram`.
