@@ -72,7 +72,8 @@ impl LowRank {
         &self.right
     }
 
-    pub(super) fn layout(&self) -> LowRankLayout {
+    /// Rank and how the factors are held.
+    pub fn layout(&self) -> LowRankLayout {
         LowRankLayout {
             rank: self.left.shape().cols,
             left: Box::new(self.left.layout()),

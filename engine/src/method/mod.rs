@@ -6,6 +6,7 @@
 
 mod awq;
 mod eora;
+mod factors;
 mod floats;
 mod fp8;
 mod gguf;

@@ -4,7 +4,8 @@ use ndarray::Array2;
 
 use crate::encoding::{Encoding, Layout, LowRank, Outliers, OutliersLayout, Sum, SumLayout};
 use crate::error::{Error, Result};
-use crate::method::low_rank::{NEAREST, energy, nearest};
+use crate::method::factors::{energy, nearest};
+use crate::method::low_rank::NEAREST;
 use crate::method::{About, Kind, LayoutInput, Method, Needs, Parameter, Resolved, Stage, Task};
 use crate::numeric::gram::Gram;
 use crate::numeric::pursuit::pursue;
@@ -131,8 +132,7 @@ impl Fit<'_, '_> {
     /// The product fitted to what base and outliers leave, then outliers to what base and product leave.
     fn refined(&self, stack: &Stack, product: &LowRank) -> Result<Stack> {
         let rest = self.left_by(&Stack { product: None, ..stack.clone() });
-        let rank = product.left().shape().cols;
-        let product = nearest(rest.view(), self.gram, rank, self.task)?;
+        let product = nearest(rest.view(), self.gram, &product.layout(), self.task)?;
         self.with_outliers(&Stack { product: Some(product), ..stack.clone() })
     }
 

@@ -99,6 +99,10 @@ fn chains() -> Vec<Vec<Step>> {
             Step::new("outliers").with("nearest", "outputs").with("share", 0.1),
         ],
         vec![Step::new("nf4"), Step::new("eora").with("rank", 2), Step::new("outliers")],
+        vec![
+            Step::new("nf4"),
+            Step::new("eora").with("factors", "integers").with("factor_bits", 3),
+        ],
     ];
     for method in METHODS.iter().map(|method| method.about()).filter(|a| a.needs != Needs::Weights)
     {

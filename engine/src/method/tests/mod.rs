@@ -1,6 +1,7 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
 mod adjusted;
+mod factors;
 mod outliers;
 
 use ndarray::{Array2, ArrayView2, s};
@@ -380,6 +381,8 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
         vec![Step::new("wanda"), Step::new("gptq"), Step::new("polish"), rank("eora")],
         vec![Step::new("gptq"), Step::new("outliers")],
         vec![rank("low-rank"), Step::new("outliers").with("nearest", "outputs")],
+        vec![Step::new("gptq"), rank("eora").with("factors", "integers")],
+        vec![rank("low-rank").with("factors", "integers").with("factor_bits", 3)],
         vec![Step::new("wanda"), Step::new("awq"), rank("eora"), Step::new("outliers")],
     ];
     for steps in chains {
