@@ -3,6 +3,7 @@
 mod adjusted;
 mod factors;
 mod outliers;
+mod polish;
 
 use ndarray::{Array2, ArrayView2, s};
 
