@@ -208,12 +208,12 @@ fn fitted(
 
 /// A product of this layout that adds nothing.
 pub(super) fn nothing(layout: &LowRankLayout, task: &Task<'_>) -> Result<Encoding> {
-    let zeros = |layout: &Layout, rows, cols| match layout {
-        Layout::Affine(affine) => rounded(affine, &Array2::zeros((rows, cols)), None, task),
-        _ => {
-            let shape = MatrixShape { rows, cols };
-            Ok(Encoding::Dense(Dense::new(shape, task.dtype, &vec![0.0; shape.elements()])))
+    let zeros = |layout: &Layout, rows, cols| {
+        if let Layout::Affine(affine) = layout {
+            return rounded(affine, &Array2::zeros((rows, cols)), None, task);
         }
+        let shape = MatrixShape { rows, cols };
+        Ok(Encoding::Dense(Dense::new(shape, task.dtype, &vec![0.0; shape.elements()])))
     };
     let shape = task.shape();
     let left = zeros(&layout.left, shape.rows, layout.rank)?;

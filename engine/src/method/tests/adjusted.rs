@@ -96,9 +96,9 @@ fn chains() -> Vec<Vec<Step>> {
         vec![Step::new("sparsegpt"), Step::new("gptq")],
         vec![
             Step::new("gptq"),
-            Step::new("outliers").with("nearest", "outputs").with("share", 0.1),
+            Step::new("sparse-outliers").with("nearest", "outputs").with("share", 0.1),
         ],
-        vec![Step::new("nf4"), Step::new("eora").with("rank", 2), Step::new("outliers")],
+        vec![Step::new("nf4"), Step::new("eora").with("rank", 2), Step::new("sparse-outliers")],
         vec![
             Step::new("nf4"),
             Step::new("eora").with("factors", "integers").with("factor_bits", 3),

@@ -57,7 +57,11 @@ fn a_correction_of_integers_is_never_worse_than_none() {
                 "keep-a-half" => Step::new("magnitude"),
                 other => Step::new(other),
             };
-            let alone = damage(&weights, &compress(&[base.clone()], &weights, &inputs), &inputs);
+            let alone = damage(
+                &weights,
+                &compress(std::slice::from_ref(&base), &weights, &inputs),
+                &inputs,
+            );
             for bits in [2, 3, 4] {
                 let steps = [base.clone(), integers(Step::new("eora").with("rank", 3), bits)];
                 let found = damage(&weights, &compress(&steps, &weights, &inputs), &inputs);

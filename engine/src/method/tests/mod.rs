@@ -380,11 +380,11 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
         vec![Step::new("awq"), rank("eora")],
         vec![Step::new("wanda"), Step::new("awq").with("bits", 3)],
         vec![Step::new("wanda"), Step::new("gptq"), Step::new("polish"), rank("eora")],
-        vec![Step::new("gptq"), Step::new("outliers")],
-        vec![rank("low-rank"), Step::new("outliers").with("nearest", "outputs")],
+        vec![Step::new("gptq"), Step::new("sparse-outliers")],
+        vec![rank("low-rank"), Step::new("sparse-outliers").with("nearest", "outputs")],
         vec![Step::new("gptq"), rank("eora").with("factors", "integers")],
         vec![rank("low-rank").with("factors", "integers").with("factor_bits", 3)],
-        vec![Step::new("wanda"), Step::new("awq"), rank("eora"), Step::new("outliers")],
+        vec![Step::new("wanda"), Step::new("awq"), rank("eora"), Step::new("sparse-outliers")],
     ];
     for steps in chains {
         let encoding = compress(&steps, &weights, &inputs);

@@ -5,14 +5,14 @@ use ndarray::{Array2, array};
 use super::*;
 
 fn outliers(nearest: &str, share: f64) -> Step {
-    Step::new("outliers").with("nearest", nearest).with("share", share)
+    Step::new("sparse-outliers").with("nearest", nearest).with("share", share)
 }
 
 #[test]
 fn outliers_of_weights_are_the_largest_errors_made_exact() {
     let weights = normals(31, 20, 90);
     let rounded = Step::new("round-to-nearest").with("bits", 3);
-    let before = try_compress(&[rounded.clone()], &weights, None).unwrap().decode();
+    let before = try_compress(std::slice::from_ref(&rounded), &weights, None).unwrap().decode();
     let steps = [rounded, outliers("weights", 0.05)];
     let after = try_compress(&steps, &weights, None).unwrap().decode();
     let error = |at: usize, from: &Array2<f32>| (&weights - from)[[at / 90, at % 90]].abs();
@@ -53,7 +53,7 @@ fn each_part_of_a_repair_leaves_less_and_refinements_less_still() {
         let eora = Step::new("eora").with("rank", 4);
         let few = |n: i64| outliers("outputs", 0.02).with("refinements", n);
         let base = Step::new(base);
-        let alone = error(&[base.clone()]);
+        let alone = error(std::slice::from_ref(&base));
         let corrected = error(&[base.clone(), eora.clone()]);
         assert!(error(&[base.clone(), few(0)]) < 0.97 * alone);
         let mut last = corrected;
@@ -87,12 +87,13 @@ fn a_matrix_of_low_rank_with_spikes_is_told_apart() {
 #[test]
 fn refusals_name_what_is_missing() {
     let weights = array![[1.0_f32, 2.0]];
-    let alone = try_compress(&[Step::new("outliers")], &weights, None).unwrap_err().sentence();
+    let alone =
+        try_compress(&[Step::new("sparse-outliers")], &weights, None).unwrap_err().sentence();
     assert!(alone.contains("put a quantiser"), "{alone}");
     let steps = [Step::new("round-to-nearest"), outliers("outputs", 0.1)];
     let without = try_compress(&steps, &weights, None).unwrap_err().sentence();
     assert!(without.contains("layer.weight") && without.contains("calibrate first"), "{without}");
     let steps = [Step::new("round-to-nearest"), outliers("weights", 0.1), Step::new("eora")];
     let order = check_chain(&steps).unwrap_err().sentence();
-    assert!(order.contains("eora cannot follow outliers"), "{order}");
+    assert!(order.contains("eora cannot follow sparse-outliers"), "{order}");
 }

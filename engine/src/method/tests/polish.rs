@@ -20,9 +20,10 @@ fn with(
 ) -> f64 {
     let data = AffineData { codes: of.codes().to_vec(), scales, zeros };
     let (shape, layout) = (of.shape(), of.layout().clone());
-    let other = match layout.has_offsets {
-        true => Affine::with_offsets(shape, layout, data, offsets),
-        false => Affine::new(shape, layout, data),
+    let other = if layout.has_offsets {
+        Affine::with_offsets(shape, layout, data, offsets)
+    } else {
+        Affine::new(shape, layout, data)
     };
     damage(weights, &Encoding::Affine(other), inputs)
 }
