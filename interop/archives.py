@@ -8,7 +8,7 @@ import safetensors
 
 from plans import EVERY, Variant, export, project
 
-SIZES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "F8_E4M3": "u1", "F8_E8M0": "u1", "F8_E5M2": "u1"}
+SIZES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "U16": "<u2", "U32": "<u4", "F8_E4M3": "u1", "F8_E8M0": "u1", "F8_E5M2": "u1"}
 
 SPARSE = ("magnitude", {"fraction": 0.5})
 
@@ -28,6 +28,7 @@ RULES = {
     "*.1.self_attn.o_proj.weight": [SPARSE, ("optimal-palette", {"bits": 4})],
     "*.1.mlp.up_proj.weight": ("gguf-blocks", {"type": "Q8_0"}),
     "*.1.mlp.down_proj.weight": ("fp8", {"levels": "e5m2", "granularity": "channel"}),
+    "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
 }
 
@@ -131,8 +132,14 @@ def decode(layout, rows, cols, part, mask=None):
         for k in range(of["rank"]):
             out += left[:, k : k + 1] * right[k]
         return out.astype(np.float32)
+    if kind == "outliers":
+        ends, columns = (part(f"outliers.{name}")[1].astype(np.int64) for name in ("ends", "columns"))
+        out = np.zeros((rows, cols), np.float32)
+        counts = np.diff(np.concatenate([[0], ends]))
+        out[np.repeat(np.arange(rows), counts), columns] = numbers(part("outliers.values"))
+        return out
     if kind == "sum":
-        return decode(of["base"], rows, cols, part) + decode({"low-rank": of["correction"]}, rows, cols, part)
+        return decode(of["base"], rows, cols, part) + decode(of["correction"], rows, cols, part)
     if kind == "scaled":
         return decode(of["inner"], rows, cols, part, mask) / numbers(part("input_scales"))
     assert kind == "sparse", kind
@@ -162,7 +169,7 @@ def check(checks, binary, work, bf16):
         values = decode(layer["layout"], matrix["rows"], matrix["cols"], part)
         if not np.array_equal(bf16(values).ravel(), dense.pop(name)[1]) or layer["dtype"] != "BF16":
             wrong.append(name)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum"}
     checks.check(index["version"] == 1 and not wrong, f"{variant.name}: {len(index['layers'])} layers decode to our values (not: {wrong[:3]})")
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     same = all(found[name][0] == dense[name][0] and np.array_equal(found[name][1], dense[name][1]) for name in dense)

@@ -10,7 +10,7 @@ use lapidary_engine::evaluation::{
     BlockScore, Continuation, Evaluation, OutputError, Probe, Sampling, TextRun, block_scores,
     evaluate_in_rounds, output_errors, probe, subject_key,
 };
-use lapidary_engine::job::{self, Limits, Store, StoreWeights};
+use lapidary_engine::job::{self, Limits, Sequential, Store, StoreWeights};
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::Cache;
@@ -199,10 +199,30 @@ pub fn calibrate(
     observer: &dyn Observer,
 ) -> Result<(Folder, Calibration)> {
     let weights = behind.map(|subject| (subject.weights(), subject.key.clone()));
-    let behind = weights
-        .as_ref()
-        .map(|(weights, plan)| Behind { weights: weights.as_ref(), plan: plan.clone() });
+    let behind = weights.as_ref().map(|(weights, plan)| Behind {
+        weights: weights.as_ref(),
+        plan: plan.clone(),
+        in_turn: None,
+    });
     calibrate_with_texts(checkpoint, wishes, behind, place, observer)
+}
+
+/// Calibrates a checkpoint with texts while a plan is carried out block by block: what a block receives has passed
+/// through the blocks before it as they were compressed with the same text.
+///
+/// # Errors
+/// What the engine says.
+pub fn calibrate_in_turn(
+    checkpoint: &Checkpoint,
+    wishes: &Wishes,
+    (plan, target): (&Plan, &'static dyn Target),
+    place: (&Path, Option<&Cache>),
+    observer: &dyn Observer,
+) -> Result<(Folder, Calibration)> {
+    let sequential = Sequential::new(checkpoint, plan, Limits::default(), None, observer)?;
+    let (weights, plan) = (sequential.weights(), plan_key(checkpoint, (plan, None), target));
+    let behind = Behind { weights: &weights, plan, in_turn: Some(&sequential) };
+    calibrate_with_texts(checkpoint, wishes, Some(behind), place, observer)
 }
 
 /// A text to score, and what to find out besides.

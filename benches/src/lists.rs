@@ -3,7 +3,7 @@
 use crate::trials::Trial;
 
 const fn blocks(title: &'static str, chain: &'static str) -> Trial<'static> {
-    Trial { title, chain, embedding: None }
+    Trial { title, chain, embedding: None, is_sequential: false }
 }
 
 const fn whole(
@@ -11,7 +11,7 @@ const fn whole(
     chain: &'static str,
     embedding: &'static str,
 ) -> Trial<'static> {
-    Trial { title, chain, embedding: Some(embedding) }
+    Trial { title, chain, embedding: Some(embedding), is_sequential: false }
 }
 
 /// Every method at 4 bits on the layers of the blocks, embedding and head kept; groups of 64.

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lapidary_engine::calibration::{Calibration, Folder, Wishes, calibrate_with_texts};
+use lapidary_engine::calibration::{Behind, Calibration, Folder, Wishes, calibrate_with_texts};
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Evaluation, Figure, evaluate};
-use lapidary_engine::job::{self, Limits, Store, StoreWeights, Subject};
+use lapidary_engine::job::{self, Limits, Sequential, Store, StoreWeights, Subject};
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::numeric::weighted::gram_weighted_error;
 use lapidary_engine::plan::Plan;
@@ -31,6 +31,8 @@ pub struct Trial<'a> {
     pub chain: &'a str,
     /// The steps of the embedding, where every matrix is compressed; the blocks' alone without.
     pub embedding: Option<&'a str>,
+    /// Whether blocks are compressed in turn, each with what it receives behind those before.
+    pub is_sequential: bool,
 }
 
 /// What a plan came to.
@@ -95,8 +97,10 @@ pub struct Bench {
     first: Sequences,
     /// What the original makes of all of them.
     original: Evaluation,
-    /// Where the calibration is kept.
-    _home: tempfile::TempDir,
+    /// What it was calibrated with.
+    wishes: Wishes,
+    /// Where calibrations are kept.
+    home: tempfile::TempDir,
 }
 
 impl Bench {
@@ -127,7 +131,7 @@ impl Bench {
         let weights = CheckpointWeights::new(&checkpoint);
         let original = evaluate(&network(&checkpoint, &weights)?, None, &sequences, &Silent)?;
         let text = text.to_owned();
-        Ok(Self { checkpoint, text, folder, calibration, sequences, first, original, _home: home })
+        Ok(Self { checkpoint, text, folder, calibration, sequences, first, original, wishes, home })
     }
 
     /// Bytes of the tensors of the original.
@@ -188,7 +192,13 @@ impl Bench {
                 plan.set(&tensor.name, chain.parse()?);
             }
         }
-        Ok(Measured { trial: *trial, outcome: self.run(&plan)? })
+        let begun = Instant::now();
+        let in_turn = trial.is_sequential.then(|| self.in_turn(trial, &plan)).transpose()?;
+        let (folder, calibration) = in_turn
+            .as_ref()
+            .map_or((&self.folder, &self.calibration), |(folder, found)| (folder, found));
+        let calibrated = job::Measured { folder, calibration };
+        Ok(Measured { trial: *trial, outcome: self.carried_out(&plan, &calibrated, begun)? })
     }
 
     /// Compresses and scores a plan.
@@ -196,9 +206,17 @@ impl Bench {
     /// # Errors
     /// Whatever the methods and the network say.
     pub fn run(&self, plan: &Plan) -> Result<Outcome> {
-        let calibrated = self.calibrated();
-        let begun = Instant::now();
-        let store = job::run(self.subject(&calibrated), plan, Limits::default(), None, &Silent)?;
+        self.carried_out(plan, &self.calibrated(), Instant::now())
+    }
+
+    /// The same with what was measured of the inputs; `begun` is when compressing did.
+    fn carried_out(
+        &self,
+        plan: &Plan,
+        calibrated: &job::Measured<'_>,
+        begun: Instant,
+    ) -> Result<Outcome> {
+        let store = job::run(self.subject(calibrated), plan, Limits::default(), None, &Silent)?;
         let time = begun.elapsed();
         let (original, compressed) =
             (CheckpointWeights::new(&self.checkpoint), StoreWeights::new(&self.checkpoint, &store));
@@ -217,6 +235,16 @@ impl Bench {
             perplexity: whole.perplexity().value,
             kl: first.mean_kl().unwrap_or(unknown).value,
         })
+    }
+
+    /// What layers receive behind the blocks before them as the plan compresses those in turn.
+    fn in_turn(&self, trial: &Trial<'_>, plan: &Plan) -> Result<(Folder, Calibration)> {
+        let made = Sequential::new(&self.checkpoint, plan, Limits::default(), None, &Silent)?;
+        let weights = made.weights();
+        let plan = format!("{} / {:?}", trial.chain, trial.embedding);
+        let behind = Behind { weights: &weights, plan, in_turn: Some(&made) };
+        let place = (self.home.path(), None);
+        calibrate_with_texts(&self.checkpoint, &self.wishes, Some(behind), place, &Silent)
     }
 
     /// The mean squared relative error of the outputs of the layers that were compressed, on the calibration's text.

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::compare::{Counterpart, compare, layers, pairs};
-use lapidary_engine::encoding::{Dense, Encoding, Layout, LowRank, Mask, Scaled, Sparse, Sum};
+use lapidary_engine::encoding::{
+    Dense, Encoding, Layout, LowRank, Mask, Outliers, Scaled, Sparse, Sum,
+};
 use lapidary_engine::export::{Destination, REPORT, Report, convert, export};
 use lapidary_engine::format::archive::{self, Index};
 use lapidary_engine::job::Limits;
@@ -141,7 +143,11 @@ fn encodings_within_encodings_come_back_to_the_bit() {
     };
     let four = || of(rows, cols, &[rtn(4).with("symmetry", "asymmetric")]);
     let product = |left: Encoding, right: Encoding| LowRank::new(left, right);
-    let thin = || product(of(rows, 3, &[rtn(8)]), of(3, cols, &[Step::new("nf4")]));
+    let factors = || [of(rows, 3, &[rtn(8)]), of(3, cols, &[Step::new("nf4")])];
+    let thin = || {
+        let [left, right] = factors();
+        Encoding::LowRank(product(left, right))
+    };
     let mask = |seed: usize| {
         let keep: Vec<bool> = (0..rows * cols).map(|i| (i * 7 + seed) % 5 < 3).collect();
         Mask::new(&keep)
@@ -158,16 +164,23 @@ fn encodings_within_encodings_come_back_to_the_bit() {
             weights.iter().enumerate().map(|(i, &w)| if mask.keeps(i) { w } else { 0.0 }).collect();
         Encoding::Dense(Dense::new(four().shape(), DType::BF16, &values))
     };
+    let sum = |base: Encoding, correction: Encoding| Encoding::Sum(Sum::new(base, correction));
+    let few = || {
+        let places = [1, 39, 40, 200, rows * cols - 1];
+        let values = [2.0, -3.0, 0.5, 8.0, -0.25];
+        Encoding::Outliers(Outliers::new(four().shape(), DType::BF16, &places, &values))
+    };
     let cases = [
-        ("sum of sum", Encoding::Sum(Sum::new(Encoding::Sum(Sum::new(four(), thin())), thin()))),
-        ("three sums", {
-            let two = Encoding::Sum(Sum::new(Encoding::Sum(Sum::new(four(), thin())), thin()));
-            Encoding::Sum(Sum::new(two, thin()))
-        }),
-        ("sum over a product", Encoding::Sum(Sum::new(Encoding::LowRank(thin()), thin()))),
+        ("sum of sum", sum(sum(four(), thin()), thin())),
+        ("three sums", sum(sum(sum(four(), thin()), thin()), thin())),
+        ("sum over a product", sum(thin(), thin())),
+        ("outliers", few()),
+        ("base, product and outliers", sum(sum(four(), thin()), few())),
+        ("outliers twice", sum(sum(four(), few()), few())),
+        ("a correction of integers", sum(four(), four())),
         ("scaled twice", scaled(scaled(four()))),
         ("mask over a mask", masked(1, masked(1, zeroed(1)))),
-        ("mask over a sum", masked(2, Encoding::Sum(Sum::new(four(), thin())))),
+        ("mask over a sum", masked(2, sum(four(), thin()))),
         (
             "product of products",
             Encoding::LowRank(product(

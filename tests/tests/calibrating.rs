@@ -8,10 +8,14 @@ use lapidary_engine::calibration::{
     Calibration, Folder, Part, Prefix, Run, Settings, calibrate, model_key,
 };
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::encoding::Encoding;
+use lapidary_engine::job::{self, Limits, Measured, Sequential, StoreWeights, Subject};
+use lapidary_engine::method::Step;
 use lapidary_engine::network::{Batch, CheckpointWeights, Network, Site, Taps};
 use lapidary_engine::numeric::seeds::Random;
+use lapidary_engine::plan::Plan;
 use lapidary_engine::{Error, Observer, Progress, Result, Silent};
-use lapidary_tests::{repository, sample};
+use lapidary_tests::{plan, repository, sample};
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use tempfile::TempDir;
 
@@ -48,6 +52,7 @@ fn run<'a>(
     Run {
         network,
         compressed: None,
+        in_turn: None,
         sequences: sequences.iter().map(Vec::as_slice).collect(),
         settings: settings(checkpoint, sequences),
     }
@@ -282,4 +287,116 @@ fn progress_counts_tokens_up_to_all_of_them() {
     assert!(reports.len() >= 9, "{}", reports.len());
     assert!(reports.windows(2).all(|pair| pair[0].done <= pair[1].done));
     assert!(reports.iter().all(|report| report.total == 5000 && report.done < 5000));
+}
+
+/// A plan that rounds every projection to 3 bits by GPTQ.
+fn gptq_plan(checkpoint: &Checkpoint) -> Plan {
+    let step = Step::new("gptq").with("bits", 3).with("group_size", 16);
+    plan(checkpoint, &[("*_proj.weight", vec![step])]).expect("a plan")
+}
+
+fn calibrated_in_turn<'a>(
+    (network, checkpoint, plan): (&'a Network<'a>, &'a Checkpoint, &'a Plan),
+    sequences: &'a [Vec<u32>],
+    root: &std::path::Path,
+    observer: &dyn Observer,
+) -> Result<(Folder, Vec<Encoding>)> {
+    let made = Sequential::new(checkpoint, plan, Limits::default(), None, &Silent)?;
+    let weights = made.weights();
+    let compressed = Network::open(checkpoint.config().expect("a config"), &weights)?;
+    let mut run = run(network, sequences, checkpoint);
+    run.compressed = Some(&compressed);
+    run.in_turn = Some(&made);
+    run.settings.prefix = Prefix::InTurn { plan: "p".to_owned() };
+    calibrate(&run, root, observer)?;
+    let layers = (0..checkpoint.tensors().len()).filter(|&layer| made.store().has(layer));
+    let encodings = layers.map(|layer| made.store().get(layer)).collect::<Result<_, _>>()?;
+    Ok((Folder::create(root, run.settings)?, encodings))
+}
+
+#[test]
+fn blocks_compressed_in_turn_are_those_of_hand_made_turns_and_of_a_job_behind() {
+    let checkpoint = golden("llama");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let network = Network::open(config, &weights).expect("a network");
+    let (sequences, plan) = (sequences(&network, 3, 40), gptq_plan(&checkpoint));
+    let root = TempDir::new().expect("a folder");
+    let of = (&network, &checkpoint, &plan);
+    let (folder, made) = calibrated_in_turn(of, &sequences, root.path(), &Silent).expect("blocks");
+    assert_eq!(made.len(), 7 * network.design().blocks.len());
+    // A job with what was kept makes the same again.
+    let calibration = folder.load();
+    let measured = Measured { folder: &folder, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let store = job::run(subject, &plan, Limits::default(), None, &Silent).expect("a job");
+    let layers = (0..checkpoint.tensors().len()).filter(|&layer| store.has(layer));
+    let again: Vec<Encoding> = layers.map(|layer| store.get(layer).expect("stored")).collect();
+    assert!(again == made, "the same encodings");
+    // Once all blocks are compressed, calibrating behind them measures the same: a fixed point.
+    let compressed_weights = StoreWeights::new(&checkpoint, &store);
+    let compressed = Network::open(config, &compressed_weights).expect("a network");
+    let mut behind = run(&network, &sequences, &checkpoint);
+    behind.compressed = Some(&compressed);
+    behind.settings.prefix = Prefix::Compressed { plan: "p".to_owned() };
+    let behind = calibrate(&behind, root.path(), &Silent).expect("a calibration");
+    assert_eq!(behind.records(), calibration.records());
+    // And it is not what the original blocks give.
+    let original = run(&network, &sequences, &checkpoint);
+    let original = calibrate(&original, root.path(), &Silent).expect("a calibration");
+    assert_ne!(original.records(), calibration.records());
+    let squares = |of: &Calibration| of.records()[0].inputs.mean_square.clone();
+    assert_eq!(squares(&original), squares(&calibration), "nothing lies before the first block");
+}
+
+#[test]
+fn blocks_compressed_in_turn_are_the_same_when_stopped_and_on_any_number_of_threads() {
+    let checkpoint = golden("llama");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let network = Network::open(config, &weights).expect("a network");
+    let (sequences, plan) = (sequences(&network, 2, 30), gptq_plan(&checkpoint));
+    let of = (&network, &checkpoint, &plan);
+    let on = |threads: usize| {
+        let root = TempDir::new().expect("a folder");
+        lapidary_tests::on_threads(threads, || {
+            calibrated_in_turn(of, &sequences, root.path(), &Silent).expect("blocks").1
+        })
+    };
+    let whole = on(1);
+    assert!(whole == on(3));
+    // Stopped anywhere, it goes on to the same end.
+    let mut stops = 0;
+    for reports in (1..).step_by(5) {
+        let root = TempDir::new().expect("a folder");
+        let observer = CancelAt { reports, seen: AtomicUsize::new(0) };
+        match calibrated_in_turn(of, &sequences, root.path(), &observer) {
+            Err(Error::Cancelled) => stops += 1,
+            found => {
+                assert!(found.expect("blocks").1 == whole);
+                break;
+            }
+        }
+        let again = calibrated_in_turn(of, &sequences, root.path(), &Silent).expect("blocks");
+        assert!(again.1 == whole, "stopped after {reports} reports");
+    }
+    assert!(stops > 3, "{stops}");
+}
+
+#[test]
+fn a_block_that_cannot_be_compressed_ends_the_run_by_name() {
+    let checkpoint = golden("llama");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let network = Network::open(checkpoint.config().expect("a config"), &weights).expect("one");
+    let (sequences, plan) = (sequences(&network, 2, 30), gptq_plan(&checkpoint));
+    let root = TempDir::new().expect("a folder");
+    let made = Sequential::new(&checkpoint, &plan, Limits::default(), None, &Silent).expect("one");
+    let weights = made.weights();
+    let compressed = Network::open(checkpoint.config().expect("a config"), &weights).expect("one");
+    let mut run = run(&network, &sequences, &checkpoint);
+    run.compressed = Some(&compressed);
+    run.in_turn = Some(&made);
+    run.settings.has_grams = false;
+    let error = calibrate(&run, root.path(), &Silent).expect_err("no Gram matrices").sentence();
+    assert!(error.contains("layers.0") && error.contains("did not keep"), "{error}");
 }

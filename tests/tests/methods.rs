@@ -111,7 +111,7 @@ fn chains() -> Vec<Vec<Step>> {
         is_tried && is_valid(steps)
     });
     assert!(chains.len() > 200, "only {} chains", chains.len());
-    for stage in [Stage::Polish, Stage::Compensate] {
+    for stage in [Stage::Polish, Stage::Compensate, Stage::Outliers] {
         let mut longer = Vec::new();
         for step in at(stage) {
             let behind = chains.iter().map(|steps| [steps.clone(), vec![step.clone()]].concat());

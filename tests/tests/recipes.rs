@@ -109,13 +109,47 @@ fn llm_compressor_stages_follow_each_other() {
     let attention = ["q", "k", "v", "o"].map(|p| format!("self_attn.{p}_proj 4-bit g128"));
     let mut lines: Vec<String> = attention.to_vec();
     lines.push("mlp.gate_proj keep".to_owned());
-    lines.extend(["mlp.up_proj", "mlp.down_proj"].map(|name| format!("{name} 8-bit channel")));
+    let gptq = |name: &str| format!("{name} 8-bit channel gptq in order");
+    lines.extend(["mlp.up_proj", "mlp.down_proj"].map(gptq));
     let both = |line: &String| format!("0.{line}\n1.{line}\n");
     let expected = lines.iter().map(both).collect::<String>() + "lm_head keep";
     let unsaid = golden("llm-compressor", "llm-compressor.yaml", &expected);
-    let expected: [&[&str]; 2] =
-        [&["does not have: SparseGPTModifier."], &["GPTQModifier", "rounded to nearest"]];
-    assert_unsaid(&unsaid, &expected);
+    assert_unsaid(&unsaid, &[&["does not have: SparseGPTModifier."]]);
+}
+
+#[test]
+fn gptq_of_llm_compressor_is_read_with_its_own_parameters() {
+    let Model { _folder, checkpoint } = model();
+    let dialect = recipe::find("llm-compressor").expect("a dialect");
+    let read = |own: &str| {
+        let head = "q_stage:\n  q_modifiers:\n    GPTQModifier:\n      scheme: W4A16\n";
+        let text = format!("{head}      ignore: [lm_head]\n{own}");
+        let imported = dialect.read(&text, &checkpoint).expect("a recipe");
+        let (_, steps) =
+            imported.layers.into_iter().find(|(_, steps)| steps[0].method != "keep").expect("one");
+        (steps, imported.unsaid)
+    };
+    let gptq = Step::new("gptq");
+    let ordered = gptq.clone().with("order", "columns");
+    for (own, wanted) in [
+        ("", gptq.clone()),
+        ("      actorder: static\n      block_size: 64\n", gptq.clone()),
+        ("      actorder: weight\n      dampening_frac: 0.01\n", gptq.clone()),
+        ("      actorder: null\n", ordered.clone()),
+        ("      actorder: false\n      dampening_frac: 0.05\n", ordered.with("damping", 0.05)),
+        ("      dampening_frac: 1\n", gptq.clone().with("damping", 1.0)),
+    ] {
+        let (steps, unsaid) = read(own);
+        assert_eq!(steps, [wanted], "{own}");
+        method::check_chain(&steps).expect("valid steps");
+        assert_unsaid(&unsaid, &[]);
+    }
+    let (steps, unsaid) = read("      actorder: group\n");
+    assert_eq!(steps, std::slice::from_ref(&gptq));
+    assert_unsaid(&unsaid, &[&["actorder: group", "groups of neighbours"]]);
+    let (steps, unsaid) = read("      dampening_frac: 7\n");
+    assert_eq!(steps, [gptq.with("damping", 1.0)]);
+    assert_unsaid(&unsaid, &[&["dampening_frac of 7 is read as 1"]]);
 }
 
 #[test]
@@ -341,6 +375,11 @@ fn malformed_recipes_name_cause_and_mend() {
             "llm-compressor",
             "s_stage: {q_modifiers: {GPTQModifier: {scheme: 3}}}",
             &["GPTQModifier", "scheme"],
+        ),
+        (
+            "llm-compressor",
+            "s_stage: {q_modifiers: {GPTQModifier: {scheme: W4A16, actorder: odd}}}",
+            &["GPTQModifier", "actorder", "odd"],
         ),
         ("llm-compressor", "run: oneshot", &["no stage with modifiers"]),
         ("gptq", "{}", &["bits", "correct"]),

@@ -44,7 +44,7 @@ pub(super) struct Allocation {
     /// Bits a layer may have, besides being kept, by each of them.
     #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8")]
     candidates: Vec<i64>,
-    /// One more candidate, as "magnitude pattern=n-of-m; gptq bits=4 group_size=64; eora rank=8"; may be given several times.
+    /// One more candidate, as "magnitude pattern=n-of-m; gptq bits=3; eora rank=8"; may be given several times.
     #[arg(long, value_name = "CHAIN")]
     candidate: Vec<String>,
     /// Keep no layer as it is.

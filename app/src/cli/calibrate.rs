@@ -1,6 +1,6 @@
 //! `lapidary calibrate`: run text through a model and measure what every layer receives.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,6 +10,7 @@ use lapidary_engine::calibration::{
 };
 use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
+use lapidary_engine::target;
 use lapidary_engine::text::Source;
 use serde::Serialize;
 
@@ -17,6 +18,7 @@ use crate::builtin;
 use crate::calibrated::{CALIBRATIONS, Choice};
 use crate::cli::output::{self, Table, Terminal};
 use crate::document::calibrations::{DEMANDS, Loaded};
+use crate::document::project::Project;
 use crate::running::{self, Subject};
 use crate::theme::text;
 
@@ -46,6 +48,10 @@ pub(super) struct Calibrate {
     /// Run the text through the blocks as the project compresses them, so that a block sees the errors of those before.
     #[arg(long, conflicts_with = "imatrix")]
     behind_plan: bool,
+    /// Compress each block as the project says when it has been measured, and run the text on through what became of
+    /// it: what GPTQ does. `compress` with this calibration then makes the same blocks.
+    #[arg(long, conflicts_with_all = ["imatrix", "behind_plan"])]
+    sequential: bool,
     /// Take an importance matrix of llama.cpp for the calibration, rather than running text.
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -135,18 +141,11 @@ impl<'a> Site<'a> {
 impl Calibrate {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let terminal = Terminal::new();
-        let (checkpoint, planned) = self.open(&terminal)?;
         let home = builtin::home();
         let (root, measured) = (home.join(CALIBRATIONS), home.join("measured"));
         let cache = Cache::new(&measured, CACHE_LIMIT_BYTES);
         let place = (root.as_path(), Some(&cache));
-        let result = if let Some(path) = &self.imatrix {
-            import_imatrix(&checkpoint, path, place, &terminal)
-        } else {
-            let behind = planned.as_ref();
-            running::calibrate(&checkpoint, &self.wishes(), behind, place, &terminal)
-                .map(|(folder, calibration)| (folder, calibration, Vec::new()))
-        };
+        let result = self.measure(place, &terminal);
         terminal.finish();
         let (folder, calibration, mut unsaid) = match result {
             Err(Error::Cancelled) => {
@@ -164,6 +163,29 @@ impl Calibrate {
         }
         output::tell(&unsaid);
         self.print(folder, calibration)
+    }
+
+    /// Runs the text, or imports a matrix; with sentences about what could not be taken.
+    fn measure(
+        &self,
+        place: (&Path, Option<&Cache>),
+        terminal: &Terminal,
+    ) -> Result<(Folder, Calibration, Vec<String>), Error> {
+        let wishes = self.wishes();
+        let (folder, calibration) = if self.sequential {
+            let project = Project::read(&self.model)?;
+            let checkpoint = Checkpoint::open(&project.checkpoint_path(&self.model))?;
+            let plan = project.plan.resolve(&checkpoint)?;
+            let planned = (&plan, target::find(&project.target)?);
+            running::calibrate_in_turn(&checkpoint, &wishes, planned, place, terminal)?
+        } else {
+            let (checkpoint, planned) = self.open(terminal)?;
+            if let Some(path) = &self.imatrix {
+                return import_imatrix(&checkpoint, path, place, terminal);
+            }
+            running::calibrate(&checkpoint, &wishes, planned.as_ref(), place, terminal)?
+        };
+        Ok((folder, calibration, Vec::new()))
     }
 
     /// The model, and what its plan makes of it where that is asked for.

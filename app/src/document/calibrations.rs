@@ -178,6 +178,7 @@ impl Loaded {
         let behind = match settings.prefix {
             Prefix::Original => "",
             Prefix::Compressed { .. } => ", behind compressed blocks",
+            Prefix::InTurn { .. } => ", behind blocks compressed in turn",
         };
         match settings.sequence_tokens {
             0 => format!("{}, {tokens} tokens, imported", names.join(", ")),

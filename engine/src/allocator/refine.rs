@@ -75,9 +75,8 @@ pub fn refine(
 fn hanging(problem: &Problem, choice: &Choice, known: &[Vec<Option<f64>>]) -> Vec<(usize, usize)> {
     let multiplier = Hull::of(problem).multiplier(problem.budget());
     let mut asked = Vec::new();
-    for group in 0..problem.groups().len() {
-        let is_new =
-            |option: usize| known[group][option].is_none() && problem.at(group, option).1 != 0.0;
+    for (group, known) in known.iter().enumerate() {
+        let is_new = |option: usize| known[option].is_none() && problem.at(group, option).1 != 0.0;
         let why = explain_at(multiplier, problem, choice, group);
         let is_near = |price: f64| price * NEAR >= multiplier && price <= multiplier * NEAR;
         let steps = [why.up, why.down].into_iter().flatten().filter(|step| is_near(step.price));

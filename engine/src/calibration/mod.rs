@@ -20,6 +20,6 @@ pub use prepare::{
     calibrate_with_texts, import_imatrix, prepare,
 };
 pub use record::{Calibration, Demands, Prefix, Problem, Record, Settings, Text};
-pub use run::{Run, calibrate, model_key};
+pub use run::{InTurn, Run, calibrate, model_key};
 pub use states::States;
 pub use through::Through;

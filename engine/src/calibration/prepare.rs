@@ -6,7 +6,8 @@ use blake3::Hasher;
 
 use crate::calibration::run::kept_grams;
 use crate::calibration::{
-    Calibration, Folder, Imatrix, Part, Prefix, Record, Run, Settings, Text, calibrate, model_key,
+    Calibration, Folder, Imatrix, InTurn, Part, Prefix, Record, Run, Settings, Text, calibrate,
+    model_key,
 };
 use crate::checkpoint::Checkpoint;
 use crate::disk;
@@ -189,6 +190,8 @@ pub struct Behind<'a> {
     pub weights: &'a dyn Weights,
     /// A hash of the plan that made them.
     pub plan: String,
+    /// Makes them block by block on the way; they are all there if `None`.
+    pub in_turn: Option<&'a dyn InTurn>,
 }
 
 impl std::fmt::Debug for Behind<'_> {
@@ -215,10 +218,15 @@ pub fn calibrate_with_texts(
     let sequences = prepared.sequences.iter().map(Vec::as_slice).collect();
     let mut settings = prepared.settings;
     let compressed = behind.as_ref().map(|behind| open(checkpoint, behind.weights)).transpose()?;
+    let in_turn = behind.as_ref().and_then(|behind| behind.in_turn);
     if let Some(Behind { plan, .. }) = behind {
-        settings.prefix = Prefix::Compressed { plan };
+        settings.prefix = match in_turn {
+            Some(_) => Prefix::InTurn { plan },
+            None => Prefix::Compressed { plan },
+        };
     }
-    let run = Run { network: &network, compressed: compressed.as_ref(), sequences, settings };
+    let compressed = compressed.as_ref();
+    let run = Run { network: &network, compressed, in_turn, sequences, settings };
     let calibration = calibrate(&run, root, observer)?;
     Ok((Folder::create(root, run.settings)?, calibration))
 }

@@ -49,6 +49,11 @@ pub enum Prefix {
         /// Hash of the plan.
         plan: String,
     },
+    /// Compressed by a plan as the run came to them, each with what was measured of it behind those before.
+    InTurn {
+        /// Hash of the plan.
+        plan: String,
+    },
 }
 
 impl Settings {
@@ -66,6 +71,10 @@ impl Settings {
             Prefix::Original => text("original"),
             Prefix::Compressed { plan } => {
                 text("compressed");
+                text(plan);
+            }
+            Prefix::InTurn { plan } => {
+                text("in turn");
                 text(plan);
             }
         }
@@ -298,6 +307,7 @@ mod tests {
             of(&|s| s.has_grams = true),
             of(&|s| s.prefix = Prefix::Compressed { plan: "p".to_owned() }),
             of(&|s| s.prefix = Prefix::Compressed { plan: "q".to_owned() }),
+            of(&|s| s.prefix = Prefix::InTurn { plan: "q".to_owned() }),
         ];
         let all: BTreeSet<&String> = changed.iter().chain([&key]).collect();
         assert_eq!(all.len(), changed.len() + 1);

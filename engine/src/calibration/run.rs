@@ -25,10 +25,22 @@ pub struct Run<'a> {
     pub network: &'a Network<'a>,
     /// The same network compressed: with it, what a block receives comes through the compressed blocks before it.
     pub compressed: Option<&'a Network<'a>>,
+    /// Makes the blocks of `compressed` as the run comes to them, if they are not there from the start.
+    pub in_turn: Option<&'a dyn InTurn>,
     /// Token ids of each sequence.
     pub sequences: Vec<&'a [u32]>,
     /// What it is kept under.
     pub settings: Settings,
+}
+
+/// Compresses the blocks of a network one after the other, each when the run has measured it.
+pub trait InTurn: Sync {
+    /// Compresses a block of which `folder` holds what its layers receive behind the compressed blocks before it.
+    /// Called again for finished blocks when a run goes on, with the same records.
+    ///
+    /// # Errors
+    /// Whatever compressing says; the run ends with it, and what was measured is kept.
+    fn compress(&self, folder: &Folder, block: u32, observer: &dyn Observer) -> Result<()>;
 }
 
 impl std::fmt::Debug for Run<'_> {
@@ -83,7 +95,8 @@ pub fn model_key(
 /// Measures what every linear layer receives, and keeps it in a folder of `root` by block.
 ///
 /// Goes on behind the last block that is kept; a run that is kept whole is only read. A block is loaded once for all
-/// sequences. Memory: a block in f32 (768 MiB at most, then matrix by matrix), its Gram matrices, and 2,048 tokens.
+/// sequences. Where blocks are made in turn, all of the text passes the original block, which is measured, then the
+/// block is compressed with that and all of the text passes it compressed: twice the time and no more memory. Memory: a block in f32 (768 MiB at most, then matrix by matrix), its Gram matrices, and 2,048 tokens.
 ///
 /// # Errors
 /// [`Error::Plan`] naming the block from which on values are NaN or infinite: what was measured before is kept;
@@ -96,6 +109,9 @@ pub fn calibrate(run: &Run<'_>, root: &Path, observer: &dyn Observer) -> Result<
     let work = Work { run, folder: &folder, batches: run.batches(), observer };
     let mut states = folder.load_states().filter(|states| states.batches() == work.batches.len());
     let first = states.as_ref().map_or(0, |states| states.after() as usize + 1);
+    if let Some(in_turn) = run.in_turn {
+        (0..first as u32).try_for_each(|block| in_turn.compress(&folder, block, observer))?;
+    }
     for index in first..run.network.design().blocks.len() {
         states = Some(work.block(index, states.as_ref())?);
     }
@@ -135,20 +151,21 @@ struct Work<'a> {
 impl Work<'_> {
     /// Runs all batches through a block, and keeps what its layers received and what it gave.
     fn block(&self, index: usize, before: Option<&States>) -> Result<States> {
+        if let (Some(in_turn), Some(compressed)) = (self.run.in_turn, self.run.compressed) {
+            self.measure(index, before)?;
+            in_turn.compress(self.folder, index as u32, self.observer)?;
+            return self.pass(compressed, index, before);
+        }
         let network = self.run.network;
         let loaded = network.load(index, self.observer)?;
         let compressed = self.run.compressed.map(|c| Ok((c, c.load(index, self.observer)?)));
         let compressed = compressed.transpose()?;
         let mut seen = Seen::new(network, Some(index), self.run.settings.has_grams, self.observer);
-        let shapes: Vec<[usize; 2]> = self
-            .batches
-            .iter()
-            .map(|batch| [batch.iter().map(|ids| ids.len()).sum(), network.design().hidden])
-            .collect();
+        let shapes = self.shapes();
         let mut make = |batch: usize| {
             self.report(&format!("block {index}"), index, batch);
             let mut x = self.input(before, batch)?;
-            let lengths: Vec<usize> = self.batches[batch].iter().map(|ids| ids.len()).collect();
+            let lengths = self.lengths(batch);
             let onwards = compressed.as_ref().map(|_| x.clone());
             network.run(&loaded, Batch::new(&mut x, &lengths), &mut seen, self.observer)?;
             if let (Some((other, block)), Some(onwards)) = (&compressed, onwards) {
@@ -162,6 +179,43 @@ impl Work<'_> {
             Ok(x)
         };
         self.folder.save_states(index as u32, &shapes, &mut make)
+    }
+
+    /// Runs all batches through an original block, and keeps what its layers received.
+    fn measure(&self, index: usize, before: Option<&States>) -> Result<()> {
+        let network = self.run.network;
+        let loaded = network.load(index, self.observer)?;
+        let mut seen = Seen::new(network, Some(index), self.run.settings.has_grams, self.observer);
+        for batch in 0..self.batches.len() {
+            self.report(&format!("block {index}"), index, batch);
+            let mut x = self.input(before, batch)?;
+            let lengths = self.lengths(batch);
+            network.run(&loaded, Batch::new(&mut x, &lengths), &mut seen, self.observer)?;
+        }
+        self.folder.write_part(Part::Block(index as u32), &seen.records())
+    }
+
+    /// Runs all batches through a block as another network has it, and keeps what it gave.
+    fn pass(&self, network: &Network<'_>, index: usize, before: Option<&States>) -> Result<States> {
+        let loaded = network.load(index, self.observer)?;
+        let mut make = |batch: usize| {
+            let mut x = self.input(before, batch)?;
+            let lengths = self.lengths(batch);
+            network.run(&loaded, Batch::new(&mut x, &lengths), &mut NoTaps, self.observer)?;
+            Ok(x)
+        };
+        self.folder.save_states(index as u32, &self.shapes(), &mut make)
+    }
+
+    /// Tokens of each sequence of a batch.
+    fn lengths(&self, batch: usize) -> Vec<usize> {
+        self.batches[batch].iter().map(|ids| ids.len()).collect()
+    }
+
+    /// `[tokens, hidden]` of each batch.
+    fn shapes(&self) -> Vec<[usize; 2]> {
+        let hidden = self.run.network.design().hidden;
+        (0..self.batches.len()).map(|batch| [self.lengths(batch).iter().sum(), hidden]).collect()
     }
 
     /// What enters the scores.

@@ -1,8 +1,10 @@
 //! What an encoding is stored in, told from its layout alone: names, types and lengths of its parts. And whether a layout
 //! that somebody else wrote makes sense, so that nothing of what follows can go wrong.
 
+use crate::encoding::outliers::index_type;
 use crate::encoding::{
-    AffineLayout, FloatLayout, Layout, LowRankLayout, PaletteLayout, SparseLayout, Tiling,
+    AffineLayout, FloatLayout, Layout, LowRankLayout, OutliersLayout, PaletteLayout, SparseLayout,
+    SumLayout, Tiling,
 };
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::dense_bytes;
@@ -57,10 +59,11 @@ impl Layout {
                 vec![PartSpec::new("blocks", DType::U8, self.bytes(shape) as usize)]
             }
             Self::LowRank(layout) => low_rank(layout, shape),
+            Self::Outliers(layout) => outliers(layout, shape),
             Self::Sum(layout) => {
-                let prefix = prefix_under(&SIDES, &layout.base, "base.");
+                let prefix = layout.prefix();
                 let base = layout.base.parts(shape).into_iter().map(|part| part.before(prefix));
-                base.chain(low_rank(&layout.correction, shape)).collect()
+                base.chain(layout.correction.parts(shape)).collect()
             }
             Self::Scaled(layout) => {
                 let prefix = prefix_under(&[INPUT_SCALES], &layout.inner, "inner.");
@@ -109,6 +112,7 @@ impl Layout {
             }
             Self::Blocks(_) => true,
             Self::LowRank(layout) => layout.is_valid_at(shape, depth),
+            Self::Outliers(layout) => layout.kept <= shape.elements() && is_float(layout.dtype),
             Self::Sum(layout) => {
                 layout.base.is_valid_at(shape, depth) && layout.correction.is_valid_at(shape, depth)
             }
@@ -117,6 +121,21 @@ impl Layout {
             }
             Self::Sparse(SparseLayout { kept, inner }) => {
                 *kept <= shape.elements() && inner.is_valid_at(shape, depth)
+            }
+        }
+    }
+}
+
+impl SumLayout {
+    /// What the parts of the base begin with: nothing, unless one of them has the name of a part of the correction.
+    pub(super) fn prefix(&self) -> &'static str {
+        match self.correction.as_ref() {
+            Layout::LowRank(_) => prefix_under(&SIDES, &self.base, BASE),
+            Layout::Outliers(_) => prefix_under(&[OUTLIERS], &self.base, BASE),
+            other => {
+                let parts = other.parts_of(MatrixShape { rows: 0, cols: 0 }, 0);
+                let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+                prefix_under(&names, &self.base, BASE)
             }
         }
     }
@@ -131,6 +150,10 @@ impl LowRankLayout {
 
 /// What the parts of the factors of a product begin with.
 pub(super) const SIDES: [&str; 2] = ["left.", "right."];
+/// What the parts of outliers begin with.
+pub(super) const OUTLIERS: &str = "outliers.";
+/// What the parts of the base of a sum begin with, where they need it.
+const BASE: &str = "base.";
 /// The part with a scale for each input.
 pub(super) const INPUT_SCALES: &str = "input_scales";
 /// The part with a bit for each weight.
@@ -175,6 +198,15 @@ fn float(layout: &FloatLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec>
         parts.push(PartSpec::new("global", DType::F32, 1));
     }
     parts
+}
+
+fn outliers(layout: &OutliersLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let part = |name: &str, dtype, elements| PartSpec::new(name, dtype, elements).before(OUTLIERS);
+    vec![
+        part("ends", index_type(layout.kept), shape.rows),
+        part("columns", index_type(shape.cols.saturating_sub(1)), layout.kept),
+        part("values", layout.dtype, layout.kept),
+    ]
 }
 
 fn low_rank(layout: &LowRankLayout, shape: MatrixShape) -> Vec<PartSpec> {

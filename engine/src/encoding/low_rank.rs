@@ -1,8 +1,8 @@
-//! Products of two thin matrices, alone or added to another encoding; and columns scaled before another encoding.
+//! Products of two thin matrices.
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::described::{SIDES, prefix_under};
+use crate::encoding::described::SIDES;
 use crate::encoding::{Encoding, Layout, Part};
 use crate::tensor::MatrixShape;
 
@@ -73,7 +73,8 @@ impl LowRank {
         &self.right
     }
 
-    pub(super) fn layout(&self) -> LowRankLayout {
+    /// Rank and how the factors are held.
+    pub fn layout(&self) -> LowRankLayout {
         LowRankLayout {
             rank: self.left.shape().cols,
             left: Box::new(self.left.layout()),
@@ -114,80 +115,5 @@ impl LowRank {
         let left = Encoding::from_parts(&layout.left, left, &of(SIDES[0]))?;
         let right = Encoding::from_parts(&layout.right, right, &of(SIDES[1]))?;
         Some(Self::new(left, right))
-    }
-}
-
-/// A sum without its data.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SumLayout {
-    /// What is corrected.
-    pub base: Box<Layout>,
-    /// The correction.
-    pub correction: LowRankLayout,
-}
-
-impl SumLayout {
-    /// The bytes of both.
-    pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
-        self.base.bytes(shape) + self.correction.bytes(shape)
-    }
-}
-
-/// An encoding and a correction of low rank: W ≈ base + left·right.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sum {
-    base: Box<Encoding>,
-    correction: LowRank,
-}
-
-impl Sum {
-    /// The sum of both.
-    ///
-    /// # Panics
-    /// If their shapes differ.
-    pub fn new(base: Encoding, correction: LowRank) -> Self {
-        assert_eq!(base.shape(), correction.shape(), "a correction of the same shape");
-        Self { base: Box::new(base), correction }
-    }
-
-    /// What is corrected.
-    pub fn base(&self) -> &Encoding {
-        &self.base
-    }
-
-    /// The correction.
-    pub fn correction(&self) -> &LowRank {
-        &self.correction
-    }
-
-    pub(super) fn layout(&self) -> SumLayout {
-        SumLayout { base: Box::new(self.base.layout()), correction: self.correction.layout() }
-    }
-
-    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
-        self.base.decode_row(row, out);
-        let mut added = vec![0.0; out.len()];
-        self.correction.decode_row(row, &mut added);
-        for (value, added) in out.iter_mut().zip(added) {
-            *value += added;
-        }
-    }
-
-    pub(super) fn parts(&self) -> Vec<Part> {
-        let prefix = prefix_under(&SIDES, &self.base.layout(), "base.");
-        let base = self.base.parts().into_iter().map(|part| part.before(prefix));
-        base.chain(self.correction.parts()).collect()
-    }
-
-    pub(super) fn from_parts<'a>(
-        layout: &SumLayout,
-        shape: MatrixShape,
-        part: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Self> {
-        let prefix = prefix_under(&SIDES, &layout.base, "base.");
-        let of_base = |name: &str| part(&format!("{prefix}{name}"));
-        let base = Encoding::from_parts(&layout.base, shape, &of_base)?;
-        let correction = LowRank::from_parts(&layout.correction, shape, part)?;
-        Some(Self { base: Box::new(base), correction })
     }
 }

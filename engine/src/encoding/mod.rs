@@ -9,9 +9,11 @@ mod dense;
 mod described;
 mod float;
 mod low_rank;
+mod outliers;
 mod palette;
 mod scaled;
 mod sparse;
+mod sum;
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
@@ -22,10 +24,12 @@ pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
 pub use described::PartSpec;
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
-pub use low_rank::{LowRank, LowRankLayout, Sum, SumLayout};
+pub use low_rank::{LowRank, LowRankLayout};
+pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
 pub use scaled::{Scaled, ScaledLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
+pub use sum::{Sum, SumLayout};
 
 use crate::tensor::{DType, MatrixShape};
 
@@ -45,7 +49,9 @@ pub enum Layout {
     Blocks(BlockType),
     /// A product of two thin matrices.
     LowRank(LowRankLayout),
-    /// Another layout and a correction of low rank.
+    /// A few single weights.
+    Outliers(OutliersLayout),
+    /// Another layout and a correction.
     Sum(SumLayout),
     /// Another layout under a scale for each input.
     Scaled(ScaledLayout),
@@ -68,6 +74,7 @@ impl Layout {
             Self::Float(layout) => layout.bytes_of(shape, kept),
             Self::Blocks(kind) => blocks::bytes_of(*kind, shape),
             Self::LowRank(layout) => layout.bytes(shape),
+            Self::Outliers(layout) => layout.bytes(shape),
             Self::Sum(layout) => layout.bytes(shape),
             Self::Scaled(layout) => layout.bytes_of(shape, kept),
             Self::Sparse(layout) => layout.bytes(shape),
@@ -83,6 +90,7 @@ impl Layout {
             Self::Float(layout) => layout.levels.bits(),
             Self::Blocks(kind) => kind.bits(),
             Self::LowRank(layout) => layout.left.nominal_bits(),
+            Self::Outliers(layout) => layout.dtype.bits() as u32,
             Self::Sum(layout) => layout.base.nominal_bits(),
             Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
@@ -125,7 +133,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`; behind `left.` and `right.` in the factors of a product, behind `base.` or `inner.` where what
+    /// `input_scales`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
@@ -160,7 +168,9 @@ pub enum Encoding {
     Blocks(Blocks),
     /// A product of two thin matrices.
     LowRank(LowRank),
-    /// Another encoding and a correction of low rank.
+    /// A few single weights, all others zero.
+    Outliers(Outliers),
+    /// Another encoding and a correction.
     Sum(Sum),
     /// Another encoding under a scale for each input.
     Scaled(Scaled),
@@ -178,6 +188,7 @@ impl Encoding {
             Self::Float(float) => float.shape(),
             Self::Blocks(blocks) => blocks.shape(),
             Self::LowRank(product) => product.shape(),
+            Self::Outliers(few) => few.shape(),
             Self::Sum(sum) => sum.base().shape(),
             Self::Scaled(scaled) => scaled.inner().shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
@@ -193,6 +204,7 @@ impl Encoding {
             Self::Float(float) => Layout::Float(*float.layout()),
             Self::Blocks(blocks) => Layout::Blocks(blocks.kind()),
             Self::LowRank(product) => Layout::LowRank(product.layout()),
+            Self::Outliers(few) => Layout::Outliers(few.layout()),
             Self::Sum(sum) => Layout::Sum(sum.layout()),
             Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
@@ -224,6 +236,7 @@ impl Encoding {
             Self::Float(float) => float.decode_row(row, out),
             Self::Blocks(blocks) => blocks.decode_row(row, out),
             Self::LowRank(product) => product.decode_row(row, out),
+            Self::Outliers(few) => few.decode_row(row, out),
             Self::Sum(sum) => sum.decode_row(row, out),
             Self::Scaled(scaled) => scaled.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
@@ -248,6 +261,7 @@ impl Encoding {
             Self::Float(float) => float.parts(mask),
             Self::Blocks(blocks) => blocks.parts(),
             Self::LowRank(product) => product.parts(),
+            Self::Outliers(few) => few.parts(),
             Self::Sum(sum) => sum.parts(),
             Self::Scaled(scaled) => scaled.parts(mask),
             Self::Sparse(sparse) => sparse.parts(),
@@ -278,6 +292,7 @@ impl Encoding {
             Layout::Float(layout) => Self::Float(Float::from_parts(layout, shape, mask, part)?),
             Layout::Blocks(kind) => Self::Blocks(Blocks::from_parts(*kind, shape, part)?),
             Layout::LowRank(layout) => Self::LowRank(LowRank::from_parts(layout, shape, part)?),
+            Layout::Outliers(layout) => Self::Outliers(Outliers::from_parts(layout, shape, part)?),
             Layout::Sum(layout) => Self::Sum(Sum::from_parts(layout, shape, part)?),
             Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),

@@ -191,7 +191,10 @@ fn described(layout: &Layout) -> String {
         Layout::Float(float) => format!("{}-bit floats", float.levels.bits()),
         Layout::Blocks(kind) => kind.name().to_owned(),
         Layout::LowRank(product) => format!("rank {}", product.rank),
-        Layout::Sum(sum) => format!("{} + rank {}", described(&sum.base), sum.correction.rank),
+        Layout::Outliers(few) => format!("{} outliers", few.kept),
+        Layout::Sum(sum) => {
+            format!("{} + {}", described(&sum.base), described(&sum.correction))
+        }
         Layout::Scaled(scaled) => format!("{}, inputs scaled", described(&scaled.inner)),
         Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
     }

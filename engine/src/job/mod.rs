@@ -5,6 +5,7 @@
 mod calibrated;
 mod damage;
 mod encoded;
+mod in_turn;
 mod levels;
 mod preview;
 mod store;
@@ -18,6 +19,7 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
+pub use in_turn::Sequential;
 pub use levels::{Level, Levels};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
@@ -73,7 +75,20 @@ pub fn run<'a>(
     subject.check_plan(plan)?;
     let store = Store::create(scratch)?;
     let layers = layers_to_compress(checkpoint, plan);
-    let batches = batches(checkpoint, plan, &layers, limits)?;
+    compress_into(&store, (subject, plan), &layers, limits, observer)?;
+    Ok(store)
+}
+
+/// Compresses some layers into a store, as many at once as fit the memory limit.
+fn compress_into(
+    store: &Store,
+    (subject, plan): (Subject<'_>, &Plan),
+    layers: &[usize],
+    limits: Limits,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let checkpoint = subject.checkpoint;
+    let batches = batches(checkpoint, plan, layers, limits)?;
     let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
     let done_bytes = AtomicU64::new(0);
     for batch in batches {
@@ -97,7 +112,7 @@ pub fn run<'a>(
             Ok::<(), Error>(())
         })?;
     }
-    Ok(store)
+    Ok(())
 }
 
 /// Compresses one layer as the plan says.

@@ -73,6 +73,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         Encoding::Dense(_)
         | Encoding::Blocks(_)
         | Encoding::LowRank(_)
+        | Encoding::Outliers(_)
         | Encoding::Sum(_)
         | Encoding::Scaled(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),

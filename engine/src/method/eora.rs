@@ -1,15 +1,14 @@
 //! `EoRA`: what is left of the outputs' error after any method, made good by a correction of low rank.
 
-use ndarray::Array2;
-
-use crate::encoding::{Dense, Encoding, Layout, LowRank, Sum, SumLayout};
+use crate::encoding::{Encoding, Layout, Sum, SumLayout};
 use crate::error::{Error, Result};
-use crate::method::low_rank::{RANK, layout_of, nearest};
+use crate::method::factors::{
+    self, FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, energy, layout_of, nearest, nothing,
+};
 use crate::method::{About, LayoutInput, Method, Needs, Resolved, Stage, Task};
-use crate::numeric::gram::Gram;
-use crate::tensor::MatrixShape;
 
-/// Ŵ ← Ŵ + L·R with L·R the product of that rank nearest to Δ = W − Ŵ in the outputs, its factors in the element type.
+/// Ŵ ← Ŵ + L·R with L·R the product of that rank nearest to Δ = W − Ŵ in the outputs, its factors in the element type or as
+/// grouped integers (see [`nearest`]).
 ///
 /// What remains of tr(Δ·H·Δᵀ) is Σ_{i>rank} σᵢ² of Δ·H^½ but for the rounding of the factors; where that would make
 /// it worse than no correction, the factors are zero. Cost: see [`crate::numeric::leading::leading_directions`].
@@ -25,26 +24,11 @@ static ABOUT: About = About {
     citation: "Liu, Yang, Chen, Wang & Molchanov, EoRA: Fine-tuning-free compensation for compressed LLM with eigenspace low-rank approximation, 2024",
     stage: Stage::Compensate,
     needs: Needs::Gram,
-    parameters: &[RANK],
+    parameters: &[RANK, FACTORS, FACTOR_BITS, FACTOR_GROUP],
 };
 
 fn nothing_to_correct() -> Error {
     Error::plan("eora corrects what another method left", "put a quantiser or sparsity before it")
-}
-
-/// tr(D·H·Dᵀ).
-fn energy(difference: &Array2<f32>, gram: &Gram) -> f64 {
-    gram.quadratic_forms(difference.view()).iter().sum()
-}
-
-/// A product that adds nothing.
-fn nothing(task: &Task<'_>, rank: usize) -> LowRank {
-    let shape = task.shape();
-    let zeros = |rows, cols| {
-        let shape = MatrixShape { rows, cols };
-        Encoding::Dense(Dense::new(shape, task.dtype, &vec![0.0; shape.elements()]))
-    };
-    LowRank::new(zeros(shape.rows, rank), zeros(rank, shape.cols))
 }
 
 impl Method for Eora {
@@ -53,7 +37,7 @@ impl Method for Eora {
     }
 
     fn label(&self, parameters: &Resolved) -> String {
-        format!("+ rank {}", parameters.integer("rank"))
+        format!("+ {}", factors::label(parameters))
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
@@ -67,23 +51,24 @@ impl Method for Eora {
             }
             Some(base) => Box::new(base.clone()),
         };
-        let correction = layout_of(parameters.integer("rank"), input.shape, input.dtype);
+        let correction = layout_of(parameters, input.shape, input.dtype);
+        let correction = Box::new(Layout::LowRank(correction));
         Ok(Layout::Sum(SumLayout { base, correction }))
     }
 
     fn compress(&self, parameters: &Resolved, mut task: Task<'_>) -> Result<Encoding> {
         let base = task.previous.take().ok_or_else(nothing_to_correct)?;
         let gram = task.gram()?;
-        let rank = layout_of(parameters.integer("rank"), task.shape(), task.dtype).rank;
+        let layout = layout_of(parameters, task.shape(), task.dtype);
         let decoded = base.decode();
         let difference = &task.weights - &decoded;
-        let correction = nearest(difference.view(), Some(&gram), rank, &task)?;
-        let sum = Sum::new(base, correction);
+        let correction = nearest(difference.view(), Some(&gram), &layout, &task)?;
+        let sum = Sum::new(base, Encoding::LowRank(correction));
         let corrected = Encoding::Sum(sum.clone());
         let after = &task.weights - &corrected.decode();
-        if energy(&after, &gram) <= energy(&difference, &gram) {
+        if energy(&after, Some(&gram)) <= energy(&difference, Some(&gram)) {
             return Ok(corrected);
         }
-        Ok(Encoding::Sum(Sum::new(sum.base().clone(), nothing(&task, rank))))
+        Ok(Encoding::Sum(Sum::new(sum.base().clone(), nothing(&layout, &task)?)))
     }
 }

@@ -192,6 +192,11 @@ impl Grid {
         }
     }
 
+    /// Grids of this layout, searched for the least squared error.
+    pub(super) fn of(layout: AffineLayout) -> Self {
+        Self { layout, is_weighted: false, is_restricted: false, search: true }
+    }
+
     /// The grid of a group; the search counts each squared error with its entry of `importance`, or with 1.
     pub(super) fn fit(&self, values: &[f32], importance: Option<&[f32]>) -> Step {
         let (mut min, mut max) = (0.0_f32, 0.0_f32);

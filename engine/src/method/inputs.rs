@@ -106,7 +106,10 @@ impl<'a> Task<'a> {
 
     fn no_token(&self) -> Error {
         let what = format!("layer {} received no token in the calibration", self.tensor);
-        Error::plan(what, "calibrate with more text, or choose a method without data")
+        Error::plan(
+            what,
+            "calibrate with more text, or give it a method without data by a rule for its name, as round-to-nearest",
+        )
     }
 
     fn not_finite(&self) -> Error {

@@ -6,6 +6,7 @@
 
 mod awq;
 mod eora;
+mod factors;
 mod floats;
 mod fp8;
 mod gguf;
@@ -18,6 +19,7 @@ mod low_rank;
 mod magnitude;
 mod microscaling;
 mod nf4;
+mod outliers;
 mod palette;
 mod parameters;
 mod pattern;
@@ -59,6 +61,7 @@ pub static METHODS: &[&dyn Method] = &[
     &sparsegpt::ENTRY,
     &polish::ENTRY,
     &eora::ENTRY,
+    &outliers::ENTRY,
 ];
 
 /// Where in a chain a method stands.
@@ -74,6 +77,8 @@ pub enum Stage {
     Polish,
     /// Adds a correction to whatever came out.
     Compensate,
+    /// Adds back single weights that are still far off.
+    Outliers,
 }
 
 /// What a method must be given beside the weights; each includes those before.
@@ -240,7 +245,7 @@ pub fn check_chain(steps: &[Step]) -> Result<()> {
         {
             return Err(Error::plan(
                 format!("{} cannot follow {}", about.id, last.id),
-                "put sparsity before the quantiser, polish and compensation behind it, each at most once, and keep alone",
+                "put sparsity before the quantiser, polish, compensation and outliers behind it, each at most once, and keep alone",
             ));
         }
         last = Some(about);

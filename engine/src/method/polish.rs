@@ -1,21 +1,24 @@
-//! Polish: integers and scales that a quantiser chose, each in turn at its best while the others stand.
+//! Polish: integers and grids that a quantiser chose, each in turn at its best while the others stand.
 
-use crate::encoding::{Affine, AffineData, Encoding, Layout};
+use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Mask};
 use crate::error::{Error, Result};
 use crate::method::grid::{encoding_behind, stored_scale};
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
 };
-use crate::numeric::descent::Descent;
+use crate::numeric::descent::{Curves, Descent, Grids};
 use crate::numeric::grouping::Grouping;
+use crate::tensor::round_f32;
 
-/// Coordinate descent on tr((W − Ŵ)·H·(W − Ŵ)ᵀ) over codes and scales of grouped integers; zero points stay.
+/// Coordinate descent on tr((W − Ŵ)·H·(W − Ŵ)ᵀ) over codes and grids of grouped integers.
 ///
-/// A round: every code in turn goes to the level nearest to wⱼ* = ŵⱼ + ((W − Ŵ)·H)ⱼ/Hⱼⱼ (COMQ), then the scale of each
-/// group to s + c·((W − Ŵ)·H)/(c·H·c) with c its codes less their zero point, where that is better after rounding to
-/// its storage type. That is decoupleQ's closed form one group at a time: their joint solution is where rounds
-/// end. Never worse, round by round. Weights that a mask drops stay zero; a scale for the whole tensor stays.
-/// Cost of a round: up to 2·rows·cols² operations in f64; memory 8·cols² + 16·rows·cols bytes.
+/// A round: every code in turn goes to the level nearest to wⱼ* = ŵⱼ + ((W − Ŵ)·H)ⱼ/Hⱼⱼ (COMQ), then the grid of each
+/// group to its best for these codes q, in closed form (step b of decoupleQ, one group at a time: where rounds end, so
+/// does the joint solution of all). With g = (W − Ŵ)·H over the group, an offset and its scale solve
+/// `[qHq, qH1; qH1, 1H1]`·(δs, δo) = (q·g, 1·g), the offset again for the scale as it is stored; a whole zero point is
+/// the best of all 2^bits, each with its best scale; where the grid is symmetric the scale moves alone. Only what is better
+/// as it is stored is taken: never worse, round by round. Weights that a mask drops stay zero; the grid of the whole
+/// tensor stays. Cost of a round: up to 2·rows·cols² operations in f64; memory 8·cols² + 16·rows·cols bytes.
 pub(super) struct Polish;
 
 /// The registry's entry.
@@ -24,7 +27,7 @@ pub(super) static ENTRY: Polish = Polish;
 static ABOUT: About = About {
     id: "polish",
     title: "Polish",
-    summary: "Moves every integer and every scale to where the layer's outputs are nearest to the original's, one after the other.",
+    summary: "Moves every integer, every scale and every zero point to where the layer's outputs are nearest to the original's, one after the other.",
     citation: "Zhang, Zhang, Wang, Qin & Xiong, COMQ: A backpropagation-free algorithm for post-training quantization, 2024; Guo et al., decoupleQ: Towards 2-bit post-training uniform quantization via decoupling parameters into integer and floating points, 2024",
     stage: Stage::Polish,
     needs: Needs::Gram,
@@ -32,15 +35,15 @@ static ABOUT: About = About {
         Parameter {
             name: "what",
             title: "Moves",
-            help: "What may change. Scales alone are quick; integers gain most behind round to nearest.",
+            help: "What may change. Grids alone are quick; integers gain most behind round to nearest.",
             kind: Kind::Choice(&[
-                Option_ {
-                    id: "both",
-                    title: "Both",
-                    help: "Integers, then scales, in each round.",
-                },
+                Option_ { id: "both", title: "Both", help: "Integers, then grids, in each round." },
                 Option_ { id: "codes", title: "Integers", help: "The grids stay." },
-                Option_ { id: "scales", title: "Scales", help: "The integers stay." },
+                Option_ {
+                    id: "scales",
+                    title: "Grids",
+                    help: "The integers stay; scales move, and with them zero points or offsets where there are any.",
+                },
             ]),
             only_when: None,
         },
@@ -58,77 +61,185 @@ fn nothing_to_polish() -> Error {
     Error::plan("polish moves the grouped integers of a quantiser", "put one before it")
 }
 
-fn no_whole_zeros() -> Error {
-    Error::plan(
-        "polish moves integers about whole zero points",
-        "choose whole zero points for the quantiser before it",
-    )
+/// ŵ = scale·(code − zero) + offset.
+#[derive(Clone, Copy)]
+struct Step {
+    scale: f32,
+    zero: f32,
+    offset: f32,
 }
 
-/// Codes less their zero points, scales and the walk.
+/// What of a grid moves with its scale.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Nothing: symmetric.
+    Fixed,
+    /// A whole zero point.
+    Whole,
+    /// An offset.
+    Offset,
+}
+
+/// How grids move.
+struct Moves<'a> {
+    layout: &'a AffineLayout,
+    origin: Origin,
+    mask: Option<&'a Mask>,
+}
+
+impl<'a> Moves<'a> {
+    fn new(layout: &'a AffineLayout, mask: Option<&'a Mask>) -> Self {
+        let origin = match (layout.has_offsets, layout.symmetric) {
+            (true, _) => Origin::Offset,
+            (false, true) => Origin::Fixed,
+            (false, false) => Origin::Whole,
+        };
+        Self { layout, origin, mask }
+    }
+
+    /// The nearest code.
+    fn code(&self, step: Step, value: f64) -> f32 {
+        let steps = (value - f64::from(step.offset)) / f64::from(step.scale);
+        let code = steps.round_ties_even() + f64::from(step.zero);
+        code.clamp(0.0, f64::from(self.layout.largest())) as f32
+    }
+
+    fn stored(&self, scale: f64) -> f32 {
+        stored_scale(scale as f32, self.layout.scale_dtype)
+    }
+
+    /// The best scale about a zero point, and how far both then move.
+    fn about(&self, step: Step, zero: f32, curves: &Curves) -> Option<(Step, [f64; 2])> {
+        let (scale, wanted) = (f64::from(step.scale), f64::from(zero));
+        let origin = -scale * f64::from(step.zero);
+        let start = [0.0, -scale * wanted - origin];
+        let next = self.stored(scale + curves.about(wanted, start)?);
+        let moved = [f64::from(next) - scale, -f64::from(next) * wanted - origin];
+        (next > 0.0).then_some((Step { scale: next, zero, ..step }, moved))
+    }
+
+    /// Scale and offset at their best together, each as it is stored; and the offset alone.
+    fn with_offset(&self, step: Step, curves: &Curves) -> Vec<(Step, [f64; 2])> {
+        let (scale, offset) = (f64::from(step.scale), f64::from(step.offset));
+        let joint = curves.joint().map_or(step.scale, |[a, _]| self.stored(scale + a));
+        let beside = |next: f32| {
+            let a = f64::from(next) - scale;
+            let moved = (offset + curves.origin_beside(a)) as f32;
+            let offset_next = round_f32(self.layout.scale_dtype, moved);
+            let step = Step { scale: next, offset: offset_next, ..step };
+            (step, [a, f64::from(offset_next) - offset])
+        };
+        [joint, step.scale].into_iter().filter(|&next| next > 0.0).map(beside).collect()
+    }
+}
+
+impl Grids for Moves<'_> {
+    type Grid = Step;
+
+    fn choose(&self, step: &Step, curves: &Curves) -> Option<(Step, [f64; 2])> {
+        let tried: Vec<(Step, [f64; 2])> = match self.origin {
+            Origin::Fixed => self.about(*step, step.zero, curves).into_iter().collect(),
+            Origin::Whole => {
+                let zeros = (0..=self.layout.largest()).map(f32::from);
+                zeros.filter_map(|zero| self.about(*step, zero, curves)).collect()
+            }
+            Origin::Offset => self.with_offset(*step, curves),
+        };
+        let change = |(_, moved): &(Step, [f64; 2])| curves.change(*moved);
+        let best = tried.into_iter().min_by(|a, b| change(a).total_cmp(&change(b)))?;
+        (change(&best) < 0.0).then_some(best)
+    }
+
+    fn value(&self, step: &Step, code: f32) -> f32 {
+        step.scale * (code - step.zero) + step.offset
+    }
+
+    fn is_masked(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    fn is_kept(&self, at: usize) -> bool {
+        self.mask.is_none_or(|mask| mask.keeps(at))
+    }
+}
+
+/// Codes, grids and the walk.
 struct State<'a> {
     affine: &'a Affine,
-    steps: Vec<f32>,
-    scales: Vec<f32>,
+    kind: Moves<'a>,
+    codes: Vec<f32>,
+    steps: Vec<Step>,
     descent: Descent,
 }
 
-impl State<'_> {
-    fn group(&self, row: usize, col: usize) -> usize {
+impl<'a> State<'a> {
+    fn new(affine: &'a Affine, mask: Option<&'a Mask>, descent: Descent) -> Self {
+        let offset = |group: usize| affine.offsets().get(group).copied().unwrap_or(0.0);
+        let pairs = affine.scales().iter().zip(affine.zeros()).enumerate();
+        let step = |(group, (&scale, &zero)): (usize, (&f32, &u8))| Step {
+            scale,
+            zero: f32::from(zero),
+            offset: offset(group),
+        };
+        Self {
+            affine,
+            kind: Moves::new(affine.layout(), mask),
+            codes: affine.codes().iter().map(|&code| f32::from(code)).collect(),
+            steps: pairs.map(step).collect(),
+            descent,
+        }
+    }
+
+    fn group(&self, at: usize) -> usize {
         let (cols, grouping) = (self.affine.shape().cols, self.affine.layout().grouping);
-        grouping.first_scale(row, cols) + col / grouping.width(cols)
+        grouping.first_scale(at / cols, cols) + at % cols / grouping.width(cols)
     }
 
     fn move_codes(&mut self, task: &Task<'_>) -> Result<()> {
-        let (cols, layout) = (self.affine.shape().cols, self.affine.layout());
-        let mask = match &task.previous {
-            Some(Encoding::Sparse(sparse)) => Some(sparse.mask()),
-            _ => None,
-        };
-        let (grouping, scales, zeros) = (layout.grouping, &self.scales, self.affine.zeros());
-        let largest = f64::from(layout.largest());
-        let code = |row: usize, col: usize, value: f64| {
-            let group = grouping.first_scale(row, cols) + col / grouping.width(cols);
-            let zero = f64::from(zeros[group]);
-            let code = (value / f64::from(scales[group])).round_ties_even() + zero;
-            ((code.clamp(0.0, largest) - zero) as f32, scales[group])
-        };
+        let (cols, kind, steps) = (self.affine.shape().cols, &self.kind, &self.steps);
+        let grouping = self.affine.layout().grouping;
         let level = |row: usize, col: usize, best: f64| {
-            if mask.is_some_and(|mask| !mask.keeps(row * cols + col)) {
+            if !kind.is_kept(row * cols + col) {
                 return 0.0;
             }
-            let (code, scale) = code(row, col, best);
-            f64::from(code * scale)
+            let step = steps[grouping.first_scale(row, cols) + col / grouping.width(cols)];
+            f64::from(kind.value(&step, kind.code(step, best)))
         };
         let is_cancelled = || task.observer.is_cancelled();
         self.descent.move_weights(&level, &is_cancelled).ok_or(Error::Cancelled)?;
-        for (i, (step, &value)) in self.steps.iter_mut().zip(self.descent.values()).enumerate() {
-            *step = code(i / cols, i % cols, value).0;
+        for at in 0..self.codes.len() {
+            let step = self.steps[self.group(at)];
+            self.codes[at] = self.kind.code(step, self.descent.values()[at]);
         }
         Ok(())
     }
 
-    fn move_scales(&mut self, task: &Task<'_>) -> Result<()> {
-        let layout = self.affine.layout();
-        if layout.grouping == Grouping::Tensor {
+    fn move_grids(&mut self, task: &Task<'_>) -> Result<()> {
+        let grouping = self.affine.layout().grouping;
+        if grouping == Grouping::Tensor {
             return Ok(());
         }
-        let width = layout.grouping.width(self.affine.shape().cols);
-        let stored = |scale: f64| stored_scale(scale as f32, layout.scale_dtype);
+        let width = grouping.width(self.affine.shape().cols);
         let is_cancelled = || task.observer.is_cancelled();
-        let of = (self.steps.as_slice(), self.scales.as_mut_slice());
-        self.descent.move_scales(of, width, &stored, &is_cancelled).ok_or(Error::Cancelled)
+        let of = (self.codes.as_slice(), self.steps.as_mut_slice());
+        self.descent.move_grids(&self.kind, of, width, &is_cancelled).ok_or(Error::Cancelled)
     }
 
     fn finish(self) -> Affine {
-        let cols = self.affine.shape().cols;
-        let zeros = self.affine.zeros();
-        let code = |(i, step): (usize, &f32)| {
-            (*step + f32::from(zeros[self.group(i / cols, i % cols)])) as u8
+        let code = |(at, &code): (usize, &f32)| {
+            // What a mask drops has the code of zero.
+            let is_kept = self.kind.is_kept(at);
+            (if is_kept { code } else { self.steps[self.group(at)].zero }) as u8
         };
-        let codes = self.steps.iter().enumerate().map(code).collect();
+        let codes = self.codes.iter().enumerate().map(code).collect();
         let (shape, layout) = (self.affine.shape(), self.affine.layout().clone());
-        let data = AffineData { codes, scales: self.scales, zeros: zeros.to_vec() };
+        let scales = self.steps.iter().map(|step| step.scale).collect();
+        let zeros = self.steps.iter().map(|step| step.zero as u8).collect();
+        let data = AffineData { codes, scales, zeros };
+        if layout.has_offsets {
+            let offsets = self.steps.iter().map(|step| step.offset).collect();
+            return Affine::with_offsets(shape, layout, data, offsets);
+        }
         Affine::new(shape, layout, data)
     }
 }
@@ -156,37 +267,28 @@ impl Method for Polish {
 
     fn layout(&self, _parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let previous = input.previous.ok_or_else(nothing_to_polish)?;
-        match previous.affine() {
-            Some(affine) if affine.has_offsets => Err(no_whole_zeros()),
-            Some(_) => Ok(previous.clone()),
-            None => Err(nothing_to_polish()),
-        }
+        previous.affine().map(|_| previous.clone()).ok_or_else(nothing_to_polish)
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let previous = task.previous.as_ref().ok_or_else(nothing_to_polish)?;
         let affine = affine_of(previous).ok_or_else(nothing_to_polish)?;
-        if affine.layout().has_offsets {
-            return Err(no_whole_zeros());
-        }
         let gram = task.gram()?;
         let values: Vec<f64> = previous.decode().iter().map(|&value| f64::from(value)).collect();
         let is_cancelled = || task.observer.is_cancelled();
         let descent = Descent::new(task.weights, values, &gram, &is_cancelled);
         let descent = descent.ok_or(Error::Cancelled)?;
-        let scales = affine.scales().to_vec();
-        let mut state = State { affine, steps: Vec::new(), scales, descent };
-        let cols = affine.shape().cols;
-        let step = |(i, &code): (usize, &u8)| {
-            f32::from(code) - f32::from(affine.zeros()[state.group(i / cols, i % cols)])
+        let mask = match previous {
+            Encoding::Sparse(sparse) => Some(sparse.mask()),
+            _ => None,
         };
-        state.steps = affine.codes().iter().enumerate().map(step).collect();
+        let mut state = State::new(affine, mask, descent);
         for _ in 0..parameters.integer("rounds") {
             if parameters.choice("what") != "scales" {
                 state.move_codes(&task)?;
             }
             if parameters.choice("what") != "codes" {
-                state.move_scales(&task)?;
+                state.move_grids(&task)?;
             }
         }
         Ok(encoding_behind(state.finish(), Some(previous)))

@@ -1,10 +1,13 @@
-//! Coordinate descent on tr((W − Ŵ)·H·(W − Ŵ)ᵀ): one weight, or one scale of several, at its best while the others stand.
+//! Coordinate descent on tr((W − Ŵ)·H·(W − Ŵ)ᵀ): one weight, or the grid of several, at its best while the others stand.
 
 use std::ops::Range;
 
 use faer::MatRef;
 use ndarray::{Array2, ArrayView2};
-use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
+use rayon::prelude::{
+    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelIterator as _,
+    ParallelSliceMut as _,
+};
 
 use crate::numeric::gram::Gram;
 
@@ -88,48 +91,126 @@ impl Descent {
         (!is_cancelled()).then_some(())
     }
 
-    /// The scale of the weights of each group in turn, `codes[i]·scale`, goes to `stored(best)` where that is better.
-    /// `codes` are those of all weights less their zero point, row-major, `scales` ⌈cols/width⌉ to a row. Never
-    /// worse. Cost: rows·cols² operations. `None` once `is_cancelled`.
-    pub fn move_scales(
+    /// The grid of each group in turn goes where `kind` chooses. `codes` are those of all weights, row-major, `grids`
+    /// ⌈cols/width⌉ to a row. Cost: rows·cols² operations, twice that under a mask; memory 8·cols²/width bytes more.
+    /// `None` once `is_cancelled`.
+    pub fn move_grids<K: Grids>(
         &mut self,
-        (codes, scales): (&[f32], &mut [f32]),
+        kind: &K,
+        (codes, grids): (&[f32], &mut [K::Grid]),
         width: usize,
-        stored: &(dyn Fn(f64) -> f32 + Sync),
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<()> {
         let (n, h) = (self.cols.max(1), &self.h);
         let groups = self.cols.div_ceil(width).max(1);
+        let span = |group: usize| group * width..((group + 1) * width).min(self.cols);
+        let shared =
+            (!kind.is_masked()).then(|| ones(h, &(0..groups).map(span).collect::<Vec<_>>()));
         let rows = self.values.par_chunks_mut(n).zip(self.gradient.par_chunks_mut(n));
-        let rows = rows.zip(scales.par_chunks_mut(groups)).enumerate();
-        rows.for_each(|(row, ((values, gradient), scales))| {
+        let rows = rows.zip(grids.par_chunks_mut(groups)).enumerate();
+        rows.for_each(|(row, ((values, gradient), grids))| {
             let codes = &codes[row * n..(row + 1) * n];
-            let mut along = vec![0.0; n];
-            for (group, scale) in scales.iter_mut().enumerate() {
+            let mut along = [vec![0.0; n], vec![0.0; n]];
+            for (group, grid) in grids.iter_mut().enumerate() {
                 if is_cancelled() {
                     return;
                 }
-                let span = group * width..((group + 1) * width).min(n);
-                combine(h, codes, span.clone(), &mut along);
-                let dot = |with: &[f64]| -> f64 {
-                    span.clone().map(|i| f64::from(codes[i]) * with[i]).sum()
-                };
-                let (slope, curve) = (dot(gradient), dot(&along));
-                if curve <= 0.0 {
-                    continue;
+                let kept: Vec<usize> = span(group).filter(|i| kind.is_kept(row * n + i)).collect();
+                combine(h, kept.iter().map(|&i| (i, f64::from(codes[i]))), &mut along[0]);
+                match &shared {
+                    Some(shared) => along[1].copy_from_slice(&shared[group]),
+                    None => combine(h, kept.iter().map(|&i| (i, 1.0)), &mut along[1]),
                 }
-                let next = stored(f64::from(*scale) + slope / curve);
-                let moved = f64::from(next) - f64::from(*scale);
-                if moved * (moved * curve - 2.0 * slope) < 0.0 && next > 0.0 {
-                    *scale = next;
-                    subtract(moved, &along, gradient);
-                    let moved = values[span.clone()].iter_mut().zip(&codes[span.clone()]);
-                    moved.for_each(|(value, code)| *value = f64::from(next * code));
+                let curves = Curves::new(&kept, codes, gradient, &along);
+                let Some((next, moved)) = kind.choose(grid, &curves) else { continue };
+                *grid = next;
+                moved.iter().zip(&along).for_each(|(&by, along)| subtract(by, along, gradient));
+                for i in kept {
+                    values[i] = f64::from(kind.value(grid, codes[i]));
                 }
             }
         });
         (!is_cancelled()).then_some(())
     }
+}
+
+/// How the grids of groups are made: ŵ = scale·code + origin.
+pub trait Grids: Sync {
+    /// What a group has.
+    type Grid: Send;
+
+    /// Another grid, and by how much its scale and its origin are larger; `None` where none is better.
+    fn choose(&self, grid: &Self::Grid, curves: &Curves) -> Option<(Self::Grid, [f64; 2])>;
+
+    /// The weight of a code.
+    fn value(&self, grid: &Self::Grid, code: f32) -> f32;
+
+    /// Whether any weights are dropped.
+    fn is_masked(&self) -> bool;
+
+    /// Whether a weight, row-major, follows its grid.
+    fn is_kept(&self, at: usize) -> bool;
+}
+
+/// What it costs to move scale and origin of a group: with q its codes, 1 a one for each of its weights and
+/// g = (W − Ŵ)·H, a by scale and b by origin change tr((W − Ŵ)·H·(W − Ŵ)ᵀ) by
+/// a²·qHq + 2·a·b·qH1 + b²·1H1 − 2·(a·qg + b·1g).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Curves {
+    /// qHq, qH1 and 1H1.
+    pub squares: [f64; 3],
+    /// qg and 1g.
+    pub slopes: [f64; 2],
+}
+
+impl Curves {
+    fn new(kept: &[usize], codes: &[f32], gradient: &[f64], along: &[Vec<f64>; 2]) -> Self {
+        let codes =
+            |with: &[f64]| -> f64 { kept.iter().map(|&i| f64::from(codes[i]) * with[i]).sum() };
+        let ones = |with: &[f64]| -> f64 { kept.iter().map(|&i| with[i]).sum() };
+        Self {
+            squares: [codes(&along[0]), ones(&along[0]), ones(&along[1])],
+            slopes: [codes(gradient), ones(gradient)],
+        }
+    }
+
+    /// What moving by `a` and `b` changes.
+    pub fn change(&self, [a, b]: [f64; 2]) -> f64 {
+        let ([qq, q1, one], [q, r]) = (self.squares, self.slopes);
+        a * a * qq + 2.0 * a * b * q1 + b * b * one - 2.0 * (a * q + b * r)
+    }
+
+    /// Both at their best together, where that is one point.
+    pub fn joint(&self) -> Option<[f64; 2]> {
+        let ([qq, q1, one], [q, r]) = (self.squares, self.slopes);
+        let determinant = qq * one - q1 * q1;
+        (determinant > 1e-12 * qq * one)
+            .then(|| [(q * one - r * q1) / determinant, (r * qq - q * q1) / determinant])
+    }
+
+    /// The best move of the origin beside a move of the scale.
+    pub fn origin_beside(&self, a: f64) -> f64 {
+        let [_, q1, one] = self.squares;
+        if one > 0.0 { (self.slopes[1] - a * q1) / one } else { 0.0 }
+    }
+
+    /// How far to go from `from` along (1, −zero), where scale and origin move together about a zero point.
+    pub fn about(&self, zero: f64, [a, b]: [f64; 2]) -> Option<f64> {
+        let ([qq, q1, one], [q, r]) = (self.squares, self.slopes);
+        let curve = qq - 2.0 * zero * q1 + zero * zero * one;
+        let slope = q - zero * r - (a * (qq - zero * q1) + b * (q1 - zero * one));
+        (curve > 0.0).then(|| slope / curve)
+    }
+}
+
+/// Σ H[i, ..] over the columns of each group.
+fn ones(h: &Array2<f64>, spans: &[Range<usize>]) -> Vec<Vec<f64>> {
+    let of_span = |span: &Range<usize>| {
+        let mut sum = vec![0.0; h.ncols()];
+        combine(h, span.clone().map(|i| (i, 1.0)), &mut sum);
+        sum
+    };
+    spans.par_iter().map(of_span).collect()
 }
 
 /// gradient ← gradient − factor·along.
@@ -142,12 +223,12 @@ fn subtract(factor: f64, along: &[f64], gradient: &mut [f64]) {
     }
 }
 
-/// Σ codes[i]·H[i, ..] over the columns of a group.
-fn combine(h: &Array2<f64>, codes: &[f32], span: Range<usize>, out: &mut [f64]) {
+/// Σ factor·H[i, ..] over some columns.
+fn combine(h: &Array2<f64>, columns: impl Iterator<Item = (usize, f64)>, out: &mut [f64]) {
     out.fill(0.0);
-    for i in span {
-        if let (true, Some(row)) = (codes[i] != 0.0, h.row(i).to_slice()) {
-            subtract(-f64::from(codes[i]), row, out);
+    for (i, factor) in columns {
+        if let Some(row) = h.row(i).to_slice() {
+            subtract(-factor, row, out);
         }
     }
 }

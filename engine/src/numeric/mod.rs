@@ -24,6 +24,7 @@ pub mod palette;
 pub mod peaks;
 pub mod pooling;
 pub mod product;
+pub mod pursuit;
 pub mod regression;
 pub mod seeds;
 pub mod spectrum;

@@ -108,6 +108,21 @@ fn resolved(step: &Step) -> Option<Resolved> {
     method::find(&step.method).ok()?.about().resolve(&step.parameters).ok()
 }
 
+/// A step to integers by another method, whose parameters are added; other steps stay.
+pub(super) fn by(step: Step, method: Option<&Step>) -> Step {
+    match method {
+        Some(method) if step.method == METHOD => {
+            let added = method.parameters.0.clone();
+            step.parameters
+                .0
+                .into_iter()
+                .chain(added)
+                .fold(Step::new(&method.method), |step, (name, value)| step.with(&name, value))
+        }
+        _ => step,
+    }
+}
+
 /// Leaves a layer as it is.
 pub(super) fn keep() -> Vec<Step> {
     vec![Step::new("keep")]

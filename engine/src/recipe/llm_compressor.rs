@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::method::Step;
 use crate::plan::Plan;
 use crate::recipe::compressed_tensors::{self, Groups};
 use crate::recipe::rules::{self, RuleSet};
@@ -152,13 +153,14 @@ fn modifier(name: &str, arguments: &Value, unsaid: &mut Unsaid) -> Result<Option
     let quantises = ["scheme", "config_groups"]
         .iter()
         .any(|key| arguments.get(key).is_some_and(|value| !value.is_null()));
-    if name != "QuantizationModifier" {
+    if name != "QuantizationModifier" && name != GPTQ {
         let after = if quantises { "; its layers are read as rounded to nearest." } else { "." };
         unsaid.of("Modifiers this program does not have: ", name, after);
     }
     if !quantises {
         return Ok(None);
     }
+    let own = arguments;
     let arguments = Arguments::deserialize(arguments).map_err(|error| bad(error.to_string()))?;
     if arguments.kv_cache_scheme.is_some() {
         unsaid.say("The file quantises the cache of keys and values; this program does not.");
@@ -171,5 +173,55 @@ fn modifier(name: &str, arguments: &Value, unsaid: &mut Unsaid) -> Result<Option
         (None, Some(Value::Object(schemes))) => schemes,
         (None, _) => return Err(bad("its scheme is neither a name nor a map".to_owned())),
     };
-    compressed_tensors::groups_rules(&groups, &ignore, unsaid).map(Some)
+    let rules = compressed_tensors::groups_rules(&groups, &ignore, unsaid)?;
+    if name != GPTQ {
+        return Ok(Some(rules));
+    }
+    let own = OfGptq::deserialize(own).map_err(|error| bad(error.to_string()))?;
+    Ok(Some(rules.by(own.step(unsaid)?)))
+}
+
+/// The modifier that is GPTQ.
+const GPTQ: &str = "GPTQModifier";
+
+/// What GPTQ takes beside its groups. How many columns it brings up to date at once (`block_size`) changes no result.
+#[derive(Deserialize)]
+struct OfGptq {
+    dampening_frac: Option<f64>,
+    /// Absent means `static`, null none.
+    #[serde(default = "by_weight")]
+    actorder: Value,
+}
+
+fn by_weight() -> Value {
+    Value::from("static")
+}
+
+impl OfGptq {
+    /// The step without its grid; parameters at their defaults are left out.
+    fn step(&self, unsaid: &mut Unsaid) -> Result<Step> {
+        let mut step = Step::new("gptq");
+        match self.actorder.as_str() {
+            Some("static" | "weight") => {}
+            Some("group" | "dynamic") => unsaid.say(
+                "GPTQModifier groups inputs in the order of their activation (actorder: group); here \
+                 that order is used with groups of neighbours (actorder: static).",
+            ),
+            None if self.actorder.is_null() || self.actorder == Value::Bool(false) => {
+                step = step.with("order", "columns");
+            }
+            _ => {
+                let why = format!("{GPTQ}: there is no actorder {}", self.actorder);
+                return Err(not_understood(WHAT, why));
+            }
+        }
+        let Some(wanted) = self.dampening_frac.filter(|&wanted| wanted != 0.01) else {
+            return Ok(step);
+        };
+        let damping = wanted.clamp(0.0001, 1.0);
+        if damping.total_cmp(&wanted).is_ne() {
+            unsaid.say(format!("A dampening_frac of {wanted} is read as {damping}."));
+        }
+        Ok(step.with("damping", damping))
+    }
 }

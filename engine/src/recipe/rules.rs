@@ -111,6 +111,8 @@ pub(super) struct RuleSet {
     names: HashMap<String, usize>,
     /// The rules that name none.
     others: Vec<usize>,
+    /// The method by which integers are found, with its own parameters; rounding to nearest if `None`.
+    method: Option<Step>,
 }
 
 impl RuleSet {
@@ -132,7 +134,12 @@ impl RuleSet {
                 _ => others.push(index),
             }
         }
-        Ok(Self { rules, names, others })
+        Ok(Self { rules, names, others, method: None })
+    }
+
+    /// The same rules with integers found by a method that takes the parameters of rounding to nearest and its own.
+    pub(super) fn by(self, method: Step) -> Self {
+        Self { method: Some(method), ..self }
     }
 
     /// The first rule that means `module`.
@@ -195,7 +202,7 @@ pub(super) fn resolve(
             decides[rule] = true;
             let verdict = &stage.rules[rule].verdict;
             if *verdict != Verdict::Keep || !decided.contains_key(&at) {
-                decided.insert(at, verdict);
+                decided.insert(at, (verdict, stage.method.as_ref()));
             }
         }
         if module.kind == MatrixKind::Unknown && !decided.contains_key(&at) && has_kinds(stages) {
@@ -212,8 +219,9 @@ pub(super) fn resolve(
             "These rules decide no layer here, because they match none or others come first: ";
         unsaid.of(before, &rule.text, ".");
     }
-    let steps = |(at, verdict): (usize, &Verdict)| {
-        steps_of(verdict, modules[at].own, unsaid).map(|steps| (at, steps))
+    let steps = |(at, (verdict, method)): (usize, (&Verdict, Option<&Step>))| {
+        let steps = steps_of(verdict, modules[at].own, unsaid)?;
+        Some((at, steps.into_iter().map(|step| form::by(step, method)).collect()))
     };
     Ok(decided.into_iter().filter_map(steps).collect())
 }

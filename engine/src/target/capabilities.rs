@@ -216,7 +216,11 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::LowRank(_) => {
             Some("the format has no products of two thin matrices, so nothing is saved here")
         }
-        Layout::Sum(_) => Some("the format has no corrections of low rank beside the integers"),
+        Layout::Outliers(_) => Some("the format has no single weights beside the integers"),
+        Layout::Sum(sum) => match *sum.correction {
+            Layout::Outliers(_) => why_not_form(&sum.correction),
+            _ => Some("the format has no corrections of low rank beside the integers"),
+        },
         Layout::Scaled(_) => Some(
             "the format has no scales of inputs, and folding them into the layer before would change that layer",
         ),

@@ -107,6 +107,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Float(_)
         | Encoding::Blocks(_)
         | Encoding::LowRank(_)
+        | Encoding::Outliers(_)
         | Encoding::Sum(_)
         | Encoding::Scaled(_) => None,
     }

@@ -47,7 +47,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &
         let mut line = format!("weights {}, keys and values {}", text::bytes(budget), text::bytes(cache));
         if let Ok(manifest) = &model.outcome.laid_out.manifest {
             let active = active_bytes(&model.checkpoint, manifest, &design);
-            line += &format!("; the plan reads {} of weights for each token", text::bytes(active));
+            line.extend([
+                "; the plan reads ".to_owned(),
+                text::bytes(active),
+                " of weights for each token".to_owned(),
+            ]);
         }
         ui.label(line).on_hover_text("Of a mixture of experts a token reads only those that are chosen; of the embedding one row.");
     });

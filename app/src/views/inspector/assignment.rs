@@ -20,7 +20,7 @@ use crate::widgets::busy::busy;
 const POPUP_HEIGHT: f32 = 360.0;
 
 /// The stages a form offers, with their titles.
-const STAGES: [(Stage, &str, &str); 4] = [
+const STAGES: [(Stage, &str, &str); 5] = [
     (
         Stage::Quantise,
         "Quantiser",
@@ -40,6 +40,11 @@ const STAGES: [(Stage, &str, &str); 4] = [
         Stage::Compensate,
         "Correction",
         "What is added to whatever came out; costs bytes of its own.",
+    ),
+    (
+        Stage::Outliers,
+        "Outliers",
+        "The few weights that are still far off, each added back by itself.",
     ),
 ];
 

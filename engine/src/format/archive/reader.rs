@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use crate::encoding::{
-    AffineLayout, BlockType, FloatLayout, Layout, Levels, LowRankLayout, PaletteLayout,
+    AffineLayout, BlockType, FloatLayout, Layout, Levels, LowRankLayout, OutliersLayout,
+    PaletteLayout,
 };
 use crate::format::words::{floats, for_each_run};
 use crate::numeric::minifloat::{FP4, NF4};
@@ -34,6 +35,7 @@ enum Node<'a> {
         rank: usize,
         right: Vec<f32>,
     },
+    Outliers(Few),
     Sum(Box<Self>, Box<Self>),
     Scaled {
         scales: Vec<f32>,
@@ -43,6 +45,54 @@ enum Node<'a> {
         marks: Marks<'a>,
         inner: Box<Self>,
     },
+}
+
+/// A few weights of a matrix, row by row, all others zero.
+#[derive(Debug)]
+struct Few {
+    /// How many there are in each row and those before it.
+    ends: Vec<usize>,
+    columns: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Few {
+    fn new(layout: &OutliersLayout, shape: MatrixShape, get: &Get<'_, '_>) -> Option<Self> {
+        let ends = whole_numbers(get("outliers.ends")?, shape.rows)?;
+        let columns = whole_numbers(get("outliers.columns")?, layout.kept)?;
+        let values = floats(get("outliers.values")?, layout.dtype, layout.kept)?;
+        let is_whole = ends.is_sorted() && ends.last().is_none_or(|&last| last == layout.kept);
+        (is_whole && columns.iter().all(|&column| column < shape.cols)).then_some(Self {
+            ends,
+            columns,
+            values,
+        })
+    }
+
+    fn run(&self, (row, col): (usize, usize), out: &mut [f32]) -> Option<()> {
+        out.fill(0.0);
+        let first = row.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
+        for at in first..*self.ends.get(row)? {
+            let place = self.columns[at].checked_sub(col).filter(|&place| place < out.len());
+            if let Some(place) = place {
+                out[place] = self.values[at];
+            }
+        }
+        Some(())
+    }
+}
+
+/// `count` little-endian whole numbers, as wide as their bytes say.
+fn whole_numbers(bytes: &[u8], count: usize) -> Option<Vec<usize>> {
+    if count == 0 {
+        return bytes.is_empty().then(Vec::new);
+    }
+    let width = bytes.len() / count;
+    let number = |bytes: &[u8]| {
+        let number = bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
+        usize::try_from(number).ok()
+    };
+    bytes.chunks_exact(width.max(1)).map(number).collect()
 }
 
 #[derive(Debug)]
@@ -158,10 +208,16 @@ impl<'a> Node<'a> {
             }
             Layout::Blocks(kind) => Self::Blocks { kind: *kind, bytes: get("blocks")? },
             Layout::LowRank(product) => Self::product(product, shape, get)?,
+            Layout::Outliers(few) => Self::Outliers(Few::new(few, shape, get)?),
             Layout::Sum(sum) => {
-                let prefix = prefix(&sum.base, &["left.", "right."], "base.");
+                let parts = sum.correction.parts(MatrixShape { rows: 1, cols: 1 });
+                let names: Vec<&str> = match sum.correction.as_ref() {
+                    Layout::LowRank(_) => vec!["left.", "right."],
+                    _ => parts.iter().map(|part| part.name.as_str()).collect(),
+                };
+                let prefix = prefix(&sum.base, &names, "base.");
                 let base = Self::new(&sum.base, shape, None, &within(get, prefix))?;
-                let correction = Self::product(&sum.correction, shape, get)?;
+                let correction = Self::new(&sum.correction, shape, None, get)?;
                 Self::Sum(Box::new(base), Box::new(correction))
             }
             Layout::Scaled(scaled) => {
@@ -217,6 +273,7 @@ impl<'a> Node<'a> {
                     .for_each(|(value, sum): (&mut f32, f64)| *value = sum as f32);
                 Some(())
             }
+            Self::Outliers(few) => few.run((row, col), out),
             Self::Sum(base, correction) => {
                 base.run(shape, (row, col), out)?;
                 let mut added = vec![0.0; out.len()];

@@ -94,6 +94,15 @@ fn chains() -> Vec<Vec<Step>> {
         vec![Step::new("gptq").with("granularity", "tensor").with("symmetry", "asymmetric")],
         vec![Step::new("sparsegpt").with("pattern", "n-of-m").with("n", 3).with("m", 5)],
         vec![Step::new("sparsegpt"), Step::new("gptq")],
+        vec![
+            Step::new("gptq"),
+            Step::new("sparse-outliers").with("nearest", "outputs").with("share", 0.1),
+        ],
+        vec![Step::new("nf4"), Step::new("eora").with("rank", 2), Step::new("sparse-outliers")],
+        vec![
+            Step::new("nf4"),
+            Step::new("eora").with("factors", "integers").with("factor_bits", 3),
+        ],
     ];
     for method in METHODS.iter().map(|method| method.about()).filter(|a| a.needs != Needs::Weights)
     {

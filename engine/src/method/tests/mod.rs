@@ -1,6 +1,9 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
 mod adjusted;
+mod factors;
+mod outliers;
+mod polish;
 
 use ndarray::{Array2, ArrayView2, s};
 
@@ -377,6 +380,11 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
         vec![Step::new("awq"), rank("eora")],
         vec![Step::new("wanda"), Step::new("awq").with("bits", 3)],
         vec![Step::new("wanda"), Step::new("gptq"), Step::new("polish"), rank("eora")],
+        vec![Step::new("gptq"), Step::new("sparse-outliers")],
+        vec![rank("low-rank"), Step::new("sparse-outliers").with("nearest", "outputs")],
+        vec![Step::new("gptq"), rank("eora").with("factors", "integers")],
+        vec![rank("low-rank").with("factors", "integers").with("factor_bits", 3)],
+        vec![Step::new("wanda"), Step::new("awq"), rank("eora"), Step::new("sparse-outliers")],
     ];
     for steps in chains {
         let encoding = compress(&steps, &weights, &inputs);
