@@ -14,7 +14,7 @@ use lapidary::jobs::Purpose;
 use lapidary_engine::checkpoint::Role;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::scores::Bounds;
-use lapidary_tests::rtn;
+use lapidary_tests::{rtn, write};
 use window::{Screen, open_sample, wait_until};
 
 fn send(screen: &mut Screen, command: Allocate) {
@@ -116,7 +116,7 @@ fn scores_are_set_right_and_a_search_goes_on_where_it_was_and_its_best_is_one_st
     let mut screen = open_sample(folder.path());
     let text = folder.path().join("a.txt");
     let words = "The river ran down to the mill, and the miller looked at the water. ".repeat(40);
-    std::fs::write(&text, words).expect("a text");
+    write(&text, words.as_bytes());
     let purpose = Purpose::EvaluationText;
     screen.state().send(Command::TakePath(purpose, text));
     send(&mut screen, Allocate::Toggle);

@@ -49,7 +49,8 @@ fn any_assignment_is_a_candidate_and_only_what_the_choice_hangs_on_is_measured()
     let home = TempDir::new().unwrap();
     let sample = sample().display().to_string();
     let text = home.path().join("a.txt");
-    std::fs::write(&text, "The river ran down to the mill. ".repeat(30)).unwrap();
+    let words = "The river ran down to the mill. ".repeat(30);
+    lapidary_engine::disk::write_file(&text, words.as_bytes()).unwrap();
     let text = text.display().to_string();
     let chain = "round-to-nearest bits=4 group_size=32";
     let common = ["plan", &sample, "--bits", "6", "--target", "mlx", "--candidates", "3,4,8"];
