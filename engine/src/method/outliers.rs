@@ -25,7 +25,7 @@ pub(super) static ENTRY: OutliersMethod = OutliersMethod;
 
 static ABOUT: About = About {
     id: "sparse-outliers",
-    title: "Outliers",
+    title: "Sparse outliers",
     summary: "Adds back the few weights that everything before left furthest off, each with its place and a 16-bit value.",
     citation: "Kim, Hooper, Gholami, Dong, Li, Shen, Mahoney & Keutzer, SqueezeLLM: Dense-and-sparse quantization, ICML 2024; Dettmers et al., SpQR, ICLR 2024; Kang et al., GEAR, 2024, for base, low rank and outliers together",
     stage: Stage::Outliers,

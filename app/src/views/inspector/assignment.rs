@@ -43,7 +43,7 @@ const STAGES: [(Stage, &str, &str); 5] = [
     ),
     (
         Stage::Outliers,
-        "Outliers",
+        "Single weights",
         "The few weights that are still far off, each added back by itself.",
     ),
 ];
