@@ -25,7 +25,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &
         form(context, ui, ready);
         let state = &context.document.evolution;
         if let Some(work) = &state.work {
-            ui.horizontal(|ui| working(ui, work));
+            ui.horizontal_wrapped(|ui| working(ui, work));
         }
         if let Some(sentence) = &state.failed {
             ui.colored_label(context.tokens.error, sentence);

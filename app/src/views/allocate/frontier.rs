@@ -131,7 +131,7 @@ fn refinement(context: &ViewContext<'_>, ui: &mut Ui, ready: &Ready) {
     let state = &context.document.allocation;
     if let Some(Refinement { budget, counts: [measured, all] }) = ready.refinement {
         let size = text::bytes(budget);
-        ui.label(format!("{measured} of {all} candidates measured, for {size}"))
+        ui.label(format!("{measured} of {all} candidates measured, for {size}; a move of the slider takes their plan"))
             .on_hover_text("Those chosen at that budget, and the steps from them whose price is near; the others are estimated from the scores, in proportion to what was measured of the same layer.");
     }
     let is_here = ready.refinement.is_some_and(|of| Some(of.budget) == state.budget);

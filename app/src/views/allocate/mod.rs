@@ -37,7 +37,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     window.default_pos(place).default_size([460.0, height]).show(ui.ctx(), |ui| {
         form(context, ui, model);
         if let Some(work) = &context.document.allocation.work {
-            ui.horizontal(|ui| working(ui, work));
+            ui.horizontal_wrapped(|ui| working(ui, work));
         }
         let state = &context.document.allocation;
         match &state.ready {
