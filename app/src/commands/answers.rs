@@ -60,8 +60,13 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
 fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
     match event {
         Event::Found(findings) => {
+            let tried = model.preview.as_ref().map(|(layer, ..)| *layer);
+            let is_of_preview = findings.iter().any(|(layer, _)| Some(*layer) == tried);
             for (layer, finding) in findings {
                 model.take(layer, finding);
+            }
+            if is_of_preview {
+                look::complete_preview(model, jobs);
             }
         }
         Event::Preview(layer, assignment, result) => {
@@ -75,6 +80,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
                 }
             }
             model.preview = Some((layer, assignment, result));
+            look::complete_preview(model, jobs);
         }
         Event::Profile(layer, result) => {
             model.look.profiles.insert(layer, Some(result));

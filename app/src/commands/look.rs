@@ -154,6 +154,15 @@ fn preview(model: &Model, jobs: &mut Jobs) {
     }
 }
 
+/// A preview that was made before the statistics of its layer were known has no histogram: it is made again once both
+/// are there.
+pub(super) fn complete_preview(model: &Model, jobs: &mut Jobs) {
+    let Some((layer, _, Ok(found))) = &model.preview else { return };
+    if found.after.is_none() && model.statistics(*layer).is_some() {
+        preview(model, jobs);
+    }
+}
+
 fn profiles(model: &mut Model, jobs: &mut Jobs, inspected: Vec<usize>) {
     model.look.profiles.retain(|layer, _| inspected.contains(layer));
     let is_lacking = |layer: &usize| {
