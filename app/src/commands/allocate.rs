@@ -145,8 +145,7 @@ fn spend(document: &mut Document, jobs: &mut Jobs, bytes: u64) {
         state.stop = Some(model.plan().clone());
     }
     let checkpoint = model.checkpoint.clone();
-    let mut plan = ready.solved.plan(&checkpoint, &choice, model.plan());
-    plan.keep_locks_of(model.plan());
+    let plan = ready.carried(&choice, model.plan(), &checkpoint);
     let empty = Arc::new(Plan::default());
     let before = state.stop.as_ref().unwrap_or(&empty);
     state.changed = plan.changed_from(before, &checkpoint);

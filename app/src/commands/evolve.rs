@@ -73,8 +73,7 @@ fn take(document: &mut Document, jobs: &mut Jobs) {
     let Some(search) = &run.search else { return };
     let choice = search.best(&run.problem);
     let checkpoint = model.checkpoint.clone();
-    let mut plan = run.ready.solved.plan(&checkpoint, &choice, model.plan());
-    plan.keep_locks_of(model.plan());
+    let plan = run.ready.carried(&choice, model.plan(), &checkpoint);
     document.allocation.changed = plan.changed_from(model.plan(), &checkpoint);
     model.history.seal();
     model.history.edit(STEP, |draft| *draft.plan_mut() = plan);

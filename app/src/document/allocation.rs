@@ -88,6 +88,13 @@ impl Ready {
         self.wish.metric.is_measured() || self.refinement.is_some()
     }
 
+    /// A plan with a choice carried into it; what is locked in it stays, whatever was when it was scored.
+    pub fn carried(&self, choice: &Choice, plan: &Plan, checkpoint: &Checkpoint) -> Plan {
+        let mut carried = self.solved.plan(checkpoint, choice, plan);
+        carried.keep_locks_of(plan);
+        carried
+    }
+
     /// Starting points whose every assignment was scored, by name.
     pub fn presets(&self, checkpoint: &Checkpoint, aim: Aim) -> Vec<(&'static str, Point)> {
         let place =
