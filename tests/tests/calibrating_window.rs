@@ -6,7 +6,7 @@ use std::path::Path;
 
 use egui_kittest::kittest::Queryable as _;
 use lapidary::commands::Command;
-use lapidary::document::calibrations::{Ask, Form, Known, Loaded};
+use lapidary::document::calibrations::{Ask, Before, Form, Known, Loaded};
 use lapidary::document::look::Tab;
 use lapidary::document::metrics::{find, sensitive};
 use lapidary::document::{Document, Sheet, Slot};
@@ -160,8 +160,8 @@ fn a_cancelled_run_keeps_its_blocks_and_goes_on_and_the_next_window_finds_it() {
     wait_until(&mut screen, "the calibration is found again", loaded);
 }
 
-#[test]
-fn blocks_behind_compressed_ones_are_measured_as_they_will_run() {
+/// What a calibration gives after another of the original blocks, with all layers at 4 bits.
+fn behind(before: Before, title: &str) {
     let folder = tempfile::tempdir().unwrap();
     let mut screen = calibrated(folder.path());
     let plain = screen.state().model().calibrations.loaded.clone().unwrap();
@@ -171,7 +171,7 @@ fn blocks_behind_compressed_ones_are_measured_as_they_will_run() {
     screen.run_steps(3);
     assert!(screen.state().model().plan_compresses());
     let mut form = form(600);
-    form.behind_plan = true;
+    form.before = before;
     screen.state().send(Command::Calibration(Ask::SetForm(Box::new(form))));
     screen.state().send(Command::Calibration(Ask::Run));
     wait_until(&mut screen, "the second calibration is there", |document| {
@@ -179,12 +179,22 @@ fn blocks_behind_compressed_ones_are_measured_as_they_will_run() {
         loaded.is_some_and(|loaded| loaded.calibration.settings.prefix != Prefix::Original)
     });
     let behind = screen.state().model().calibrations.loaded.clone().unwrap();
-    assert!(Loaded::title(&behind.folder).ends_with("behind compressed blocks"));
+    assert!(Loaded::title(&behind.folder).ends_with(title));
     let rms =
         |loaded: &Loaded, layer: &str| loaded.calibration.record(layer).unwrap().inputs.whole.rms;
     let (first, last) = ("model.layers.0.mlp.down_proj.weight", "lm_head.weight");
     assert_eq!(rms(&plain, first), rms(&behind, first), "nothing stands before the first block");
     assert_ne!(rms(&plain, last), rms(&behind, last));
+}
+
+#[test]
+fn blocks_behind_compressed_ones_are_measured_as_they_will_run() {
+    behind(Before::Plan, "behind compressed blocks");
+}
+
+#[test]
+fn blocks_are_compressed_in_turn_while_the_text_runs() {
+    behind(Before::InTurn, "behind blocks compressed in turn");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use lapidary_engine::calibration::Folder;
 
 use crate::commands::{answers, look};
-use crate::document::calibrations::{Ask, Ended, Loaded, News};
+use crate::document::calibrations::{Ask, Before, Ended, Loaded, News};
 use crate::document::look::Tab;
 use crate::document::model::Model;
 use crate::document::recipe::Told;
@@ -31,8 +31,8 @@ pub(super) fn carry_out(document: &mut Document, jobs: &mut Jobs, ask: Ask) {
         Ask::Run => {
             begin(model, "Calibrating");
             let form = &document.calibration_form;
-            let is_behind = form.behind_plan && model.plan_compresses();
-            jobs.calibrate(model, form.wishes(), is_behind);
+            let before = if model.plan_compresses() { form.before } else { Before::Original };
+            jobs.calibrate(model, form.wishes(), before);
         }
         Ask::Cancel => jobs.cancel_calibrating(),
         Ask::Use(folder) => jobs.load_calibration(folder),

@@ -23,6 +23,18 @@ pub const DEMANDS: Demands = Demands { least_tokens: 1000, most_change: 0.1 };
 /// Endings of files that are offered as text to calibrate with when they are dropped on the window.
 const TEXT_ENDINGS: [&str; 4] = ["txt", "md", "jsonl", "ndjson"];
 
+/// Through what a block's inputs have passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Before {
+    /// The original blocks.
+    #[default]
+    Original,
+    /// The blocks as the plan compresses them, all of them beforehand.
+    Plan,
+    /// The blocks as the plan compresses them, each as soon as it was measured.
+    InTurn,
+}
+
 /// What the person has entered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -40,8 +52,8 @@ pub struct Form {
     pub seed: u64,
     /// Whether Gram matrices are kept.
     pub has_grams: bool,
-    /// Whether what a block receives passes through the blocks before it as the plan compresses them.
-    pub behind_plan: bool,
+    /// Through which blocks the text passes on its way to a block.
+    pub before: Before,
 }
 
 impl Default for Form {
@@ -54,7 +66,7 @@ impl Default for Form {
             tokens: USUAL_TOKENS,
             seed: 0,
             has_grams: true,
-            behind_plan: false,
+            before: Before::Original,
         }
     }
 }

@@ -12,7 +12,7 @@ use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::{Error, Observer as _};
 
 use crate::calibrated::{CALIBRATIONS, written};
-use crate::document::calibrations::{Ended, Known, Loaded, News, Through, outliers};
+use crate::document::calibrations::{Before, Ended, Known, Loaded, News, Through, outliers};
 use crate::document::model::Model;
 use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind};
@@ -54,8 +54,8 @@ impl Jobs {
         });
     }
 
-    /// Calibrates; behind the blocks the plan compresses, if wished.
-    pub fn calibrate(&mut self, model: &Model, wishes: Wishes, is_behind_plan: bool) {
+    /// Calibrates, the text passing through blocks as they are before it.
+    pub fn calibrate(&mut self, model: &Model, wishes: Wishes, before: Before) {
         let ticket = self.begin(Kind::Calibrate);
         let Place { checkpoint, root, cache } = self.place(model);
         let (plan, target) = (model.plan().clone(), model.target);
@@ -63,15 +63,20 @@ impl Jobs {
         self.spawn("calibrate", move || {
             let cache = Cache::new(&cache, CACHE_LIMIT_BYTES);
             let place = (root.as_path(), Some(&cache));
-            let planned = is_behind_plan
-                .then(|| {
+            let result = match before {
+                Before::Original => running::calibrate(&checkpoint, &wishes, None, place, &ticket),
+                Before::Plan => {
                     let given = (plan.as_ref(), loaded.as_deref());
-                    Subject::planned(checkpoint.clone(), given, target, &ticket)
-                })
-                .transpose();
-            let result = planned.and_then(|planned| {
-                running::calibrate(&checkpoint, &wishes, planned.as_ref(), place, &ticket)
-            });
+                    let planned = Subject::planned(checkpoint.clone(), given, target, &ticket);
+                    planned.and_then(|planned| {
+                        running::calibrate(&checkpoint, &wishes, Some(&planned), place, &ticket)
+                    })
+                }
+                Before::InTurn => {
+                    let planned = (plan.as_ref(), target);
+                    running::calibrate_in_turn(&checkpoint, &wishes, planned, place, &ticket)
+                }
+            };
             let result = result.map(|(folder, found)| (folder, found, Vec::new()));
             ticket.send(Event::Calibration(News::Ended(ended(result))));
         });

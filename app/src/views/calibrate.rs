@@ -1,10 +1,12 @@
 //! The calibration form: texts, how much of them, what is kept; the calibrations on disk; how a run goes.
 
-use egui::{Align2, Button, DragValue, Grid, Key, RichText, ScrollArea, TextEdit, Ui, Window};
+use egui::{
+    Align2, Button, ComboBox, DragValue, Grid, Key, RichText, ScrollArea, TextEdit, Ui, Window,
+};
 use lapidary_engine::calibration::Ability;
 
 use crate::commands::Command;
-use crate::document::calibrations::{Ask, Form, Known, Loaded, is_json_lines};
+use crate::document::calibrations::{Ask, Before, Form, Known, Loaded, is_json_lines};
 use crate::document::model::Model;
 use crate::document::{Sheet, Slot};
 use crate::jobs::Purpose;
@@ -144,14 +146,7 @@ fn amounts(
         ui.end_row();
     });
     ui.checkbox(&mut form.has_grams, "Keep Gram matrices").on_hover_text("Σ x·x^T of the inputs of each layer: for exact errors of outputs, whitened spectra, and methods that correct errors (GPTQ). 2·channels² bytes for each input that layers share.");
-    let compresses = model.plan_compresses();
-    let mut behind = form.behind_plan && compresses;
-    let tick =
-        ui.add_enabled(compresses, egui::Checkbox::new(&mut behind, "Behind compressed blocks"));
-    let tick = tick.on_hover_text("Sequential calibration: what a block receives has passed through the blocks before it as the plan compresses them now, so that a method can make up for their errors. The plan is carried out first.");
-    if tick.on_disabled_hover_text("The plan compresses nothing yet.").changed() {
-        form.behind_plan = behind;
-    }
+    before(ui, form, model.plan_compresses());
     let sites = text::count(ability.sites as u64);
     let forecast = if form.has_grams {
         format!(
@@ -163,6 +158,45 @@ fn amounts(
         format!("{sites} inputs in {} blocks; without Gram matrices", ability.blocks)
     };
     ui.label(RichText::new(forecast).color(context.tokens.weak).small());
+}
+
+/// Through what a block's inputs have passed, to choose.
+fn before(ui: &mut Ui, form: &mut Form, compresses: bool) {
+    const CHOICES: [(Before, &str, &str); 3] = [
+        (
+            Before::Original,
+            "as in the original",
+            "What each layer receives in the original model: one calibration serves every plan.",
+        ),
+        (
+            Before::Plan,
+            "as the plan compresses them",
+            "The plan is carried out first, and the text runs through what it makes of the blocks, so that methods can make up for the errors of the blocks before.",
+        ),
+        (
+            Before::InTurn,
+            "compressed in turn",
+            "Sequential compression, as GPTQ does: a block is compressed as the plan says as soon as it was measured, and the text runs on through that. An export with this calibration makes the same blocks again.",
+        ),
+    ];
+    let shown = if compresses { form.before } else { Before::Original };
+    let title = CHOICES.iter().find(|(before, ..)| *before == shown).map_or("", |choice| choice.1);
+    ui.horizontal(|ui| {
+        let label = ui.label("Blocks before");
+        let choice = ComboBox::from_id_salt("blocks before").selected_text(title).width(200.0);
+        let choose = |ui: &mut Ui| {
+            let choice = choice.show_ui(ui, |ui| {
+                for (before, title, tip) in CHOICES {
+                    ui.selectable_value(&mut form.before, before, title).on_hover_text(tip);
+                }
+            });
+            choice.response.labelled_by(label.id)
+        };
+        let choice = ui.add_enabled_ui(compresses, choose).inner;
+        choice
+            .on_hover_text("Through what the text has passed on its way to a block.")
+            .on_disabled_hover_text("The plan compresses nothing yet.");
+    });
 }
 
 fn run(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
