@@ -1,5 +1,7 @@
 //! How fast a matrix of 4096 × 4096 is encoded, against reading it, and against llama.cpp's own quantiser where the
 //! environment variable `GGML` names a shared library of ggml and `PYTHON` a Python with numpy.
+//!
+//! Arguments: what is measured, by parts of the names in the table; everything if there is none.
 #![expect(clippy::print_stdout, reason = "a measurement is printed")]
 
 use std::error::Error;
@@ -66,7 +68,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         ]);
     };
     row("reading", read);
-    for (what, step, runs) in steps() {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|of| !of.starts_with('-')).collect();
+    let is_wanted = |what: &str| wanted.is_empty() || wanted.iter().any(|part| what.contains(part));
+    for (what, step, runs) in steps().into_iter().filter(|(what, ..)| is_wanted(what)) {
         let task = || Task {
             tensor: "matrix",
             weights: weights.view(),

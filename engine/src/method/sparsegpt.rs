@@ -20,7 +20,7 @@ use crate::tensor::round_f32;
 /// the walk comes to them, so many that round(f·rows·cols) have gone by the end. *N:M*: within each run of m inputs
 /// when the walk comes to it; a shorter last run of k keeps ⌈n·k/m⌉. Of equal scores the later goes first.
 /// Weights that stay are changed, and rounded to the element type at the end.
-/// Cost: 2/3·cols³ + rows·cols² operations in f64; memory 8·cols² + 8·rows·cols bytes.
+/// Cost: 2/3·cols³ + rows·cols² operations, of the factor in f64, of the walk in f32; memory 12·cols² + 4·rows·cols bytes.
 pub(super) struct SparseGpt;
 
 /// The registry's entry.
@@ -44,7 +44,7 @@ struct Pruning<'a> {
 impl Pruning<'_> {
     /// 1/Uᵢᵢ².
     fn weight(&self, at: usize) -> f64 {
-        self.factor.row(at)[0].powi(-2)
+        f64::from(self.factor.row(at)[0]).powi(-2)
     }
 }
 
@@ -52,14 +52,14 @@ impl Choice for Pruning<'_> {
     /// Which of its weights a row keeps.
     type Row = Vec<bool>;
 
-    fn begin(&self, block: Range<usize>, weights: &[f64], rows: &mut [Vec<bool>]) {
+    fn begin(&self, block: Range<usize>, weights: &[f32], rows: &mut [Vec<bool>]) {
         let Pattern::Dropped(dropped) = self.pattern else { return };
         let (cols, width) = (self.factor.order().len(), block.len());
         let by = |end: usize| (dropped as u128 * end as u128 / cols as u128) as usize;
         let inverse: Vec<f64> = block.clone().map(|at| self.weight(at)).collect();
         let score = |i: usize| {
             let (row, at) = (i / width, i % width);
-            weights[row * cols + block.start + at].powi(2) * inverse[at]
+            f64::from(weights[row * cols + block.start + at]).powi(2) * inverse[at]
         };
         let scores: Vec<f64> = (0..rows.len() * width).into_par_iter().map(score).collect();
         let mut keep = vec![true; scores.len()];
@@ -69,12 +69,12 @@ impl Choice for Pruning<'_> {
         }
     }
 
-    fn choose(&self, row: &mut Vec<bool>, at: usize, values: &[f64]) -> f64 {
+    fn choose(&self, row: &mut Vec<bool>, at: usize, values: &[f32]) -> f32 {
         if let Pattern::OfEvery { n, m } = self.pattern
             && at.is_multiple_of(m)
         {
             let run = (values.len() - at).min(m);
-            let score = |i: usize| values[at + i].powi(2) * self.weight(at + i);
+            let score = |i: usize| f64::from(values[at + i]).powi(2) * self.weight(at + i);
             drop_least(run, run - kept_of_run(n, m, run), score, &mut row[at..at + run]);
         }
         if row[at] { values[at] } else { 0.0 }
@@ -106,12 +106,12 @@ impl Method for SparseGpt {
         let order = (0..shape.cols).collect();
         let factor = task.inverse_factor(&gram, order, parameters.fraction("damping"))?;
         let pruning = Pruning { pattern, factor: &factor };
-        let mut walked: Vec<f64> = task.weights.iter().map(|&weight| f64::from(weight)).collect();
+        let mut walked: Vec<f32> = task.weights.iter().copied().collect();
         let mut rows = vec![vec![true; shape.cols]; shape.rows];
         let is_cancelled = || task.observer.is_cancelled();
         sweep(&mut walked, &factor, (&pruning, rows.as_mut_slice()), block, &is_cancelled)
             .ok_or(Error::Cancelled)?;
-        let values: Vec<f32> = walked.iter().map(|&w| round_f32(task.dtype, w as f32)).collect();
+        let values: Vec<f32> = walked.iter().map(|&w| round_f32(task.dtype, w)).collect();
         let inner = Encoding::Dense(Dense::new(shape, task.dtype, &values));
         Ok(Encoding::Sparse(Sparse::new(Mask::new(&rows.concat()), inner)))
     }

@@ -3,15 +3,15 @@
 
 use std::ops::Range;
 
-use faer::Par;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut};
+use ndarray::{Array2, ArrayViewMut2, s};
 use rayon::prelude::{
     IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _,
     ParallelSliceMut as _,
 };
 
 use crate::numeric::inverse::InverseFactor;
+use crate::numeric::product::multiply;
+use crate::numeric::vector::{Loops, vectorised};
 
 /// Columns fixed before those behind them are brought up to date at once, at least.
 pub const BLOCK: usize = 128;
@@ -24,22 +24,22 @@ pub trait Choice: Sync {
     type Row: Send + Sync;
 
     /// Called before the columns of `block` are fixed, with all weights as they are now, row by row.
-    fn begin(&self, _block: Range<usize>, _weights: &[f64], _rows: &mut [Self::Row]) {}
+    fn begin(&self, _block: Range<usize>, _weights: &[f32], _rows: &mut [Self::Row]) {}
 
     /// What weight `at` of a row becomes; `values` are the row as it is now, up to date to the end of the block.
-    fn choose(&self, row: &mut Self::Row, at: usize, values: &[f64]) -> f64;
+    fn choose(&self, row: &mut Self::Row, at: usize, values: &[f32]) -> f32;
 }
 
 /// Walks along the columns of `weights`, row-major, in the order of `factor`, `block` columns at a time.
 ///
 /// For each column i and row: e = (w − choice)/Uᵢᵢ and wⱼ ← wⱼ − e·Uᵢⱼ for all j > i; behind the block as one
-/// product. f64 throughout. Cost: rows·cols² operations. Same bytes on any number of threads. `None` once
+/// product. f32 throughout, as the rounding that follows is coarser by orders of magnitude. Cost: rows·cols² operations. Same bytes on any number of threads. `None` once
 /// `is_cancelled`, which is asked for every strip of 64 rows.
 ///
 /// # Panics
 /// If the number of weights is not `rows.len()` times the order of the factor.
 pub fn sweep<C: Choice>(
-    weights: &mut [f64],
+    weights: &mut [f32],
     factor: &InverseFactor,
     (choice, rows): (&C, &mut [C::Row]),
     block: usize,
@@ -65,33 +65,51 @@ pub fn sweep<C: Choice>(
 
 /// Fixes a block of columns in a strip of rows.
 fn fix<C: Choice>(
-    strip: &mut [f64],
+    strip: &mut [f32],
     factor: &InverseFactor,
     (choice, rows): (&C, Vec<&mut C::Row>),
     columns: Range<usize>,
 ) {
     let n = factor.order().len();
     let count = rows.len();
-    let mut errors = Mat::<f64>::zeros(count, columns.len());
-    for (r, (values, row)) in strip.chunks_mut(n).zip(rows).enumerate() {
-        for i in columns.clone() {
+    let mut errors = Array2::zeros((count, columns.len()));
+    for ((values, row), mut errors) in strip.chunks_mut(n).zip(rows).zip(errors.rows_mut()) {
+        for (i, kept) in columns.clone().zip(&mut errors) {
             let upper = &factor.row(i)[..columns.end - i];
             let chosen = choice.choose(row, i, values);
             let error = (values[i] - chosen) / upper[0];
             values[i] = chosen;
             if error != 0.0 {
-                for (value, u) in values[i + 1..columns.end].iter_mut().zip(&upper[1..]) {
-                    *value -= error * u;
-                }
+                let values = &mut values[i + 1..columns.end];
+                vectorised(Subtract { error, upper: &upper[1..], values });
             }
-            errors[(r, i - columns.start)] = error;
+            *kept = error;
         }
     }
-    let behind = n - columns.end;
-    if behind > 0 {
-        let upper = factor.upper().submatrix(columns.start, columns.end, columns.len(), behind);
-        let strip = MatMut::from_row_major_slice_mut(strip, count, n);
-        let out = strip.subcols_mut(columns.end, behind);
-        matmul(out, Accum::Add, errors.as_ref(), upper, -1.0, Par::Seq);
+    if columns.end < n {
+        let upper = factor.upper().slice_move(s![columns.clone(), columns.end..]);
+        if let Ok(strip) = ArrayViewMut2::from_shape((count, n), strip) {
+            let behind = strip.slice_move(s![.., columns.end..]);
+            multiply(-1.0, errors.view(), upper, true, behind);
+        }
+    }
+}
+
+/// values − error · upper.
+struct Subtract<'a> {
+    error: f32,
+    upper: &'a [f32],
+    values: &'a mut [f32],
+}
+
+impl Loops for Subtract<'_> {
+    type Found = ();
+
+    #[expect(clippy::inline_always, reason = "the loop becomes vectors only where it is inlined")]
+    #[inline(always)]
+    fn run(self) {
+        for (value, u) in self.values.iter_mut().zip(self.upper) {
+            *value -= self.error * u;
+        }
     }
 }
