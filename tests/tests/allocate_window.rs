@@ -63,6 +63,31 @@ fn the_plan_of_a_budget_is_one_step_and_leaves_locked_layers() {
 }
 
 #[test]
+fn starting_points_have_their_place_once_what_they_assign_is_scored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut screen = open_sample(folder.path());
+    send(&mut screen, Allocate::Toggle);
+    let places = |screen: &Screen| -> Vec<&str> {
+        let presets = &screen.state().document().allocation.presets;
+        presets.iter().map(|(title, _)| *title).collect()
+    };
+    send(&mut screen, Allocate::Score);
+    wait_until(&mut screen, "the usual candidates are scored", |d| d.allocation.ready.is_some());
+    assert!(!places(&screen).contains(&"4 bits, ends kept"), "its clipping is searched");
+    screen.get_by_label("Add starting points").click();
+    screen.run_steps(3);
+    let others = screen.state().document().allocation.wish.others.len();
+    assert!(others > 1, "{others}");
+    screen.get_by_label("Add starting points").click();
+    screen.run_steps(3);
+    assert_eq!(screen.state().document().allocation.wish.others.len(), others, "each once");
+    send(&mut screen, Allocate::Score);
+    wait_until(&mut screen, "they are scored too", |d| {
+        d.allocation.presets.iter().any(|(title, _)| *title == "4 bits, ends kept")
+    });
+}
+
+#[test]
 fn bounds_of_roles_hold_and_such_that_leave_nothing_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut screen = open_sample(folder.path());

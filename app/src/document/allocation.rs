@@ -56,6 +56,11 @@ impl Wish {
     pub fn palette(&self) -> Result<Vec<Assignment>> {
         allocating::palette(&self.methods, &self.bits, &self.others)
     }
+
+    /// Whether an assignment is none of the candidates yet.
+    pub fn is_new(&self, of: &Assignment) -> bool {
+        !of.is_keep() && !self.palette().unwrap_or_default().contains(of)
+    }
 }
 
 /// Scores solved for every budget, and for what they are.
@@ -117,6 +122,21 @@ impl Ready {
         }
         roles
     }
+}
+
+/// What the starting points assign for a target, each once, in their order.
+pub fn starting_assignments(checkpoint: &Checkpoint, aim: Aim) -> Vec<Assignment> {
+    let mut all: Vec<Assignment> = Vec::new();
+    for preset in PRESETS {
+        let Ok((plan, _)) = preset.plan(checkpoint, &Plan::default(), aim) else { continue };
+        for tensor in checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()) {
+            let assignment = plan.assignment(&tensor.name);
+            if !assignment.is_keep() && !all.contains(&assignment) {
+                all.push(Assignment::clone(&assignment));
+            }
+        }
+    }
+    all
 }
 
 /// A run of a plan whose damage the scores foresaw.

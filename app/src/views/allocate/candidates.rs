@@ -3,7 +3,7 @@
 use egui::Ui;
 use lapidary_engine::plan::{Assignment, quantisers_of_bits};
 
-use crate::document::allocation::{BITS, Wish};
+use crate::document::allocation::{BITS, Wish, starting_assignments};
 use crate::document::model::Model;
 
 pub(super) fn ui(ui: &mut Ui, model: &Model, wish: &mut Wish) {
@@ -50,19 +50,12 @@ fn methods(ui: &mut Ui, wish: &mut Wish) {
     ));
 }
 
-/// Assignments with other parameters, sparsity or rank: that of the inspected layer can be added.
+/// Assignments with other parameters, sparsity or rank: that of the inspected layer can be added, and those of the
+/// starting points.
 fn others(ui: &mut Ui, model: &Model, wish: &mut Wish) {
     let inspected = model.selection.cursor().filter(|&layer| model.is_matrix(layer));
     let inspected = inspected
         .map(|layer| Assignment { locked: false, ..Assignment::clone(&model.assignment(layer)) });
-    let is_new = |of: &Assignment| {
-        let palette = wish.palette().unwrap_or_default();
-        !of.is_keep() && !palette.contains(of)
-    };
-    let new = inspected.filter(is_new);
-    if new.is_none() && wish.others.is_empty() {
-        return;
-    }
     ui.horizontal_wrapped(|ui| {
         let mut gone = None;
         for (at, other) in wish.others.iter().enumerate() {
@@ -74,11 +67,20 @@ fn others(ui: &mut Ui, model: &Model, wish: &mut Wish) {
         if let Some(gone) = gone {
             wish.others.remove(gone);
         }
-        if let Some(new) = new {
+        if let Some(new) = inspected.filter(|of| wish.is_new(of)) {
             let button = ui.button(format!("Add {}", new.label()));
             let tip = "Makes the assignment of the layer in the inspector a candidate for every layer: any method with any parameters, sparsity, rank or correction.";
             if button.on_hover_text(tip).clicked() {
                 wish.others.push(new);
+            }
+        }
+        let button = ui.button("Add starting points");
+        let tip = "Makes every assignment of the starting points (Edit > Start from) a candidate, so that those plans have their place on the curve.";
+        if button.on_hover_text(tip).clicked() {
+            for new in starting_assignments(&model.checkpoint, model.history.current().aim()) {
+                if wish.is_new(&new) {
+                    wish.others.push(new);
+                }
             }
         }
     });
