@@ -15,7 +15,7 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 
 pub use lock::Lock;
 pub use new_file::NewFile;
-pub use tree::{Found, list_tree, list_visible};
+pub use tree::{Found, keep_latest, list_tree, list_visible};
 
 use crate::error::{Error, Result};
 

@@ -1,8 +1,10 @@
 //! Files of a folder and of the folders below it. In: a folder. Out: paths, sizes, times. Opens no file.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::disk::remove_file;
 use crate::error::{Error, Result};
 
 /// The most files and folders that [`list_visible`] looks at.
@@ -35,6 +37,28 @@ pub fn list_tree(folder: &Path) -> Vec<Found> {
         }
     }
     found
+}
+
+/// Removes those of `found` that were written or touched longest ago, by path where the clock was too coarse to tell,
+/// until the others take at most `limit_bytes`, counted by `size`. What somebody else removes first counts as removed.
+/// Returns what is left.
+///
+/// # Errors
+/// [`Error::Io`] where a file cannot be removed.
+pub fn keep_latest(
+    mut found: Vec<Found>,
+    limit_bytes: u64,
+    size: impl Fn(&Found) -> u64,
+) -> Result<u64> {
+    let mut total_bytes: u64 = found.iter().map(&size).sum();
+    // Oldest last.
+    found.sort_by_cached_key(|found| Reverse((found.modified, found.path.clone())));
+    while total_bytes > limit_bytes {
+        let Some(oldest) = found.pop() else { break };
+        remove_file(&oldest.path)?;
+        total_bytes -= size(&oldest);
+    }
+    Ok(total_bytes)
 }
 
 /// The plain files below `folder` sorted by path. Whatever begins with a dot is passed

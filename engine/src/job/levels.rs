@@ -4,10 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use blake3::Hasher;
 
-use crate::disk::NewFile;
+use crate::disk::{self, Found, NewFile};
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::job::{self, Subject, encoded};
@@ -15,10 +16,15 @@ use crate::observer::Observer;
 use crate::plan::{Assignment, Plan};
 use crate::tensor::MatrixShape;
 
+/// How the files of levels end.
+const ENDING: &str = "safetensors";
+/// For how long a level is kept although nobody uses it.
+const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Encodings in a folder, the last used of them in memory too.
 ///
 /// One file each, named by a hash of whose layer it is and of what was done; it carries a hash of its content, and
-/// what is damaged is made anew. Nothing is removed: on disk are Σ bytes over the levels that were tried.
+/// what is damaged is made anew. On disk are Σ bytes over the levels that were tried, until [`Levels::trim`].
 #[derive(Debug)]
 pub struct Levels {
     folder: PathBuf,
@@ -80,6 +86,22 @@ impl Levels {
         Self { folder: folder.to_owned(), identity: identity.to_owned(), held: Mutex::new(held) }
     }
 
+    /// Removes the levels of any model that nobody used for a week, those unused for longest first, until all take at
+    /// most `limit_bytes` on disk. What was used since stays, as a search may be at it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file cannot be removed.
+    pub fn trim(&self, limit_bytes: u64) -> Result<()> {
+        let now = SystemTime::now();
+        let is_old =
+            |found: &Found| now.duration_since(found.modified).is_ok_and(|age| age > UNUSED);
+        let all = disk::list_tree(&self.folder).into_iter().filter(|found| is_level(&found.path));
+        let (old, used): (Vec<Found>, Vec<Found>) = all.partition(is_old);
+        let used_bytes: u64 = used.iter().map(|found| found.bytes).sum();
+        disk::keep_latest(old, limit_bytes.saturating_sub(used_bytes), |found| found.bytes)?;
+        Ok(())
+    }
+
     /// Compresses a layer, unless that was done before.
     ///
     /// # Errors
@@ -95,7 +117,11 @@ impl Levels {
             return Ok(());
         }
         let encoding = match encoded::read(&path, &layout, shape) {
-            Ok(encoding) => encoding,
+            Ok(encoding) => {
+                // Whoever cannot mark it as used still has it.
+                disk::touch(&path, SystemTime::now()).ok();
+                encoding
+            }
             Err(_absent_or_damaged) => {
                 let encoding = level.compress(subject, observer)?;
                 encoded::write(NewFile::replacing(&path)?, &encoding, true)?;
@@ -150,7 +176,7 @@ impl Levels {
             text(&serde_json::to_string(&assignment.steps).unwrap_or_default());
         }
         let name = hasher.finalize().to_hex();
-        let path = self.folder.join(&name.as_str()[..2]).join(format!("{name}.safetensors"));
+        let path = self.folder.join(&name.as_str()[..2]).join(format!("{name}.{ENDING}"));
         Ok((path, layout, matrix.shape))
     }
 }
@@ -183,4 +209,39 @@ impl Held {
 /// Bytes that an encoding takes in memory, or some more: codes have a byte each there.
 fn footprint(encoding: &Encoding) -> u64 {
     encoding.bytes().max(encoding.shape().elements() as u64)
+}
+
+/// Whether a file is named like a level, so that nothing else is removed as one.
+fn is_level(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
+    let is_hash = stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash && path.extension().is_some_and(|ending| ending == ENDING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_unused_for_longest_go_first_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let file = |name: &str, days: u32| {
+            let path = folder.path().join(name);
+            disk::write_file(&path, &[0; 100]).unwrap();
+            disk::touch(&path, SystemTime::now() - days * day).unwrap();
+            path
+        };
+        let level = |letter: &str, days| file(&format!("{}.{ENDING}", letter.repeat(64)), days);
+        let (oldest, old, used) = (level("a", 30), level("b", 20), level("c", 1));
+        let other = file("model.safetensors", 90);
+        let levels = Levels::new(folder.path(), "", 0);
+        let there = || [&oldest, &old, &used, &other].map(|path| path.is_file());
+        levels.trim(300).unwrap();
+        assert_eq!(there(), [true; 4], "all three take 300");
+        levels.trim(299).unwrap();
+        assert_eq!(there(), [false, true, true, true]);
+        levels.trim(0).unwrap();
+        assert_eq!(there(), [false, false, true, true], "a search may be at the one of yesterday");
+    }
 }

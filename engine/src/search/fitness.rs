@@ -13,7 +13,7 @@ use crate::network::Network;
 use crate::numeric::seeds::Random;
 use crate::observer::Observer;
 use crate::scores::UnitScores;
-use crate::search::{HELD_BYTES, Task};
+use crate::search::{DISK_BYTES, HELD_BYTES, Task};
 
 /// Sets the draws of minibatches apart from those of offspring, which have the same seed.
 const STREAM: u64 = 0x6d69_6e69_6261_7463;
@@ -61,6 +61,7 @@ impl<'a> Fitness<'a> {
         let stages = || settings.stages.iter().map(|stage| stage.tokens as usize);
         let tokens = [stages().max().unwrap_or(0), stages().min().unwrap_or(0)];
         let levels = Levels::new(folder, task.identity, HELD_BYTES);
+        levels.trim(DISK_BYTES)?;
         Ok(Self { task, config, levels, places, seed: settings.seed, tokens, now: None })
     }
 

@@ -19,6 +19,8 @@ use crate::scores::UnitScores;
 
 /// Bytes of encodings that are held in memory beside those on disk.
 const HELD_BYTES: u64 = 512 << 20;
+/// Bytes of levels that are left on disk where a search begins, but for those used of late.
+const DISK_BYTES: u64 = 16 << 30;
 
 /// What is searched.
 #[derive(Clone, Copy)]

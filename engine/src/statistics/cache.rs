@@ -7,7 +7,6 @@
 //! same content under the same name whoever writes them, and may vanish at any time: so several windows share a
 //! folder without a lock. The time of a file is that of its last use; the least recently used go first.
 
-use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -195,21 +194,14 @@ impl Cache {
     /// [`Error::Io`] where a file cannot be removed.
     pub fn trim(&self) -> Result<()> {
         let now = SystemTime::now();
-        let (mut records, mut litter): (Vec<Found>, Vec<Found>) =
+        let (records, mut litter): (Vec<Found>, Vec<Found>) =
             disk::list_tree(&self.folder).into_iter().partition(|found| is_record(&found.path));
         litter.retain(|found| now.duration_since(found.modified).is_ok_and(|age| age > LITTER_AGE));
         for found in &litter {
             disk::remove_file(&found.path)?;
         }
-        let mut total_bytes: u64 = records.iter().map(|found| on_disk(found.bytes)).sum();
-        // Oldest last; by name where the clock was too coarse to tell.
-        records.sort_by_cached_key(|found| Reverse((found.modified, found.path.clone())));
         let wanted_bytes = self.limit_bytes - self.limit_bytes / 16;
-        while total_bytes > wanted_bytes {
-            let Some(oldest) = records.pop() else { break };
-            disk::remove_file(&oldest.path)?;
-            total_bytes -= on_disk(oldest.bytes);
-        }
+        let total_bytes = disk::keep_latest(records, wanted_bytes, |found| on_disk(found.bytes))?;
         // Half of what is left: another window may write as much.
         let budget_bytes = (self.limit_bytes - total_bytes) / 2;
         self.budget_bytes.store(i64::try_from(budget_bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
