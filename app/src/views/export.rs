@@ -118,6 +118,12 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
     let native = count(|storage| *storage == Storage::Native);
     let copied = count(|storage| *storage == Storage::Copied);
     ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
+    let changed = count(|storage| matches!(storage, Storage::Changed { .. }));
+    if changed > 0 {
+        ui.label(format!(
+            "{changed} norms changed: they take the scales of the layers behind them"
+        ));
+    }
     let dense: Vec<_> = manifest
         .entries
         .iter()

@@ -24,6 +24,7 @@ use crate::disk::{self, NewFolder};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::proof::Proved;
+use crate::fold;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
@@ -50,7 +51,7 @@ struct Work<'a> {
     manifest: &'a Manifest,
     target: &'a dyn Target,
     observer: &'a dyn Observer,
-    /// The weights that a layer is measured against: those of the source.
+    /// The weights that a layer is measured against: those of the source, times what a norm before it was divided by.
     weights: &'a (dyn Fn(usize) -> Result<Array2<f32>> + Sync),
 }
 
@@ -90,14 +91,15 @@ pub fn export<'a>(
     refuse_own_source(checkpoint, destination.folder)?;
     let folder = begin(destination, manifest.total_bytes() + store_bytes(&manifest))?;
     let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
-    let weights = |index| checkpoint.weights(index, observer);
+    let settled = fold::settle(checkpoint, plan);
+    let weights = |index| job::carried_weights(checkpoint, &settled, &store, index, observer);
     let manifest = &manifest;
     let work =
         Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
     write::write(&work, &folder)?;
     let proofs = prove(&work, &folder)?;
     drop(store);
-    let report = Report::new((checkpoint, target), plan, manifest, &proofs);
+    let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
     add_report(report, folder, observer)
 }
 
@@ -116,7 +118,8 @@ fn begin(destination: Destination<'_>, needed_bytes: u64) -> Result<NewFolder> {
 fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan) -> Result<Report> {
     write::write(work, &folder)?;
     let proofs = prove(work, &folder)?;
-    let report = Report::new((work.checkpoint, work.target), plan, work.manifest, &proofs);
+    let settled = fold::settle(work.checkpoint, plan);
+    let report = Report::new((work.checkpoint, work.target), &settled, work.manifest, &proofs);
     add_report(report, folder, work.observer)
 }
 

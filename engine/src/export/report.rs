@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
 use crate::export::proof::Proved;
-use crate::plan::{Plan, Rules};
+use crate::fold::Settled;
+use crate::plan::Rules;
 use crate::target::{Entry, Manifest, Storage, Target};
 
 /// The report of an export.
@@ -50,6 +51,9 @@ pub struct Totals {
     pub dense: usize,
     /// Tensors copied as they are.
     pub copied: usize,
+    /// Vectors with other values than in the source.
+    #[serde(default)]
+    pub changed: usize,
 }
 
 /// A file of the output.
@@ -74,11 +78,15 @@ pub struct TensorReport {
     pub shape: Vec<usize>,
     /// What was done, as `4-bit g128`.
     pub method: String,
-    /// `copied`, `native` or `dense`.
+    /// `copied`, `native`, `dense` or `changed`.
     pub stored: String,
-    /// Why it is stored in full although it was compressed.
+    /// Why it is stored in full although it was compressed, or why it is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
+    /// The norm whose division its weights make up for: they stand for those of the source times what that was divided
+    /// by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaled_with: Option<String>,
     /// Bits of a stored code.
     pub nominal_bits: u32,
     /// Bits per weight in the output, everything counted.
@@ -94,7 +102,7 @@ pub struct TensorReport {
 impl Report {
     pub(super) fn new(
         (checkpoint, target): (&Checkpoint, &dyn Target),
-        plan: &Plan,
+        settled: &Settled<'_>,
         manifest: &Manifest,
         proofs: &[Proved],
     ) -> Self {
@@ -106,9 +114,9 @@ impl Report {
             totals: Totals::new(checkpoint, manifest),
             files: files(manifest),
             tensors: tensors
-                .map(|(entry, proved)| tensor(checkpoint, plan, entry, proved))
+                .map(|(entry, proved)| tensor(checkpoint, settled, entry, proved))
                 .collect(),
-            plan: Rules::of(plan),
+            plan: Rules::of(&settled.plan),
         }
     }
 }
@@ -128,6 +136,7 @@ impl Totals {
             compressed: count(|storage| *storage == Storage::Native),
             dense: count(|storage| matches!(storage, Storage::Dense { .. })),
             copied: count(|storage| *storage == Storage::Copied),
+            changed: count(|storage| matches!(storage, Storage::Changed { .. })),
         }
     }
 }
@@ -148,12 +157,18 @@ fn files(manifest: &Manifest) -> Vec<FileReport> {
     files.into_iter().map(|(name, bytes)| FileReport { name, bytes }).collect()
 }
 
-fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) -> TensorReport {
-    let tensor = &checkpoint.tensors()[entry.tensor];
+fn tensor(
+    checkpoint: &Checkpoint,
+    settled: &Settled<'_>,
+    entry: &Entry,
+    proved: &Proved,
+) -> TensorReport {
+    let (tensor, plan) = (&checkpoint.tensors()[entry.tensor], &settled.plan);
     let (stored, because) = match &entry.storage {
         Storage::Copied => ("copied", None),
         Storage::Native => ("native", None),
         Storage::Dense { because } => ("dense", Some(because.clone())),
+        Storage::Changed { because } => ("changed", Some(because.clone())),
     };
     let parameters = tensor.parameters();
     TensorReport {
@@ -162,11 +177,13 @@ fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) 
         role: tensor.place.role.name().to_owned(),
         shape: tensor.shape.0.clone(),
         method: match (plan.get(&tensor.name), &entry.layout) {
+            _ if stored == "changed" => "divided".to_owned(),
             (None, Some(layout)) => described(layout),
             _ => plan.assignment(&tensor.name).label(),
         },
         stored: stored.to_owned(),
         because,
+        scaled_with: settled.of(entry.tensor).map(|norm| norm.name(checkpoint).to_owned()),
         nominal_bits: entry
             .layout
             .as_ref()

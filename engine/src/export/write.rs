@@ -76,6 +76,7 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
             work.observer.go_on()?;
             write(bytes)
         }),
+        Storage::Changed { .. } => write(&vector_bytes(tensor, &work.encoding(entry.tensor)?)),
         Storage::Dense { .. } => write(&dense_bytes(tensor, &work.encoding(entry.tensor)?)),
         Storage::Native => {
             let encoding = work.target.held(tensor, work.encoding(entry.tensor)?)?;
@@ -84,6 +85,13 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
             write(&bytes.ok_or_else(what)?)
         }
     }
+}
+
+/// A vector, held as a matrix of one row, in the element type of the source.
+pub(super) fn vector_bytes(tensor: &Tensor, encoding: &Encoding) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
+    write_f32(tensor.dtype, encoding.decode().as_slice().unwrap_or_default(), &mut bytes);
+    bytes
 }
 
 /// The decoded weights in the element type and orientation of the source.

@@ -243,7 +243,7 @@ impl Sample {
             inputs: self.inputs.as_ref(),
             observer,
         };
-        method::run_chain(steps, &task)
+        method::run_alone(steps, &task)
     }
 }
 

@@ -4,6 +4,7 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod alone;
 mod awq;
 mod eora;
 mod factors;
@@ -34,6 +35,8 @@ use ndarray::ArrayView2;
 use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
+pub use alone::{alone_layout, run_alone, run_chain_divided};
+pub use awq::{Shared, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales};
 pub use inputs::{LayerInputs, uncalibrated};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::checkpoint::{Checkpoint, SideFile};
 use crate::encoding::Layout;
 use crate::error::{Error, Result};
+use crate::fold;
 use crate::format::safetensors::{FilePlan, Spec};
 use crate::plan::{Assignment, Plan};
 use crate::target::{GgufFile, Storage, Target};
@@ -93,10 +94,7 @@ impl Manifest {
     /// Lays out the export of `plan` for `target`. Opens no weights.
     pub fn new(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Result<Self> {
         plan.check(checkpoint)?;
-        let entries: Vec<Entry> = (0..checkpoint.tensors().len())
-            .map(|tensor| entry(checkpoint, plan, target, tensor))
-            .collect::<Result<_>>()?;
-        Self::of(checkpoint, target, entries)
+        Self::of(checkpoint, target, entries(checkpoint, plan, target)?)
     }
 
     /// Lays out the export of entries that are known already.
@@ -155,7 +153,28 @@ impl Manifest {
     }
 }
 
-/// What becomes of one tensor of a plan.
+/// What becomes of every tensor of a plan.
+///
+/// # Errors
+/// Those of [`Assignment::layout`].
+pub fn entries(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Result<Vec<Entry>> {
+    let settled = fold::settle(checkpoint, plan);
+    let tensors = 0..checkpoint.tensors().len();
+    let all = tensors.map(|tensor| entry(checkpoint, &settled.plan, target, tensor));
+    let mut all: Vec<Entry> = all.collect::<Result<_>>()?;
+    for norm in &settled.folds {
+        for vector in norm.vectors() {
+            let n = norm.layers.len();
+            let because = format!("it takes the scales of the {n} layers that read it");
+            all[vector].storage = Storage::Changed { because };
+            all[vector].layout = Some(Layout::Dense(norm.dtype));
+        }
+    }
+    Ok(all)
+}
+
+/// What becomes of one tensor of a plan whatever becomes of the others: scales that go into a norm are not looked at, see
+/// [`entries`].
 ///
 /// # Errors
 /// Those of [`Assignment::layout`].
