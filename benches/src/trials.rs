@@ -7,9 +7,9 @@ use lapidary_engine::calibration::{Behind, Calibration, Folder, Wishes, calibrat
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Evaluation, Figure, evaluate};
 use lapidary_engine::fold;
-use lapidary_engine::job::{self, Limits, Sequential, Store, StoreWeights, Subject};
+use lapidary_engine::job::{self, Limits, Moments, Sequential, Store, StoreWeights, Subject};
+use lapidary_engine::method::LayerInputs;
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
-use lapidary_engine::numeric::weighted::gram_weighted_error;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Result, Silent};
@@ -257,8 +257,14 @@ impl Bench {
             let Some(gram) = record.and_then(|record| self.folder.gram(record)) else { continue };
             let weights = self.checkpoint.weights(index, &Silent)?;
             let decoded = job::freed_weights(&self.checkpoint, &settled, store, index)?;
-            let error = gram_weighted_error(weights.view(), decoded.view(), &gram);
-            sum += error.relative().powi(2);
+            let inputs = LayerInputs {
+                mean: record.map(|record| record.inputs.mean.clone()).unwrap_or_default(),
+                ..LayerInputs::of_gram(gram)
+            };
+            let encoding = store.get(index)?;
+            let made = (decoded.view(), encoding.shift());
+            let error = Moments::relative_error_of(Some(&inputs), weights.view(), made, &Silent)?;
+            sum += error.unwrap_or(f64::NAN).powi(2);
             layers += 1;
         }
         Ok(sum / f64::from(layers.max(1)))

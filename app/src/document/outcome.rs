@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::fold;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{self, Aim, Case, Entry, Lint, Manifest, Severity, Storage, Target};
 
@@ -86,9 +85,8 @@ impl Outcome {
     pub fn follow(&mut self, checkpoint: &Checkpoint, draft: &Draft) -> Vec<usize> {
         let target = draft.target();
         let is_new_target = self.target != target.about().id;
-        // Where scales go into a norm depends on all layers that read it.
-        let is_folded = fold::is_asked(draft.plan()) || fold::is_asked(&self.plan);
-        let changed = if is_new_target || is_folded || self.defect.is_some() {
+        let is_joint = target::is_joint(draft.plan()) || target::is_joint(&self.plan);
+        let changed = if is_new_target || is_joint || self.defect.is_some() {
             (0..checkpoint.tensors().len()).collect()
         } else {
             draft.plan().changed_from(&self.plan, checkpoint)

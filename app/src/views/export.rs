@@ -120,9 +120,7 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
     ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
     let changed = count(|storage| matches!(storage, Storage::Changed { .. }));
     if changed > 0 {
-        ui.label(format!(
-            "{changed} norms changed: they take the scales of the layers behind them"
-        ));
+        ui.label(format!("{changed} norms and biases changed with the layers beside them"));
     }
     let dense: Vec<_> = manifest
         .entries

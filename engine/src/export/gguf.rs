@@ -45,11 +45,7 @@ fn write_f32s(values: &[f32], write: &mut Write<'_>) -> Result<()> {
 
 /// The values of a vector, changed or of the source, in the file's order, with `plus` added.
 pub(super) fn vector(work: &Work<'_>, index: usize, rows: RowOrder, plus: f32) -> Result<Vec<f32>> {
-    let values = if work.encodings.has(index) {
-        work.encoding(index)?.decode().into_raw_vec_and_offset().0
-    } else {
-        work.checkpoint.values(index)?
-    };
+    let values = work.vector(index)?;
     let value = |row| values[rows.source(row, values.len())] + plus;
     Ok((0..values.len()).map(value).collect())
 }

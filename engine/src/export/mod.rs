@@ -25,10 +25,12 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::proof::Proved;
 use crate::fold;
+use crate::format::safetensors::Spec;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Manifest, Target, WeightFile, refuse_errors};
+use crate::target::{Aim, Case, Manifest, Storage, Target, WeightFile, refuse_errors};
+use crate::tensor::{round_f32, write_f32};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
@@ -59,6 +61,40 @@ impl Work<'_> {
     /// The encoding of a tensor, to be taken apart.
     fn encoding(&self, tensor: usize) -> Result<Encoding> {
         self.encodings.encoding(tensor).map(Arc::unwrap_or_clone)
+    }
+
+    /// The values of a vector as they are written: those of the store, or of the source, a bias with what its layer's
+    /// outputs are shifted by.
+    fn vector(&self, index: usize) -> Result<Vec<f32>> {
+        if self.encodings.has(index) {
+            return Ok(self.encoding(index)?.decode().into_raw_vec_and_offset().0);
+        }
+        let (tensor, mut values) =
+            (&self.checkpoint.tensors()[index], self.checkpoint.values(index)?);
+        let entry = &self.manifest.entries[index];
+        let weight = tensor.name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
+        let layer = weight.and_then(|weight| self.checkpoint.find(&weight));
+        if let (Storage::Changed { .. }, Some(layer)) = (&entry.storage, layer) {
+            let encoding = self.encoding(layer)?;
+            for (value, shift) in values.iter_mut().zip(encoding.shift().unwrap_or_default()) {
+                *value = round_f32(tensor.dtype, *value + shift);
+            }
+        }
+        Ok(values)
+    }
+
+    /// The bytes of a bias that a layer is given: what its outputs are shifted by, or zeros.
+    fn added_bias(&self, index: usize, spec: &Spec) -> Result<Vec<u8>> {
+        let n = self.checkpoint.tensors()[index].matrix.map_or(0, |matrix| matrix.shape.rows);
+        let mut values = vec![0.0; n];
+        if self.encodings.has(index)
+            && let Some(shift) = self.encoding(index)?.shift()
+        {
+            values.copy_from_slice(shift);
+        }
+        let mut bytes = Vec::new();
+        write_f32(spec.dtype, &values, &mut bytes);
+        Ok(bytes)
     }
 }
 

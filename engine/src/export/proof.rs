@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::export::Work;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage};
+use crate::target::{Entry, Storage, added_bias};
 use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
 
 /// What the file holds of one tensor of the source.
@@ -83,6 +83,12 @@ impl Prover<'_> {
     fn prove(&self, entry: &Entry) -> Result<Proved> {
         let tensor = &self.work.checkpoint.tensors()[entry.tensor];
         self.check_specs(entry)?;
+        if let Some(spec) = added_bias(tensor, entry) {
+            let wanted = self.work.added_bias(entry.tensor, spec)?;
+            if self.bytes(&spec.name) != Some(wanted.as_slice()) {
+                return Err(failed(self.folder, format!("the bias {} differs", spec.name)));
+            }
+        }
         let decoded = match (&entry.storage, &entry.layout) {
             (Storage::Native, Some(layout)) => {
                 self.work.target.unpack(tensor, layout, &|name| self.bytes(name))
@@ -155,9 +161,9 @@ impl Prover<'_> {
         let bytes = self.bytes(&tensor.name).filter(|bytes| bytes.len() as u64 == tensor.bytes());
         let (bytes, decoder) = bytes.zip(Decoder::new(tensor.dtype)).ok_or_else(differs)?;
         decoder.f32s(bytes, found.as_slice_mut().unwrap_or_default());
-        let expected = self.work.encoding(index)?.decode();
+        let expected = self.work.vector(index)?;
         let is_same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
-        if !is_same || found.dim() != expected.dim() {
+        if !is_same || found.len() != expected.len() {
             return Err(differs());
         }
         let before = self.work.checkpoint.values(index)?;

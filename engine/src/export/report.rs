@@ -9,7 +9,7 @@ use crate::encoding::Layout;
 use crate::export::proof::Proved;
 use crate::fold::Settled;
 use crate::plan::Rules;
-use crate::target::{Entry, Manifest, Storage, Target};
+use crate::target::{Entry, Manifest, Storage, Target, added_bias};
 
 /// The report of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +87,9 @@ pub struct TensorReport {
     /// by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled_with: Option<String>,
+    /// The bias that the layer is given and does not have in the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added: Option<String>,
     /// Bits of a stored code.
     pub nominal_bits: u32,
     /// Bits per weight in the output, everything counted.
@@ -177,12 +180,13 @@ fn tensor(
         role: tensor.place.role.name().to_owned(),
         shape: tensor.shape.0.clone(),
         method: match (plan.get(&tensor.name), &entry.layout) {
-            _ if stored == "changed" => "divided".to_owned(),
+            _ if stored == "changed" => stored.to_owned(),
             (None, Some(layout)) => described(layout),
             _ => plan.assignment(&tensor.name).label(),
         },
         stored: stored.to_owned(),
         because,
+        added: added_bias(tensor, entry).map(|spec| spec.name.clone()),
         scaled_with: settled.of(entry.tensor).map(|norm| norm.name(checkpoint).to_owned()),
         nominal_bits: entry
             .layout
@@ -214,5 +218,6 @@ fn described(layout: &Layout) -> String {
         }
         Layout::Scaled(scaled) => format!("{}, inputs scaled", described(&scaled.inner)),
         Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
+        Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
     }
 }

@@ -68,6 +68,27 @@ impl<'a> Task<'a> {
         Ok(Cow::Borrowed(&inputs.mean_square))
     }
 
+    /// E\[x\] of each input channel.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where nobody kept it, or for other channels.
+    pub(super) fn means(&self) -> Result<Cow<'a, [f32]>> {
+        if self.weights.is_empty() {
+            return Ok(Cow::Owned(vec![0.0; self.weights.ncols()]));
+        }
+        let means = self.inputs.map(|inputs| inputs.mean.as_slice());
+        let means = means.filter(|means| !means.is_empty()).ok_or_else(|| {
+            let what =
+                format!("layer {} needs the means of its inputs, which nobody kept", self.tensor);
+            Error::plan(what, "calibrate with text, or leave the mean in the product")
+        })?;
+        self.check_channels(means.len())?;
+        if means.iter().any(|mean| !mean.is_finite()) {
+            return Err(self.not_finite());
+        }
+        Ok(Cow::Borrowed(means))
+    }
+
     /// Σ x·xᵀ of the inputs.
     ///
     /// # Errors

@@ -259,19 +259,20 @@ impl Question<'_> {
         Ok(scores)
     }
 
-    /// A layer after an assignment; `None` where it is kept.
+    /// A layer after an assignment, and what its outputs are shifted by; `None` where it is kept.
     fn decoded(
         &self,
         unit: &Unit,
         option: &Scored,
         at: usize,
         observer: &dyn Observer,
-    ) -> Result<Option<Array2<f32>>> {
+    ) -> Result<Option<(Array2<f32>, Option<Vec<f32>>)>> {
         let level = Level { unit: (&unit.layers, &option.assignments), at };
         if level.is_keep() {
             return Ok(None);
         }
-        Ok(Some(level.compress(self.subject, observer)?.decode()))
+        let encoding = level.compress(self.subject, observer)?;
+        Ok(Some((encoding.decode(), encoding.shift().map(<[f32]>::to_vec))))
     }
 
     fn damage(
@@ -284,7 +285,9 @@ impl Question<'_> {
         let Subject { checkpoint, calibrated } = self.subject;
         let mut sum = 0.0;
         for (at, &layer) in unit.layers.iter().enumerate() {
-            let Some(decoded) = self.decoded(unit, option, at, observer)? else { continue };
+            let Some((decoded, shift)) = self.decoded(unit, option, at, observer)? else {
+                continue;
+            };
             let weights = checkpoint.weights(layer, observer)?;
             let share = weights.len() as f64 / checkpoint.parameters().max(1) as f64;
             let plain = || relative_error(weights.view(), decoded.view()).powi(2);
@@ -295,8 +298,9 @@ impl Question<'_> {
                 continue;
             }
             let inputs = calibrated.inputs(name, known)?;
-            let moments = Moments::of(inputs.as_ref());
-            let error = moments.relative_error(weights.view(), decoded.view(), observer)?;
+            let made = (decoded.view(), shift.as_deref());
+            let inputs = inputs.as_ref();
+            let error = Moments::relative_error_of(inputs, weights.view(), made, observer)?;
             sum += share * error.map_or_else(plain, |error| error * error);
         }
         Ok(sum)
@@ -314,20 +318,22 @@ impl Question<'_> {
         observer: &dyn Observer,
     ) -> Result<f64> {
         let checkpoint = self.subject.checkpoint;
-        let mut by = HashMap::new();
+        let (mut by, mut shifts) = (HashMap::new(), HashMap::new());
         for (at, &layer) in unit.layers.iter().enumerate() {
-            if let Some(decoded) = self.decoded(unit, option, at, observer)? {
-                by.insert(checkpoint.tensors()[layer].name.clone(), Arc::new(decoded));
+            if let Some((decoded, shift)) = self.decoded(unit, option, at, observer)? {
+                let name = &checkpoint.tensors()[layer].name;
+                shifts.extend(shift.map(|shift| (name.clone(), shift)));
+                by.insert(name.clone(), Arc::new(decoded));
             }
         }
-        self.divergence(unit, by, measuring, observer)
+        self.divergence(unit, (by, shifts), measuring, observer)
     }
 
     /// KL(original ‖ changed) with layers of a unit replaced.
     fn divergence(
         &self,
         unit: &Unit,
-        by: HashMap<String, Arc<Array2<f32>>>,
+        (by, shifts): (HashMap<String, Arc<Array2<f32>>>, HashMap<String, Vec<f32>>),
         measuring: Measuring<'_>,
         observer: &dyn Observer,
     ) -> Result<f64> {
@@ -335,7 +341,7 @@ impl Question<'_> {
         let Some(config) = checkpoint.config().filter(|_| !by.is_empty()) else {
             return Ok(0.0);
         };
-        let weights = Replaced { base: measuring.weights, by };
+        let weights = Replaced { base: measuring.weights, by, shifts };
         let changed = Network::open(config, &weights)?;
         let from = first_changed(checkpoint, &unit.layers);
         measuring.baseline.kl(&changed, from, measuring.tokens, observer)

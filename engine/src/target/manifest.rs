@@ -9,8 +9,9 @@ use crate::encoding::Layout;
 use crate::error::{Error, Result};
 use crate::fold;
 use crate::format::safetensors::{FilePlan, Spec};
+use crate::method;
 use crate::plan::{Assignment, Plan};
-use crate::target::{GgufFile, Storage, Target};
+use crate::target::{GgufFile, Storage, Target, biases, place_biases};
 
 /// What becomes of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +109,8 @@ impl Manifest {
         let files = files(checkpoint, target, &entries)?;
         let mut texts = Vec::new();
         let mut copies = Vec::new();
-        match target.config(checkpoint, &entries) {
+        let config = target.config(checkpoint, &entries);
+        match biases::with_flags(checkpoint, &entries, config) {
             Some(config) => texts.push(text("config.json", &config)?),
             None => match checkpoint.config() {
                 Some(config) if !config.is_as_file() => {
@@ -170,11 +172,19 @@ pub fn entries(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Res
             all[vector].layout = Some(Layout::Dense(norm.dtype));
         }
     }
+    place_biases(checkpoint, &mut all)?;
     Ok(all)
 }
 
-/// What becomes of one tensor of a plan whatever becomes of the others: scales that go into a norm are not looked at, see
-/// [`entries`].
+/// Whether what becomes of a tensor of a plan depends on what becomes of others, so that [`entry`] does not tell all of it.
+/// Cost: one look at each assignment.
+pub fn is_joint(plan: &Plan) -> bool {
+    fold::is_asked(plan)
+        || plan.iter().any(|(_, assignment)| method::chain_shifts(&assignment.steps))
+}
+
+/// What becomes of one tensor of a plan whatever becomes of the others: scales that go into a norm and biases are not
+/// looked at, see [`entries`].
 ///
 /// # Errors
 /// Those of [`Assignment::layout`].
