@@ -9,7 +9,7 @@ use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::encoding::Layout;
 use lapidary_engine::export::{Destination, Report, export, verify};
 use lapidary_engine::fold::{norms, settle};
-use lapidary_engine::job::{self, Limits, Measured, Store, StoreWeights, Subject};
+use lapidary_engine::job::{self, Limits, Measured, Sequential, Store, StoreWeights, Subject};
 use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::numeric::seeds::Random;
@@ -250,8 +250,78 @@ fn every_target_runs_as_the_store_and_is_verified_by_what_its_norms_say() {
         let opened = Checkpoint::open(&path).expect("the export opens");
         let off = apart(&wanted, &logits(&opened, &CheckpointWeights::new(&opened)));
         assert!(off < if id == "dense" { 0.02 } else { 1e-2 }, "{id}: {off}");
+        if id == "compressed-tensors" {
+            drop(opened);
+            with_source_of_norm(&out, &checkpoint);
+            let faults = verify(&out, &checkpoint, &Silent).expect("readable").faults;
+            let said = |part: &str| faults.iter().any(|fault| fault.contains(part));
+            assert!(said("input_layernorm") && said("q_proj"), "{faults:?}");
+        }
     }
     assert!(native >= 90, "{native} layers were stored as integers");
+}
+
+/// Puts the first norm of the source back into an export, as if it had not been divided.
+fn with_source_of_norm(out: &std::path::Path, source: &Checkpoint) {
+    let path = out.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("the export");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let name = "model.layers.0.input_layernorm.weight";
+    let all: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
+    let first = all[name]["data_offsets"][0].as_u64().expect("an offset") as usize + 8 + header;
+    let tensor = &source.tensors()[source.find(name).expect("a norm")];
+    let before = source.element_bytes(tensor, 0, tensor.parameters()).expect("bytes");
+    bytes[first..first + before.len()].copy_from_slice(before);
+    std::fs::write(&path, bytes).expect("writable");
+}
+
+#[test]
+fn blocks_compressed_in_turn_fold_as_a_job_behind_them_does() {
+    let checkpoint = golden("llama");
+    let folded = plan(&checkpoint, &QKV.map(|name| (name, vec![awq(3, "folded")]))).expect("one");
+    let weights = CheckpointWeights::new(&checkpoint);
+    let config = checkpoint.config().expect("a config");
+    let network = Network::open(config, &weights).expect("a network");
+    let made = Sequential::new(&checkpoint, &folded, Limits::default(), None, &Silent);
+    let made = made.expect("a store");
+    let in_turn = made.weights();
+    let compressed = Network::open(config, &in_turn).expect("a network");
+    let ids: Vec<u32> = (0..120).map(|i| (i * 11 + 5) % 64).collect();
+    let settings = Settings {
+        model: checkpoint.title(),
+        model_key: model_key(&checkpoint, None, &Silent).expect("a key"),
+        texts: vec![],
+        sequence_tokens: 40,
+        tokens: 120,
+        seed: 0,
+        prefix: Prefix::InTurn { plan: "p".to_owned() },
+        has_grams: true,
+    };
+    let run = Run {
+        network: &network,
+        compressed: Some(&compressed),
+        in_turn: Some(&made),
+        sequences: ids.chunks(40).collect(),
+        settings: settings.clone(),
+    };
+    let root = TempDir::new().expect("a folder");
+    calibrate(&run, root.path(), &Silent).expect("a calibration");
+    let folder = Folder::create(root.path(), settings).expect("its folder");
+    let calibration = folder.load();
+    let measured = Measured { folder: &folder, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let store = job::run(subject, &folded, Limits::default(), None, &Silent).expect("a job");
+    let mut same = 0;
+    for tensor in 0..checkpoint.tensors().len() {
+        assert_eq!(store.has(tensor), made.store().has(tensor));
+        if store.has(tensor) {
+            let pair = (store.get(tensor).expect("stored"), made.store().get(tensor));
+            assert_eq!(pair.0, pair.1.expect("stored"));
+            same += 1;
+        }
+    }
+    let folds = settle(&checkpoint, &folded).folds.len();
+    assert!(folds > 1 && same == 4 * folds, "{same} of {folds} norms");
 }
 
 fn gguf_of(folder: &std::path::Path) -> std::path::PathBuf {
