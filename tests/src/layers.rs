@@ -89,6 +89,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "observer",
             "numeric",
+            "encoding",
             "checkpoint",
             "statistics",
             "network",

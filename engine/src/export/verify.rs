@@ -149,8 +149,8 @@ impl Verifier<'_> {
         let used: HashSet<usize> =
             counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
         for (index, tensor) in self.output.tensors().iter().enumerate() {
-            let is_added = |report: &&TensorReport| report.added.as_ref() == Some(&tensor.name);
-            if !used.contains(&index) && !self.reported.values().any(|report| is_added(report)) {
+            let is_added = self.reported.values().any(|of| of.added.as_ref() == Some(&tensor.name));
+            if !used.contains(&index) && !is_added {
                 self.faults.push(format!("the source has no tensor {}", tensor.name));
             }
         }

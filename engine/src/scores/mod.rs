@@ -23,6 +23,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::evaluation::{Baseline, From};
 use crate::job::{Level, Moments, Subject};
@@ -123,6 +124,9 @@ impl std::fmt::Debug for Measuring<'_> {
         f.debug_struct("Measuring").field("tokens", &self.tokens).finish_non_exhaustive()
     }
 }
+
+/// Matrices by name, and what the outputs of some of them are shifted by.
+type Changed = (HashMap<String, Arc<Array2<f32>>>, HashMap<String, Vec<f32>>);
 
 impl Question<'_> {
     /// The units whose candidates the target holds, in the order of the checkpoint; locked ones too.
@@ -259,20 +263,20 @@ impl Question<'_> {
         Ok(scores)
     }
 
-    /// A layer after an assignment, and what its outputs are shifted by; `None` where it is kept.
+    /// A layer after an assignment, decoded and as it is held; `None` where it is kept.
     fn decoded(
         &self,
         unit: &Unit,
         option: &Scored,
         at: usize,
         observer: &dyn Observer,
-    ) -> Result<Option<(Array2<f32>, Option<Vec<f32>>)>> {
+    ) -> Result<Option<(Array2<f32>, Encoding)>> {
         let level = Level { unit: (&unit.layers, &option.assignments), at };
         if level.is_keep() {
             return Ok(None);
         }
         let encoding = level.compress(self.subject, observer)?;
-        Ok(Some((encoding.decode(), encoding.shift().map(<[f32]>::to_vec))))
+        Ok(Some((encoding.decode(), encoding)))
     }
 
     fn damage(
@@ -285,7 +289,7 @@ impl Question<'_> {
         let Subject { checkpoint, calibrated } = self.subject;
         let mut sum = 0.0;
         for (at, &layer) in unit.layers.iter().enumerate() {
-            let Some((decoded, shift)) = self.decoded(unit, option, at, observer)? else {
+            let Some((decoded, held)) = self.decoded(unit, option, at, observer)? else {
                 continue;
             };
             let weights = checkpoint.weights(layer, observer)?;
@@ -298,7 +302,7 @@ impl Question<'_> {
                 continue;
             }
             let inputs = calibrated.inputs(name, known)?;
-            let made = (decoded.view(), shift.as_deref());
+            let made = (decoded.view(), held.shift());
             let inputs = inputs.as_ref();
             let error = Moments::relative_error_of(inputs, weights.view(), made, observer)?;
             sum += share * error.map_or_else(plain, |error| error * error);
@@ -320,9 +324,9 @@ impl Question<'_> {
         let checkpoint = self.subject.checkpoint;
         let (mut by, mut shifts) = (HashMap::new(), HashMap::new());
         for (at, &layer) in unit.layers.iter().enumerate() {
-            if let Some((decoded, shift)) = self.decoded(unit, option, at, observer)? {
+            if let Some((decoded, held)) = self.decoded(unit, option, at, observer)? {
                 let name = &checkpoint.tensors()[layer].name;
-                shifts.extend(shift.map(|shift| (name.clone(), shift)));
+                shifts.extend(held.shift().map(|shift| (name.clone(), shift.to_vec())));
                 by.insert(name.clone(), Arc::new(decoded));
             }
         }
@@ -333,7 +337,7 @@ impl Question<'_> {
     fn divergence(
         &self,
         unit: &Unit,
-        (by, shifts): (HashMap<String, Arc<Array2<f32>>>, HashMap<String, Vec<f32>>),
+        (by, shifts): Changed,
         measuring: Measuring<'_>,
         observer: &dyn Observer,
     ) -> Result<f64> {
