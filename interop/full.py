@@ -12,6 +12,7 @@ reported as not checked where not.
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
-from plans import SAMPLE, Checks, export, variants
+from plans import SAMPLE, Checks, Variant, export, project, variants
 
 TOLERANCE = 1e-3
 # Of nats per token, ours against transformers': of weights in f32, and where it rounds them to bf16 on loading.
@@ -160,6 +161,43 @@ def check_variant(checks, variant, binary, work, ids, original):
         check_own_pass(checks, f"{variant.name}, {way}", binary, out, loss(unrounded, ids), dequantize)
 
 
+def check_beside(checks, binary, work, ids, original):
+    """What a plan does beside matrices: norms that take AWQ's scales, and biases that low rank about the mean needs."""
+    home = {**os.environ, "LAPIDARY_HOME": str(work / "home")}
+    command = [binary, "calibrate", SAMPLE, "--text", SAMPLE / "heldout_oz.txt", "--tokens", "4096"]
+    subprocess.run(command, capture_output=True, check=True, env=home)
+    awq = ("awq", {"bits": 4, "group_size": 64, "scales": "folded"})
+    rules = {f"*.{layer}_proj.weight": awq for layer in ["q", "k", "v", "gate", "up"]}
+    folded = Variant("AWQ folded into norms", "compressed-tensors", project("compressed-tensors", rules))
+    out = export(binary, folded, work, home)
+    wanted, _ = logits(export(binary, folded.dense(), work, home), ids)
+    ours, weights = logits(out, ids)
+    off = ((ours - wanted).abs().max() / wanted.abs().max()).item()
+    checks.check(off <= TOLERANCE, f"{folded.name}: logits differ by {off:.2e} of the largest from those of the dense twin")
+    norms = [name for name in original if "layernorm" in name and not torch.equal(weights[name], original[name].float())]
+    checks.check(len(norms) == 12, f"{folded.name}: {len(norms)} norms changed")
+    layers = [n for n in original if any(f"{r}_proj.weight" in n for r in ["q", "k", "v", "gate", "up"])]
+    unscaled = max(relative(weights[n], original[n].float()) for n in layers)
+    norm = lambda n: n.rsplit(".", 3)[0] + (".input_layernorm.weight" if "self_attn" in n else ".post_attention_layernorm.weight")
+    by = {n: original[norm(n)].float() / weights[norm(n)].float() for n in layers}
+    scaled = max(relative(weights[n], original[n].float() * by[n]) for n in layers)
+    checks.check(scaled < 0.15, f"{folded.name}: layers over what their norms were divided by are within {scaled:.3f} ({unscaled:.3f} without)")
+    unrounded, _ = logits(out, ids, False, torch.float32)
+    check_own_pass(checks, folded.name, binary, out, loss(unrounded, ids))
+    low_rank = ("low-rank", {"rank": 96, "nearest": "outputs", "centre": "bias"})
+    centred = Variant("low rank about the mean", "dense", project("dense", {"*.o_proj.weight": low_rank, "*.down_proj.weight": low_rank}))
+    out = export(binary, centred, work, home)
+    scores, weights = logits(out, ids)
+    biases = [name for name in weights if name.endswith("_proj.bias")]
+    filled = [name for name in biases if weights[name].abs().max() > 0]
+    checks.check(len(biases) == 42 and len(filled) == 12, f"{centred.name}: {len(biases)} biases are loaded, {len(filled)} of them not zero")
+    check_own_pass(checks, centred.name, binary, out, loss(scores, ids))
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("binary", type=Path)
@@ -187,6 +225,7 @@ def main():
                 check_other(checks, variant, binary, Path(work), ids)
             elif variant.target != "dense":
                 check_variant(checks, variant, binary, Path(work), ids, original)
+        check_beside(checks, binary, Path(work), ids, original)
     return checks.finish()
 
 

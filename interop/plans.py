@@ -148,13 +148,13 @@ def variants():
     return found + [Variant(name, target, project(target, rules)) for name, target, rules in PLANS]
 
 
-def export(binary, variant, work):
+def export(binary, variant, work, environment=None):
     """Runs the plan in a folder of its own; returns the exported folder."""
     stem = re.sub(r"[^a-z0-9]+", "-", variant.name)
     path = work / f"{stem}.ron"
     path.write_text(variant.text)
     out = work / stem
-    done = subprocess.run([binary, "compress", path, "--out", out], capture_output=True, text=True)
+    done = subprocess.run([binary, "compress", path, "--out", out], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         raise SystemExit(f"{variant.name}: exit {done.returncode}: {done.stderr.strip()}")
     return out

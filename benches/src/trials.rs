@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use lapidary_engine::calibration::{Behind, Calibration, Folder, Wishes, calibrate_with_texts};
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Evaluation, Figure, evaluate};
-use lapidary_engine::job::{self, Limits, Sequential, Store, StoreWeights, Subject};
+use lapidary_engine::fold;
+use lapidary_engine::job::{self, Limits, Moments, Sequential, Store, StoreWeights, Subject};
+use lapidary_engine::method::LayerInputs;
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
-use lapidary_engine::numeric::weighted::gram_weighted_error;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::text::{Cut, Sequences, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Result, Silent};
@@ -230,7 +231,7 @@ impl Bench {
             bytes,
             bits_per_weight,
             time,
-            damage: self.damage(&store)?,
+            damage: self.damage(&store, plan)?,
             excess: whole.nats_beyond(&self.original).unwrap_or(unknown),
             perplexity: whole.perplexity().value,
             kl: first.mean_kl().unwrap_or(unknown).value,
@@ -248,15 +249,22 @@ impl Bench {
     }
 
     /// The mean squared relative error of the outputs of the layers that were compressed, on the calibration's text.
-    fn damage(&self, store: &Store) -> Result<f64> {
+    fn damage(&self, store: &Store, plan: &Plan) -> Result<f64> {
+        let settled = fold::settle(&self.checkpoint, plan);
         let (mut sum, mut layers) = (0.0, 0);
         for (index, tensor) in self.checkpoint.tensors().iter().enumerate() {
             let record = self.calibration.record(&tensor.name).filter(|_| store.has(index));
             let Some(gram) = record.and_then(|record| self.folder.gram(record)) else { continue };
             let weights = self.checkpoint.weights(index, &Silent)?;
-            let decoded = store.get(index)?.decode();
-            let error = gram_weighted_error(weights.view(), decoded.view(), &gram);
-            sum += error.relative().powi(2);
+            let decoded = job::freed_weights(&self.checkpoint, &settled, store, index)?;
+            let inputs = LayerInputs {
+                mean: record.map(|record| record.inputs.mean.clone()).unwrap_or_default(),
+                ..LayerInputs::of_gram(gram)
+            };
+            let encoding = store.get(index)?;
+            let made = (decoded.view(), encoding.shift());
+            let error = Moments::relative_error_of(Some(&inputs), weights.view(), made, &Silent)?;
+            sum += error.unwrap_or(f64::NAN).powi(2);
             layers += 1;
         }
         Ok(sum / f64::from(layers.max(1)))
@@ -265,8 +273,9 @@ impl Bench {
     /// Bytes of all tensors, and bits a weight of those that are compressed.
     fn sizes(&self, plan: &Plan) -> Result<(u64, f64)> {
         let (mut bytes, mut packed, mut weights) = (0, 0, 0);
+        let settled = fold::settle(&self.checkpoint, plan);
         for tensor in self.checkpoint.tensors() {
-            let taken = taken(tensor, plan)?;
+            let taken = taken(tensor, &settled.plan)?;
             bytes += taken.unwrap_or(tensor.bytes());
             if let Some(taken) = taken {
                 packed += taken;

@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`tensor`] and [`encoding`] say what values and weight matrices are, [`checkpoint`] opens a
 //! model, [`statistics`] looks at it, [`compare`] at two of them, [`network`] runs it on what [`text`] makes of a
-//! person's texts, [`calibration`] keeps what its layers receive, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants,
+//! person's texts, [`calibration`] keeps what its layers receive, [`evaluation`] says what compression costs, [`method`] compresses one matrix, [`plan`] says what a person wants, [`fold`] which norms take the scales it asks for,
 //! [`recipe`] reads and writes plans of other tools, [`target`] what a runtime can load,
 //! [`allocator`] spends a budget of bytes, [`job`] does the work, [`scores`] what every candidate costs, [`search`] tries whole choices, [`export`] writes and proves it.
 
@@ -38,6 +38,9 @@ pub mod text;
 
 pub mod method;
 pub mod plan;
+
+pub mod fold;
+
 pub mod recipe;
 pub mod target;
 

@@ -35,6 +35,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ("evaluation", &["error", "observer", "disk", "numeric", "network", "text"]),
     ("method", &["error", "observer", "numeric", "tensor", "encoding"]),
     ("plan", &["error", "numeric", "tensor", "encoding", "checkpoint", "method"]),
+    ("fold", &["tensor", "checkpoint", "network", "method", "plan"]),
     (
         "recipe",
         &[
@@ -51,7 +52,17 @@ pub const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "target",
-        &["error", "numeric", "tensor", "encoding", "format", "checkpoint", "method", "plan"],
+        &[
+            "error",
+            "numeric",
+            "tensor",
+            "encoding",
+            "format",
+            "checkpoint",
+            "method",
+            "plan",
+            "fold",
+        ],
     ),
     ("allocator", &["error", "observer", "numeric"]),
     (
@@ -69,6 +80,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "method",
             "network",
             "plan",
+            "fold",
         ],
     ),
     (
@@ -77,6 +89,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "observer",
             "numeric",
+            "encoding",
             "checkpoint",
             "statistics",
             "network",
@@ -117,6 +130,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "checkpoint",
             "compare",
             "plan",
+            "fold",
             "target",
             "job",
         ],

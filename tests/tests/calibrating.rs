@@ -214,7 +214,11 @@ fn calibrating_behind_compressed_blocks_measures_what_comes_through_them() {
         (name, std::sync::Arc::new(matrix.expect("weights") * 0.0))
     };
     let by = names.map(zero).into_iter().collect();
-    let changed = lapidary_engine::network::Replaced { base: &weights, by };
+    let changed = lapidary_engine::network::Replaced {
+        base: &weights,
+        by,
+        shifts: std::collections::HashMap::new(),
+    };
     let compressed = Network::open(config, &changed).expect("a network");
     let root = TempDir::new().expect("a folder");
     let mut of_compressed = run(&network, &sequences, &checkpoint);
@@ -251,7 +255,11 @@ fn values_that_are_not_finite_are_told_with_their_block_and_what_came_before_is_
     let mut matrix = matrix.expect("weights");
     matrix[(0, 0)] = f32::NAN;
     let by = std::iter::once((name.to_owned(), std::sync::Arc::new(matrix))).collect();
-    let broken = lapidary_engine::network::Replaced { base: &weights, by };
+    let broken = lapidary_engine::network::Replaced {
+        base: &weights,
+        by,
+        shifts: std::collections::HashMap::new(),
+    };
     let network = Network::open(config, &broken).expect("a network");
     let sequences = sequences(&network, 2, 30);
     let root = TempDir::new().expect("a folder");

@@ -99,7 +99,7 @@ fn every_target_holds_what_the_store_holds_bit_for_bit() {
                 let is_same = |a: &f32, b: &f32| a.to_bits() == b.to_bits();
                 let wanted: Vec<f32> = match entry.storage {
                     Storage::Copied => source.weights(&tensor.name),
-                    Storage::Native => {
+                    Storage::Native | Storage::Changed { .. } => {
                         store.get(entry.tensor).unwrap().decode().into_raw_vec_and_offset().0
                     }
                     Storage::Dense { .. } => {

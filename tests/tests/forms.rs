@@ -37,7 +37,7 @@ fn blocks_and_floats_are_forecast_to_the_byte_where_they_are_held() {
         match entry.storage {
             target::Storage::Native => Ok(entry.bytes),
             target::Storage::Dense { because } => Err(because),
-            target::Storage::Copied => panic!("it is compressed"),
+            target::Storage::Copied | target::Storage::Changed { .. } => panic!("it is compressed"),
         }
     };
     let n = 256 * 256;

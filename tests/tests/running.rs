@@ -57,7 +57,7 @@ fn a_network_against_itself_differs_nowhere_and_against_another_as_far_as_it_sho
     let mut matrix = checkpoint.weights(index, &Silent).expect("weights");
     matrix.mapv_inplace(|weight| weight * 0.9);
     let by = HashMap::from([(name.to_owned(), Arc::new(matrix))]);
-    let changed = Replaced { base: &weights, by };
+    let changed = Replaced { base: &weights, by, shifts: HashMap::new() };
     let other = Network::open(config, &changed).expect("a network");
     let found = evaluate(&other, Some(&network), &sequences, &Silent).expect("an evaluation");
     let kl = found.mean_kl().expect("a reference").value;
@@ -157,7 +157,7 @@ fn an_exported_checkpoint_runs_as_the_layers_it_holds() {
         };
         let names = checkpoint.tensors().iter().map(|tensor| tensor.name.clone());
         let by = names.filter(|name| name.ends_with("_proj.weight")).map(decoded).collect();
-        let replaced = Replaced { base: &weights, by };
+        let replaced = Replaced { base: &weights, by, shifts: HashMap::new() };
         let wanted = Network::open(config, &replaced).expect("a network");
         let found = evaluate(&network, Some(&wanted), &sequences, &Silent).expect("an evaluation");
         assert_eq!(found.excess_nats().expect("a reference").value, 0.0, "{id}");

@@ -128,6 +128,8 @@ const CASES: &[Trigger] = &[
         &[("*.o_proj.weight", "4/128a"), ("*.down_proj.weight", "8/128")],
         "plain",
     ),
+    ("new-bias", "dense", 1, &[("*.o_proj.weight", "centred")], "experts"),
+    ("scales-kept", "dense", 1, &[("*.o_proj.weight", "folded")], "plain"),
     ("sparsity-saves-nothing", "compressed-tensors", 1, &[("*.o_proj.weight", "2:4")], "plain"),
 ];
 
@@ -135,6 +137,13 @@ const CASES: &[Trigger] = &[
 fn assignment(text: &str) -> Assignment {
     if text.starts_with('Q') {
         return Assignment::of(vec![Step::new("gguf-blocks").with("type", text)]);
+    }
+    if text == "centred" {
+        let step = Step::new("low-rank").with("nearest", "outputs").with("rank", 8);
+        return Assignment::of(vec![step.with("centre", "bias")]);
+    }
+    if text == "folded" {
+        return Assignment::of(vec![Step::new("awq").with("scales", "folded")]);
     }
     if text == "2:4" {
         return Assignment::of(vec![Step::new("magnitude").with("pattern", "n-of-m")]);

@@ -383,7 +383,7 @@ impl Model {
     pub fn why_dense(&self, layer: usize) -> Option<&str> {
         match &self.outcome.entries.get(layer)?.storage {
             Storage::Dense { because } => Some(because),
-            Storage::Copied | Storage::Native => None,
+            Storage::Copied | Storage::Native | Storage::Changed { .. } => None,
         }
     }
 

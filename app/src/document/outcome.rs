@@ -25,10 +25,7 @@ pub struct LaidOut {
 impl LaidOut {
     /// Lays out everything of a draft.
     pub fn of(checkpoint: &Checkpoint, draft: &Draft) -> Self {
-        let entry = |index| target::entry(checkpoint, draft.plan(), draft.target(), index);
-        let entries: lapidary_engine::Result<Vec<Entry>> =
-            (0..checkpoint.tensors().len()).map(entry).collect();
-        match entries {
+        match target::entries(checkpoint, draft.plan(), draft.target()) {
             Ok(entries) => Self::new(checkpoint, draft.plan(), draft.aim(), entries),
             Err(error) => Self { manifest: Err(error.sentence()), lints: Arc::default() },
         }
@@ -88,7 +85,8 @@ impl Outcome {
     pub fn follow(&mut self, checkpoint: &Checkpoint, draft: &Draft) -> Vec<usize> {
         let target = draft.target();
         let is_new_target = self.target != target.about().id;
-        let changed = if is_new_target || self.defect.is_some() {
+        let is_joint = target::is_joint(draft.plan()) || target::is_joint(&self.plan);
+        let changed = if is_new_target || is_joint || self.defect.is_some() {
             (0..checkpoint.tensors().len()).collect()
         } else {
             draft.plan().changed_from(&self.plan, checkpoint)
@@ -111,10 +109,8 @@ impl Outcome {
         changed: &[usize],
     ) -> lapidary_engine::Result<()> {
         let (plan, target) = (draft.plan(), draft.target());
-        if self.entries.is_empty() {
-            let tensors = 0..checkpoint.tensors().len();
-            let entries = tensors.map(|index| target::entry(checkpoint, plan, target, index));
-            self.entries = entries.collect::<Result<_, _>>()?;
+        if self.entries.is_empty() || changed.len() == self.entries.len() {
+            self.entries = target::entries(checkpoint, plan, target)?;
             self.tensor_bytes = self.entries.iter().map(|entry| entry.bytes).sum();
             return Ok(());
         }
@@ -169,13 +165,12 @@ impl Model {
             own_plan: plan.changed_from(draft.plan(), &self.checkpoint).len(),
             ..Change::default()
         };
-        for index in 0..self.checkpoint.tensors().len() {
-            let entry = target::entry(&self.checkpoint, plan, target, index).ok()?;
+        for entry in target::entries(&self.checkpoint, plan, target).ok()? {
             change.bytes += entry.bytes;
             if let Storage::Dense { because } = entry.storage
                 && !target.capabilities().is_dense()
             {
-                change.in_full.entry(because).or_default().push(index);
+                change.in_full.entry(because).or_default().push(entry.tensor);
             }
         }
         Some(change)

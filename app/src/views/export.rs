@@ -118,6 +118,10 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
     let native = count(|storage| *storage == Storage::Native);
     let copied = count(|storage| *storage == Storage::Copied);
     ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
+    let changed = count(|storage| matches!(storage, Storage::Changed { .. }));
+    if changed > 0 {
+        ui.label(format!("{changed} norms and biases changed with the layers beside them"));
+    }
     let dense: Vec<_> = manifest
         .entries
         .iter()

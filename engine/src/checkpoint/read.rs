@@ -31,6 +31,22 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The values of a tensor in f32, in the order they are stored: for vectors.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tensor that holds no floating point numbers; [`Error::Io`] if the file has become
+    /// shorter.
+    pub fn values(&self, index: usize) -> Result<Vec<f32>> {
+        let tensor = &self.tensors[index];
+        let decoder = Decoder::new(tensor.dtype).ok_or_else(|| Error::Unsupported {
+            what: format!("reading the tensor {} as numbers", tensor.name),
+        })?;
+        let n = tensor.parameters();
+        let mut values = vec![0.0; n as usize];
+        decoder.f32s(self.element_bytes(tensor, 0, n)?, &mut values);
+        Ok(values)
+    }
+
     /// The weights of a tensor as a matrix `[out, in]` in f32, decoded in parallel.
     ///
     /// # Errors

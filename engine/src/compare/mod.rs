@@ -70,8 +70,24 @@ pub fn compare(
     counterpart: &Counterpart,
     observer: &dyn Observer,
 ) -> Result<Comparison> {
+    compare_scaled((a, index, None), b, counterpart, observer)
+}
+
+/// The same with input j of matrix `index` of `a` times `factors[j]`, for layers that make up for a divided norm. What is
+/// identical then says nothing.
+///
+/// # Errors
+/// Those of [`compare`].
+pub fn compare_scaled(
+    (a, index, factors): (&Checkpoint, usize, Option<&[f32]>),
+    b: &Checkpoint,
+    counterpart: &Counterpart,
+    observer: &dyn Observer,
+) -> Result<Comparison> {
     let tensor = &a.tensors()[index];
-    let pair = Pair { a, tensor, b, observer };
+    let inputs = tensor.matrix.map(|matrix| matrix.shape.cols);
+    let pair =
+        Pair { a, tensor, factors: factors.filter(|all| Some(all.len()) == inputs), b, observer };
     match counterpart {
         Counterpart::Plain { tensor: other } => pair.compare_plain(&b.tensors()[*other]),
         Counterpart::Compressed { layer, .. } => pair.compare_compressed(layer),
@@ -84,6 +100,7 @@ pub fn compare(
 struct Pair<'a> {
     a: &'a Checkpoint,
     tensor: &'a Tensor,
+    factors: Option<&'a [f32]>,
     b: &'a Checkpoint,
     observer: &'a dyn Observer,
 }
@@ -111,10 +128,8 @@ impl Pair<'_> {
             let bytes_a = self.a.element_bytes(self.tensor, first, n)?;
             let bytes_b = self.b.element_bytes(other, first, n)?;
             let bits = if same_type { different_bits(bytes_a, bytes_b) } else { 0 };
-            let sums = Distance::of_piece(
-                &numbers(self.tensor.dtype, bytes_a),
-                &numbers(other.dtype, bytes_b),
-            );
+            let sums =
+                Distance::of_piece(&self.numbers(first, bytes_a), &numbers(other.dtype, bytes_b));
             Ok(Piece { sums, bits })
         })?;
         self.finish(&pieces, same_type)
@@ -166,10 +181,23 @@ impl Pair<'_> {
             }
             let decoded: Vec<f64> = decoded.into_iter().map(f64::from).collect();
             let bytes = self.a.element_bytes(self.tensor, first, n)?;
-            let sums = Distance::of_piece(&numbers(self.tensor.dtype, bytes), &decoded);
+            let sums = Distance::of_piece(&self.numbers(first, bytes), &decoded);
             Ok(Piece { sums, bits: 0 })
         })?;
         self.finish(&pieces, false)
+    }
+
+    /// The values of A that are stored in `bytes`, of which the first is at `first`, times their factors.
+    fn numbers(&self, first: u64, bytes: &[u8]) -> Vec<f64> {
+        let mut values = numbers(self.tensor.dtype, bytes);
+        if let (Some(factors), Some(matrix)) = (self.factors, self.tensor.matrix) {
+            let is_transposed = matrix.kind == MatrixKind::Conv1d;
+            for (at, value) in (first as usize..).zip(&mut values) {
+                let input = if is_transposed { at / matrix.shape.rows } else { at % factors.len() };
+                *value = f64::from(*value as f32 * factors[input]);
+            }
+        }
+        values
     }
 
     /// Pieces in order, compared in parallel.

@@ -86,6 +86,18 @@ impl CompressedLayer {
         Ok(self.form.encoding(self.shape, &get))
     }
 
+    /// What is added to the outputs of the layer beside its bias.
+    ///
+    /// # Errors
+    /// What reading says; [`crate::Error::Cancelled`].
+    pub fn shift(&self, from: &Checkpoint, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
+        let Form::Archive(layout) = &self.form else { return Ok(None) };
+        let part = self.parts.iter().find(|(suffix, _)| suffix == "shift");
+        let Some((_, index)) = part.filter(|_| layout.has_shift()) else { return Ok(None) };
+        observer.go_on()?;
+        from.values(*index).map(Some)
+    }
+
     /// What the weights in `wanted` (places in the row-major matrix) are stored in, copied in pieces, so that no mapped
     /// page is touched while decoding. Where a format keeps rows apart, only those rows are read.
     pub fn read_parts(

@@ -77,13 +77,24 @@ impl Layout {
                 let inner = layout.inner.parts_of(shape, layout.kept).into_iter();
                 std::iter::once(mask).chain(inner.map(|part| part.before(prefix))).collect()
             }
+            Self::Shifted(layout) => {
+                let prefix = prefix_under(&[SHIFT], &layout.inner, "inner.");
+                let shift = PartSpec::new(SHIFT, layout.dtype, shape.rows);
+                let inner = layout.inner.parts(shape).into_iter();
+                std::iter::once(shift).chain(inner.map(|part| part.before(prefix))).collect()
+            }
         }
     }
 
     /// Whether an encoding of this layout and shape can be: bits, groups, types, depth and sizes within bounds. What is
     /// read from a file is asked this before anything else.
     pub fn is_valid(&self, shape: MatrixShape) -> bool {
-        self.is_valid_at(shape, MAX_DEPTH)
+        match self {
+            Self::Shifted(layout) => {
+                is_float(layout.dtype) && layout.inner.is_valid_at(shape, MAX_DEPTH - 1)
+            }
+            _ => self.is_valid_at(shape, MAX_DEPTH),
+        }
     }
 
     fn is_valid_at(&self, shape: MatrixShape, depth: usize) -> bool {
@@ -122,6 +133,8 @@ impl Layout {
             Self::Sparse(SparseLayout { kept, inner }) => {
                 *kept <= shape.elements() && inner.is_valid_at(shape, depth)
             }
+            // What another holds has no outputs of its own.
+            Self::Shifted(_) => false,
         }
     }
 }
@@ -156,6 +169,8 @@ pub(super) const OUTLIERS: &str = "outliers.";
 const BASE: &str = "base.";
 /// The part with a scale for each input.
 pub(super) const INPUT_SCALES: &str = "input_scales";
+/// The part with a number for each output.
+pub(super) const SHIFT: &str = "shift";
 /// The part with a bit for each weight.
 pub(super) const MASK: &str = "mask";
 

@@ -12,6 +12,7 @@ mod low_rank;
 mod outliers;
 mod palette;
 mod scaled;
+mod shifted;
 mod sparse;
 mod sum;
 
@@ -28,6 +29,7 @@ pub use low_rank::{LowRank, LowRankLayout};
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
 pub use scaled::{Scaled, ScaledLayout};
+pub use shifted::{Shifted, ShiftedLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
 pub use sum::{Sum, SumLayout};
 
@@ -57,6 +59,8 @@ pub enum Layout {
     Scaled(ScaledLayout),
     /// A mask over another layout.
     Sparse(SparseLayout),
+    /// Another layout and what outputs are shifted by.
+    Shifted(ShiftedLayout),
 }
 
 impl Layout {
@@ -78,6 +82,7 @@ impl Layout {
             Self::Sum(layout) => layout.bytes(shape),
             Self::Scaled(layout) => layout.bytes_of(shape, kept),
             Self::Sparse(layout) => layout.bytes(shape),
+            Self::Shifted(layout) => layout.bytes(shape),
         }
     }
 
@@ -94,6 +99,7 @@ impl Layout {
             Self::Sum(layout) => layout.base.nominal_bits(),
             Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
+            Self::Shifted(layout) => layout.inner.nominal_bits(),
         }
     }
 
@@ -123,6 +129,11 @@ impl Layout {
         }
     }
 
+    /// Whether its layer's outputs are shifted.
+    pub fn has_shift(&self) -> bool {
+        matches!(self, Self::Shifted(_))
+    }
+
     /// Whether weights keep the precision they have on disk, masked or not.
     pub fn is_dense(&self) -> bool {
         matches!(self.under_masks(), Self::Dense(_))
@@ -133,7 +144,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// `input_scales`, `shift`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
@@ -176,6 +187,8 @@ pub enum Encoding {
     Scaled(Scaled),
     /// A mask over another encoding.
     Sparse(Sparse),
+    /// Another encoding and what outputs are shifted by.
+    Shifted(Shifted),
 }
 
 impl Encoding {
@@ -192,6 +205,7 @@ impl Encoding {
             Self::Sum(sum) => sum.base().shape(),
             Self::Scaled(scaled) => scaled.inner().shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
+            Self::Shifted(shifted) => shifted.inner().shape(),
         }
     }
 
@@ -208,6 +222,15 @@ impl Encoding {
             Self::Sum(sum) => Layout::Sum(sum.layout()),
             Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
+            Self::Shifted(shifted) => Layout::Shifted(shifted.layout()),
+        }
+    }
+
+    /// What is added to the outputs of the layer beside its own bias.
+    pub fn shift(&self) -> Option<&[f32]> {
+        match self {
+            Self::Shifted(shifted) => Some(shifted.shift()),
+            _ => None,
         }
     }
 
@@ -240,6 +263,7 @@ impl Encoding {
             Self::Sum(sum) => sum.decode_row(row, out),
             Self::Scaled(scaled) => scaled.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
+            Self::Shifted(shifted) => shifted.inner().decode_row(row, out),
         }
     }
 
@@ -265,6 +289,7 @@ impl Encoding {
             Self::Sum(sum) => sum.parts(),
             Self::Scaled(scaled) => scaled.parts(mask),
             Self::Sparse(sparse) => sparse.parts(),
+            Self::Shifted(shifted) => shifted.parts(),
         }
     }
 
@@ -296,6 +321,7 @@ impl Encoding {
             Layout::Sum(layout) => Self::Sum(Sum::from_parts(layout, shape, part)?),
             Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),
+            Layout::Shifted(layout) => Self::Shifted(Shifted::from_parts(layout, shape, part)?),
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::format::safetensors::Spec;
 use crate::job::Encodings;
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Entry, Manifest, Storage, refuse_errors};
+use crate::target::{Aim, Case, Entry, Manifest, Storage, place_biases, refuse_errors};
 
 /// Why a layer is decoded although the target might have held it.
 const NO_ENCODING: &str = "its inputs were taken in another order, which no other format says";
@@ -205,5 +205,6 @@ fn entries(layers: &Layers<'_>, aim: Aim) -> Result<Vec<Entry>> {
         done += tensor.bytes();
         entries.push(layers.entry(index, aim)?);
     }
+    place_biases(layers.restored, &mut entries)?;
     Ok(entries)
 }

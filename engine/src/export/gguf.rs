@@ -6,10 +6,10 @@ use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
 use crate::disk::NewFile;
 use crate::encoding::Encoding;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export::Work;
 use crate::target::{Content, Entry, GgufFile, Storage, write_row};
-use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
+use crate::tensor::{CHUNK_ELEMENTS, DType, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
@@ -43,15 +43,9 @@ fn write_f32s(values: &[f32], write: &mut Write<'_>) -> Result<()> {
     write(&bytes)
 }
 
-/// The values of a vector of the source, in the file's order, with `plus` added.
+/// The values of a vector, changed or of the source, in the file's order, with `plus` added.
 pub(super) fn vector(work: &Work<'_>, index: usize, rows: RowOrder, plus: f32) -> Result<Vec<f32>> {
-    let tensor = &work.checkpoint.tensors()[index];
-    let decoder = Decoder::new(tensor.dtype).ok_or_else(|| Error::Unsupported {
-        what: format!("reading the tensor {} as numbers", tensor.name),
-    })?;
-    let n = tensor.parameters();
-    let mut values = vec![0.0; n as usize];
-    decoder.f32s(work.checkpoint.element_bytes(tensor, 0, n)?, &mut values);
+    let values = work.vector(index)?;
     let value = |row| values[rows.source(row, values.len())] + plus;
     Ok((0..values.len()).map(value).collect())
 }
@@ -73,7 +67,7 @@ fn write_matrix(
         Storage::Copied if dtype == tensor.dtype && !is_transposed(tensor) => {
             copy(work, tensor, rows, write)
         }
-        Storage::Copied => {
+        Storage::Copied | Storage::Changed { .. } => {
             let weights = work.checkpoint.weights(index, work.observer)?;
             write_dense(work, &weights, (dtype, rows), write)
         }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
 use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
@@ -95,6 +95,7 @@ impl Prover<'_> {
                 let source = gguf::vector(self.work, *tensor, RowOrder::Kept, 0.0)?;
                 let at = |row: usize| source[rows.source(row, source.len())] + plus;
                 let wanted: Vec<f32> = (0..source.len()).map(at).collect();
+                proofs[*tensor] = self.distance(*tensor, source)?;
                 same(found.data, &wanted).then_some(()).ok_or_else(differs)
             }
             Content::Matrices { tensors, rows } => {
@@ -109,6 +110,16 @@ impl Prover<'_> {
         }
     }
 
+    /// How far a vector is from that of the source.
+    fn distance(&self, index: usize, values: Vec<f32>) -> Result<Proved> {
+        if !matches!(self.work.manifest.entries[index].storage, Storage::Changed { .. }) {
+            return Ok(Proved { relative_error: 0.0 });
+        }
+        let before = Array1::from_vec(self.work.checkpoint.values(index)?).insert_axis(Axis(0));
+        let after = Array1::from_vec(values).insert_axis(Axis(0));
+        Ok(Proved { relative_error: relative_error(before.view(), after.view()) })
+    }
+
     fn prove_matrix(&self, found: &Matrix<'_>) -> Result<Proved> {
         let tensor = &self.work.checkpoint.tensors()[found.index];
         let storage = &self.work.manifest.entries[found.index].storage;
@@ -119,7 +130,7 @@ impl Prover<'_> {
         let decoded = decode(tensor, found).ok_or_else(undecoded)?;
         let weights = (self.work.weights)(found.index)?;
         let expected = match storage {
-            Storage::Copied => weights.clone(),
+            Storage::Copied | Storage::Changed { .. } => weights.clone(),
             Storage::Native => self.work.encoding(found.index)?.decode(),
             Storage::Dense { .. } => {
                 let mut expected = self.work.encoding(found.index)?.decode();

@@ -24,10 +24,13 @@ use crate::disk::{self, NewFolder};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::proof::Proved;
+use crate::fold;
+use crate::format::safetensors::Spec;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Manifest, Target, WeightFile, refuse_errors};
+use crate::target::{Aim, Case, Manifest, Storage, Target, WeightFile, refuse_errors};
+use crate::tensor::{round_f32, write_f32};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
@@ -50,7 +53,7 @@ struct Work<'a> {
     manifest: &'a Manifest,
     target: &'a dyn Target,
     observer: &'a dyn Observer,
-    /// The weights that a layer is measured against: those of the source.
+    /// The weights that a layer is measured against: those of the source, times what a norm before it was divided by.
     weights: &'a (dyn Fn(usize) -> Result<Array2<f32>> + Sync),
 }
 
@@ -58,6 +61,40 @@ impl Work<'_> {
     /// The encoding of a tensor, to be taken apart.
     fn encoding(&self, tensor: usize) -> Result<Encoding> {
         self.encodings.encoding(tensor).map(Arc::unwrap_or_clone)
+    }
+
+    /// The values of a vector as they are written: those of the store, or of the source, a bias with what its layer's
+    /// outputs are shifted by.
+    fn vector(&self, index: usize) -> Result<Vec<f32>> {
+        if self.encodings.has(index) {
+            return Ok(self.encoding(index)?.decode().into_raw_vec_and_offset().0);
+        }
+        let (tensor, mut values) =
+            (&self.checkpoint.tensors()[index], self.checkpoint.values(index)?);
+        let entry = &self.manifest.entries[index];
+        let weight = tensor.name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
+        let layer = weight.and_then(|weight| self.checkpoint.find(&weight));
+        if let (Storage::Changed { .. }, Some(layer)) = (&entry.storage, layer) {
+            let encoding = self.encoding(layer)?;
+            for (value, shift) in values.iter_mut().zip(encoding.shift().unwrap_or_default()) {
+                *value = round_f32(tensor.dtype, *value + shift);
+            }
+        }
+        Ok(values)
+    }
+
+    /// The bytes of a bias that a layer is given: what its outputs are shifted by, or zeros.
+    fn added_bias(&self, index: usize, spec: &Spec) -> Result<Vec<u8>> {
+        let n = self.checkpoint.tensors()[index].matrix.map_or(0, |matrix| matrix.shape.rows);
+        let mut values = vec![0.0; n];
+        if self.encodings.has(index)
+            && let Some(shift) = self.encoding(index)?.shift()
+        {
+            values.copy_from_slice(shift);
+        }
+        let mut bytes = Vec::new();
+        write_f32(spec.dtype, &values, &mut bytes);
+        Ok(bytes)
     }
 }
 
@@ -90,14 +127,15 @@ pub fn export<'a>(
     refuse_own_source(checkpoint, destination.folder)?;
     let folder = begin(destination, manifest.total_bytes() + store_bytes(&manifest))?;
     let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
-    let weights = |index| checkpoint.weights(index, observer);
+    let settled = fold::settle(checkpoint, plan);
+    let weights = |index| job::carried_weights(checkpoint, &settled, &store, index, observer);
     let manifest = &manifest;
     let work =
         Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
     write::write(&work, &folder)?;
     let proofs = prove(&work, &folder)?;
     drop(store);
-    let report = Report::new((checkpoint, target), plan, manifest, &proofs);
+    let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
     add_report(report, folder, observer)
 }
 
@@ -116,7 +154,8 @@ fn begin(destination: Destination<'_>, needed_bytes: u64) -> Result<NewFolder> {
 fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan) -> Result<Report> {
     write::write(work, &folder)?;
     let proofs = prove(work, &folder)?;
-    let report = Report::new((work.checkpoint, work.target), plan, work.manifest, &proofs);
+    let settled = fold::settle(work.checkpoint, plan);
+    let report = Report::new((work.checkpoint, work.target), &settled, work.manifest, &proofs);
     add_report(report, folder, work.observer)
 }
 

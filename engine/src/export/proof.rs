@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::export::Work;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage};
+use crate::target::{Entry, Storage, added_bias};
 use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
 
 /// What the file holds of one tensor of the source.
@@ -83,11 +83,18 @@ impl Prover<'_> {
     fn prove(&self, entry: &Entry) -> Result<Proved> {
         let tensor = &self.work.checkpoint.tensors()[entry.tensor];
         self.check_specs(entry)?;
+        if let Some(spec) = added_bias(tensor, entry) {
+            let wanted = self.work.added_bias(entry.tensor, spec)?;
+            if self.bytes(&spec.name) != Some(wanted.as_slice()) {
+                return Err(failed(self.folder, format!("the bias {} differs", spec.name)));
+            }
+        }
         let decoded = match (&entry.storage, &entry.layout) {
             (Storage::Native, Some(layout)) => {
                 self.work.target.unpack(tensor, layout, &|name| self.bytes(name))
             }
             (Storage::Dense { .. }, _) => self.read_dense(tensor),
+            (Storage::Changed { .. }, _) => return self.prove_vector(entry.tensor),
             _ => return self.prove_copy(tensor),
         };
         let decoded = decoded.ok_or_else(|| {
@@ -143,6 +150,25 @@ impl Prover<'_> {
             return Some(stored.reversed_axes());
         }
         Array2::from_shape_vec((rows, cols), values).ok()
+    }
+
+    /// A vector with other values than the source has: it is that of the store.
+    fn prove_vector(&self, index: usize) -> Result<Proved> {
+        let tensor = &self.work.checkpoint.tensors()[index];
+        let n = tensor.parameters() as usize;
+        let mut found = Array2::zeros((1, n));
+        let differs = || failed(self.folder, format!("the vector {} differs", tensor.name));
+        let bytes = self.bytes(&tensor.name).filter(|bytes| bytes.len() as u64 == tensor.bytes());
+        let (bytes, decoder) = bytes.zip(Decoder::new(tensor.dtype)).ok_or_else(differs)?;
+        decoder.f32s(bytes, found.as_slice_mut().unwrap_or_default());
+        let expected = self.work.vector(index)?;
+        let is_same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        if !is_same || found.len() != expected.len() {
+            return Err(differs());
+        }
+        let before = self.work.checkpoint.values(index)?;
+        let before = Array2::from_shape_vec((1, n), before).map_err(|_lengths| differs())?;
+        Ok(Proved { relative_error: relative_error(before.view(), found.view()) })
     }
 
     fn prove_copy(&self, tensor: &Tensor) -> Result<Proved> {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
 use crate::export::proof::Proved;
-use crate::plan::{Plan, Rules};
-use crate::target::{Entry, Manifest, Storage, Target};
+use crate::fold::Settled;
+use crate::plan::Rules;
+use crate::target::{Entry, Manifest, Storage, Target, added_bias};
 
 /// The report of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct Totals {
     pub dense: usize,
     /// Tensors copied as they are.
     pub copied: usize,
+    /// Vectors with other values than in the source.
+    #[serde(default)]
+    pub changed: usize,
 }
 
 /// A file of the output.
@@ -74,11 +78,18 @@ pub struct TensorReport {
     pub shape: Vec<usize>,
     /// What was done, as `4-bit g128`.
     pub method: String,
-    /// `copied`, `native` or `dense`.
+    /// `copied`, `native`, `dense` or `changed`.
     pub stored: String,
-    /// Why it is stored in full although it was compressed.
+    /// Why it is stored in full although it was compressed, or why it is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
+    /// The norm whose division its weights make up for: they stand for those of the source times what that was divided
+    /// by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaled_with: Option<String>,
+    /// The bias that the layer is given and does not have in the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added: Option<String>,
     /// Bits of a stored code.
     pub nominal_bits: u32,
     /// Bits per weight in the output, everything counted.
@@ -94,7 +105,7 @@ pub struct TensorReport {
 impl Report {
     pub(super) fn new(
         (checkpoint, target): (&Checkpoint, &dyn Target),
-        plan: &Plan,
+        settled: &Settled<'_>,
         manifest: &Manifest,
         proofs: &[Proved],
     ) -> Self {
@@ -106,9 +117,9 @@ impl Report {
             totals: Totals::new(checkpoint, manifest),
             files: files(manifest),
             tensors: tensors
-                .map(|(entry, proved)| tensor(checkpoint, plan, entry, proved))
+                .map(|(entry, proved)| tensor(checkpoint, settled, entry, proved))
                 .collect(),
-            plan: Rules::of(plan),
+            plan: Rules::of(&settled.plan),
         }
     }
 }
@@ -128,6 +139,7 @@ impl Totals {
             compressed: count(|storage| *storage == Storage::Native),
             dense: count(|storage| matches!(storage, Storage::Dense { .. })),
             copied: count(|storage| *storage == Storage::Copied),
+            changed: count(|storage| matches!(storage, Storage::Changed { .. })),
         }
     }
 }
@@ -148,12 +160,18 @@ fn files(manifest: &Manifest) -> Vec<FileReport> {
     files.into_iter().map(|(name, bytes)| FileReport { name, bytes }).collect()
 }
 
-fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) -> TensorReport {
-    let tensor = &checkpoint.tensors()[entry.tensor];
+fn tensor(
+    checkpoint: &Checkpoint,
+    settled: &Settled<'_>,
+    entry: &Entry,
+    proved: &Proved,
+) -> TensorReport {
+    let (tensor, plan) = (&checkpoint.tensors()[entry.tensor], &settled.plan);
     let (stored, because) = match &entry.storage {
         Storage::Copied => ("copied", None),
         Storage::Native => ("native", None),
         Storage::Dense { because } => ("dense", Some(because.clone())),
+        Storage::Changed { because } => ("changed", Some(because.clone())),
     };
     let parameters = tensor.parameters();
     TensorReport {
@@ -162,11 +180,14 @@ fn tensor(checkpoint: &Checkpoint, plan: &Plan, entry: &Entry, proved: &Proved) 
         role: tensor.place.role.name().to_owned(),
         shape: tensor.shape.0.clone(),
         method: match (plan.get(&tensor.name), &entry.layout) {
+            _ if stored == "changed" => stored.to_owned(),
             (None, Some(layout)) => described(layout),
             _ => plan.assignment(&tensor.name).label(),
         },
         stored: stored.to_owned(),
         because,
+        added: added_bias(tensor, entry).map(|spec| spec.name.clone()),
+        scaled_with: settled.of(entry.tensor).map(|norm| norm.name(checkpoint).to_owned()),
         nominal_bits: entry
             .layout
             .as_ref()
@@ -197,5 +218,6 @@ fn described(layout: &Layout) -> String {
         }
         Layout::Scaled(scaled) => format!("{}, inputs scaled", described(&scaled.inner)),
         Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
+        Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
     }
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::compare::{Counterpart, compare, pairs};
+use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{REPORT, Report, TensorReport};
+use crate::fold;
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
 
@@ -148,7 +149,8 @@ impl Verifier<'_> {
         let used: HashSet<usize> =
             counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
         for (index, tensor) in self.output.tensors().iter().enumerate() {
-            if !used.contains(&index) {
+            let is_added = self.reported.values().any(|of| of.added.as_ref() == Some(&tensor.name));
+            if !used.contains(&index) && !is_added {
                 self.faults.push(format!("the source has no tensor {}", tensor.name));
             }
         }
@@ -165,10 +167,12 @@ impl Verifier<'_> {
             }
             return Ok(Found { stored: "missing", relative_error: None });
         };
+        let factors = self.factors(index)?;
         let compared = if self.output.gguf().is_some() {
-            self.compare_gguf(index)
+            self.compare_gguf(index, factors.as_deref())
         } else {
-            let found = compare(self.source, index, self.output, counterpart, self.observer);
+            let of = (self.source, index, factors.as_deref());
+            let found = compare_scaled(of, self.output, counterpart, self.observer);
             found.map(|found| (found.relative_error, found.identical))
         };
         let (relative_error, is_identical) = match compared {
@@ -189,13 +193,35 @@ impl Verifier<'_> {
         Ok(Found { stored, relative_error })
     }
 
+    /// What the report says that a layer makes up for: by what the norm before it was divided, as the output holds it.
+    fn factors(&mut self, index: usize) -> Result<Option<Vec<f32>>> {
+        let name = self.source.tensors()[index].name.as_str();
+        let reported = self.reported.get(name).and_then(|report| report.scaled_with.as_deref());
+        let Some(said) = reported else { return Ok(None) };
+        let norms = fold::norms(self.source).unwrap_or_default();
+        let norm = norms.iter().find(|norm| norm.name(self.source) == said);
+        let Some((norm, after)) = norm.zip(self.output.find(said)) else {
+            self.faults.push(format!("the norm {said}, which {name} makes up for, is not there"));
+            return Ok(None);
+        };
+        let before = self.source.values(norm.weight)?;
+        let after = if self.output.gguf().is_some() {
+            let mut values = vec![0.0; before.len()];
+            self.output.read_gguf(said, 0, &mut values)?;
+            values
+        } else {
+            self.output.values(after)?
+        };
+        Ok(Some(norm.divisors(&before, &after)))
+    }
+
     /// Whether a tensor of the output is stored number by number: blocks of GGUF are listed as bytes.
     fn is_plain(&self, tensor: usize) -> bool {
         self.output.gguf().is_none() || self.output.tensors()[tensor].dtype.is_compressible()
     }
 
     /// The relative error of a tensor of a GGUF file, whose rows are put back, and whether all values are the same.
-    fn compare_gguf(&self, index: usize) -> Result<(f64, bool)> {
+    fn compare_gguf(&self, index: usize, factors: Option<&[f32]>) -> Result<(f64, bool)> {
         let tensor = &self.source.tensors()[index];
         let gguf = self.output.gguf().and_then(|gguf| gguf.extents(&tensor.name));
         let extents = gguf.unwrap_or_default();
@@ -219,6 +245,10 @@ impl Verifier<'_> {
             let stored = self.source.element_bytes(tensor, first as u64, values.len() as u64)?;
             let mut wanted = Vec::with_capacity(values.len());
             crate::tensor::for_each_f64(tensor.dtype, stored, |value| wanted.push(value));
+            if let Some(factors) = factors {
+                let all = wanted.iter_mut().zip(factors.iter().cycle());
+                all.for_each(|(value, &factor)| *value = f64::from(*value as f32 * factor));
+            }
             let values: Vec<f64> = values.into_iter().map(f64::from).collect();
             sums = sums.merge(&Distance::of_piece(&wanted, &values));
         }

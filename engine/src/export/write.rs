@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::export::{Work, gguf};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage, WeightFile};
+use crate::target::{Entry, Storage, WeightFile, added_bias};
 use crate::tensor::write_f32;
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
@@ -71,11 +71,19 @@ fn write_beside(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
 
 fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'_>) -> Result<()> {
     let tensor = &work.checkpoint.tensors()[entry.tensor];
+    if added_bias(tensor, entry) == Some(spec) {
+        return write(&work.added_bias(entry.tensor, spec)?);
+    }
     match &entry.storage {
         Storage::Copied => work.checkpoint.for_each_chunk(tensor, |bytes| {
             work.observer.go_on()?;
             write(bytes)
         }),
+        Storage::Changed { .. } => {
+            let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
+            write_f32(tensor.dtype, &work.vector(entry.tensor)?, &mut bytes);
+            write(&bytes)
+        }
         Storage::Dense { .. } => write(&dense_bytes(tensor, &work.encoding(entry.tensor)?)),
         Storage::Native => {
             let encoding = work.target.held(tensor, work.encoding(entry.tensor)?)?;

@@ -88,6 +88,52 @@ impl<'a> Moments<'a> {
         if self.channels() != Some(weights.ncols()) {
             return Ok(None);
         }
+        let sum = self.weighted_error(weights, decoded, observer)?;
+        Ok(Some(sum.relative()).filter(|relative| sum.norm > 0.0 && relative.is_finite()))
+    }
+
+    /// The same of what became of a layer as a whole: with outputs that are shifted by d the error is
+    /// tr(Δ·C·Δᵀ) + n·‖Δ·μ − d‖² of inputs of mean μ, C = H − n·μ·μᵀ. Where means are not known, as if it had no shift.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn relative_error_of(
+        inputs: Option<&'a LayerInputs>,
+        weights: ArrayView2<'_, f32>,
+        made: (ArrayView2<'_, f32>, Option<&[f32]>),
+        observer: &dyn Observer,
+    ) -> Result<Option<f64>> {
+        let (moments, decoded) = (Self::of(inputs), made.0);
+        let known = inputs.filter(|inputs| inputs.mean.len() == weights.ncols());
+        let (Some(inputs), Self::Gram(gram), Some(shift)) = (known, moments, made.1) else {
+            return moments.relative_error(weights, decoded, observer);
+        };
+        if gram.channels() != weights.ncols() {
+            return Ok(None);
+        }
+        let tokens = gram.tokens() as f64;
+        let mean = inputs.mean.iter().map(|&mean| f64::from(mean));
+        let centred = gram.centred(&mean.clone().map(|mean| mean * tokens).collect::<Vec<f64>>());
+        let about = Moments::Gram(&centred).weighted_error(weights, decoded, observer)?.error;
+        let off = |(row, &shift): (usize, &f32)| {
+            let pairs = weights.row(row).into_iter().zip(decoded.row(row)).zip(mean.clone());
+            let lost: f64 =
+                pairs.map(|((&w, &d), mean)| (f64::from(w) - f64::from(d)) * mean).sum();
+            (lost - f64::from(shift)).powi(2)
+        };
+        let at_mean: f64 = shift.iter().enumerate().map(off).sum();
+        let norm = moments.weighted_error(weights, decoded, observer)?.norm;
+        let relative = ((about.max(0.0) + tokens * at_mean) / norm).sqrt();
+        Ok(Some(relative).filter(|relative| norm > 0.0 && relative.is_finite()))
+    }
+
+    /// Both sums, row by row.
+    fn weighted_error(
+        &self,
+        weights: ArrayView2<'_, f32>,
+        decoded: ArrayView2<'_, f32>,
+        observer: &dyn Observer,
+    ) -> Result<WeightedError> {
         let mut sum = WeightedError::default();
         for first in (0..weights.nrows()).step_by(ROWS_AT_ONCE) {
             observer.go_on()?;
@@ -99,7 +145,7 @@ impl<'a> Moments<'a> {
                 Self::Gram(gram) => gram_weighted_error(w, d, gram),
             });
         }
-        Ok(Some(sum.relative()).filter(|relative| sum.norm > 0.0 && relative.is_finite()))
+        Ok(sum)
     }
 }
 
@@ -222,8 +268,15 @@ impl Sample {
         moments: &Moments<'_>,
         observer: &dyn Observer,
     ) -> Result<Damage> {
-        let decoded = self.compress(steps, observer)?.decode();
-        let weighted = moments.relative_error(self.weights.view(), decoded.view(), observer)?;
+        let encoding = self.compress(steps, observer)?;
+        let decoded = encoding.decode();
+        let weighted = match (encoding.shift(), &self.inputs) {
+            (Some(shift), Some(inputs)) => {
+                let made = (decoded.view(), Some(shift));
+                Moments::relative_error_of(Some(inputs), self.weights.view(), made, observer)?
+            }
+            _ => moments.relative_error(self.weights.view(), decoded.view(), observer)?,
+        };
         let plain = || relative_error(self.weights.view(), decoded.view());
         let (relative_error, weighting) = match weighted {
             Some(error) => (error, moments.weighting()),
@@ -243,7 +296,7 @@ impl Sample {
             inputs: self.inputs.as_ref(),
             observer,
         };
-        method::run_chain(steps, &task)
+        method::run_alone(steps, &task)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::calibration::{Calibration, Folder, InTurn, Part};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::fold::{self, Settled};
 use crate::job::{
     Limits, Measured, Store, StoreWeights, Subject, compress_into, layers_to_compress,
 };
@@ -23,7 +24,7 @@ use crate::plan::Plan;
 #[derive(Debug)]
 pub struct Sequential<'a> {
     checkpoint: &'a Checkpoint,
-    plan: &'a Plan,
+    settled: Settled<'a>,
     limits: Limits,
     store: Store,
 }
@@ -41,13 +42,16 @@ impl<'a> Sequential<'a> {
         observer: &dyn Observer,
     ) -> Result<Self> {
         plan.check(checkpoint)?;
-        let made = Self { checkpoint, plan, limits, store: Store::create(scratch)? };
+        let settled = fold::settle(checkpoint, plan);
+        settled.plan.check(checkpoint)?;
+        let made = Self { checkpoint, settled, limits, store: Store::create(scratch)? };
         let layers = made.layers(None).into_iter().filter(|&layer| {
             let assignment = plan.assignment(&checkpoint.tensors()[layer].name);
             chain_needs(&assignment.steps) == Needs::Weights
         });
         let layers: Vec<usize> = layers.collect();
-        compress_into(&made.store, (checkpoint.into(), plan), &layers, limits, observer)?;
+        let subject = Subject::from(checkpoint);
+        compress_into(&made.store, (subject, &made.settled), &layers, limits, observer)?;
         Ok(made)
     }
 
@@ -63,7 +67,7 @@ impl<'a> Sequential<'a> {
 
     /// The layers of a block, or those outside, that the plan does not keep.
     fn layers(&self, block: Option<u32>) -> Vec<usize> {
-        let mut layers = layers_to_compress(self.checkpoint, self.plan);
+        let mut layers = layers_to_compress(self.checkpoint, &self.settled.plan);
         layers.retain(|&layer| self.checkpoint.tensors()[layer].place.block == block);
         layers
     }
@@ -81,8 +85,8 @@ impl InTurn for Sequential<'_> {
         let layers = self.layers(Some(block));
         for &layer in &layers {
             let name = &self.checkpoint.tensors()[layer].name;
-            subject.check_inputs(layer, &self.plan.assignment(name).steps)?;
+            subject.check_inputs(layer, &self.settled.plan.assignment(name).steps)?;
         }
-        compress_into(&self.store, (subject, self.plan), &layers, self.limits, observer)
+        compress_into(&self.store, (subject, &self.settled), &layers, self.limits, observer)
     }
 }

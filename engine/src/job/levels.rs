@@ -12,6 +12,7 @@ use crate::disk::{self, Found, NewFile};
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::job::{self, Subject, encoded};
+use crate::method;
 use crate::observer::Observer;
 use crate::plan::{Assignment, Plan};
 use crate::tensor::MatrixShape;
@@ -163,7 +164,8 @@ impl Levels {
         let matrix = tensor.matrix.ok_or_else(|| Error::Unsupported {
             what: format!("compressing tensor {}", tensor.name),
         })?;
-        let layout = level.unit.1[level.at].layout(matrix.shape, tensor.dtype)?;
+        let steps = &level.unit.1[level.at].steps;
+        let layout = method::alone_layout(steps, matrix.shape, tensor.dtype)?;
         let mut hasher = Hasher::new();
         let mut text = |text: &str| {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());

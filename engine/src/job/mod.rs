@@ -5,6 +5,7 @@
 mod calibrated;
 mod damage;
 mod encoded;
+mod folded;
 mod in_turn;
 mod levels;
 mod preview;
@@ -19,6 +20,7 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
+pub use folded::{carried_weights, divisors, freed_weights};
 pub use in_turn::Sequential;
 pub use levels::{Level, Levels};
 pub use preview::{Grid, Preview, preview};
@@ -28,7 +30,8 @@ pub use weights::StoreWeights;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::method::{self, Needs, Task};
+use crate::fold::{self, Settled};
+use crate::method::{self, Needs, Step, Task};
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
 
@@ -72,23 +75,26 @@ pub fn run<'a>(
     let subject = subject.into();
     let checkpoint = subject.checkpoint;
     plan.check(checkpoint)?;
-    subject.check_plan(plan)?;
+    let settled = fold::settle(checkpoint, plan);
+    settled.plan.check(checkpoint)?;
+    subject.check_plan(&settled.plan)?;
     let store = Store::create(scratch)?;
     let layers = layers_to_compress(checkpoint, plan);
-    compress_into(&store, (subject, plan), &layers, limits, observer)?;
+    compress_into(&store, (subject, &settled), &layers, limits, observer)?;
     Ok(store)
 }
 
-/// Compresses some layers into a store, as many at once as fit the memory limit.
+/// Compresses some layers into a store, as many at once as fit the memory limit, behind the norms that take their scales.
 fn compress_into(
     store: &Store,
-    (subject, plan): (Subject<'_>, &Plan),
+    (subject, settled): (Subject<'_>, &Settled<'_>),
     layers: &[usize],
     limits: Limits,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let checkpoint = subject.checkpoint;
+    let (checkpoint, plan) = (subject.checkpoint, settled.plan.as_ref());
     let batches = batches(checkpoint, plan, layers, limits)?;
+    let divisors = folded::divide_norms(store, (subject, settled), layers, observer)?;
     let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
     let done_bytes = AtomicU64::new(0);
     for batch in batches {
@@ -105,7 +111,12 @@ fn compress_into(
                 });
             };
             report(done_bytes.load(Ordering::Relaxed));
-            let encoding = compress_layer(subject, plan, layer, observer)?;
+            let divisors = divisors.get(&layer).map(|by| by.as_slice());
+            let run = |steps: &[Step], task: &Task<'_>| match divisors {
+                Some(by) => method::run_chain_divided(steps, task, by),
+                None => method::run_chain(steps, task),
+            };
+            let encoding = compress_by(subject, plan, layer, (&run, observer))?;
             observer.go_on()?;
             store.put(layer, &encoding)?;
             report(done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes());
@@ -115,14 +126,29 @@ fn compress_into(
     Ok(())
 }
 
-/// Compresses one layer as the plan says.
+/// Compresses one layer as the plan says, whatever becomes of the layers that share its input: scales that the plan folds
+/// into a norm are those of the layer alone, and kept with it.
+///
+/// # Errors
+/// Those of [`method::run_chain`]; what reading says.
 pub fn compress_layer<'a>(
     subject: impl Into<Subject<'a>>,
     plan: &Plan,
     layer: usize,
     observer: &dyn Observer,
 ) -> Result<Encoding> {
-    let Subject { checkpoint, calibrated } = subject.into();
+    compress_by(subject.into(), plan, layer, (&method::run_alone, observer))
+}
+
+/// How a chain is run.
+type RunChain<'r> = &'r dyn Fn(&[Step], &Task<'_>) -> Result<Encoding>;
+
+fn compress_by(
+    Subject { checkpoint, calibrated }: Subject<'_>,
+    plan: &Plan,
+    layer: usize,
+    (run, observer): (RunChain<'_>, &dyn Observer),
+) -> Result<Encoding> {
     let tensor = &checkpoint.tensors()[layer];
     let weights = checkpoint.weights(layer, observer)?;
     let assignment = plan.assignment(&tensor.name);
@@ -140,7 +166,7 @@ pub fn compress_layer<'a>(
         inputs: inputs.as_ref(),
         observer,
     };
-    method::run_chain(&assignment.steps, &task)
+    run(&assignment.steps, &task)
 }
 
 /// The largest |w| over the layers that a layer is fused with and that are to be compressed as it is, where its chain

@@ -75,7 +75,8 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::LowRank(_)
         | Encoding::Outliers(_)
         | Encoding::Sum(_)
-        | Encoding::Scaled(_) => None,
+        | Encoding::Scaled(_)
+        | Encoding::Shifted(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Affine(affine) => {
             let codes = 0..=affine.layout().largest();

@@ -81,4 +81,12 @@ impl Weights for StoreWeights<'_> {
             Ok(())
         })
     }
+
+    fn shift(&self, name: &str, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
+        let stored = self.checkpoint.find(name).filter(|&tensor| self.store.has(tensor));
+        match stored {
+            Some(tensor) => Ok(self.encoding(tensor)?.shift().map(<[f32]>::to_vec)),
+            None => self.kept.shift(name, observer),
+        }
+    }
 }

@@ -1,11 +1,14 @@
-//! AWQ: inputs that matter are scaled up before rounding, so that their weights fall on finer steps.
+//! AWQ: inputs that matter are scaled up before rounding, so that their weights fall on finer steps. The scales are kept
+//! with the layer, or searched for all layers behind a norm at once, which then takes them.
 
-use ndarray::{Array2, s};
+use ndarray::{Array2, Axis};
 
 use crate::encoding::{Affine, Encoding, Layout, Mask, Scaled, ScaledLayout, Sparse, SparseLayout};
 use crate::error::Result;
 use crate::method::grid::{self, Grid, stored_scale};
-use crate::method::{About, LayoutInput, Method, Needs, Resolved, Stage, Task};
+use crate::method::{
+    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Step, Task,
+};
 use crate::numeric::gram::Gram;
 use crate::tensor::{DType, MatrixShape};
 
@@ -28,8 +31,50 @@ static ABOUT: About = About {
     citation: "Lin et al., AWQ: Activation-aware weight quantization for on-device LLM compression and acceleration, MLSys 2024, eqs. 4 and 5",
     stage: Stage::Quantise,
     needs: Needs::Gram,
-    parameters: &[grid::BITS, grid::GRANULARITY, grid::GROUP_SIZE, grid::SYMMETRY, grid::CLIPPING],
+    parameters: &[
+        grid::BITS,
+        grid::GRANULARITY,
+        grid::GROUP_SIZE,
+        grid::SYMMETRY,
+        grid::CLIPPING,
+        SCALES,
+    ],
 };
+
+/// Where the scales of inputs go.
+const SCALES: Parameter = Parameter {
+    name: "scales",
+    title: "Scales of inputs",
+    help: "Kept, they are part of the layer, 16 bits an input, which few formats hold. Folded, the norm before the layer is divided by them, and the layer is plain integers. Where that is not exact, or another layer that reads the norm does not fold, they are kept.",
+    kind: Kind::Choice(&[
+        Option_ { id: "kept", title: "Kept", help: "Stored with the layer, each layer its own." },
+        Option_ {
+            id: "folded",
+            title: "Folded",
+            help: "Into the norm before: one set for all layers that read it, searched for the least error of all their outputs.",
+        },
+    ]),
+    only_when: None,
+};
+
+fn is_folded(parameters: &Resolved) -> bool {
+    parameters.choice(SCALES.name) == "folded"
+}
+
+/// Whether a chain folds scales of inputs into the norm before its layer; no, where a step is not valid.
+pub fn folds(steps: &[Step]) -> bool {
+    let awq = steps.iter().find(|step| step.method == ABOUT.id);
+    awq.and_then(|step| ABOUT.resolve(&step.parameters).ok()).is_some_and(|found| is_folded(&found))
+}
+
+/// The same chain with scales that are kept.
+pub fn with_kept_scales(steps: &[Step]) -> Vec<Step> {
+    let mut steps = steps.to_vec();
+    for step in steps.iter_mut().filter(|step| step.method == ABOUT.id) {
+        step.parameters.0.remove(SCALES.name);
+    }
+    steps
+}
 
 /// Strengths tried.
 const STRENGTHS: u32 = 20;
@@ -73,30 +118,95 @@ impl Work<'_, '_> {
         Ok(self.grid.encode(shape, &scaled, &steps))
     }
 
+    /// tr(Δ·H·Δᵀ) of a sample of rows, rounded under `scales` and decoded by them.
+    fn error(&self, sample: &Array2<f32>, scales: &[f32], gram: &Gram) -> Result<f64> {
+        let (rows, cols) = sample.dim();
+        let raw: Vec<f32> = sample.iter().copied().collect();
+        let affine = Encoding::Affine(self.round(MatrixShape { rows, cols }, &raw, scales)?);
+        // Scales are as they will be, whatever type they are stored in.
+        let decoded = Encoding::Scaled(Scaled::new(DType::F32, scales.to_vec(), affine)).decode();
+        Ok(gram.quadratic_forms((sample - &decoded).view()).iter().sum())
+    }
+
     /// The scales of the strength of least error on a sample of the rows of `values`.
     fn search(&self, values: &Array2<f32>, gram: &Gram) -> Result<Vec<f32>> {
         let dtype = self.grid.layout.scale_dtype;
-        let (rows, cols) = values.dim();
-        let taken = rows.min(SAMPLE_ROWS);
-        let mut sample = Array2::zeros((taken, cols));
-        for i in 0..taken {
-            sample.slice_mut(s![i, ..]).assign(&values.row(i * rows / taken));
-        }
-        let shape = MatrixShape { rows: taken, cols };
-        let raw: Vec<f32> = sample.iter().copied().collect();
-        let mut best = (f64::INFINITY, scales(self.squares, 0.0, dtype));
-        for strength in 0..STRENGTHS {
-            self.task.observer.go_on()?;
-            let tried = scales(self.squares, f64::from(strength) / f64::from(STRENGTHS), dtype);
-            let affine = Encoding::Affine(self.round(shape, &raw, &tried)?);
-            let decoded = Encoding::Scaled(Scaled::new(dtype, tried.clone(), affine)).decode();
-            let error = gram.quadratic_forms((&sample - &decoded).view()).iter().sum();
-            if error < best.0 {
-                best = (error, tried);
-            }
-        }
-        Ok(best.1)
+        let rows: Vec<usize> = sampled_rows(values.nrows()).collect();
+        let sample = values.select(Axis(0), &rows);
+        let scales_of = |strength| scales(self.squares, strength, dtype);
+        least(scales_of, self.task, |tried| self.error(&sample, tried, gram))
     }
+}
+
+/// Up to 256 of so many rows, spread evenly.
+fn sampled_rows(rows: usize) -> impl Iterator<Item = usize> {
+    let taken = rows.min(SAMPLE_ROWS);
+    (0..taken).map(move |i| i * rows / taken)
+}
+
+/// The scales of the strength of least error; the weakest of equals.
+fn least(
+    scales_of: impl Fn(f64) -> Vec<f32>,
+    task: &Task<'_>,
+    error: impl Fn(&[f32]) -> Result<f64>,
+) -> Result<Vec<f32>> {
+    let mut best = (f64::INFINITY, scales_of(0.0));
+    for strength in 0..STRENGTHS {
+        task.observer.go_on()?;
+        let tried = scales_of(f64::from(strength) / f64::from(STRENGTHS));
+        let error = error(&tried)?;
+        if error < best.0 {
+            best = (error, tried);
+        }
+    }
+    Ok(best.1)
+}
+
+/// One of the layers that read a norm.
+pub struct Shared<'a> {
+    /// Its chain.
+    pub steps: &'a [Step],
+    /// Rows of its weights, spread evenly, and what it receives.
+    pub sample: Task<'a>,
+    /// Rows of its weights in all.
+    pub rows: usize,
+}
+
+/// The rows of which [`shared_scales`] wants a sample: 256, spread evenly.
+pub fn rows_for_scales(rows: usize) -> Vec<usize> {
+    sampled_rows(rows).collect()
+}
+
+/// The scales of inputs that several layers have together, searched as AWQ does for one: of the strengths that with the
+/// least Σ tr(Δ·H·Δᵀ) over the layers, each sample counted for all its rows. `stored` makes of scales that are wanted
+/// those that come of it, as what takes them is stored: these are what is tried and given. Masks are not looked at.
+/// Cost: 20 roundings of every sample.
+///
+/// # Errors
+/// [`crate::Error::Plan`] where the inputs were not measured; [`crate::Error::Cancelled`].
+pub fn shared_scales(
+    layers: &[Shared<'_>],
+    stored: &dyn Fn(&[f32]) -> Vec<f32>,
+) -> Result<Vec<f32>> {
+    let Some(first) = layers.first() else { return Ok(Vec::new()) };
+    let (gram, squares) = (first.sample.gram()?, first.sample.mean_squares()?);
+    let mut grids = Vec::new();
+    for layer in layers {
+        let awq = layer.steps.iter().find(|step| step.method == ABOUT.id);
+        let parameters = awq.map(|step| ABOUT.resolve(&step.parameters)).transpose()?;
+        grids.extend(parameters.map(|found| (Grid::new(&found, layer.sample.dtype), layer)));
+    }
+    let error = |tried: &[f32]| -> Result<f64> {
+        let of = |(grid, layer): &(Grid, &Shared<'_>)| {
+            let work = Work { grid, squares: &squares, task: &layer.sample };
+            let sample = layer.sample.weights.to_owned();
+            let share = layer.rows as f64 / sample.nrows().max(1) as f64;
+            Ok(share * work.error(&sample, tried, &gram)?)
+        };
+        grids.iter().map(of).sum()
+    };
+    let scales_of = |strength| stored(&scales(&squares, strength, DType::F32));
+    least(scales_of, &first.sample, error)
 }
 
 impl Method for Awq {
@@ -105,11 +215,15 @@ impl Method for Awq {
     }
 
     fn label(&self, parameters: &Resolved) -> String {
-        format!("{} awq", grid::label(parameters))
+        let folded = if is_folded(parameters) { " folded" } else { "" };
+        format!("{} awq{folded}", grid::label(parameters))
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let layout = Grid::new(parameters, input.dtype).layout;
+        if is_folded(parameters) {
+            return Ok(grid::layout_behind(layout, input.previous));
+        }
         let scale_dtype = layout.scale_dtype;
         let inner = Box::new(Layout::Affine(layout));
         let scaled = Layout::Scaled(ScaledLayout { scale_dtype, inner });
@@ -124,6 +238,12 @@ impl Method for Awq {
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let grid = Grid::new(parameters, task.dtype);
         let (gram, squares) = (task.gram()?, task.mean_squares()?);
+        if is_folded(parameters) {
+            let work = Work { grid: &grid, squares: &squares, task: &task };
+            let ones = vec![1.0; task.weights.ncols()];
+            let affine = work.round(task.shape(), &grid::values_before(&task), &ones)?;
+            return Ok(grid::encoding_behind(affine, task.previous.as_ref()));
+        }
         let mask: Option<Mask> = match &task.previous {
             Some(Encoding::Sparse(sparse)) => Some(sparse.mask().clone()),
             _ => None,

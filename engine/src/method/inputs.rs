@@ -27,6 +27,24 @@ impl LayerInputs {
         let mean_square = gram.diagonal().iter().map(|sum| (sum / tokens) as f32).collect();
         Self { tokens: gram.tokens(), mean: Vec::new(), mean_square, gram: Some(gram) }
     }
+
+    /// The inputs with channel j divided by `by[j]`.
+    #[must_use]
+    pub fn divided(&self, by: &[f32]) -> Self {
+        let each = |values: &[f32], power: i32| {
+            let pairs = values.iter().zip(by);
+            let divided = pairs.map(|(&value, &by)| f64::from(value) / f64::from(by).powi(power));
+            divided.map(|value| value as f32).collect()
+        };
+        let factors: Vec<f64> = by.iter().map(|&by| f64::from(by).recip()).collect();
+        let fits = |gram: &&Gram| gram.channels() == by.len();
+        Self {
+            tokens: self.tokens,
+            mean: each(&self.mean, 1),
+            mean_square: each(&self.mean_square, 2),
+            gram: self.gram.as_ref().filter(fits).map(|gram| gram.scaled(&factors)),
+        }
+    }
 }
 
 impl<'a> Task<'a> {
@@ -48,6 +66,27 @@ impl<'a> Task<'a> {
             return Err(self.not_finite());
         }
         Ok(Cow::Borrowed(&inputs.mean_square))
+    }
+
+    /// E\[x\] of each input channel.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where nobody kept it, or for other channels.
+    pub(super) fn means(&self) -> Result<Cow<'a, [f32]>> {
+        if self.weights.is_empty() {
+            return Ok(Cow::Owned(vec![0.0; self.weights.ncols()]));
+        }
+        let means = self.inputs.map(|inputs| inputs.mean.as_slice());
+        let means = means.filter(|means| !means.is_empty()).ok_or_else(|| {
+            let what =
+                format!("layer {} needs the means of its inputs, which nobody kept", self.tensor);
+            Error::plan(what, "calibrate with text, or leave the mean in the product")
+        })?;
+        self.check_channels(means.len())?;
+        if means.iter().any(|mean| !mean.is_finite()) {
+            return Err(self.not_finite());
+        }
+        Ok(Cow::Borrowed(means))
     }
 
     /// Σ x·xᵀ of the inputs.

@@ -4,6 +4,7 @@
 //! An assignment is a chain of [`Step`]s in the order of their [`Stage`]: a sparsity mask first, a quantiser under
 //! it. Each step receives the encoding of the step before.
 
+mod alone;
 mod awq;
 mod eora;
 mod factors;
@@ -34,7 +35,10 @@ use ndarray::ArrayView2;
 use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
+pub use alone::{alone_layout, run_alone, run_chain_divided};
+pub use awq::{Shared, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales};
 pub use inputs::{LayerInputs, uncalibrated};
+pub use low_rank::{shifts as chain_shifts, without_shift};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
 use crate::encoding::{Encoding, Layout, Mask};
@@ -267,11 +271,23 @@ pub fn chain_layout(steps: &[Step], shape: MatrixShape, dtype: DType) -> Result<
     for step in steps {
         let method = find(&step.method)?;
         let parameters = method.about().resolve(&step.parameters)?;
+        refuse_behind_shift(step, previous.as_ref().is_some_and(Layout::has_shift))?;
         layout = method
             .layout(&parameters, LayoutInput { shape, dtype, previous: previous.as_ref() })?;
         previous = Some(layout.clone());
     }
     Ok(layout)
+}
+
+/// What comes behind a bias would change what that makes up for.
+fn refuse_behind_shift(step: &Step, has_shift: bool) -> Result<()> {
+    if !has_shift {
+        return Ok(());
+    }
+    Err(Error::plan(
+        format!("{} cannot follow a product with a bias, which must be last", step.method),
+        "leave the mean in the product, or remove the step",
+    ))
 }
 
 /// Whether a step of a chain needs [`Task::fused_peak`]; no, where a step is not valid.
@@ -291,6 +307,8 @@ pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
     for step in steps {
         let method = find(&step.method)?;
         let parameters = method.about().resolve(&step.parameters)?;
+        let has_shift = encoding.as_ref().is_some_and(|before: &Encoding| before.shift().is_some());
+        refuse_behind_shift(step, has_shift)?;
         let task = Task { previous: encoding.take(), ..*task };
         encoding = Some(method.compress(&parameters, task)?);
     }

@@ -223,6 +223,70 @@ pub struct Design {
     pub prefixes: &'static [&'static str],
 }
 
+/// A norm and the linear layers that read what it gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read<'a> {
+    /// The norm.
+    pub norm: &'a Norm,
+    /// All layers that read it.
+    pub layers: Vec<&'a Linear>,
+    /// Whether one of them is a router, which chooses experts.
+    pub has_router: bool,
+}
+
+impl Design {
+    /// Every norm before linear layers, in the order they run; one that several parts of a block read comes once.
+    pub fn reads(&self) -> Vec<Read<'_>> {
+        let mut found: Vec<(Option<&Norm>, Vec<&Linear>, bool)> = Vec::new();
+        for block in &self.blocks {
+            let norms = [&block.attention_norms.before, &block.feed_norms.before];
+            let has_router = matches!(block.feed, Feed::Experts(_));
+            found.push((norms[0].as_ref(), block.attention.readers(), false));
+            found.push((norms[1].as_ref(), block.feed.readers(), has_router));
+        }
+        let head = self.head.as_ref();
+        if let Some(head) = head.filter(|h| h.projection.is_none() && h.transform.is_none()) {
+            found.push((self.last_norm.as_ref(), vec![&head.scores], false));
+        }
+        let mut reads: Vec<Read<'_>> = Vec::new();
+        for (norm, layers, has_router) in found {
+            let Some(norm) = norm else { continue };
+            match reads.iter_mut().find(|read| read.norm.weight == norm.weight) {
+                Some(read) => {
+                    read.layers.extend(layers);
+                    read.has_router |= has_router;
+                }
+                None => reads.push(Read { norm, layers, has_router }),
+            }
+        }
+        reads
+    }
+}
+
+impl Attention {
+    /// The layers that read its input.
+    fn readers(&self) -> Vec<&Linear> {
+        match &self.projection {
+            Projection::Apart(three) => three.iter().collect(),
+            Projection::Joined(one) | Projection::PerHead(one) => vec![one],
+        }
+    }
+}
+
+impl Feed {
+    /// The layers that read its input.
+    fn readers(&self) -> Vec<&Linear> {
+        match self {
+            Self::Plain { up, .. } => vec![up],
+            Self::Gated(gated) => gated.inputs.iter().collect(),
+            Self::Experts(mixture) => {
+                let experts = mixture.experts.iter().flat_map(|expert| &expert.inputs);
+                std::iter::once(&mixture.router).chain(experts).collect()
+            }
+        }
+    }
+}
+
 impl Linear {
     /// A layer of `[out, in]`, whose weight and bias are called `module.weight` and `module.bias`.
     pub fn new(module: &str, [rows, cols]: [usize; 2], bias: bool) -> Self {
@@ -256,11 +320,7 @@ impl Norm {
 impl Block {
     /// Every linear layer, those that share an input together, in the order they run; with the index of the expert.
     pub fn sites(&self) -> Vec<(Option<usize>, Vec<&Linear>)> {
-        let mut sites: Vec<Vec<&Linear>> = match &self.attention.projection {
-            Projection::Apart(three) => vec![three.iter().collect()],
-            Projection::Joined(one) | Projection::PerHead(one) => vec![vec![one]],
-        };
-        sites.push(vec![&self.attention.output]);
+        let mut sites = vec![self.attention.readers(), vec![&self.attention.output]];
         let mut of_experts = Vec::new();
         match &self.feed {
             Feed::Plain { up, down, .. } => sites.extend([vec![up], vec![down]]),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
 use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::network::design::{Linear, Norm, NormKind};
 use crate::network::spare::Spare;
@@ -26,6 +26,8 @@ const NORM_ROWS: usize = 16;
 pub(super) struct Held {
     matrices: HashMap<String, Array2<f32>>,
     vectors: HashMap<String, Vec<f32>>,
+    /// What is added to outputs beside the bias, by the name of the matrix.
+    shifts: HashMap<String, Vec<f32>>,
     spare: Arc<Spare>,
 }
 
@@ -44,7 +46,12 @@ impl Network<'_> {
         observer: &dyn Observer,
     ) -> Result<Held> {
         let spare = self.spare.clone();
-        let mut held = Held { matrices: HashMap::new(), vectors: HashMap::new(), spare };
+        let mut held = Held {
+            matrices: HashMap::new(),
+            vectors: HashMap::new(),
+            shifts: self.shifts(linears, observer)?,
+            spare,
+        };
         let mut vector = |name: &str, n: usize| -> Result<()> {
             let mut values = vec![0.0; n];
             self.weights.read(self.name_of(name), 0, &mut values, observer)?;
@@ -71,6 +78,28 @@ impl Network<'_> {
             held.matrices.insert(linear.weight.clone(), all);
         }
         Ok(held)
+    }
+
+    /// What is added to the outputs of layers beside their biases.
+    fn shifts(
+        &self,
+        linears: &[&Linear],
+        observer: &dyn Observer,
+    ) -> Result<HashMap<String, Vec<f32>>> {
+        let mut shifts = HashMap::new();
+        for linear in linears {
+            let name = self.name_of(&linear.weight);
+            let Some(shift) = self.weights.shift(name, observer)? else { continue };
+            if shift.len() != linear.shape.rows {
+                return Err(Error::Shape {
+                    tensor: name.to_owned(),
+                    expected: format!("a bias of {} numbers", linear.shape.rows),
+                    found: vec![shift.len()],
+                });
+            }
+            shifts.insert(linear.weight.clone(), shift);
+        }
+        Ok(shifts)
     }
 
     /// Rows `first ..` of a layer.
@@ -114,6 +143,9 @@ impl Network<'_> {
         observer.go_on()?;
         if let Some(bias) = linear.bias.as_ref().and_then(|bias| held.vectors.get(bias)) {
             add_bias(&mut out, bias);
+        }
+        if let Some(shift) = held.shifts.get(&linear.weight) {
+            add_bias(&mut out, shift);
         }
         Ok(out)
     }

@@ -24,7 +24,7 @@ pub use attention::Past;
 pub use pass::{Batch, LoadedBlock, LoadedHead, NoTaps, Site, Taps};
 pub use weights::{CheckpointWeights, Replaced, Weights};
 
-use crate::checkpoint::Config;
+use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};
 use crate::network::design::{Design, Linear, Norm, NormKind};
 use crate::network::spare::Spare;
@@ -176,16 +176,26 @@ fn needed(design: &Design) -> Vec<(String, Vec<usize>)> {
 
 /// The tensor a design calls `name`: behind one of the prefixes in use, or in an older spelling.
 fn find(design: &Design, weights: &dyn Weights, name: &str) -> Option<(String, Vec<usize>)> {
+    spellings(design, name).find_map(|candidate| {
+        let extents = weights.extents(&candidate)?;
+        Some((candidate, extents))
+    })
+}
+
+/// Index of the tensor of a checkpoint that a design calls `name`.
+pub fn tensor_of(design: &Design, checkpoint: &Checkpoint, name: &str) -> Option<usize> {
+    spellings(design, name).find_map(|candidate| checkpoint.find(&candidate))
+}
+
+/// What a tensor that a design calls `name` may be called, the usual name first.
+fn spellings(design: &Design, name: &str) -> impl Iterator<Item = String> {
     let older = [("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")];
     let spelled =
         older.iter().find_map(|(new, old)| Some(format!("{}{old}", name.strip_suffix(new)?)));
     let prefixes = design.prefixes.iter().chain(&WRAPPERS);
-    let candidates = prefixes.flat_map(|prefix| {
+    prefixes.flat_map(move |prefix| {
         let spellings = std::iter::once(name).chain(spelled.as_deref());
-        spellings.map(move |spelling| format!("{prefix}{spelling}"))
-    });
-    candidates.into_iter().find_map(|candidate| {
-        let extents = weights.extents(&candidate)?;
-        Some((candidate, extents))
+        let all: Vec<String> = spellings.map(|spelling| format!("{prefix}{spelling}")).collect();
+        all
     })
 }

@@ -29,6 +29,14 @@ pub trait Weights: Sync {
         out: &mut [f32],
         observer: &dyn Observer,
     ) -> Result<()>;
+
+    /// What is added to the outputs of the layer whose matrix has this name, beside its bias.
+    ///
+    /// # Errors
+    /// What reading says.
+    fn shift(&self, _name: &str, _observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 }
 
 /// The weights of a checkpoint; layers stored compressed are decoded as they are read.
@@ -139,6 +147,13 @@ impl Weights for CheckpointWeights<'_> {
         let index = self.checkpoint.find(name).ok_or_else(|| missing(name))?;
         self.read_plain(index, first, out, observer)
     }
+
+    fn shift(&self, name: &str, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
+        match self.compressed.get(name) {
+            Some(Counterpart::Compressed { layer, .. }) => layer.shift(self.checkpoint, observer),
+            _ => Ok(None),
+        }
+    }
 }
 
 fn missing(name: &str) -> Error {
@@ -151,6 +166,8 @@ pub struct Replaced<'a> {
     pub base: &'a dyn Weights,
     /// Matrices `[out, in]` by name.
     pub by: HashMap<String, Arc<Array2<f32>>>,
+    /// What is added to the outputs of those matrices, where something is.
+    pub shifts: HashMap<String, Vec<f32>>,
 }
 
 impl std::fmt::Debug for Replaced<'_> {
@@ -177,5 +194,12 @@ impl Weights for Replaced<'_> {
         let found = matrix.as_slice().and_then(|all| all.get(first..first + out.len()));
         out.copy_from_slice(found.ok_or_else(|| missing(name))?);
         Ok(())
+    }
+
+    fn shift(&self, name: &str, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
+        if self.by.contains_key(name) {
+            return Ok(self.shifts.get(name).cloned());
+        }
+        self.base.shift(name, observer)
     }
 }

@@ -69,7 +69,7 @@ impl Question<'_> {
                 (String::clone(name), Arc::new(weights + &(noise * t as f32)))
             };
             let by: HashMap<_, _> = layers.iter().map(disturbed).collect();
-            ladder.push((t * t, self.divergence(unit, by, measuring, observer)?));
+            ladder.push((t * t, self.divergence(unit, (by, HashMap::new()), measuring, observer)?));
         }
         Ok(Sensitivity::fit(&ladder))
     }
@@ -85,7 +85,7 @@ impl Question<'_> {
         for (at, &layer) in unit.layers.iter().enumerate() {
             let weights = self.subject.checkpoint.weights(layer, observer)?;
             norm += squares(weights.view());
-            if let Some(decoded) = self.decoded(unit, option, at, observer)? {
+            if let Some((decoded, _)) = self.decoded(unit, option, at, observer)? {
                 error += squares((&weights - &decoded).view());
             }
         }

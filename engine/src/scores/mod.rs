@@ -23,6 +23,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
+use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::evaluation::{Baseline, From};
 use crate::job::{Level, Moments, Subject};
@@ -123,6 +124,9 @@ impl std::fmt::Debug for Measuring<'_> {
         f.debug_struct("Measuring").field("tokens", &self.tokens).finish_non_exhaustive()
     }
 }
+
+/// Matrices by name, and what the outputs of some of them are shifted by.
+type Changed = (HashMap<String, Arc<Array2<f32>>>, HashMap<String, Vec<f32>>);
 
 impl Question<'_> {
     /// The units whose candidates the target holds, in the order of the checkpoint; locked ones too.
@@ -259,19 +263,20 @@ impl Question<'_> {
         Ok(scores)
     }
 
-    /// A layer after an assignment; `None` where it is kept.
+    /// A layer after an assignment, decoded and as it is held; `None` where it is kept.
     fn decoded(
         &self,
         unit: &Unit,
         option: &Scored,
         at: usize,
         observer: &dyn Observer,
-    ) -> Result<Option<Array2<f32>>> {
+    ) -> Result<Option<(Array2<f32>, Encoding)>> {
         let level = Level { unit: (&unit.layers, &option.assignments), at };
         if level.is_keep() {
             return Ok(None);
         }
-        Ok(Some(level.compress(self.subject, observer)?.decode()))
+        let encoding = level.compress(self.subject, observer)?;
+        Ok(Some((encoding.decode(), encoding)))
     }
 
     fn damage(
@@ -284,7 +289,9 @@ impl Question<'_> {
         let Subject { checkpoint, calibrated } = self.subject;
         let mut sum = 0.0;
         for (at, &layer) in unit.layers.iter().enumerate() {
-            let Some(decoded) = self.decoded(unit, option, at, observer)? else { continue };
+            let Some((decoded, held)) = self.decoded(unit, option, at, observer)? else {
+                continue;
+            };
             let weights = checkpoint.weights(layer, observer)?;
             let share = weights.len() as f64 / checkpoint.parameters().max(1) as f64;
             let plain = || relative_error(weights.view(), decoded.view()).powi(2);
@@ -295,8 +302,9 @@ impl Question<'_> {
                 continue;
             }
             let inputs = calibrated.inputs(name, known)?;
-            let moments = Moments::of(inputs.as_ref());
-            let error = moments.relative_error(weights.view(), decoded.view(), observer)?;
+            let made = (decoded.view(), held.shift());
+            let inputs = inputs.as_ref();
+            let error = Moments::relative_error_of(inputs, weights.view(), made, observer)?;
             sum += share * error.map_or_else(plain, |error| error * error);
         }
         Ok(sum)
@@ -314,20 +322,22 @@ impl Question<'_> {
         observer: &dyn Observer,
     ) -> Result<f64> {
         let checkpoint = self.subject.checkpoint;
-        let mut by = HashMap::new();
+        let (mut by, mut shifts) = (HashMap::new(), HashMap::new());
         for (at, &layer) in unit.layers.iter().enumerate() {
-            if let Some(decoded) = self.decoded(unit, option, at, observer)? {
-                by.insert(checkpoint.tensors()[layer].name.clone(), Arc::new(decoded));
+            if let Some((decoded, held)) = self.decoded(unit, option, at, observer)? {
+                let name = &checkpoint.tensors()[layer].name;
+                shifts.extend(held.shift().map(|shift| (name.clone(), shift.to_vec())));
+                by.insert(name.clone(), Arc::new(decoded));
             }
         }
-        self.divergence(unit, by, measuring, observer)
+        self.divergence(unit, (by, shifts), measuring, observer)
     }
 
     /// KL(original ‖ changed) with layers of a unit replaced.
     fn divergence(
         &self,
         unit: &Unit,
-        by: HashMap<String, Arc<Array2<f32>>>,
+        (by, shifts): Changed,
         measuring: Measuring<'_>,
         observer: &dyn Observer,
     ) -> Result<f64> {
@@ -335,7 +345,7 @@ impl Question<'_> {
         let Some(config) = checkpoint.config().filter(|_| !by.is_empty()) else {
             return Ok(0.0);
         };
-        let weights = Replaced { base: measuring.weights, by };
+        let weights = Replaced { base: measuring.weights, by, shifts };
         let changed = Network::open(config, &weights)?;
         let from = first_changed(checkpoint, &unit.layers);
         measuring.baseline.kl(&changed, from, measuring.tokens, observer)

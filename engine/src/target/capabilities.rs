@@ -222,9 +222,11 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
             _ => Some("the format has no corrections of low rank beside the integers"),
         },
         Layout::Scaled(_) => Some(
-            "the format has no scales of inputs, and folding them into the layer before would change that layer",
+            "the format has no scales of inputs; folded into the norm before the layer they need no place",
         ),
         Layout::Sparse(sparse) => why_not_form(&sparse.inner),
+        Layout::Shifted(shifted) => why_not_form(&shifted.inner)
+            .or(Some("the format has no biases of its own for compressed layers")),
         Layout::Dense(_)
         | Layout::Affine(_)
         | Layout::Palette(_)

@@ -109,7 +109,8 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::LowRank(_)
         | Encoding::Outliers(_)
         | Encoding::Sum(_)
-        | Encoding::Scaled(_) => None,
+        | Encoding::Scaled(_)
+        | Encoding::Shifted(_) => None,
     }
 }
 

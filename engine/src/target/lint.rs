@@ -7,7 +7,7 @@ use crate::encoding::{AffineLayout, BlockType, Layout, Levels, Tiling};
 use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
-use crate::target::{Agreement, Aim, Entry, Holds, Storage, mend, names};
+use crate::target::{Agreement, Aim, Entry, Holds, Storage, biases, mend, names, vectors};
 
 /// The kinds of lints there are.
 pub static LINTS: &[&str] = &[
@@ -25,6 +25,8 @@ pub static LINTS: &[&str] = &[
     "slow-kernel",
     "in-full",
     "asymmetric-mix",
+    "scales-kept",
+    "new-bias",
     "sparsity-saves-nothing",
 ];
 
@@ -48,6 +50,10 @@ pub enum Fix {
     Held,
     /// Take the sparsity out.
     Unpruned,
+    /// Scales of inputs that stay with their layers.
+    KeptScales,
+    /// Products that carry the mean of the inputs.
+    Uncentred,
     /// Grids without zero points.
     Symmetric,
     /// Like this layer.
@@ -149,6 +155,8 @@ pub fn lints(case: &Case<'_>) -> Vec<Lint> {
     split(case, &mut lints);
     in_full(case, &mut lints);
     asymmetric_mix(case, &mut lints);
+    vectors::scales_kept(case, &mut lints);
+    biases::new_biases(case, &mut lints);
     sparsity(case, &mut lints);
     lints.sort_by_key(|lint| lint.severity);
     lints

@@ -7,9 +7,11 @@ use serde_json::json;
 use crate::checkpoint::{Checkpoint, SideFile};
 use crate::encoding::Layout;
 use crate::error::{Error, Result};
+use crate::fold;
 use crate::format::safetensors::{FilePlan, Spec};
+use crate::method;
 use crate::plan::{Assignment, Plan};
-use crate::target::{GgufFile, Storage, Target};
+use crate::target::{GgufFile, Storage, Target, biases, place_biases};
 
 /// What becomes of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,10 +95,7 @@ impl Manifest {
     /// Lays out the export of `plan` for `target`. Opens no weights.
     pub fn new(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Result<Self> {
         plan.check(checkpoint)?;
-        let entries: Vec<Entry> = (0..checkpoint.tensors().len())
-            .map(|tensor| entry(checkpoint, plan, target, tensor))
-            .collect::<Result<_>>()?;
-        Self::of(checkpoint, target, entries)
+        Self::of(checkpoint, target, entries(checkpoint, plan, target)?)
     }
 
     /// Lays out the export of entries that are known already.
@@ -110,7 +109,8 @@ impl Manifest {
         let files = files(checkpoint, target, &entries)?;
         let mut texts = Vec::new();
         let mut copies = Vec::new();
-        match target.config(checkpoint, &entries) {
+        let config = target.config(checkpoint, &entries);
+        match biases::with_flags(checkpoint, &entries, config) {
             Some(config) => texts.push(text("config.json", &config)?),
             None => match checkpoint.config() {
                 Some(config) if !config.is_as_file() => {
@@ -155,7 +155,36 @@ impl Manifest {
     }
 }
 
-/// What becomes of one tensor of a plan.
+/// What becomes of every tensor of a plan.
+///
+/// # Errors
+/// Those of [`Assignment::layout`].
+pub fn entries(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Result<Vec<Entry>> {
+    let settled = fold::settle(checkpoint, plan);
+    let tensors = 0..checkpoint.tensors().len();
+    let all = tensors.map(|tensor| entry(checkpoint, &settled.plan, target, tensor));
+    let mut all: Vec<Entry> = all.collect::<Result<_>>()?;
+    for norm in &settled.folds {
+        for vector in norm.vectors() {
+            let n = norm.layers.len();
+            let because = format!("it takes the scales of the {n} layers that read it");
+            all[vector].storage = Storage::Changed { because };
+            all[vector].layout = Some(Layout::Dense(norm.dtype));
+        }
+    }
+    place_biases(checkpoint, &mut all)?;
+    Ok(all)
+}
+
+/// Whether what becomes of a tensor of a plan depends on what becomes of others, so that [`entry`] does not tell all of it.
+/// Cost: one look at each assignment.
+pub fn is_joint(plan: &Plan) -> bool {
+    fold::is_asked(plan)
+        || plan.iter().any(|(_, assignment)| method::chain_shifts(&assignment.steps))
+}
+
+/// What becomes of one tensor of a plan whatever becomes of the others: scales that go into a norm and biases are not
+/// looked at, see [`entries`].
 ///
 /// # Errors
 /// Those of [`Assignment::layout`].

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
 use crate::encoding::{AffineLayout, Layout};
-use crate::method::{Stage, Step};
+use crate::method::{Stage, Step, with_kept_scales, without_shift};
 use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
 use crate::target::lint::{Case, Fix, Lint, Severity, lints};
@@ -51,6 +51,14 @@ fn held(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
 
 fn unpruned(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
     changes(case, tensors, |_, now| now.with_step_at(Stage::Prune, None))
+}
+
+fn with_steps(
+    case: &Case<'_>,
+    tensors: &[usize],
+    steps: fn(&[Step]) -> Vec<Step>,
+) -> Option<Changes> {
+    changes(case, tensors, |_, now| Assignment { steps: steps(&now.steps), ..now.clone() })
 }
 
 fn symmetric(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
@@ -460,6 +468,8 @@ impl Lint {
             Fix::Keep => keep(case, tensors),
             Fix::Held => held(case, tensors),
             Fix::Unpruned => unpruned(case, tensors),
+            Fix::KeptScales => with_steps(case, tensors, with_kept_scales),
+            Fix::Uncentred => with_steps(case, tensors, without_shift),
             Fix::Symmetric => symmetric(case, tensors),
             Fix::As(first) => as_first(case, *first, tensors),
             Fix::Alike => alike(case, tensors),

@@ -3,6 +3,7 @@
 
 mod archive;
 mod awq;
+mod biases;
 mod capabilities;
 mod compressed_tensors;
 mod dense;
@@ -15,16 +16,20 @@ mod mend;
 mod mlx;
 mod names;
 mod preset;
+mod vectors;
 
 use std::collections::BTreeMap;
 
 use ndarray::Array2;
 use serde_json::Value;
 
+pub use biases::{added_bias, place_biases};
 pub use capabilities::{Agreement, Capabilities, Holds, Integers, Kernel, Which};
 pub use gguf::{Content, GgufFile, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
-pub use manifest::{Entry, Manifest, OutputFile, Text, WeightFile, entry, entry_of};
+pub use manifest::{
+    Entry, Manifest, OutputFile, Text, WeightFile, entries, entry, entry_of, is_joint,
+};
 pub use mend::{
     Next, held_at_same_bits, held_in_other_grid, held_instead, mend_all, refusal, step_from,
 };
@@ -97,6 +102,12 @@ pub enum Storage {
     Copied,
     /// In the target's own compressed form.
     Native,
+    /// A vector of the source's type and extents with other values: a norm that took the scales of the layers behind it, a
+    /// bias that makes up for a mean.
+    Changed {
+        /// Why, in a sentence without a full stop.
+        because: String,
+    },
     /// Decoded, in the source's element type: the plan's savings are not in the file.
     Dense {
         /// Why, in a sentence without a full stop.

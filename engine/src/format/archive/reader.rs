@@ -226,6 +226,11 @@ impl<'a> Node<'a> {
                 let scales = floats(get("input_scales")?, scaled.scale_dtype, shape.cols)?;
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
+            Layout::Shifted(shifted) => {
+                let prefix = prefix(&shifted.inner, &["shift"], "inner.");
+                floats(get("shift")?, shifted.dtype, shape.rows)?;
+                Self::new(&shifted.inner, shape, marks, &within(get, prefix))?
+            }
             Layout::Sparse(sparse) => {
                 let marks = Marks::new(get("mask")?, shape.elements(), sparse.kept)?;
                 let prefix = prefix(&sparse.inner, &["mask"], "inner.");

@@ -1,6 +1,7 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
 mod adjusted;
+mod centred;
 mod factors;
 mod outliers;
 mod polish;

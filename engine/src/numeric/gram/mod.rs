@@ -222,6 +222,24 @@ impl Gram {
         rayon::scope(|_| Cholesky::new(self.tiles.clone(), most, is_cancelled))
     }
 
+    /// The sum of the inputs times `factors`, Σ (f ⊙ x)·(f ⊙ x)ᵀ.
+    ///
+    /// # Panics
+    /// If the number of channels differs.
+    #[must_use]
+    pub fn scaled(&self, factors: &[f64]) -> Self {
+        assert_eq!(factors.len(), self.channels(), "channels of a Gram matrix");
+        let mut scaled = self.clone();
+        scaled.tiles.par_tiles_mut().for_each(|([i, j], mut tile)| {
+            for c in 0..tile.ncols() {
+                for r in 0..tile.nrows() {
+                    tile[(r, c)] *= factors[i * TILE + r] * factors[j * TILE + c];
+                }
+            }
+        });
+        scaled
+    }
+
     /// The sum about the mean, Σ (x − μ)·(x − μ)ᵀ, of which `sums` is Σ x.
     ///
     /// # Panics
