@@ -72,7 +72,7 @@ fn mended(checkpoint: &Checkpoint, plan: &Plan, aim: Aim, lint: &Lint) -> Plan {
 }
 
 fn aim(id: &str, tensor_parallel: u32) -> Aim {
-    Aim { target: target::find(id).expect("a target"), tensor_parallel }
+    Aim { tensor_parallel, ..target::find(id).expect("a target").into() }
 }
 
 /// A lint with a plan that triggers it: lint, target, devices, rules, kind of model.
@@ -357,7 +357,7 @@ proptest! {
             }
         }
         for target in writable() {
-            let aim = Aim { target, tensor_parallel: devices };
+            let aim = Aim { target, tensor_parallel: devices, shard_bytes: 0 };
             let mut plan = plan.clone();
             for is_mended in [false, true] {
                 if is_mended {

@@ -11,6 +11,7 @@ use lapidary_engine::target;
 use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::output::{self, Table, Terminal};
+use crate::cli::size::bytes_of;
 use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 use crate::theme::text;
@@ -33,6 +34,9 @@ pub(super) struct Compress {
     /// Working memory for the layers in flight, in GiB.
     #[arg(long, default_value_t = 4.0, value_name = "GIB")]
     memory: f64,
+    /// The most bytes of a weight file, as 5GB or 500MB; 0 for the files of the source. The project's wish if not given.
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<String>,
     /// A folder that `calibrate` wrote, for methods that need data; the latest of the model if not given.
     #[arg(long, value_name = "FOLDER")]
     calibration: Option<PathBuf>,
@@ -44,6 +48,12 @@ impl Compress {
         let mut project = Project::read(&self.project)?;
         if let Some(id) = &self.target {
             project = for_target(project, id)?;
+        }
+        if target::find(&project.target)?.is_one_file() {
+            project.shard_bytes = 0;
+        }
+        if let Some(size) = &self.shard_size {
+            project.shard_bytes = bytes_of(size)?;
         }
         let default = || default_folder(&self.project, &project.target);
         let out = self.out.clone().unwrap_or_else(default);
@@ -64,14 +74,14 @@ pub(super) fn run(
 ) -> anyhow::Result<(Report, String)> {
     let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
     let plan = opened.plan.resolve(&checkpoint)?;
-    let target = target::find(&opened.target)?;
+    let aim = opened.aim()?;
     let terminal = Terminal::new();
     let loaded = choice.find(&checkpoint, &plan, &terminal);
     let done = loaded.and_then(|loaded| {
         let title =
             |loaded: &Loaded| format!("calibrated with {}\n", Loaded::title(&loaded.folder));
         let subject = calibrations::subject(&checkpoint, loaded.as_ref());
-        let report = export::export(subject, &plan, target, destination, &terminal)?;
+        let report = export::export(subject, &plan, aim, destination, &terminal)?;
         Ok((report, loaded.as_ref().map(title).unwrap_or_default()))
     });
     terminal.finish();

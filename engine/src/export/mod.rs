@@ -85,7 +85,7 @@ pub fn export<'a>(
             "export from the safetensors checkpoint it was made from",
         ));
     }
-    let manifest = Manifest::new(checkpoint, plan, target)?;
+    let manifest = Manifest::new(checkpoint, plan, target)?.in_shards(checkpoint, aim)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;
     let folder = begin(destination, manifest.total_bytes() + store_bytes(&manifest))?;
