@@ -31,6 +31,9 @@ pub(super) struct Compress {
     /// Replace an earlier output in that folder.
     #[arg(long)]
     force: bool,
+    /// Compress every layer anew, also those that an earlier attempt at the same folder finished.
+    #[arg(long)]
+    fresh: bool,
     /// Working memory for the layers in flight, in GiB.
     #[arg(long, default_value_t = 4.0, value_name = "GIB")]
     memory: f64,
@@ -57,6 +60,9 @@ impl Compress {
         }
         let default = || default_folder(&self.project, &project.target);
         let out = self.out.clone().unwrap_or_else(default);
+        if self.fresh && export::discard_finished(&out)? {
+            output::tell(&["what an earlier attempt finished was thrown away".to_owned()]);
+        }
         let destination =
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
         let choice = Choice { home: builtin::home(), named: self.calibration };
@@ -85,6 +91,14 @@ pub(super) fn run(
         Ok((report, loaded.as_ref().map(title).unwrap_or_default()))
     });
     terminal.finish();
+    if done.as_ref().is_err_and(|error| !error.is_bad_input())
+        && let Some(finished) = export::finished_for(destination.folder)
+    {
+        output::tell(&[format!(
+            "finished layers are kept in {}: the same command goes on with them, --fresh begins anew",
+            finished.display()
+        )]);
+    }
     Ok(done?)
 }
 

@@ -15,7 +15,7 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
     let engine = error.downcast_ref::<Error>();
     if matches!(engine, Some(Error::Cancelled)) {
-        complain("cancelled; nothing was left behind");
+        complain("cancelled; nothing half-written was left");
         return ExitCode::from(130);
     }
     match engine {

@@ -105,7 +105,9 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
                         .text(format!("{} {}", progress.stage, progress.item)),
                 );
             }
-            if ui.button("Cancel").clicked() {
+            let cancel = ui.button("Cancel");
+            let cancel = cancel.on_hover_text("Layers that are finished are kept in a hidden folder beside the output; the next export to the same folder goes on with those that are still wanted, to the same bytes. It vanishes with a finished export.");
+            if cancel.clicked() {
                 context.send(Command::CancelExport);
             }
         }

@@ -10,7 +10,7 @@ mod report;
 mod verify;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ndarray::Array2;
@@ -63,12 +63,14 @@ impl Work<'_> {
 
 /// Runs the plan, writes the target's files, reads them back and proves them, and adds the report.
 ///
-/// The folder appears only when all of that has succeeded. Cost: reading the source twice, writing once,
+/// The folder appears only when all of that has succeeded. Layers that were compressed lie beside it until then, in a hidden
+/// folder, and the same export goes on with them where it was cancelled or the process ended, to the same bytes. Cost: reading the source twice, writing once,
 /// reading the result once; memory of the job's limit.
 ///
 /// # Errors
 /// Whatever keeps the plan from being carried out or the output from loading is said before anything is
-/// computed; [`Error::Proof`] if what was written does not decode to what was computed.
+/// computed, and so is another export to the same folder; [`Error::Plan`] for a source that was changed since it was opened;
+/// [`Error::Proof`] if what was written does not decode to what was computed.
 pub fn export<'a>(
     subject: impl Into<Subject<'a>>,
     plan: &Plan,
@@ -88,22 +90,29 @@ pub fn export<'a>(
     let manifest = Manifest::new(checkpoint, plan, target)?.in_shards(checkpoint, aim)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     refuse_own_source(checkpoint, destination.folder)?;
-    let folder = begin(destination, manifest.total_bytes() + store_bytes(&manifest))?;
-    let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
+    checkpoint.check_all_unchanged()?;
+    let folder = begin(destination, (manifest.total_bytes(), store_bytes(&manifest)))?;
+    let finished = folder.finished_parts();
+    let store = job::resume(subject, plan, destination.limits, &finished, observer)?;
     let weights = |index| checkpoint.weights(index, observer);
     let manifest = &manifest;
     let work =
         Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
     write::write(&work, &folder)?;
     let proofs = prove(&work, &folder)?;
-    drop(store);
     let report = Report::new((checkpoint, target), plan, manifest, &proofs);
-    add_report(report, folder, observer)
+    add_report(&work, report, folder)
 }
 
-/// Begins the output, whose disk must have room for so many bytes.
-fn begin(destination: Destination<'_>, needed_bytes: u64) -> Result<NewFolder> {
+/// Begins the output, whose disk must have room for its bytes, and for those of a store, as far as it is not there yet.
+fn begin(
+    destination: Destination<'_>,
+    (output_bytes, store_bytes): (u64, u64),
+) -> Result<NewFolder> {
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
+    let there = disk::list_tree(&folder.finished_parts());
+    let there_bytes: u64 = there.iter().map(|found| found.bytes).sum();
+    let needed_bytes = output_bytes.saturating_add(store_bytes.saturating_sub(there_bytes));
     let allowed_bytes = disk::free_bytes(destination.folder)?;
     if needed_bytes > allowed_bytes {
         let what = format!("writing {}", destination.folder.display());
@@ -117,7 +126,7 @@ fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan) -> Result<Report> {
     write::write(work, &folder)?;
     let proofs = prove(work, &folder)?;
     let report = Report::new((work.checkpoint, work.target), plan, work.manifest, &proofs);
-    add_report(report, folder, work.observer)
+    add_report(work, report, folder)
 }
 
 fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
@@ -127,15 +136,30 @@ fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
     }
 }
 
-/// Adds the report and gives the folder its name.
-fn add_report(report: Report, folder: NewFolder, observer: &dyn Observer) -> Result<Report> {
+/// Where layers lie that an export to `folder` finished before it was stopped, if there are any; exporting the same again
+/// goes on with them.
+pub fn finished_for(folder: &Path) -> Option<PathBuf> {
+    disk::finished_for(folder)
+}
+
+/// Throws such layers away; gives whether there were any.
+///
+/// # Errors
+/// [`Error::Plan`] while an export to that folder is running, [`Error::Io`] where they cannot be removed.
+pub fn discard_finished(folder: &Path) -> Result<bool> {
+    disk::discard_finished(folder)
+}
+
+/// Adds the report and gives the folder its name, if the source is still the one that was read.
+fn add_report(work: &Work<'_>, report: Report, folder: NewFolder) -> Result<Report> {
     let mut json = serde_json::to_vec_pretty(&report)
         .map_err(|error| Error::Unsupported { what: format!("writing the report ({error})") })?;
     json.push(b'\n');
     let mut file = folder.file(REPORT)?;
     file.write(&json)?;
     file.finish()?;
-    observer.go_on()?;
+    work.observer.go_on()?;
+    work.checkpoint.check_all_unchanged()?;
     folder.finish()?;
     Ok(report)
 }

@@ -6,6 +6,7 @@ mod calibrated;
 mod damage;
 mod encoded;
 mod in_turn;
+mod kept;
 mod levels;
 mod preview;
 mod store;
@@ -20,6 +21,7 @@ pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
 pub use in_turn::Sequential;
+pub use kept::resume;
 pub use levels::{Level, Levels};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
@@ -95,6 +97,7 @@ fn compress_into(
         batch.par_iter().try_for_each(|&layer| {
             observer.go_on()?;
             let tensor = &checkpoint.tensors()[layer];
+            checkpoint.check_unchanged(tensor.file)?;
             let report = |done_bytes| {
                 observer.progress(Progress {
                     stage: "Compressing",
