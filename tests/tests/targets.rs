@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{Destination, REPORT, export};
+use lapidary_engine::export::{Destination, PAGE, REPORT, export};
 use lapidary_engine::job::{Limits, Sample};
 use lapidary_engine::method::{Kind, METHODS, Needs, Stage, Step, chain_needs};
 use lapidary_engine::numeric::distance::relative_error;
@@ -325,7 +325,7 @@ fn sizes_are_those_of_the_files_for_every_method_and_shape() {
             let bytes: u64 = std::fs::read_dir(&out)
                 .unwrap()
                 .map(|entry| entry.unwrap())
-                .filter(|entry| entry.file_name() != REPORT)
+                .filter(|entry| entry.file_name() != REPORT && entry.file_name() != PAGE)
                 .map(|entry| entry.metadata().unwrap().len())
                 .sum();
             assert_eq!(bytes, manifest.total_bytes(), "{} {chain:?}", target.about().id);

@@ -96,6 +96,11 @@ impl Terminal {
         self.bar.set_message(text);
     }
 
+    /// Whether somebody looks at the bar.
+    pub(super) fn is_seen(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
     /// Removes the bar.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();

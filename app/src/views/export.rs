@@ -1,7 +1,7 @@
 //! The export form: what will be written, where, what stands in the way, how it went.
 
 use egui::{Align2, Key, RichText, ScrollArea, TextEdit, Ui, Window};
-use lapidary_engine::export::REPORT;
+use lapidary_engine::export::{PAGE, REPORT};
 use lapidary_engine::target::{Manifest, Severity, Storage};
 
 use crate::commands::Command;
@@ -190,5 +190,7 @@ fn result(context: &ViewContext<'_>, ui: &mut Ui, exported: &Exported) {
             worst.name
         ));
     }
-    ui.weak(format!("report in {}", exported.folder.join(REPORT).display()));
+    ui.label(&exported.report.coverage);
+    let (page, data) = (exported.folder.join(PAGE), REPORT);
+    ui.weak(format!("report to read in {}, as data in {data}", page.display()));
 }

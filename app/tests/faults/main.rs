@@ -324,3 +324,45 @@ fn files_of_a_wished_size_come_from_the_command_line() {
     fails(&place.run(&one), 2, &["one file"]);
     assert!(!place.at("g").exists());
 }
+
+#[test]
+fn a_dry_run_foretells_the_bytes_and_writes_nothing() {
+    let place = Place::new();
+    let before = place.names();
+    let said = |arguments: &[&str]| {
+        let output = place.run(&[&COMPRESS[..], &["--dry-run"], arguments].concat());
+        works(&output);
+        text(&output.stdout).to_owned()
+    };
+    let line = |said: &str, head: &str| {
+        let found = said.lines().find(|line| line.starts_with(head));
+        found.unwrap_or_else(|| panic!("no {head} in {said}")).to_owned()
+    };
+    let dense = said(&[]);
+    assert_eq!(place.names(), before);
+    assert!(line(&dense, "plan").contains("35 compressed but stored in full"), "{dense}");
+    assert!(line(&dense, "layers").contains("35 to compress; "), "{dense}");
+    // The largest batch is all of them: 20 bytes for each of their weights.
+    let weights: u64 = 5 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 172 * 64);
+    let memory = format!("{:.2} MB for layers", 20.0 * weights as f64 / 1e6);
+    assert!(line(&dense, "memory").contains(&memory), "{memory} is not in {dense}");
+    assert!(line(&dense, "time").contains("not foretold"));
+    for target in ["dense", "archive"] {
+        let foretold = line(&said(&["--target", target]), "output");
+        works(&place.run(&[&COMPRESS[..], &["--target", target]].concat()));
+        let files = place.files();
+        let of_output = files.iter().filter(|(name, _)| !name.starts_with("lapidary-report"));
+        let (count, bytes) = of_output.fold((0, 0), |(n, sum), (_, b)| (n + 1, sum + b.len()));
+        let digits = foretold.replace(',', "");
+        assert!(digits.contains(&format!(" {bytes} bytes in {count} files")), "{foretold}");
+        let taken = place.run(&[&COMPRESS[..], &["--dry-run"]].concat());
+        fails(&taken, 2, &["out already exists", "--force"]);
+        std::fs::remove_dir_all(place.at("out")).unwrap();
+    }
+    // What another attempt finished counts.
+    let stopped = place.after("ulimit -f 400\ntrap '' XFSZ", &COMPRESS).output().unwrap();
+    fails(&stopped, 1, &["free some space"]);
+    assert!(line(&said(&[]), "layers").contains("35 of them finished before"));
+    let refused = place.run(&[&COMPRESS[..], &["--dry-run", "--memory", "0.00001"]].concat());
+    fails(&refused, 1, &["compressing tensor", "available"]);
+}

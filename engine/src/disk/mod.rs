@@ -16,7 +16,7 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 
 pub use lock::Lock;
 pub use new_file::NewFile;
-pub use new_folder::{NewFolder, discard_finished, finished_for};
+pub use new_folder::{NewFolder, discard_finished, finished_for, may_become};
 pub use tree::{Found, list_tree, list_visible};
 
 use crate::error::{Error, Result};

@@ -208,8 +208,12 @@ impl NewFolder {
     }
 }
 
-/// Whether something may take that name.
-fn may_become(destination: &Path, replace: bool, marker: &str) -> Result<()> {
+/// Refuses a name that an output may not take: what is there is replaced only if `replace` is set, and only if it is an empty
+/// folder or holds `marker`.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::Plan`], and [`Error::Io`] for a name that there cannot be.
+pub fn may_become(destination: &Path, replace: bool, marker: &str) -> Result<()> {
     match destination.symlink_metadata() {
         Ok(_) => may_replace(destination, replace, marker),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -2,9 +2,13 @@
 //! In: checkpoint, store, manifest. Out: a folder that loads, and a [`Report`]. Never knows methods.
 
 mod convert;
+mod coverage;
+mod forecast;
 mod gguf;
 mod gguf_proof;
 mod gguf_reader;
+mod hashes;
+mod page;
 mod proof;
 mod report;
 mod verify;
@@ -16,6 +20,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 pub use convert::convert;
+pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};
 pub use verify::{Verified, VerifiedTensor, verify};
 
@@ -31,6 +36,9 @@ use crate::target::{Aim, Case, Manifest, Target, WeightFile, refuse_errors};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
+
+/// Name of the same report as a page to read.
+pub const PAGE: &str = "lapidary-report.html";
 
 /// Where an export goes and what it may do.
 #[derive(Clone, Copy, Debug)]
@@ -81,17 +89,11 @@ pub fn export<'a>(
     let (subject, aim) = (subject.into(), aim.into());
     let checkpoint = subject.checkpoint;
     let target = aim.target;
-    if checkpoint.gguf().is_some() {
-        return Err(Error::plan(
-            format!("{} is a finished GGUF file", checkpoint.path().display()),
-            "export from the safetensors checkpoint it was made from",
-        ));
-    }
-    let manifest = Manifest::new(checkpoint, plan, target)?.in_shards(checkpoint, aim)?;
-    refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
+    let manifest = forecast::laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;
     checkpoint.check_all_unchanged()?;
-    let folder = begin(destination, (manifest.total_bytes(), store_bytes(&manifest)))?;
+    let store_bytes = forecast::store_bytes(checkpoint, &manifest);
+    let folder = begin(destination, (manifest.total_bytes(), store_bytes))?;
     let finished = folder.finished_parts();
     let store = job::resume(subject, plan, destination.limits, &finished, observer)?;
     let weights = |index| checkpoint.weights(index, observer);
@@ -112,12 +114,7 @@ fn begin(
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
     let there = disk::list_tree(&folder.finished_parts());
     let there_bytes: u64 = there.iter().map(|found| found.bytes).sum();
-    let needed_bytes = output_bytes.saturating_add(store_bytes.saturating_sub(there_bytes));
-    let allowed_bytes = disk::free_bytes(destination.folder)?;
-    if needed_bytes > allowed_bytes {
-        let what = format!("writing {}", destination.folder.display());
-        return Err(Error::Limit { what, needed_bytes, allowed_bytes });
-    }
+    forecast::room(destination, output_bytes, store_bytes, there_bytes)?;
     Ok(folder)
 }
 
@@ -150,14 +147,22 @@ pub fn discard_finished(folder: &Path) -> Result<bool> {
     disk::discard_finished(folder)
 }
 
-/// Adds the report and gives the folder its name, if the source is still the one that was read.
-fn add_report(work: &Work<'_>, report: Report, folder: NewFolder) -> Result<Report> {
+/// Adds the report with its page and gives the folder its name, if the source is still the one that was read.
+fn add_report(work: &Work<'_>, mut report: Report, folder: NewFolder) -> Result<Report> {
+    let files = work.checkpoint.files();
+    let source = |name: &str| {
+        let found = files.iter().find(|file| file.name == name);
+        found.map_or_else(PathBuf::new, |file| file.path().to_path_buf())
+    };
+    hashes::fill(&mut report, (&source, folder.path()), work.observer)?;
     let mut json = serde_json::to_vec_pretty(&report)
         .map_err(|error| Error::Unsupported { what: format!("writing the report ({error})") })?;
     json.push(b'\n');
-    let mut file = folder.file(REPORT)?;
-    file.write(&json)?;
-    file.finish()?;
+    for (name, text) in [(REPORT, json), (PAGE, page::page(&report).into_bytes())] {
+        let mut file = folder.file(name)?;
+        file.write(&text)?;
+        file.finish()?;
+    }
     work.observer.go_on()?;
     work.checkpoint.check_all_unchanged()?;
     folder.finish()?;
@@ -180,10 +185,4 @@ fn refuse_own_source(checkpoint: &Checkpoint, destination: &Path) -> Result<()> 
         ));
     }
     Ok(())
-}
-
-/// The store holds the compressed layers while the output is written, so both are counted.
-fn store_bytes(manifest: &Manifest) -> u64 {
-    let stored = manifest.entries.iter().filter(|entry| entry.layout.is_some());
-    stored.map(|entry| entry.bytes).sum()
 }

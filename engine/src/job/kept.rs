@@ -67,6 +67,17 @@ pub fn resume<'a>(
     Ok(store)
 }
 
+/// How many layers of a plan lie in a folder where [`resume`] looks for them. Does not read them.
+pub fn finished(subject: Subject<'_>, plan: &Plan, folder: &Path) -> usize {
+    let Some(identity) = identity(subject) else { return 0 };
+    let there = crate::disk::list_files(folder).unwrap_or_default();
+    let there: std::collections::HashSet<String> =
+        there.into_iter().map(|(name, _)| name).collect();
+    let layers = layers_to_compress(subject.checkpoint, plan);
+    let names = layers.iter().map(|&layer| name(&identity, subject.checkpoint, plan, layer));
+    names.filter(|name| there.contains(name)).count()
+}
+
 /// A hash of all that decides the bytes of every layer: this version of the methods, the source, the calibration. `None`
 /// where a file of the source was changed, or the system does not say.
 fn identity(subject: Subject<'_>) -> Option<String> {
