@@ -29,17 +29,17 @@ fn sparse(folder: &Path, tensors: &[(&str, &str, u64, [u64; 2])]) -> Option<Chec
     let path = folder.join("model.safetensors");
     let length = (header.len() as u64).to_le_bytes();
     write(&path, &[&length[..], header.as_bytes()].concat());
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).expect("it works");
     // File systems differ in how large a file may be.
     file.set_len(8 + header.len() as u64 + at).ok()?;
-    assert!(file.metadata().unwrap().blocks() * 512 < 1 << 20, "the file is not sparse");
+    assert!(file.metadata().expect("it works").blocks() * 512 < 1 << 20, "the file is not sparse");
     write(&folder.join("config.json"), br#"{"model_type": "llama"}"#);
-    Some(Checkpoint::open(folder).unwrap())
+    Some(Checkpoint::open(folder).expect("it works"))
 }
 
 fn run(checkpoint: &Checkpoint, plan: &Plan, folder: &Path) -> Result<Report> {
     let destination = Destination { folder, replace: false, limits: Limits::default() };
-    export(checkpoint, plan, target::find("dense").unwrap(), destination, &Silent)
+    export(checkpoint, plan, target::find("dense").expect("it works"), destination, &Silent)
 }
 
 #[test]

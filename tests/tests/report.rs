@@ -17,12 +17,13 @@ use tempfile::TempDir;
 
 fn run(checkpoint: &Checkpoint, plan: &Plan, id: &str, folder: &Path) -> Report {
     let destination = Destination { folder, replace: false, limits: Limits::default() };
-    export(checkpoint, plan, target::find(id).unwrap(), destination, &Silent).unwrap()
+    export(checkpoint, plan, target::find(id).expect("it works"), destination, &Silent)
+        .expect("it works")
 }
 
 /// The page of an output, parsed strictly.
 fn with_page<T>(folder: &Path, look: impl FnOnce(&str, &Document<'_>) -> T) -> T {
-    let text = String::from_utf8(read(&folder.join(PAGE))).unwrap();
+    let text = String::from_utf8(read(&folder.join(PAGE))).expect("it works");
     let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
     let parsed = Document::parse_with_options(&text, options);
     look(&text, &parsed.unwrap_or_else(|error| panic!("{error}: {text}")))
@@ -96,7 +97,7 @@ fn every_file_has_its_hash() {
     for (folder, file) in sources.chain(output) {
         let bytes = read(&folder.join(&file.name));
         assert_eq!(file.bytes, bytes.len() as u64);
-        let hash: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = format!("{:x}", Sha256::digest(&bytes));
         assert_eq!(file.sha256, hash, "{}", file.name);
         with_page(&out, |page, _| assert!(page.contains(&hash), "{}", file.name));
     }

@@ -24,11 +24,11 @@ use tempfile::TempDir;
 const LAYERS: usize = 7;
 
 fn target() -> &'static dyn Target {
-    target::find("dense").unwrap()
+    target::find("dense").expect("it works")
 }
 
 fn bits(checkpoint: &Checkpoint, bits: i64) -> Plan {
-    plan(checkpoint, &[("*_proj.weight", vec![rtn(bits)])]).unwrap()
+    plan(checkpoint, &[("*_proj.weight", vec![rtn(bits)])]).expect("it works")
 }
 
 fn export_to(
@@ -60,12 +60,12 @@ impl<'a> At<'a> {
     }
 
     fn said(&self) -> Vec<String> {
-        self.said.lock().unwrap().clone()
+        self.said.lock().expect("it works").clone()
     }
 
     /// Layers that were compressed, by name.
     fn compressed(&self) -> Vec<String> {
-        let mut names = self.compressed.lock().unwrap().clone();
+        let mut names = self.compressed.lock().expect("it works").clone();
         names.sort();
         names.dedup();
         names
@@ -75,7 +75,7 @@ impl<'a> At<'a> {
 impl Observer for At<'_> {
     fn progress(&self, progress: Progress) {
         if progress.stage == "Compressing" {
-            self.compressed.lock().unwrap().push(progress.item);
+            self.compressed.lock().expect("it works").push(progress.item);
         }
         if progress.stage == self.stage && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.nth
         {
@@ -84,7 +84,7 @@ impl Observer for At<'_> {
     }
 
     fn warn(&self, text: String) {
-        self.said.lock().unwrap().push(text);
+        self.said.lock().expect("it works").push(text);
     }
 
     fn is_cancelled(&self) -> bool {
@@ -98,7 +98,7 @@ fn stop(checkpoint: &Checkpoint, plan: &Plan, out: &Path, reports: usize) -> Vec
     let done = on_threads(1, || export_to(checkpoint, plan, out, &observer));
     assert!(matches!(done, Err(Error::Cancelled)), "{done:?}");
     assert!(!out.exists());
-    let finished = finished_for(out).unwrap();
+    let finished = finished_for(out).expect("it works");
     names_in(&finished).iter().map(|name| finished.join(name)).collect()
 }
 
@@ -110,12 +110,12 @@ fn listens() -> At<'static> {
 fn model(folder: &Path) -> (Checkpoint, Plan, BTreeMap<String, Vec<u8>>) {
     let path = folder.join("model");
     small_llama(&path);
-    let checkpoint = Checkpoint::open(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path).expect("it works");
     let plan = bits(&checkpoint, 4);
     let whole = folder.join("whole");
-    export_to(&checkpoint, &plan, &whole, &Silent).unwrap();
+    export_to(&checkpoint, &plan, &whole, &Silent).expect("it works");
     let files = read_folder(&whole);
-    std::fs::remove_dir_all(whole).unwrap();
+    std::fs::remove_dir_all(whole).expect("it works");
     (checkpoint, plan, files)
 }
 

@@ -19,11 +19,11 @@ const INDEX: &str = "model.safetensors.index.json";
 
 fn four_bits(checkpoint: &Checkpoint) -> Plan {
     let step = rtn(4).with("symmetry", "asymmetric").with("group_size", 128);
-    plan(checkpoint, &[("*.mlp.*_proj.weight", vec![step])]).unwrap()
+    plan(checkpoint, &[("*.mlp.*_proj.weight", vec![step])]).expect("it works")
 }
 
 fn aim(id: &str, shard_bytes: u64) -> Aim {
-    Aim { shard_bytes, ..target::find(id).unwrap().into() }
+    Aim { shard_bytes, ..target::find(id).expect("it works").into() }
 }
 
 fn to(folder: &Path) -> Destination<'_> {
@@ -35,9 +35,10 @@ fn shards(folder: &Path) -> BTreeMap<String, (u64, Vec<String>)> {
     let weights = names_in(folder).into_iter().filter(|name| name.ends_with(".safetensors"));
     let shard = |name: String| {
         let path = folder.join(&name);
-        let bytes = std::fs::metadata(&path).unwrap().len();
+        let bytes = std::fs::metadata(&path).expect("it works").len();
         let header = lapidary_tests::reader::header(&path);
-        let tensors = header.as_object().unwrap().keys().filter(|key| *key != "__metadata__");
+        let tensors =
+            header.as_object().expect("it works").keys().filter(|key| *key != "__metadata__");
         assert_eq!(header["__metadata__"]["format"], "pt");
         (name, (bytes, tensors.cloned().collect()))
     };
@@ -47,7 +48,7 @@ fn shards(folder: &Path) -> BTreeMap<String, (u64, Vec<String>)> {
 /// Holds a folder of shards against the wish and its own index.
 fn check(folder: &Path, report: &Report, limit_bytes: u64) -> usize {
     let shards = shards(folder);
-    let module = |name: &String| name.rsplit_once('.').unwrap().0.to_owned();
+    let module = |name: &String| name.rsplit_once('.').expect("it works").0.to_owned();
     let mut of: BTreeMap<String, &str> = BTreeMap::new();
     for (at, (name, (bytes, tensors))) in shards.iter().enumerate() {
         let count = shards.len();
@@ -62,7 +63,7 @@ fn check(folder: &Path, report: &Report, limit_bytes: u64) -> usize {
         }
     }
     let index = read_json(&folder.join(INDEX));
-    let map = index["weight_map"].as_object().unwrap();
+    let map = index["weight_map"].as_object().expect("it works");
     let listed: usize = shards.values().map(|(_, tensors)| tensors.len()).sum();
     assert_eq!(map.len(), listed);
     for (name, (_, tensors)) in &shards {

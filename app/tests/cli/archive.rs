@@ -5,7 +5,7 @@ use std::path::Path;
 use lapidary_engine::disk;
 use tempfile::TempDir;
 
-use crate::{REPORT, fails, names_in, read, run, sample, works};
+use crate::{fails, names_in, read, run, sample, works};
 
 /// A project of two methods in `home`, exported as an archive and dense.
 fn prepared(home: &Path) {

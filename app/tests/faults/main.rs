@@ -24,17 +24,17 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let folder = TempDir::new().unwrap();
+        let folder = TempDir::new().expect("it works");
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/stories260K");
-        for (name, _) in disk::list_files(&model).unwrap() {
-            let bytes = disk::read_bytes(&model.join(&name), 10_000_000).unwrap();
-            disk::write_file(&folder.path().join("model").join(name), &bytes).unwrap();
+        for (name, _) in disk::list_files(&model).expect("it works") {
+            let bytes = disk::read_bytes(&model.join(&name), 10_000_000).expect("it works");
+            disk::write_file(&folder.path().join("model").join(name), &bytes).expect("it works");
         }
         let project = r#"(version: 2, checkpoint: "model", target: "dense", plan: {
             "model.layers.*_proj.weight": (steps: [(method: "round-to-nearest",
                 parameters: {"bits": 4, "group_size": 32, "clipping": "mse"})]),
         })"#;
-        disk::write_file(&folder.path().join("p.ron"), project.as_bytes()).unwrap();
+        disk::write_file(&folder.path().join("p.ron"), project.as_bytes()).expect("it works");
         Self { folder }
     }
 
@@ -62,25 +62,26 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        self.after("", arguments).output().unwrap()
+        self.after("", arguments).output().expect("it works")
     }
 
     fn start(&self, arguments: &[&str]) -> Child {
         let mut command = self.after("", arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it works")
     }
 
     /// Exports without a break, and takes the files away again.
     fn unbroken(&self) -> BTreeMap<String, Vec<u8>> {
         works(&self.run(&COMPRESS));
         let files = self.files();
-        std::fs::remove_dir_all(self.at("out")).unwrap();
+        std::fs::remove_dir_all(self.at("out")).expect("it works");
         files
     }
 
     fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let out = self.at("out");
-        let read = |name: &String| disk::read_bytes(&out.join(name), 100_000_000).unwrap();
+        let read =
+            |name: &String| disk::read_bytes(&out.join(name), 100_000_000).expect("it works");
         names_in(&out).iter().map(|name| (name.clone(), read(name))).collect()
     }
 }
@@ -88,8 +89,8 @@ impl Place {
 const COMPRESS: [&str; 4] = ["compress", "p.ron", "--out", "out"];
 
 fn names_in(folder: &Path) -> Vec<String> {
-    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
-    let entries = std::fs::read_dir(folder).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("it works").file_name();
+    let entries = std::fs::read_dir(folder).expect("it works");
     let mut names: Vec<String> =
         entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
     names.sort();
@@ -97,7 +98,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+    std::str::from_utf8(bytes).expect("it works")
 }
 
 #[track_caller]

@@ -44,8 +44,8 @@ impl Workplace {
         if old.exists() && !destination.exists() {
             std::fs::rename(&old, destination).map_err(Error::io("restore", destination))?;
         }
-        taken.clear(&taken.replaced())?;
-        taken.clear(&taken.partial())?;
+        clear(&taken.replaced())?;
+        clear(&taken.partial())?;
         Ok(taken)
     }
 
@@ -60,14 +60,13 @@ impl Workplace {
     fn finished(&self) -> PathBuf {
         self.folder.join("finished")
     }
+}
 
-    fn clear(&self, path: &Path) -> Result<()> {
-        match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::io("remove", path)(error))
-            }
-            _ => Ok(()),
-        }
+/// Removes a folder with all it holds; one that is not there is no failure.
+fn clear(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -108,7 +107,7 @@ pub fn discard_finished(destination: &Path) -> Result<bool> {
     }
     let taken = Workplace::take(destination)?;
     let was_there = taken.finished().exists();
-    taken.clear(&taken.finished())?;
+    clear(&taken.finished())?;
     Ok(was_there)
 }
 
@@ -202,8 +201,8 @@ impl NewFolder {
             return Err(error);
         }
         // The output is there; what cannot be removed beside it is no failure.
-        workplace.clear(&workplace.finished()).ok();
-        workplace.clear(&workplace.replaced()).ok();
+        clear(&workplace.finished()).ok();
+        clear(&workplace.replaced()).ok();
         Ok(())
     }
 }
@@ -295,7 +294,7 @@ mod tests {
         new.finish().unwrap();
         assert_eq!(names(folder.path()), ["out"]);
         let new = NewFolder::create(&out, true, "report");
-        assert!(matches!(new, Ok(_)), "an empty folder is replaced");
+        assert!(new.is_ok(), "an empty folder is replaced");
         write_file(&new.unwrap().finished_parts().join("a"), b"done").unwrap();
         assert!(discard_finished(&out).unwrap() && !discard_finished(&out).unwrap());
         assert_eq!(names(folder.path()), ["out"]);

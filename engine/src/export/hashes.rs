@@ -50,13 +50,12 @@ fn sha256(path: &Path, each: &dyn Fn(u64) -> Result<()>) -> Result<String> {
         each(end - at)?;
         at = end;
     }
-    let digits = hasher.finalize().iter().fold(String::new(), |mut text, byte| {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-        text
-    });
-    Ok(digits)
+    Ok(hexadecimal(&hasher.finalize()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    nibbles.filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()
 }
 
 #[cfg(test)]
@@ -81,12 +80,6 @@ mod tests {
         assert_eq!([hash(b""), hash(b"abc"), hash(&vec![b'a'; 1_000_000])], [none, abc, million]);
         // More than one piece.
         let whole = hash(&vec![b'a'; 9_000_000]);
-        assert_eq!(
-            whole,
-            Sha256::digest(vec![b'a'; 9_000_000])
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<String>()
-        );
+        assert_eq!(whole, hexadecimal(&Sha256::digest(vec![b'a'; 9_000_000])));
     }
 }

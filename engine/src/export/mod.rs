@@ -32,7 +32,7 @@ use crate::export::proof::Proved;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Manifest, Target, WeightFile, refuse_errors};
+use crate::target::{Aim, Manifest, Target, WeightFile};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
