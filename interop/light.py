@@ -194,7 +194,7 @@ def check_sparse(checks, variant, out):
 
 def check_report(checks, variant, out):
     report = json.loads((out / "lapidary-report.json").read_text())
-    on_disk = {path.name: path.stat().st_size for path in out.iterdir() if path.name != "lapidary-report.json"}
+    on_disk = {path.name: path.stat().st_size for path in out.iterdir() if not path.name.startswith("lapidary-report.")}
     listed = {file["name"]: file["bytes"] for file in report["files"]}
     total = report["totals"]["total_bytes"]
     checks.check(

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::disk::{self, Source};
 use lapidary_engine::encoding::Encoding;
+use lapidary_engine::export::{PAGE, REPORT};
 use lapidary_engine::method::{self, LayerInputs, Needs, Step, Task};
 use lapidary_engine::numeric::gram::Gram;
 use lapidary_engine::numeric::seeds::Random;
@@ -66,6 +67,15 @@ pub fn read_folder(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         (name, bytes)
     };
     files.into_iter().map(read).collect()
+}
+
+/// Every file of an export but its two reports, which are there.
+pub fn read_output(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = read_folder(folder);
+    for report in [REPORT, PAGE] {
+        assert!(files.remove(report).is_some(), "{report} is missing in {}", folder.display());
+    }
+    files
 }
 
 /// Everything in a folder by name, hidden entries and folders too.

@@ -9,7 +9,7 @@ use lapidary_engine::compare::{Counterpart, compare, layers, pairs};
 use lapidary_engine::encoding::{
     Dense, Encoding, Layout, LowRank, Mask, Outliers, Scaled, Sparse, Sum,
 };
-use lapidary_engine::export::{Destination, REPORT, Report, convert, export};
+use lapidary_engine::export::{Destination, Report, convert, export};
 use lapidary_engine::format::archive::{self, Index};
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::{METHODS, Stage, Step};
@@ -19,7 +19,7 @@ use lapidary_engine::target::{self, Manifest};
 use lapidary_engine::tensor::DType;
 use lapidary_engine::{Result, Silent};
 use lapidary_tests::{
-    Weights, assert_says, compress, normal_matrix, plan, read, read_folder, rtn, sample, write,
+    Weights, assert_says, compress, normal_matrix, plan, read, read_output, rtn, sample, write,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -233,11 +233,7 @@ fn archives_unpack_to_the_bytes_of_the_dense_export_and_compare_like_it() {
     let [packed, dense, unpacked] = ["packed", "dense", "unpacked"].map(|n| folder.path().join(n));
     let report = export_to(&sample, &plan, "archive", &packed);
     let manifest = Manifest::new(&sample, &plan, target::find("archive").unwrap()).unwrap();
-    let on_disk: u64 = read_folder(&packed)
-        .iter()
-        .filter(|(n, _)| *n != REPORT)
-        .map(|(_, b)| b.len() as u64)
-        .sum();
+    let on_disk: u64 = read_output(&packed).values().map(|b| b.len() as u64).sum();
     assert_eq!((report.totals.total_bytes, manifest.total_bytes()), (on_disk, on_disk));
     assert_eq!(report.totals.dense, 0, "everything is held");
     assert!(report.totals.tensor_bytes * 3 < report.totals.source_bytes);
@@ -245,12 +241,7 @@ fn archives_unpack_to_the_bytes_of_the_dense_export_and_compare_like_it() {
     let archive = Checkpoint::open(&packed).unwrap();
     let target = target::find("dense").unwrap();
     convert(&archive, target, to(&unpacked), &Silent).unwrap();
-    let without_report = |folder: &Path| {
-        let mut files = read_folder(folder);
-        assert!(files.remove(REPORT).is_some());
-        files
-    };
-    assert_eq!(without_report(&unpacked), without_report(&dense));
+    assert_eq!(read_output(&unpacked), read_output(&dense));
     // Compared with the source, it is as far from it as was measured; the dense twin is, but for its rounding.
     let both = pairs(&sample, &archive);
     for ((tensor, counterpart), reported) in sample.tensors().iter().zip(&both).zip(&report.tensors)
@@ -309,8 +300,7 @@ fn shards_transposed_layers_and_convolutions_come_back() {
     export_to(&checkpoint, &everything, "dense", &dense);
     let archive = Checkpoint::open(&packed).unwrap();
     convert(&archive, target::find("dense").unwrap(), to(&unpacked), &Silent).unwrap();
-    let (mut a, mut b) = (read_folder(&unpacked), read_folder(&dense));
-    assert!(a.remove(REPORT).is_some() && b.remove(REPORT).is_some());
+    let (a, b) = (read_output(&unpacked), read_output(&dense));
     assert_eq!(a, b);
     assert_eq!(a.len(), 3, "two shards and an index");
     for (index, pair) in pairs(&checkpoint, &archive).iter().enumerate() {

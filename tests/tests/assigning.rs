@@ -332,6 +332,7 @@ fn edits() -> impl Strategy<Value = Command> {
         1 => (0..PRESETS.len()).prop_map(|i| Command::Preset(PRESETS[i].id)),
         2 => (0..TARGETS.len()).prop_map(|i| Command::SetTarget(TARGETS[i].about().id)),
         1 => prop_oneof![Just(1), Just(2), Just(8)].prop_map(Command::SetTensorParallel),
+        1 => prop_oneof![Just(0), Just(1_000_000)].prop_map(Command::SetShardBytes),
         1 => Just(Command::MendAll),
         1 => Just(Command::SumUp),
         1 => rules,

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{Destination, REPORT, Report, convert, export};
+use lapidary_engine::export::{Destination, Report, convert, export};
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Weights as _};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target;
-use lapidary_tests::{assert_says, plan, read_folder, rtn, sample};
+use lapidary_tests::{assert_says, plan, read_output, rtn, sample};
 use ndarray::Array2;
 use tempfile::TempDir;
 
@@ -40,9 +40,7 @@ fn codes_are_taken_over_where_a_target_holds_them() {
         export_to(&sample, &plan, id, &at(id));
         let made = at(&format!("{id}-made"));
         let report = convert(&archive, target::find(id).unwrap(), to(&made), &Silent).unwrap();
-        let (mut a, mut b) = (read_folder(&made), read_folder(&at(id)));
-        a.remove(REPORT);
-        b.remove(REPORT);
+        let (a, b) = (read_output(&made), read_output(&at(id)));
         assert_eq!(a, b, "{id}");
         assert!(report.totals.compressed > 0 && report.totals.dense > 0);
         let because = report.tensors.iter().find_map(|tensor| tensor.because.as_ref());

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use lapidary_engine::checkpoint::{Checkpoint, Tensor};
-use lapidary_engine::export::{Destination, REPORT, Report, export};
+use lapidary_engine::export::{Destination, PAGE, REPORT, Report, discard_finished, export};
 use lapidary_engine::job::{self, Limits};
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
@@ -140,7 +140,7 @@ fn sizes_are_known_before_and_add_up_after() {
             let files = read_folder(&out);
             let on_disk: u64 = files
                 .iter()
-                .filter(|(name, _)| *name != REPORT)
+                .filter(|(name, _)| ![REPORT, PAGE].contains(&name.as_str()))
                 .map(|(_, bytes)| bytes.len() as u64)
                 .sum();
             assert_eq!(manifest.total_bytes(), on_disk, "{what}");
@@ -148,7 +148,7 @@ fn sizes_are_known_before_and_add_up_after() {
             for file in &manifest.files {
                 assert_eq!(file.plan.file_bytes(), files[&file.name].len() as u64, "{what}");
             }
-            assert_eq!(report.files.len() + 1, files.len(), "the report apart");
+            assert_eq!(report.files.len() + 2, files.len(), "the reports apart");
             for file in &report.files {
                 assert_eq!(file.bytes, files[&file.name].len() as u64, "{what}: {}", file.name);
             }
@@ -303,7 +303,7 @@ impl Observer for Impatient {
 }
 
 #[test]
-fn cancelling_at_any_time_leaves_nothing() {
+fn cancelling_at_any_time_leaves_nothing_but_finished_layers() {
     let sample = sample();
     let (_, plan) = plans(&sample).swap_remove(1);
     for target in writable() {
@@ -317,6 +317,13 @@ fn cancelling_at_any_time_leaves_nothing() {
             match export(&sample, &plan, target, destination, &observer) {
                 Err(Error::Cancelled) => {
                     cancelled += 1;
+                    let left = names_in(folder.path());
+                    assert!(left.is_empty() || left == [".out.lapidary-work"], "after {after}");
+                    for name in left {
+                        assert_eq!(names_in(&folder.path().join(name)), ["finished"]);
+                    }
+                    // The next one begins anew.
+                    discard_finished(&out).unwrap();
                     assert!(names_in(folder.path()).is_empty(), "after {after}");
                 }
                 Ok(_) => std::fs::remove_dir_all(&out).unwrap(),

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lapidary_engine::checkpoint::{Checkpoint, MatrixKind};
-use lapidary_engine::export::{Destination, REPORT, Report, export};
+use lapidary_engine::export::{Destination, PAGE, REPORT, Report, export};
 use lapidary_engine::job::{self, Limits};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{self, Manifest};
 use lapidary_engine::{Result, Silent};
 use lapidary_tests::reader::{Output, floats};
 use lapidary_tests::{
-    Weights, assert_says, data, names_in, plan, read_folder, read_json, rtn, sample_path, writable,
-    write,
+    Weights, assert_says, data, names_in, plan, read_folder, read_json, read_output, rtn,
+    sample_path, writable, write,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -27,9 +27,7 @@ fn run_checked(checkpoint: &Checkpoint, plan: &Plan, id: &str, folder: &Path) ->
     let report = run(checkpoint, plan, id, folder).unwrap_or_else(|error| panic!("{id}: {error}"));
     let manifest =
         Manifest::new(checkpoint, plan, target::find(id).expect("a target")).expect("a manifest");
-    let files = read_folder(folder);
-    let on_disk: usize =
-        files.iter().filter(|(name, _)| *name != REPORT).map(|(_, bytes)| bytes.len()).sum();
+    let on_disk: usize = read_output(folder).values().map(Vec::len).sum();
     assert_eq!(manifest.total_bytes(), on_disk as u64, "{id}");
     assert_eq!(report.totals.total_bytes, on_disk as u64, "{id}");
     Checkpoint::open(folder).unwrap_or_else(|error| panic!("{id}: {error}"));
@@ -281,5 +279,5 @@ fn models_without_a_config_or_quantised_already_are_refused_with_a_mend() {
         assert_says(run(&bare, &wish, id, &out), &["no config.json", "dense target"]);
     }
     run_checked(&bare, &wish, "dense", &out);
-    assert_eq!(names_in(&out), [REPORT, "model.safetensors"]);
+    assert_eq!(names_in(&out), [PAGE, REPORT, "model.safetensors"]);
 }

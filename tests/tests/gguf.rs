@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::disk::Source;
-use lapidary_engine::export::{Destination, REPORT, Report, export};
+use lapidary_engine::export::{Destination, PAGE, REPORT, Report, export};
 use lapidary_engine::format::gguf::{Header, Value, read_header};
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
@@ -15,7 +15,7 @@ use lapidary_engine::{Result, Silent};
 use lapidary_tests::reader::Output;
 use lapidary_tests::{
     Weights, assert_says, data, names_in, on_threads, plan, read, read_folder, read_json,
-    repository, rtn, sample, sample_path, write,
+    read_output, repository, rtn, sample, sample_path, write,
 };
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
@@ -30,9 +30,8 @@ fn written(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> (PathBuf, Header
     let report = run(checkpoint, plan, out).unwrap_or_else(|error| panic!("{}", error.sentence()));
     let manifest =
         Manifest::new(checkpoint, plan, find("gguf").expect("it works")).expect("it works");
-    let files = read_folder(out);
-    let on_disk = files.iter().filter(|(name, _)| *name != REPORT);
-    let on_disk: usize = on_disk.map(|(_, bytes)| bytes.len()).sum();
+    let files = read_output(out);
+    let on_disk: usize = files.values().map(Vec::len).sum();
     assert_eq!(manifest.total_bytes(), on_disk as u64);
     assert_eq!(report.totals.total_bytes, on_disk as u64);
     let is_gguf = |name: &&String| Path::new(name).extension() == Some("gguf".as_ref());
@@ -85,7 +84,7 @@ fn the_sample_is_one_file_with_tokenizer_and_keys() {
     let sample = sample();
     let folder = TempDir::new().unwrap();
     let (path, header) = written(&sample, &Plan::default(), &folder.path().join("out"));
-    assert_eq!(names_in(&folder.path().join("out")), [REPORT, "sample-books-6m.gguf"]);
+    assert_eq!(names_in(&folder.path().join("out")), [PAGE, REPORT, "sample-books-6m.gguf"]);
     assert_eq!(header.text("general.architecture"), Some("llama"));
     assert_eq!(header.text("tokenizer.ggml.model"), Some("gpt2"));
     assert_eq!(header.text("tokenizer.ggml.pre"), Some("gpt-2"));

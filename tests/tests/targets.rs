@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{Destination, REPORT, export};
+use lapidary_engine::export::{Destination, PAGE, REPORT, export};
 use lapidary_engine::job::{Limits, Sample};
 use lapidary_engine::method::{Kind, METHODS, Needs, Stage, Step, chain_needs};
 use lapidary_engine::numeric::distance::relative_error;
@@ -72,7 +72,7 @@ fn mended(checkpoint: &Checkpoint, plan: &Plan, aim: Aim, lint: &Lint) -> Plan {
 }
 
 fn aim(id: &str, tensor_parallel: u32) -> Aim {
-    Aim { target: target::find(id).expect("a target"), tensor_parallel }
+    Aim { tensor_parallel, ..target::find(id).expect("a target").into() }
 }
 
 /// A lint with a plan that triggers it: lint, target, devices, rules, kind of model.
@@ -334,7 +334,7 @@ fn sizes_are_those_of_the_files_for_every_method_and_shape() {
             let bytes: u64 = std::fs::read_dir(&out)
                 .unwrap()
                 .map(|entry| entry.unwrap())
-                .filter(|entry| entry.file_name() != REPORT)
+                .filter(|entry| entry.file_name() != REPORT && entry.file_name() != PAGE)
                 .map(|entry| entry.metadata().unwrap().len())
                 .sum();
             assert_eq!(bytes, manifest.total_bytes(), "{} {chain:?}", target.about().id);
@@ -366,7 +366,7 @@ proptest! {
             }
         }
         for target in writable() {
-            let aim = Aim { target, tensor_parallel: devices };
+            let aim = Aim { target, tensor_parallel: devices, shard_bytes: 0 };
             let mut plan = plan.clone();
             for is_mended in [false, true] {
                 if is_mended {

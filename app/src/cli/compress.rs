@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{self, Destination, REPORT, Report};
+use lapidary_engine::export::{self, Destination, Forecast, PAGE, REPORT, Report};
 use lapidary_engine::job::Limits;
 use lapidary_engine::target;
 
 use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::output::{self, Table, Terminal};
+use crate::cli::size::bytes_of;
 use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 use crate::theme::text;
@@ -30,9 +31,18 @@ pub(super) struct Compress {
     /// Replace an earlier output in that folder.
     #[arg(long)]
     force: bool,
+    /// Say what the export would take, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Compress every layer anew, also those that an earlier attempt at the same folder finished.
+    #[arg(long)]
+    fresh: bool,
     /// Working memory for the layers in flight, in GiB.
     #[arg(long, default_value_t = 4.0, value_name = "GIB")]
     memory: f64,
+    /// The most bytes of a weight file, as 5GB or 500MB; 0 for the files of the source. The project's wish if not given.
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<String>,
     /// A folder that `calibrate` wrote, for methods that need data; the latest of the model if not given.
     #[arg(long, value_name = "FOLDER")]
     calibration: Option<PathBuf>,
@@ -45,8 +55,23 @@ impl Compress {
         if let Some(id) = &self.target {
             project = for_target(project, id)?;
         }
+        if target::find(&project.target)?.is_one_file() {
+            project.shard_bytes = 0;
+        }
+        if let Some(size) = &self.shard_size {
+            project.shard_bytes = bytes_of(size)?;
+        }
         let default = || default_folder(&self.project, &project.target);
         let out = self.out.clone().unwrap_or_else(default);
+        if self.dry_run {
+            let destination =
+                Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
+            let choice = Choice { home: builtin::home(), named: self.calibration };
+            return output::print(&dry_run((&self.project, &project), &choice, destination)?);
+        }
+        if self.fresh && export::discard_finished(&out)? {
+            output::tell(&["what an earlier attempt finished was thrown away".to_owned()]);
+        }
         let destination =
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
         let choice = Choice { home: builtin::home(), named: self.calibration };
@@ -54,6 +79,54 @@ impl Compress {
         output::print(&calibration)?;
         output::print(&describe(&report, &out))
     }
+}
+
+/// What the export of a project would take, in lines.
+fn dry_run(
+    (path, opened): (&Path, &Project),
+    choice: &Choice,
+    destination: Destination<'_>,
+) -> anyhow::Result<String> {
+    let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
+    let plan = opened.plan.resolve(&checkpoint)?;
+    let terminal = Terminal::new();
+    let loaded = choice.find(&checkpoint, &plan, &terminal);
+    terminal.finish();
+    let loaded = loaded?;
+    let subject = calibrations::subject(&checkpoint, loaded.as_ref());
+    let forecast = export::forecast(subject, &plan, opened.aim()?, destination)?;
+    Ok(format!(
+        "{}nothing was written to {}\n",
+        described(&forecast, destination.limits),
+        destination.folder.display()
+    ))
+}
+
+/// What an export takes, a line each.
+fn described(forecast: &Forecast, limits: Limits) -> String {
+    let finished = match forecast.finished {
+        0 => String::new(),
+        n => format!(", {n} of them finished before"),
+    };
+    format!(
+        "plan      {}\n\
+         layers    {} to compress{finished}; {} compressed but stored in full\n\
+         output    {} bytes in {} files beside the reports, {:.3} bits per weight: exact\n\
+         disk      {}: the output and at most {} of finished layers while it works; {} are free\n\
+         memory    {} for layers that are compressed at once, of {} allowed: exact for these, the program and mapped files apart\n\
+         time      not foretold: the progress bar says what is left once layers are done\n",
+        forecast.coverage,
+        forecast.layers,
+        forecast.dense,
+        text::count(forecast.output_bytes),
+        forecast.files,
+        forecast.bits_per_weight,
+        text::bytes(forecast.output_bytes + forecast.store_bytes),
+        text::bytes(forecast.store_bytes),
+        text::bytes(forecast.free_bytes),
+        text::bytes(forecast.memory_bytes),
+        text::bytes(limits.memory_bytes),
+    )
 }
 
 /// Exports a project that lies at a path; with the report, a line about the calibration where one was needed.
@@ -64,17 +137,29 @@ pub(super) fn run(
 ) -> anyhow::Result<(Report, String)> {
     let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
     let plan = opened.plan.resolve(&checkpoint)?;
-    let target = target::find(&opened.target)?;
+    let aim = opened.aim()?;
     let terminal = Terminal::new();
     let loaded = choice.find(&checkpoint, &plan, &terminal);
     let done = loaded.and_then(|loaded| {
         let title =
             |loaded: &Loaded| format!("calibrated with {}\n", Loaded::title(&loaded.folder));
         let subject = calibrations::subject(&checkpoint, loaded.as_ref());
-        let report = export::export(subject, &plan, target, destination, &terminal)?;
+        if terminal.is_seen() {
+            let forecast = export::forecast(subject, &plan, aim, destination)?;
+            output::tell(&[described(&forecast, destination.limits)]);
+        }
+        let report = export::export(subject, &plan, aim, destination, &terminal)?;
         Ok((report, loaded.as_ref().map(title).unwrap_or_default()))
     });
     terminal.finish();
+    if done.as_ref().is_err_and(|error| !error.is_bad_input())
+        && let Some(finished) = export::finished_for(destination.folder)
+    {
+        output::tell(&[format!(
+            "finished layers are kept in {}: the same command goes on with them, --fresh begins anew",
+            finished.display()
+        )]);
+    }
     Ok(done?)
 }
 
@@ -121,11 +206,12 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
     }
     let totals = &report.totals;
     format!(
-        "{}\n{} layers compressed, {} compressed but stored in full, {} tensors copied\n\
+        "{}\n{}\n{} layers compressed, {} compressed but stored in full, {} tensors copied\n\
          weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
          proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖, measured\n\
-         written to {}\nreport in {}\n",
+         written to {}\nreport in {}, as a page in {PAGE}\n",
         table.render(),
+        report.coverage,
         totals.compressed,
         totals.dense,
         totals.copied,

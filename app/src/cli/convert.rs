@@ -7,10 +7,11 @@ use clap::Args;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{self, Destination, Report};
 use lapidary_engine::job::Limits;
-use lapidary_engine::target::{self, Target};
+use lapidary_engine::target::{self, Aim, Target};
 
 use crate::cli::compress::describe;
 use crate::cli::output::{self, Terminal};
+use crate::cli::size::bytes_of;
 
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
@@ -42,6 +43,9 @@ struct To {
     /// Replace an earlier output in that folder.
     #[arg(long)]
     force: bool,
+    /// The most bytes of a weight file, as 5GB or 500MB; 0 for the files of the source.
+    #[arg(long, default_value = "0", value_name = "SIZE")]
+    shard_size: String,
     /// Working memory for a layer, in GiB.
     #[arg(long, default_value_t = 4.0, value_name = "GIB")]
     memory: f64,
@@ -63,10 +67,11 @@ fn run(model: &Path, target: &'static dyn Target, to: &To) -> anyhow::Result<()>
     let checkpoint = Checkpoint::open(model)?;
     let default = || PathBuf::from(format!("{}-{}", checkpoint.title(), target.about().id));
     let out = to.out.clone().unwrap_or_else(default);
+    let aim = Aim { shard_bytes: bytes_of(&to.shard_size)?, ..target.into() };
     let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
     let destination = Destination { folder: &out, replace: to.force, limits };
     let terminal = Terminal::new();
-    let done = export::convert(&checkpoint, target, destination, &terminal);
+    let done = export::convert(&checkpoint, aim, destination, &terminal);
     terminal.finish();
     let report: Report = done?;
     output::print(&describe(&report, &out))

@@ -14,6 +14,7 @@ mod output;
 mod plan;
 mod recipe;
 mod search;
+mod size;
 mod verify;
 mod window;
 

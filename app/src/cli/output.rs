@@ -15,7 +15,7 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
     let engine = error.downcast_ref::<Error>();
     if matches!(engine, Some(Error::Cancelled)) {
-        complain("cancelled; nothing was left behind");
+        complain("cancelled; nothing half-written was left");
         return ExitCode::from(130);
     }
     match engine {
@@ -94,6 +94,11 @@ impl Terminal {
     /// Says something at the end of the bar, where tokens are counted.
     pub(super) fn note(&self, text: String) {
         self.bar.set_message(text);
+    }
+
+    /// Whether somebody looks at the bar.
+    pub(super) fn is_seen(&self) -> bool {
+        !self.bar.is_hidden()
     }
 
     /// Removes the bar.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lapidary_engine::export::finished_for;
 use lapidary_engine::job::{Damage, Weighting};
 
 use crate::commands::edit::layers_text;
@@ -24,6 +25,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
                 *progress = Some(now);
             }
         }
+        Event::Noted(text) => document.say(text),
         Event::Exported(result) => exported(document, result),
         Event::Picked(purpose, Picked::Path(path)) => picked(document, jobs, purpose, path),
         Event::Picked(_, Picked::Closed) => {}
@@ -115,6 +117,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         }
         Event::Opened { .. }
         | Event::ExportProgress(_)
+        | Event::Noted(_)
         | Event::Exported(_)
         | Event::Picked(..)
         | Event::RecipeRead(..)
@@ -165,7 +168,13 @@ fn exported(document: &mut Document, result: Option<Result<Exported, String>>) {
     match result {
         None => {
             document.export = Slot::Idle;
-            document.say("Export cancelled; nothing was left behind");
+            let finished = finished_for(Path::new(&document.export_folder));
+            document.say(match finished {
+                None => "Export cancelled; nothing was left behind",
+                Some(_) => {
+                    "Export cancelled; finished layers are kept beside the folder, and the next export goes on with them"
+                }
+            });
         }
         Some(Err(sentence)) => {
             document.complain(sentence.clone());

@@ -9,6 +9,7 @@ use lapidary_engine::target::{self, Agreement, Case, Fix, Lint, PRESETS, Severit
 
 use crate::commands::Command;
 use crate::document::model::Model;
+use crate::theme::text;
 
 /// Carries out an edit; gives what the status bar should say.
 pub(super) fn edit(model: &mut Model, command: Command) -> Option<String> {
@@ -52,6 +53,15 @@ pub(super) fn edit(model: &mut Model, command: Command) -> Option<String> {
         Command::SetTensorParallel(devices) => {
             let label = format!("Split over {devices}");
             model.history.edit(&label, |draft| draft.tensor_parallel = devices);
+            model.plan_changed();
+            None
+        }
+        Command::SetShardBytes(bytes) => {
+            let label = match bytes {
+                0 => "Files as the source".to_owned(),
+                bytes => format!("Files of at most {}", text::bytes(bytes)),
+            };
+            model.history.edit(&label, |draft| draft.shard_bytes = bytes);
             model.plan_changed();
             None
         }

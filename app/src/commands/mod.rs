@@ -104,6 +104,8 @@ pub enum Command {
     TakePlanOf(&'static str),
     /// Split each layer over that many devices.
     SetTensorParallel(u32),
+    /// Write weight files of at most so many bytes; 0 as the source.
+    SetShardBytes(u64),
     /// Go to a step of the history.
     GoTo(usize),
     /// Show another part in the left column.
@@ -326,6 +328,7 @@ fn is_edit(command: &Command) -> bool {
             | Command::SetTarget(_)
             | Command::TakePlanOf(_)
             | Command::SetTensorParallel(_)
+            | Command::SetShardBytes(_)
             | Command::Undo
             | Command::Redo
             | Command::GoTo(_)

@@ -13,6 +13,8 @@ pub struct Draft {
     target: &'static str,
     /// Devices each layer is split over.
     pub tensor_parallel: u32,
+    /// The most bytes of a weight file; 0 keeps the files of the source.
+    pub shard_bytes: u64,
     others: BTreeMap<&'static str, Arc<Plan>>,
 }
 
@@ -20,7 +22,13 @@ impl Draft {
     /// Work that begins with a plan for a target.
     pub fn new(plan: Plan, target: &'static dyn Target) -> Self {
         let target = target.about().id;
-        Self { plan: Arc::new(plan), target, tensor_parallel: 1, others: BTreeMap::new() }
+        Self {
+            plan: Arc::new(plan),
+            target,
+            tensor_parallel: 1,
+            shard_bytes: 0,
+            others: BTreeMap::new(),
+        }
     }
 
     /// The plan for the present target.
@@ -41,7 +49,9 @@ impl Draft {
 
     /// Target and run.
     pub fn aim(&self) -> Aim {
-        Aim { target: self.target(), tensor_parallel: self.tensor_parallel }
+        let target = self.target();
+        let shard_bytes = if target.is_one_file() { 0 } else { self.shard_bytes };
+        Aim { target, tensor_parallel: self.tensor_parallel, shard_bytes }
     }
 
     /// The plans of targets that were left, by id.

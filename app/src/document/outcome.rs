@@ -35,7 +35,8 @@ impl LaidOut {
     pub fn new(checkpoint: &Checkpoint, plan: &Plan, aim: Aim, entries: Vec<Entry>) -> Self {
         let case = Case { checkpoint, plan, aim, entries: &entries };
         let lints = Arc::new(target::lints(&case));
-        let manifest = Manifest::of(checkpoint, aim.target, entries);
+        let manifest = Manifest::of(checkpoint, aim.target, entries)
+            .and_then(|manifest| manifest.in_shards(checkpoint, aim));
         Self { manifest: manifest.map(Arc::new).map_err(|error| error.sentence()), lints }
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::Rules;
-use lapidary_engine::{Error, Result, disk, target};
+use lapidary_engine::target::{self, Aim};
+use lapidary_engine::{Error, Result, disk};
 use serde::{Deserialize, Serialize};
 
 use crate::document::draft::Draft;
@@ -37,6 +38,9 @@ pub struct Project {
     /// Devices each layer is split over when it is run.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub tensor_parallel: u32,
+    /// The most bytes of a weight file; 0 keeps the files of the source.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shard_bytes: u64,
     /// What was on screen.
     #[serde(default)]
     pub view: View,
@@ -69,6 +73,11 @@ fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
 fn is_one(n: &u32) -> bool {
     *n == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn default_target() -> String {
@@ -116,10 +125,23 @@ impl Project {
         let plan = self.plan.resolve(checkpoint)?;
         let mut draft = Draft::new(plan, target::find(&self.target)?);
         draft.tensor_parallel = self.tensor_parallel.max(1);
+        draft.shard_bytes = self.shard_bytes;
         for (id, rules) in &self.plans {
             draft.set_other(target::find(id)?, rules.resolve(checkpoint)?);
         }
         Ok(draft)
+    }
+
+    /// Target and run.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for a target that there is not.
+    pub fn aim(&self) -> Result<Aim> {
+        Ok(Aim {
+            target: target::find(&self.target)?,
+            tensor_parallel: self.tensor_parallel.max(1),
+            shard_bytes: self.shard_bytes,
+        })
     }
 
     /// Where the checkpoint lies, given where the project lies.
@@ -138,6 +160,7 @@ impl Project {
             plan: Rules::of(draft.plan()),
             plans: other_plans(draft),
             tensor_parallel: draft.tensor_parallel,
+            shard_bytes: draft.shard_bytes,
             view,
         }
     }

@@ -85,6 +85,8 @@ pub enum Event {
     Preview(usize, Arc<Assignment>, Result<Arc<Preview>, String>),
     /// An export has come this far.
     ExportProgress(Progress),
+    /// An export has something to say.
+    Noted(String),
     /// An export ended: its result, or a sentence; `None` if it was cancelled.
     Exported(Option<Result<Exported, String>>),
     /// Something was learnt about calibrations.
@@ -170,6 +172,12 @@ impl Observer for Ticket {
             Kind::Allocate => self.try_send(Event::Scoring(Scoring::Progress(progress))),
             Kind::Evolve => self.try_send(Event::Evolved(Evolved::Progress(progress))),
             _ => {}
+        }
+    }
+
+    fn warn(&self, text: String) {
+        if self.kind == Kind::Export {
+            self.send(Event::Noted(text));
         }
     }
 

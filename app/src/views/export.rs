@@ -1,7 +1,7 @@
 //! The export form: what will be written, where, what stands in the way, how it went.
 
 use egui::{Align2, Key, RichText, ScrollArea, TextEdit, Ui, Window};
-use lapidary_engine::export::REPORT;
+use lapidary_engine::export::{PAGE, REPORT};
 use lapidary_engine::target::{Manifest, Severity, Storage};
 
 use crate::commands::Command;
@@ -13,6 +13,9 @@ use crate::views::ViewContext;
 
 /// Errors that are written out.
 const MOST_ERRORS: usize = 4;
+
+/// Sizes of files to choose from.
+const SHARD_BYTES: [u64; 5] = [0, 500_000_000, 2_000_000_000, 5_000_000_000, 10_000_000_000];
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let (Some(Sheet::Export), Some(model)) = (context.document.sheet, &context.document.model)
@@ -70,6 +73,9 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
             context.send(Command::Pick(Purpose::ExportFolder));
         }
     });
+    if !model.target.is_one_file() {
+        shards(context, ui, model, manifest);
+    }
     let running = context.document.export.is_running();
     ui.horizontal_wrapped(|ui| {
         let enabled = errors == 0 && writes && !running;
@@ -99,7 +105,9 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
                         .text(format!("{} {}", progress.stage, progress.item)),
                 );
             }
-            if ui.button("Cancel").clicked() {
+            let cancel = ui.button("Cancel");
+            let cancel = cancel.on_hover_text("Layers that are finished are kept in a hidden folder beside the output; the next export to the same folder goes on with those that are still wanted, to the same bytes. It vanishes with a finished export.");
+            if cancel.clicked() {
                 context.send(Command::CancelExport);
             }
         }
@@ -109,6 +117,27 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
         }
         Slot::Ready(exported) => result(context, ui, exported),
     }
+}
+
+/// How large a weight file may be.
+fn shards(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
+    ui.horizontal_wrapped(|ui| {
+        ui.label("Files").on_hover_text("The most bytes of a weight file, header included. Tensors of one layer stay in one file; a layer that is larger has a file of its own. Several files have an index, as those of transformers.");
+        let chosen = model.history.current().shard_bytes;
+        for bytes in SHARD_BYTES {
+            let label = if bytes == 0 { "as the source".to_owned() } else { text::bytes(bytes) };
+            if ui.selectable_label(chosen == bytes, label).clicked() {
+                context.send(Command::SetShardBytes(bytes));
+            }
+        }
+        if chosen > 0 && !SHARD_BYTES.contains(&chosen) {
+            ui.weak(format!("at most {}", text::bytes(chosen)));
+        }
+        ui.weak(match manifest.files.len() {
+            1 => "one file".to_owned(),
+            n => format!("{n} files with an index"),
+        });
+    });
 }
 
 fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
@@ -165,5 +194,7 @@ fn result(context: &ViewContext<'_>, ui: &mut Ui, exported: &Exported) {
             worst.name
         ));
     }
-    ui.weak(format!("report in {}", exported.folder.join(REPORT).display()));
+    ui.label(&exported.report.coverage);
+    let (page, data) = (exported.folder.join(PAGE), REPORT);
+    ui.weak(format!("report to read in {}, as data in {data}", page.display()));
 }

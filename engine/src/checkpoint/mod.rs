@@ -30,6 +30,7 @@ pub use roles::{Place, Role, place_of};
 pub use row_order::RowOrder;
 
 use crate::disk::{Identity, Source};
+use crate::error::{Error, Result};
 use crate::format::gguf_writer::Pairs;
 use crate::tensor::{DType, MatrixShape, Shape};
 
@@ -74,6 +75,11 @@ impl Tensor {
         } else {
             format!("its values are {}, not weights", self.dtype)
         }
+    }
+
+    /// Where its bytes lie in its file.
+    pub fn byte_range(&self) -> std::ops::Range<u64> {
+        self.range.clone()
     }
 
     /// The module the tensor belongs to: its name without `.weight`.
@@ -184,6 +190,29 @@ impl Checkpoint {
     /// Its weight files, in the order of their names.
     pub fn files(&self) -> &[File] {
         &self.files
+    }
+
+    /// Refuses a weight file that was written or replaced since it was opened. Cost: some µs.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] that names it.
+    pub fn check_unchanged(&self, file: usize) -> Result<()> {
+        let file = &self.files[file];
+        if file.source.is_unchanged() {
+            return Ok(());
+        }
+        Err(Error::plan(
+            format!("{} was changed since it was opened", file.path().display()),
+            "open the model again, or give the same command again, once it is whole",
+        ))
+    }
+
+    /// The same for all of them.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::check_unchanged`].
+    pub fn check_all_unchanged(&self) -> Result<()> {
+        (0..self.files.len()).try_for_each(|file| self.check_unchanged(file))
     }
 
     /// Every tensor: embeddings, then blocks in order, then the rest.

@@ -3,6 +3,7 @@
 
 mod lock;
 mod new_file;
+mod new_folder;
 mod tree;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 
 pub use lock::Lock;
 pub use new_file::NewFile;
+pub use new_folder::{NewFolder, discard_finished, finished_for, may_become};
 pub use tree::{Found, keep_latest, list_tree, list_visible};
 
 use crate::error::{Error, Result};
@@ -82,6 +84,15 @@ impl Source {
     pub fn identity(&self) -> Option<Identity> {
         let now = Identity::of(&self.file.metadata().ok()?);
         self.identity.filter(|_| self.identity == now)
+    }
+
+    /// Whether the file is as it was when it was opened, and its name still leads to it; also where the system cannot
+    /// say.
+    pub fn is_unchanged(&self) -> bool {
+        let Some(opened) = self.identity else { return true };
+        let held = self.file.metadata().ok().and_then(|info| Identity::of(&info));
+        let named = self.path.metadata().ok().and_then(|info| Identity::of(&info));
+        held == Some(opened) && named == Some(opened)
     }
 
     /// Where it lies.
@@ -245,103 +256,6 @@ fn replace_file(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     Ok(())
 }
 
-/// A folder under a temporary name that becomes `destination` only when [`NewFolder::finish`] is called;
-/// dropped before, it vanishes with all it holds.
-#[derive(Debug)]
-pub struct NewFolder {
-    temporary: TempDir,
-    destination: PathBuf,
-    replace: bool,
-}
-
-impl NewFolder {
-    /// Begins `destination`. What is there already is replaced only if `replace` is set, and only if it is
-    /// an empty folder or holds `marker`, a file that shows this program made it.
-    pub fn create(destination: &Path, replace: bool, marker: &str) -> Result<Self> {
-        if destination.exists() {
-            may_replace(destination, replace, marker)?;
-        }
-        let folder = parent(destination);
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let temporary = Builder::new()
-            .prefix(".lapidary-partial-")
-            .tempdir_in(folder)
-            .map_err(Error::io("write in", folder))?;
-        Ok(Self { temporary, destination: destination.to_path_buf(), replace })
-    }
-
-    /// Where the parts lie until the folder is finished.
-    pub fn path(&self) -> &Path {
-        self.temporary.path()
-    }
-
-    /// Begins a file in the folder.
-    pub fn file(&self, name: &str) -> Result<NewFile> {
-        NewFile::create(&self.path().join(name))
-    }
-
-    /// Copies a file into the folder under its own name.
-    pub fn copy(&self, source: &Path) -> Result<()> {
-        let Some(name) = source.file_name() else {
-            return Ok(());
-        };
-        let mut original = File::open(source).map_err(Error::io("copy", source))?;
-        // Not `std::fs::copy`: a copy of a read-only original would be read-only too.
-        let mut copy = NewFile::create(&self.path().join(name))?;
-        std::io::copy(&mut original, copy.writer()).map_err(Error::io("copy", source))?;
-        copy.finish()
-    }
-
-    /// Gives the folder its name. A folder replaced is moved aside first and removed last.
-    pub fn finish(self) -> Result<()> {
-        let Self { temporary, destination, replace } = self;
-        let folder = parent(&destination);
-        let aside = if destination.exists() {
-            if !replace {
-                return Err(Error::Exists { path: destination });
-            }
-            let aside = Builder::new()
-                .prefix(".lapidary-replaced-")
-                .tempdir_in(folder)
-                .map_err(Error::io("write in", folder))?;
-            std::fs::rename(&destination, aside.path().join("old"))
-                .map_err(Error::io("replace", &destination))?;
-            Some(aside)
-        } else {
-            None
-        };
-        open_to_others(temporary.path(), 0o755)?;
-        let path = temporary.keep();
-        if let Err(error) = std::fs::rename(&path, &destination) {
-            // Put the old one back before telling; a failure here leaves it in the folder named aside.
-            if let Some(aside) = &aside {
-                std::fs::rename(aside.path().join("old"), &destination)
-                    .map_err(Error::io("restore", &destination))?;
-            }
-            std::fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-            return Err(Error::io("write", &destination)(error));
-        }
-        Ok(())
-    }
-}
-
-fn may_replace(destination: &Path, replace: bool, marker: &str) -> Result<()> {
-    if !replace {
-        return Err(Error::Exists { path: destination.to_path_buf() });
-    }
-    let is_empty = std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty || destination.join(marker).is_file() {
-        return Ok(());
-    }
-    Err(Error::plan(
-        format!(
-            "{} was not written by Lapidary (it holds no {marker}), so it is not replaced",
-            destination.display()
-        ),
-        "choose another output folder, or remove this one yourself",
-    ))
-}
-
 #[cfg(unix)]
 fn open_to_others(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
@@ -393,38 +307,6 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
         let error = source.bytes(0..100_000).unwrap_err();
         assert!(error.sentence().contains("shorter"), "{}", error.sentence());
-    }
-
-    #[test]
-    fn a_folder_not_finished_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("out");
-        let new = NewFolder::create(&out, false, "report").unwrap();
-        let mut file = new.file("a").unwrap();
-        file.write(b"half").unwrap();
-        drop(file);
-        drop(new);
-        assert_eq!(
-            std::fs::read_dir(folder.path()).unwrap().count(),
-            0,
-            "the partial folder must vanish"
-        );
-    }
-
-    #[test]
-    fn only_our_own_or_empty_folders_are_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("out");
-        write_file(&out.join("thesis.tex"), b"years of work").unwrap();
-        assert!(matches!(NewFolder::create(&out, false, "report"), Err(Error::Exists { .. })));
-        assert!(matches!(NewFolder::create(&out, true, "report"), Err(Error::Plan { .. })));
-        write_file(&out.join("report"), b"{}").unwrap();
-        let new = NewFolder::create(&out, true, "report").unwrap();
-        new.file("b").unwrap().finish().unwrap();
-        new.finish().unwrap();
-        assert!(out.join("b").exists());
-        assert!(!out.join("thesis.tex").exists());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
     }
 
     #[test]

@@ -118,9 +118,10 @@ pub fn convert(
     let entries = entries(&layers, aim)?;
     let plan = Plan::default();
     refuse_errors(&Case { checkpoint: &restored, plan: &plan, aim, entries: &entries })?;
-    let manifest = Manifest::of(&restored, aim.target, entries)?;
+    let manifest = Manifest::of(&restored, aim.target, entries)?.in_shards(&restored, aim)?;
     export::refuse_own_source(source, destination.folder)?;
-    let folder = export::begin(destination, manifest.total_bytes())?;
+    source.check_all_unchanged()?;
+    let folder = export::begin(destination, (manifest.total_bytes(), 0))?;
     let work = Work {
         checkpoint: &restored,
         encodings: &layers,

@@ -2,20 +2,25 @@
 //! In: checkpoint, store, manifest. Out: a folder that loads, and a [`Report`]. Never knows methods.
 
 mod convert;
+mod coverage;
+mod forecast;
 mod gguf;
 mod gguf_proof;
 mod gguf_reader;
+mod hashes;
+mod page;
 mod proof;
 mod report;
 mod verify;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ndarray::Array2;
 
 pub use convert::convert;
+pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};
 pub use verify::{Verified, VerifiedTensor, verify};
 
@@ -29,11 +34,14 @@ use crate::format::safetensors::Spec;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Manifest, Storage, Target, WeightFile, refuse_errors};
+use crate::target::{Aim, Manifest, Storage, Target, WeightFile};
 use crate::tensor::{round_f32, write_f32};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
 pub const REPORT: &str = "lapidary-report.json";
+
+/// Name of the same report as a page to read.
+pub const PAGE: &str = "lapidary-report.html";
 
 /// Where an export goes and what it may do.
 #[derive(Clone, Copy, Debug)]
@@ -100,12 +108,14 @@ impl Work<'_> {
 
 /// Runs the plan, writes the target's files, reads them back and proves them, and adds the report.
 ///
-/// The folder appears only when all of that has succeeded. Cost: reading the source twice, writing once,
+/// The folder appears only when all of that has succeeded. Layers that were compressed lie beside it until then, in a hidden
+/// folder, and the same export goes on with them where it was cancelled or the process ended, to the same bytes. Cost: reading the source twice, writing once,
 /// reading the result once; memory of the job's limit.
 ///
 /// # Errors
 /// Whatever keeps the plan from being carried out or the output from loading is said before anything is
-/// computed; [`Error::Proof`] if what was written does not decode to what was computed.
+/// computed, and so is another export to the same folder; [`Error::Plan`] for a source that was changed since it was opened;
+/// [`Error::Proof`] if what was written does not decode to what was computed.
 pub fn export<'a>(
     subject: impl Into<Subject<'a>>,
     plan: &Plan,
@@ -116,17 +126,13 @@ pub fn export<'a>(
     let (subject, aim) = (subject.into(), aim.into());
     let checkpoint = subject.checkpoint;
     let target = aim.target;
-    if checkpoint.gguf().is_some() {
-        return Err(Error::plan(
-            format!("{} is a finished GGUF file", checkpoint.path().display()),
-            "export from the safetensors checkpoint it was made from",
-        ));
-    }
-    let manifest = Manifest::new(checkpoint, plan, target)?;
-    refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
+    let manifest = forecast::laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;
-    let folder = begin(destination, manifest.total_bytes() + store_bytes(&manifest))?;
-    let store = job::run(subject, plan, destination.limits, Some(folder.path()), observer)?;
+    checkpoint.check_all_unchanged()?;
+    let store_bytes = forecast::store_bytes(checkpoint, &manifest);
+    let folder = begin(destination, (manifest.total_bytes(), store_bytes))?;
+    let finished = folder.finished_parts();
+    let store = job::resume(subject, plan, destination.limits, &finished, observer)?;
     let settled = fold::settle(checkpoint, plan);
     let weights = |index| job::carried_weights(checkpoint, &settled, &store, index, observer);
     let manifest = &manifest;
@@ -134,19 +140,19 @@ pub fn export<'a>(
         Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
     write::write(&work, &folder)?;
     let proofs = prove(&work, &folder)?;
-    drop(store);
     let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
-    add_report(report, folder, observer)
+    add_report(&work, report, folder)
 }
 
-/// Begins the output, whose disk must have room for so many bytes.
-fn begin(destination: Destination<'_>, needed_bytes: u64) -> Result<NewFolder> {
+/// Begins the output, whose disk must have room for its bytes, and for those of a store, as far as it is not there yet.
+fn begin(
+    destination: Destination<'_>,
+    (output_bytes, store_bytes): (u64, u64),
+) -> Result<NewFolder> {
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
-    let allowed_bytes = disk::free_bytes(destination.folder)?;
-    if needed_bytes > allowed_bytes {
-        let what = format!("writing {}", destination.folder.display());
-        return Err(Error::Limit { what, needed_bytes, allowed_bytes });
-    }
+    let there = disk::list_tree(&folder.finished_parts());
+    let there_bytes: u64 = there.iter().map(|found| found.bytes).sum();
+    forecast::room(destination, output_bytes, store_bytes, there_bytes)?;
     Ok(folder)
 }
 
@@ -156,7 +162,7 @@ fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan) -> Result<Report> {
     let proofs = prove(work, &folder)?;
     let settled = fold::settle(work.checkpoint, plan);
     let report = Report::new((work.checkpoint, work.target), &settled, work.manifest, &proofs);
-    add_report(report, folder, work.observer)
+    add_report(work, report, folder)
 }
 
 fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
@@ -166,15 +172,38 @@ fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
     }
 }
 
-/// Adds the report and gives the folder its name.
-fn add_report(report: Report, folder: NewFolder, observer: &dyn Observer) -> Result<Report> {
+/// Where layers lie that an export to `folder` finished before it was stopped, if there are any; exporting the same again
+/// goes on with them.
+pub fn finished_for(folder: &Path) -> Option<PathBuf> {
+    disk::finished_for(folder)
+}
+
+/// Throws such layers away; gives whether there were any.
+///
+/// # Errors
+/// [`Error::Plan`] while an export to that folder is running, [`Error::Io`] where they cannot be removed.
+pub fn discard_finished(folder: &Path) -> Result<bool> {
+    disk::discard_finished(folder)
+}
+
+/// Adds the report with its page and gives the folder its name, if the source is still the one that was read.
+fn add_report(work: &Work<'_>, mut report: Report, folder: NewFolder) -> Result<Report> {
+    let files = work.checkpoint.files();
+    let source = |name: &str| {
+        let found = files.iter().find(|file| file.name == name);
+        found.map_or_else(PathBuf::new, |file| file.path().to_path_buf())
+    };
+    hashes::fill(&mut report, (&source, folder.path()), work.observer)?;
     let mut json = serde_json::to_vec_pretty(&report)
         .map_err(|error| Error::Unsupported { what: format!("writing the report ({error})") })?;
     json.push(b'\n');
-    let mut file = folder.file(REPORT)?;
-    file.write(&json)?;
-    file.finish()?;
-    observer.go_on()?;
+    for (name, text) in [(REPORT, json), (PAGE, page::page(&report).into_bytes())] {
+        let mut file = folder.file(name)?;
+        file.write(&text)?;
+        file.finish()?;
+    }
+    work.observer.go_on()?;
+    work.checkpoint.check_all_unchanged()?;
     folder.finish()?;
     Ok(report)
 }
@@ -195,10 +224,4 @@ fn refuse_own_source(checkpoint: &Checkpoint, destination: &Path) -> Result<()> 
         ));
     }
     Ok(())
-}
-
-/// The store holds the compressed layers while the output is written, so both are counted.
-fn store_bytes(manifest: &Manifest) -> u64 {
-    let stored = manifest.entries.iter().filter(|entry| entry.layout.is_some());
-    stored.map(|entry| entry.bytes).sum()
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
+use crate::export::coverage::coverage;
 use crate::export::proof::Proved;
 use crate::fold::Settled;
 use crate::plan::Rules;
@@ -20,9 +21,15 @@ pub struct Report {
     pub source: String,
     /// The target's id.
     pub target: String,
+    /// What part of the model is compressed, in a sentence.
+    #[serde(default)]
+    pub coverage: String,
     /// Sums over everything.
     pub totals: Totals,
-    /// Files of the output, the report apart.
+    /// Weight files of the source.
+    #[serde(default)]
+    pub sources: Vec<FileReport>,
+    /// Files of the output, the reports apart.
     pub files: Vec<FileReport>,
     /// One entry for each tensor of the source.
     pub tensors: Vec<TensorReport>,
@@ -41,7 +48,7 @@ pub struct Totals {
     pub tensor_bytes: u64,
     /// Bytes of the headers of the weight files.
     pub header_bytes: u64,
-    /// Bytes of the folder: tensors, headers, texts, copies; the report apart.
+    /// Bytes of the folder: tensors, headers, texts, copies; the reports apart.
     pub total_bytes: u64,
     /// Effective bits per weight of all tensors.
     pub bits_per_weight: f64,
@@ -56,13 +63,23 @@ pub struct Totals {
     pub changed: usize,
 }
 
-/// A file of the output.
+/// A file of the source or of the output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     /// Its name.
     pub name: String,
     /// Its bytes.
     pub bytes: u64,
+    /// Its SHA-256 in hexadecimal; empty in reports of versions that did not count it.
+    #[serde(default)]
+    pub sha256: String,
+}
+
+impl FileReport {
+    /// A file that is hashed later.
+    fn new(name: String, bytes: u64) -> Self {
+        Self { name, bytes, sha256: String::new() }
+    }
 }
 
 /// What became of one tensor.
@@ -103,6 +120,7 @@ pub struct TensorReport {
 }
 
 impl Report {
+    /// All but the hashes of the files.
     pub(super) fn new(
         (checkpoint, target): (&Checkpoint, &dyn Target),
         settled: &Settled<'_>,
@@ -114,7 +132,13 @@ impl Report {
             lapidary: env!("CARGO_PKG_VERSION").to_owned(),
             source: checkpoint.title(),
             target: target.about().id.to_owned(),
+            coverage: coverage(checkpoint, manifest),
             totals: Totals::new(checkpoint, manifest),
+            sources: checkpoint
+                .files()
+                .iter()
+                .map(|file| FileReport::new(file.name.clone(), file.bytes()))
+                .collect(),
             files: files(manifest),
             tensors: tensors
                 .map(|(entry, proved)| tensor(checkpoint, settled, entry, proved))
@@ -157,7 +181,7 @@ fn files(manifest: &Manifest) -> Vec<FileReport> {
         let name = side.path.file_name().unwrap_or_default();
         files.insert(name.to_string_lossy().into_owned(), side.bytes);
     }
-    files.into_iter().map(|(name, bytes)| FileReport { name, bytes }).collect()
+    files.into_iter().map(|(name, bytes)| FileReport::new(name, bytes)).collect()
 }
 
 fn tensor(

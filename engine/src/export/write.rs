@@ -64,13 +64,19 @@ fn write_beside(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
     }
     for side in &work.manifest.copies {
         work.observer.go_on()?;
-        folder.copy(&side.path)?;
+        if folder.copy(&side.path)? != side.bytes {
+            return Err(Error::plan(
+                format!("{} was changed since the model was opened", side.path.display()),
+                "open the model again, or give the same command again, once it is whole",
+            ));
+        }
     }
     Ok(())
 }
 
 fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'_>) -> Result<()> {
     let tensor = &work.checkpoint.tensors()[entry.tensor];
+    work.checkpoint.check_unchanged(tensor.file)?;
     if added_bias(tensor, entry) == Some(spec) {
         return write(&work.added_bias(entry.tensor, spec)?);
     }

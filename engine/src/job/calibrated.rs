@@ -143,7 +143,10 @@ impl Subject<'_> {
     }
 
     /// The same for every layer that a plan compresses.
-    pub(super) fn check_plan(&self, plan: &Plan) -> Result<()> {
+    ///
+    /// # Errors
+    /// Those of [`Subject::check_inputs`].
+    pub fn check_plan(&self, plan: &Plan) -> Result<()> {
         for (layer, tensor) in self.checkpoint.tensors().iter().enumerate() {
             if let Some(assignment) = plan.get(&tensor.name).filter(|found| !found.is_keep()) {
                 self.check_inputs(layer, &assignment.steps)?;

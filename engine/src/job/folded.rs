@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array2, s};
 
 use crate::checkpoint::Checkpoint;
-use crate::encoding::{Dense, Encoding};
+use crate::encoding::{Dense, Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::fold::{Norm, Settled};
 use crate::job::{Encodings, Store, Subject};
@@ -17,7 +17,7 @@ use crate::tensor::MatrixShape;
 /// By what the inputs of layers are divided, by index of the layer.
 pub(super) type Divisors = HashMap<usize, Arc<Vec<f32>>>;
 
-/// Searches the scales of every norm that takes those of some of `layers`, and stores the norms divided.
+/// Searches the scales of every norm that takes those of one of `layers`, and stores the norms divided.
 pub(super) fn divide_norms(
     store: &Store,
     (subject, settled): (Subject<'_>, &Settled<'_>),
@@ -26,7 +26,7 @@ pub(super) fn divide_norms(
 ) -> Result<Divisors> {
     let mut divisors = Divisors::new();
     for norm in &settled.folds {
-        if !norm.layers.iter().all(|layer| layers.contains(layer)) {
+        if !norm.layers.iter().any(|layer| layers.contains(layer)) {
             continue;
         }
         observer.go_on()?;
@@ -94,6 +94,15 @@ fn sample(checkpoint: &Checkpoint, layer: usize, observer: &dyn Observer) -> Res
 fn put(store: &Store, norm: &Norm, index: usize, values: &[f32]) -> Result<()> {
     let shape = MatrixShape { rows: 1, cols: values.len() };
     store.put(index, &Encoding::Dense(Dense::new(shape, norm.dtype, values)))
+}
+
+/// Takes over what a folder holds of a norm, if all of it is there.
+pub(super) fn take_over(store: &Store, norm: &Norm, checkpoint: &Checkpoint) -> bool {
+    norm.vectors().all(|index| {
+        let elements = checkpoint.tensors()[index].shape.0.iter().product();
+        let shape = MatrixShape { rows: 1, cols: elements };
+        store.take_over(index, Layout::Dense(norm.dtype), shape)
+    })
 }
 
 /// By what the inputs of a layer are divided in what a job made, as its norm now says; `None` where nothing is folded.

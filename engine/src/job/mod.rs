@@ -7,6 +7,7 @@ mod damage;
 mod encoded;
 mod folded;
 mod in_turn;
+mod kept;
 mod levels;
 mod preview;
 mod store;
@@ -22,6 +23,7 @@ pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
 pub use folded::{carried_weights, divisors, freed_weights};
 pub use in_turn::Sequential;
+pub use kept::{finished, resume};
 pub use levels::{Level, Levels};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
@@ -101,6 +103,7 @@ fn compress_into(
         batch.par_iter().try_for_each(|&layer| {
             observer.go_on()?;
             let tensor = &checkpoint.tensors()[layer];
+            checkpoint.check_unchanged(tensor.file)?;
             let report = |done_bytes| {
                 observer.progress(Progress {
                     stage: "Compressing",
@@ -215,6 +218,17 @@ fn needed_bytes(tensor: &Tensor, plan: &Plan) -> u64 {
     let cols = matrix.shape.cols as u64;
     let gram = cols.saturating_mul(cols).saturating_mul(GRAM_BYTES_PER_ENTRY);
     bytes.saturating_add(tensor.parameters().saturating_mul(16)).saturating_add(gram)
+}
+
+/// The most working memory that a job takes for layers it compresses at once.
+///
+/// # Errors
+/// [`Error::Limit`] for a layer that does not fit the limit.
+pub fn memory_bytes(checkpoint: &Checkpoint, plan: &Plan, limits: Limits) -> Result<u64> {
+    let layers = layers_to_compress(checkpoint, plan);
+    let of_layer = |layer: &usize| needed_bytes(&checkpoint.tensors()[*layer], plan);
+    let batches = batches(checkpoint, plan, &layers, limits)?;
+    Ok(batches.iter().map(|batch| batch.iter().map(of_layer).sum()).max().unwrap_or(0))
 }
 
 /// Runs of layers whose working memory together stays under the limit.

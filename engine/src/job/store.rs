@@ -1,4 +1,5 @@
-//! Finished tensors on disk: one small safetensors file each, in a temporary folder that vanishes with the store.
+//! Finished tensors on disk: one small safetensors file each, in a temporary folder that vanishes with the store,
+//! or in one that outlives it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,14 @@ use crate::job::Encodings;
 use crate::job::encoded;
 use crate::tensor::MatrixShape;
 
+/// Where the files lie.
+#[derive(Debug)]
+enum Place {
+    Temporary(TempDir),
+    /// A folder with the name of the file of each tensor.
+    Kept(PathBuf, HashMap<usize, String>),
+}
+
 /// What is remembered of a stored tensor.
 #[derive(Clone, Debug)]
 struct Stored {
@@ -23,22 +32,46 @@ struct Stored {
 /// Finished encodings by tensor index.
 #[derive(Debug)]
 pub struct Store {
-    folder: TempDir,
+    place: Place,
     stored: Mutex<HashMap<usize, Stored>>,
 }
 
 impl Store {
     pub(super) fn create(scratch: Option<&Path>) -> Result<Self> {
-        Ok(Self { folder: disk::temporary_folder(scratch)?, stored: Mutex::default() })
+        let place = Place::Temporary(disk::temporary_folder(scratch)?);
+        Ok(Self { place, stored: Mutex::default() })
+    }
+
+    /// A store in a folder that is not removed with it, and the name of each tensor's file there.
+    pub(super) fn kept(folder: &Path, names: HashMap<usize, String>) -> Self {
+        let place = Place::Kept(folder.to_path_buf(), names);
+        Self { place, stored: Mutex::default() }
+    }
+
+    /// Takes over what the folder holds of a tensor, if it is whole.
+    pub(super) fn take_over(&self, tensor: usize, layout: Layout, shape: MatrixShape) -> bool {
+        let is_whole = encoded::read(&self.path(tensor), &layout, shape).is_ok();
+        if is_whole {
+            let stored = Stored { layout, shape };
+            self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, stored);
+        }
+        is_whole
     }
 
     fn path(&self, tensor: usize) -> PathBuf {
-        self.folder.path().join(format!("{tensor}.safetensors"))
+        match &self.place {
+            Place::Temporary(folder) => folder.path().join(format!("{tensor}.safetensors")),
+            Place::Kept(folder, names) => folder.join(names.get(&tensor).map_or("", |name| name)),
+        }
     }
 
     /// Writes the encoding of a tensor.
     pub(super) fn put(&self, tensor: usize, encoding: &Encoding) -> Result<()> {
-        encoded::write(NewFile::create(&self.path(tensor))?, encoding, false)?;
+        let path = self.path(tensor);
+        match &self.place {
+            Place::Temporary(_) => encoded::write(NewFile::create(&path)?, encoding, false)?,
+            Place::Kept(..) => encoded::write(NewFile::replacing(&path)?, encoding, true)?,
+        }
         let stored = Stored { layout: encoding.layout(), shape: encoding.shape() };
         self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, stored);
         Ok(())

@@ -11,7 +11,10 @@ use crate::fold;
 use crate::format::safetensors::{FilePlan, Spec};
 use crate::method;
 use crate::plan::{Assignment, Plan};
-use crate::target::{GgufFile, Storage, Target, biases, place_biases};
+use crate::target::{Aim, GgufFile, Storage, Target, biases, place_biases, shards};
+
+/// Says which file holds which tensor.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// What becomes of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -130,6 +133,23 @@ impl Manifest {
         };
         copies.extend(checkpoint.side_files().iter().filter(|side| !is_written(side)).cloned());
         Ok(Self { entries, files, texts, copies })
+    }
+
+    /// The same output in files of the size that is wished for. Opens no weights.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where the files of an output are not a matter of choice.
+    pub fn in_shards(mut self, checkpoint: &Checkpoint, aim: Aim) -> Result<Self> {
+        if aim.shard_bytes == 0 {
+            return Ok(self);
+        }
+        shards::check(checkpoint, aim)?;
+        self.files = shards::files(checkpoint, aim.target, &self.entries, aim.shard_bytes)?;
+        self.texts.retain(|text| text.name != INDEX);
+        if self.files.len() > 1 {
+            self.texts.push(index(&self.files)?);
+        }
+        Ok(self)
     }
 
     /// Bytes of all tensors of the output.
@@ -265,10 +285,7 @@ fn index(files: &[OutputFile]) -> Result<Text> {
             weight_map.extend(names);
         }
     }
-    text(
-        "model.safetensors.index.json",
-        &json!({ "metadata": { "total_size": total }, "weight_map": weight_map }),
-    )
+    text(INDEX, &json!({ "metadata": { "total_size": total }, "weight_map": weight_map }))
 }
 
 fn text(name: &str, value: &serde_json::Value) -> Result<Text> {

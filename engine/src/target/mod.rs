@@ -16,6 +16,7 @@ mod mend;
 mod mlx;
 mod names;
 mod preset;
+mod shards;
 mod vectors;
 
 use std::collections::BTreeMap;
@@ -87,11 +88,13 @@ pub struct Aim {
     pub target: &'static dyn Target,
     /// Devices that each layer is split over.
     pub tensor_parallel: u32,
+    /// The most bytes of a weight file, unless one layer alone takes more; 0 keeps the files of the source.
+    pub shard_bytes: u64,
 }
 
 impl From<&'static dyn Target> for Aim {
     fn from(target: &'static dyn Target) -> Self {
-        Self { target, tensor_parallel: 1 }
+        Self { target, tensor_parallel: 1, shard_bytes: 0 }
     }
 }
 
@@ -143,6 +146,11 @@ pub trait Target: Sync {
 
     /// The tensors that hold a natively stored layer.
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec>;
+
+    /// Whether all weights are written to one file, so that its size is no matter of choice.
+    fn is_one_file(&self) -> bool {
+        false
+    }
 
     /// The weight files of the output, where they are not those of the source with other tensors.
     ///

@@ -108,6 +108,10 @@ impl Target for Gguf {
         Spec { name: name.clone(), dtype, shape: shape.clone() }
     }
 
+    fn is_one_file(&self) -> bool {
+        true
+    }
+
     fn files(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Result<Vec<OutputFile>>> {
         let file = file::layout(checkpoint, entries).map(|file| {
             let name = format!("{}.gguf", file::stem(checkpoint));

@@ -1,0 +1,345 @@
+//! Folders that appear whole or not at all, prepared in a hidden place beside them that one process has at a time, and
+//! that keeps finished parts for the next one.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use blake3::Hasher;
+
+use crate::disk::{Lock, NewFile, open_to_others, parent};
+use crate::error::{Error, Result};
+
+/// The longest name of an output, in bytes, that the name of its workplace repeats.
+const MAX_REPEATED_BYTES: usize = 200;
+
+/// What the name of a workplace ends in.
+const SUFFIX: &str = ".lapidary-work";
+
+/// The hidden folder `.NAME.lapidary-work` beside an output `NAME`. Held under a lock that ends with the process.
+///
+/// In it lie `partial`, the output as far as it is; `replaced`, an older output while its name changes hands; and
+/// `finished`, parts that another attempt may take over. Dropped, all goes but what is finished; where nothing is, nothing
+/// is left.
+#[derive(Debug)]
+struct Workplace {
+    folder: PathBuf,
+    lock: Option<Lock>,
+}
+
+impl Workplace {
+    /// Takes the workplace of an output, and clears away what a process that died left half done.
+    fn take(destination: &Path) -> Result<Self> {
+        let folder = workplace(destination);
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let Some(lock) = Lock::take(&folder.join("lock"))? else {
+            return Err(Error::plan(
+                format!("another export to {} is running", destination.display()),
+                "wait for it, or choose another output folder",
+            ));
+        };
+        let taken = Self { folder, lock: Some(lock) };
+        let old = taken.replaced().join("old");
+        if old.exists() && !destination.exists() {
+            std::fs::rename(&old, destination).map_err(Error::io("restore", destination))?;
+        }
+        clear(&taken.replaced())?;
+        clear(&taken.partial())?;
+        Ok(taken)
+    }
+
+    fn partial(&self) -> PathBuf {
+        self.folder.join("partial")
+    }
+
+    fn replaced(&self) -> PathBuf {
+        self.folder.join("replaced")
+    }
+
+    fn finished(&self) -> PathBuf {
+        self.folder.join("finished")
+    }
+}
+
+/// Removes a folder with all it holds; one that is not there is no failure.
+fn clear(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+impl Drop for Workplace {
+    /// What cannot be removed stays for the next one; there is nobody left to tell.
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(self.partial()).ok();
+        // An older output that could not be put back is not thrown away.
+        std::fs::remove_dir(self.replaced()).ok();
+        std::fs::remove_dir(self.finished()).ok();
+        std::fs::remove_file(self.folder.join("lock")).ok();
+        self.lock = None;
+        std::fs::remove_dir(&self.folder).ok();
+    }
+}
+
+/// Where an output is prepared.
+fn workplace(destination: &Path) -> PathBuf {
+    let name = destination.file_name().unwrap_or("output".as_ref());
+    let mut hidden = OsString::from(".");
+    if name.len() <= MAX_REPEATED_BYTES {
+        hidden.push(name);
+    } else {
+        let hash = Hasher::new().update(name.as_encoded_bytes()).finalize();
+        hidden.push(&hash.to_hex().as_str()[..32]);
+    }
+    hidden.push(SUFFIX);
+    parent(destination).join(hidden)
+}
+
+/// Throws away what earlier attempts at an output finished; gives whether there was anything.
+///
+/// # Errors
+/// [`Error::Plan`] while another process works there, [`Error::Io`] where it cannot be removed.
+pub fn discard_finished(destination: &Path) -> Result<bool> {
+    if !workplace(destination).exists() {
+        return Ok(false);
+    }
+    let taken = Workplace::take(destination)?;
+    let was_there = taken.finished().exists();
+    clear(&taken.finished())?;
+    Ok(was_there)
+}
+
+/// Where the finished parts of an earlier attempt at an output lie, if there are any.
+pub fn finished_for(destination: &Path) -> Option<PathBuf> {
+    let finished = workplace(destination).join("finished");
+    finished.is_dir().then_some(finished)
+}
+
+/// A folder under a temporary name that becomes `destination` only when [`NewFolder::finish`] is called;
+/// dropped before, it vanishes with all it holds but for finished parts.
+#[derive(Debug)]
+pub struct NewFolder {
+    workplace: Workplace,
+    partial: PathBuf,
+    destination: PathBuf,
+    replace: bool,
+}
+
+impl NewFolder {
+    /// Begins `destination`. What is there already is replaced only if `replace` is set, and only if it is
+    /// an empty folder or holds `marker`, a file that shows this program made it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] and [`Error::Plan`] for what must not be replaced, and while another process makes the same
+    /// folder; [`Error::Io`] for a place or a name that cannot be written.
+    pub fn create(destination: &Path, replace: bool, marker: &str) -> Result<Self> {
+        may_become(destination, replace, marker)?;
+        let folder = parent(destination);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let workplace = Workplace::take(destination)?;
+        // An older output may be back in its place.
+        may_become(destination, replace, marker)?;
+        let partial = workplace.partial();
+        std::fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
+        Ok(Self { workplace, partial, destination: destination.to_path_buf(), replace })
+    }
+
+    /// Where the parts lie until the folder is finished.
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// A folder, perhaps not there yet, for parts that another attempt may take over where this one fails. It vanishes
+    /// when the folder is finished.
+    pub fn finished_parts(&self) -> PathBuf {
+        self.workplace.finished()
+    }
+
+    /// Begins a file in the folder.
+    pub fn file(&self, name: &str) -> Result<NewFile> {
+        NewFile::create(&self.path().join(name))
+    }
+
+    /// Copies a file into the folder under its own name; gives its bytes.
+    pub fn copy(&self, source: &Path) -> Result<u64> {
+        let Some(name) = source.file_name() else {
+            return Ok(0);
+        };
+        let mut original = File::open(source).map_err(Error::io("copy", source))?;
+        // Not `std::fs::copy`: a copy of a read-only original would be read-only too.
+        let mut copy = NewFile::create(&self.path().join(name))?;
+        let bytes =
+            std::io::copy(&mut original, copy.writer()).map_err(Error::io("copy", source))?;
+        copy.finish()?;
+        Ok(bytes)
+    }
+
+    /// Gives the folder its name. A folder replaced is moved aside first and removed last; where the process dies in
+    /// between, the next attempt puts it back.
+    pub fn finish(self) -> Result<()> {
+        let Self { workplace, partial, destination, replace } = self;
+        let old = workplace.replaced().join("old");
+        let is_replaced = destination.exists();
+        if is_replaced {
+            if !replace {
+                return Err(Error::Exists { path: destination });
+            }
+            std::fs::create_dir_all(workplace.replaced())
+                .map_err(Error::io("write in", &workplace.folder))?;
+            std::fs::rename(&destination, &old).map_err(Error::io("replace", &destination))?;
+        }
+        let renamed = open_to_others(&partial, 0o755).and_then(|()| {
+            std::fs::rename(&partial, &destination).map_err(Error::io("write", &destination))
+        });
+        if let Err(error) = renamed {
+            // Put the old one back before telling; a failure here leaves it where the next attempt finds it.
+            if is_replaced {
+                std::fs::rename(&old, &destination).map_err(Error::io("restore", &destination))?;
+            }
+            return Err(error);
+        }
+        // The output is there; what cannot be removed beside it is no failure.
+        clear(&workplace.finished()).ok();
+        clear(&workplace.replaced()).ok();
+        Ok(())
+    }
+}
+
+/// Refuses a name that an output may not take: what is there is replaced only if `replace` is set, and only if it is an empty
+/// folder or holds `marker`.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::Plan`], and [`Error::Io`] for a name that there cannot be.
+pub fn may_become(destination: &Path, replace: bool, marker: &str) -> Result<()> {
+    match destination.symlink_metadata() {
+        Ok(_) => may_replace(destination, replace, marker),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // A name that is too long, a folder that may not be looked into, a file in place of one.
+        Err(error) => Err(Error::io("write", destination)(error)),
+    }
+}
+
+fn may_replace(destination: &Path, replace: bool, marker: &str) -> Result<()> {
+    if !replace {
+        return Err(Error::Exists { path: destination.to_path_buf() });
+    }
+    let is_empty = std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty || destination.join(marker).is_file() {
+        return Ok(());
+    }
+    Err(Error::plan(
+        format!(
+            "{} was not written by Lapidary (it holds no {marker}), so it is not replaced",
+            destination.display()
+        ),
+        "choose another output folder, or remove this one yourself",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::write_file;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+        let mut names: Vec<String> =
+            entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_folder_not_finished_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let new = NewFolder::create(&out, false, "report").unwrap();
+        let mut file = new.file("a").unwrap();
+        file.write(b"half").unwrap();
+        drop(file);
+        drop(new);
+        assert_eq!(names(folder.path()).len(), 0, "the partial folder must vanish");
+    }
+
+    #[test]
+    fn only_our_own_or_empty_folders_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        write_file(&out.join("thesis.tex"), b"years of work").unwrap();
+        assert!(matches!(NewFolder::create(&out, false, "report"), Err(Error::Exists { .. })));
+        assert!(matches!(NewFolder::create(&out, true, "report"), Err(Error::Plan { .. })));
+        write_file(&out.join("report"), b"{}").unwrap();
+        let new = NewFolder::create(&out, true, "report").unwrap();
+        new.file("b").unwrap().finish().unwrap();
+        new.finish().unwrap();
+        assert!(out.join("b").exists());
+        assert!(!out.join("thesis.tex").exists());
+        assert_eq!(names(folder.path()), ["out"], "nothing is left aside");
+    }
+
+    #[test]
+    fn finished_parts_outlive_an_attempt_but_not_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let new = NewFolder::create(&out, false, "report").unwrap();
+        write_file(&new.finished_parts().join("a"), b"done").unwrap();
+        drop(new);
+        assert_eq!(names(folder.path()), [".out.lapidary-work"]);
+        assert!(finished_for(&out).is_some());
+        let new = NewFolder::create(&out, false, "report").unwrap();
+        assert_eq!(names(&new.finished_parts()), ["a"]);
+        new.finish().unwrap();
+        assert_eq!(names(folder.path()), ["out"]);
+        let new = NewFolder::create(&out, true, "report");
+        assert!(new.is_ok(), "an empty folder is replaced");
+        write_file(&new.unwrap().finished_parts().join("a"), b"done").unwrap();
+        assert!(discard_finished(&out).unwrap() && !discard_finished(&out).unwrap());
+        assert_eq!(names(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn one_works_at_a_folder_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let first = NewFolder::create(&out, false, "report").unwrap();
+        let sentence = NewFolder::create(&out, false, "report").unwrap_err().sentence();
+        assert!(sentence.contains("another export") && sentence.contains("out"), "{sentence}");
+        let other = NewFolder::create(&folder.path().join("other"), false, "report").unwrap();
+        first.file("a").unwrap().finish().unwrap();
+        first.finish().unwrap();
+        other.finish().unwrap();
+        assert_eq!(names(folder.path()), ["other", "out"]);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_cleared_and_an_older_output_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let work = folder.path().join(".out.lapidary-work");
+        write_file(&work.join("partial/half"), b"h").unwrap();
+        write_file(&work.join("replaced/old/report"), b"{}").unwrap();
+        write_file(&work.join("lock"), b"").unwrap();
+        assert!(matches!(NewFolder::create(&out, false, "report"), Err(Error::Exists { .. })));
+        assert_eq!(names(&out), ["report"], "the older output is back");
+        assert_eq!(names(folder.path()), ["out"]);
+        let new = NewFolder::create(&out, true, "report").unwrap();
+        assert_eq!(names(new.path()).len(), 0);
+    }
+
+    #[test]
+    fn names_that_no_folder_can_have_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = NewFolder::create(&folder.path().join("n".repeat(300)), false, "report");
+        assert!(matches!(long, Err(Error::Io { .. })));
+        let file = folder.path().join("file");
+        write_file(&file, b"").unwrap();
+        assert!(NewFolder::create(&file.join("out"), false, "report").is_err());
+        assert_eq!(names(folder.path()), ["file"]);
+        let longest = folder.path().join("n".repeat(255));
+        NewFolder::create(&longest, false, "report").unwrap().finish().unwrap();
+        assert!(longest.is_dir());
+    }
+}

@@ -1,0 +1,148 @@
+//! A job that goes on where another one of the same plan stopped: each finished layer lies in a folder under a name that
+//! says whose it is and all that decides its bytes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use blake3::Hasher;
+
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::error::Result;
+use crate::fold::{self, Settled};
+use crate::job::{Limits, Store, Subject, compress_into, folded, layers_to_compress};
+use crate::method;
+use crate::observer::Observer;
+use crate::plan::Plan;
+
+/// One more with every change of what a method makes of the same weights.
+const VERSION: u32 = 1;
+
+/// The same as [`crate::job::run`], into a folder that outlives the job and may hold layers of an earlier one. Layers that
+/// are there whole are taken over; what is damaged or of another plan, source or calibration is not. Says how many there
+/// were.
+///
+/// The source counts as the same where its files have the same places, lengths, times and numbers in the file system;
+/// where the system does not tell these, nothing is taken over.
+///
+/// # Errors
+/// Those of [`crate::job::run`].
+pub fn resume<'a>(
+    subject: impl Into<Subject<'a>>,
+    plan: &Plan,
+    limits: Limits,
+    folder: &Path,
+    observer: &dyn Observer,
+) -> Result<Store> {
+    let subject = subject.into();
+    let checkpoint = subject.checkpoint;
+    plan.check(checkpoint)?;
+    let settled = fold::settle(checkpoint, plan);
+    settled.plan.check(checkpoint)?;
+    subject.check_plan(&settled.plan)?;
+    let Some(identity) = identity(subject) else {
+        return crate::job::run(subject, plan, limits, Some(folder), observer);
+    };
+    let layers = layers_to_compress(checkpoint, plan);
+    let store = Store::kept(folder, names(&identity, checkpoint, &settled, &layers));
+    let mut left = Vec::new();
+    for &layer in &layers {
+        observer.go_on()?;
+        if !take_over(&store, checkpoint, &settled, layer)? {
+            left.push(layer);
+        }
+    }
+    let there = layers.len() - left.len();
+    if there > 0 {
+        observer.warn(format!("going on: {there} of {} layers were finished before", layers.len()));
+    }
+    compress_into(&store, (subject, &settled), &left, limits, observer)?;
+    Ok(store)
+}
+
+/// Takes over what the folder holds of a layer, with the norm that took its scales, if both are whole.
+fn take_over(
+    store: &Store,
+    checkpoint: &Checkpoint,
+    settled: &Settled<'_>,
+    layer: usize,
+) -> Result<bool> {
+    let tensor = &checkpoint.tensors()[layer];
+    let Some(matrix) = tensor.matrix else { return Ok(false) };
+    let layout = settled.plan.assignment(&tensor.name).layout(matrix.shape, tensor.dtype)?;
+    let norm = settled.of(layer);
+    let has_norm = norm.is_none_or(|norm| folded::take_over(store, norm, checkpoint));
+    Ok(has_norm && store.take_over(layer, layout, matrix.shape))
+}
+
+/// How many layers of a plan lie in a folder where [`resume`] looks for them. Does not read them.
+pub fn finished(subject: Subject<'_>, plan: &Plan, folder: &Path) -> usize {
+    let Some(identity) = identity(subject) else { return 0 };
+    let there = crate::disk::list_files(folder).unwrap_or_default();
+    let there: std::collections::HashSet<String> =
+        there.into_iter().map(|(name, _)| name).collect();
+    let (checkpoint, settled) = (subject.checkpoint, fold::settle(subject.checkpoint, plan));
+    let layers = layers_to_compress(checkpoint, plan);
+    let names = layers.iter().map(|&layer| name(&identity, checkpoint, &settled, layer));
+    names.filter(|name| there.contains(name)).count()
+}
+
+/// The names of the files of layers, and of the norms that take their scales.
+fn names(
+    identity: &str,
+    checkpoint: &Checkpoint,
+    settled: &Settled<'_>,
+    layers: &[usize],
+) -> HashMap<usize, String> {
+    let of_layer = |&layer: &usize| (layer, name(identity, checkpoint, settled, layer));
+    let mut names: HashMap<usize, String> = layers.iter().map(of_layer).collect();
+    for norm in &settled.folds {
+        let Some(&first) = norm.layers.first() else { continue };
+        let of_first = name(identity, checkpoint, settled, first);
+        names.extend(norm.vectors().map(|index| (index, format!("{index}-{of_first}"))));
+    }
+    names
+}
+
+/// A hash of all that decides the bytes of every layer: this version of the methods, the source, the calibration. `None`
+/// where a file of the source was changed, or the system does not say.
+fn identity(subject: Subject<'_>) -> Option<String> {
+    let checkpoint = subject.checkpoint;
+    let mut hasher = Hasher::new();
+    let mut text = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    };
+    text(&format!("lapidary layer {VERSION} of {}", env!("CARGO_PKG_VERSION")));
+    text(&subject.calibrated.key());
+    for file in checkpoint.files() {
+        text(&crate::disk::absolute(file.path()).to_string_lossy());
+        text(&format!("{:?}", file.identity()?));
+    }
+    for tensor in checkpoint.tensors() {
+        let Tensor { name, dtype, shape, matrix, file, .. } = tensor;
+        text(name);
+        text(&format!("{dtype} {shape} {matrix:?} {file} {:?}", tensor.byte_range()));
+    }
+    Some(hasher.finalize().to_hex().to_string())
+}
+
+/// The name of a layer's file: a hash of the identity, the layer, what is done to it, and to those it shares a scale or
+/// the scales of its inputs with.
+fn name(identity: &str, checkpoint: &Checkpoint, settled: &Settled<'_>, layer: usize) -> String {
+    let (tensors, plan) = (checkpoint.tensors(), &settled.plan);
+    let own = &tensors[layer].name;
+    let group = checkpoint.fused_group_of(layer);
+    let group = group.filter(|_| method::chain_shares_peak(&plan.assignment(own).steps));
+    let fused = group.iter().flat_map(|group| &group.members);
+    let behind = settled.of(layer).into_iter().flat_map(|norm| &norm.layers);
+    let mut hasher = Hasher::new();
+    let mut text = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    };
+    text(identity);
+    for &member in std::iter::once(&layer).chain(fused).chain(behind) {
+        let name = &tensors[member].name;
+        text(name);
+        text(&serde_json::to_string(&plan.assignment(name).steps).unwrap_or_default());
+    }
+    format!("{}.safetensors", hasher.finalize().to_hex())
+}
