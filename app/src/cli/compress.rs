@@ -152,15 +152,16 @@ pub(super) fn run(
         Ok((report, loaded.as_ref().map(title).unwrap_or_default()))
     });
     terminal.finish();
-    if done.as_ref().is_err_and(|error| !error.is_bad_input())
-        && let Some(finished) = export::finished_for(destination.folder)
-    {
-        output::tell(&[format!(
-            "finished layers are kept in {}: the same command goes on with them, --fresh begins anew",
-            finished.display()
-        )]);
+    let finished = export::finished_for(destination.folder);
+    match (done, finished) {
+        (Err(error), Some(finished)) if !error.is_bad_input() => {
+            Err(anyhow::Error::new(error).context(format!(
+                "finished layers are kept in {}: the same command goes on with them, --fresh begins anew",
+                finished.display()
+            )))
+        }
+        (done, _) => Ok(done?),
     }
-    Ok(done?)
 }
 
 /// The project for another target: with the plan it has for that one, or else its own.

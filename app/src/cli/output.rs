@@ -14,12 +14,15 @@ static CANCELLED: AtomicBool = AtomicBool::new(false);
 /// Prints the cause on one line of stderr and gives the exit code.
 pub(super) fn fail(error: &anyhow::Error) -> ExitCode {
     let engine = error.downcast_ref::<Error>();
+    // What was said in addition where it passed by.
+    let note = engine.filter(|engine| error.to_string() != engine.to_string());
+    let note = note.map(|_| format!("; {error}")).unwrap_or_default();
     if matches!(engine, Some(Error::Cancelled)) {
-        complain("cancelled; nothing half-written was left");
+        complain(&format!("cancelled; nothing half-written was left{note}"));
         return ExitCode::from(130);
     }
     match engine {
-        Some(engine) => complain(&engine.sentence()),
+        Some(engine) => complain(&(engine.sentence() + &note)),
         None => complain(&format!("{error:#}")),
     }
     ExitCode::from(if engine.is_some_and(Error::is_bad_input) { 2 } else { 1 })

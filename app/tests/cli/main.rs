@@ -263,7 +263,7 @@ fn long_project(folder: &Path) {
 
 #[cfg(unix)]
 #[test]
-fn a_full_disk_is_exit_1_and_leaves_nothing() {
+fn a_full_disk_is_exit_1_and_leaves_finished_layers_only() {
     let home = TempDir::new().unwrap();
     let project = repository().join("projects/sample-sparse.ron");
     // A file may grow to 2,000 blocks of half a KiB: less than the weights, more than any layer.
@@ -275,12 +275,13 @@ fn a_full_disk_is_exit_1_and_leaves_nothing() {
         .output()
         .unwrap();
     fails(&output, 1, &["cannot write", "model.safetensors", "nothing half-written was left"]);
-    assert!(names_in(home.path()).is_empty(), "{:?}", names_in(home.path()));
+    assert_eq!(names_in(home.path()), [".out.lapidary-work"]);
+    assert_eq!(names_in(&home.path().join(".out.lapidary-work")), ["finished"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_is_exit_130_and_leaves_nothing() {
+fn an_interrupt_is_exit_130_and_leaves_finished_layers_only() {
     let home = TempDir::new().unwrap();
     long_project(home.path());
     let mut child = lapidary(home.path())
@@ -297,5 +298,7 @@ fn an_interrupt_is_exit_130_and_leaves_nothing() {
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     fails(&output, 130, &["cancelled"]);
-    assert_eq!(names_in(home.path()), ["long.ron"]);
+    let mut left = names_in(home.path());
+    left.retain(|name| name != ".out.lapidary-work");
+    assert_eq!(left, ["long.ron"]);
 }
