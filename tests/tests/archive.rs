@@ -7,7 +7,7 @@ use std::path::Path;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::compare::{Counterpart, compare, layers, pairs};
 use lapidary_engine::encoding::{
-    Dense, Encoding, Layout, LowRank, Mask, Outliers, Scaled, Sparse, Sum,
+    Dense, Encoding, Layout, LowRank, Mask, Outliers, Scaled, Shifted, Sparse, Sum,
 };
 use lapidary_engine::export::{Destination, Report, convert, export};
 use lapidary_engine::format::archive::{self, Index};
@@ -157,6 +157,10 @@ fn encodings_within_encodings_come_back_to_the_bit() {
         let scales = (0..inner.shape().cols).map(|j| 0.5 + j as f32 / 8.0).collect();
         Encoding::Scaled(Scaled::new(DType::F32, scales, inner))
     };
+    let shifted = |inner: Encoding| {
+        let shift: Vec<f32> = (0..rows).map(|row| row as f32 - 4.5).collect();
+        Encoding::Shifted(Shifted::new(DType::BF16, &shift, inner))
+    };
     // What a mask drops must be zero underneath, as methods leave it.
     let zeroed = |seed: usize| {
         let mask = mask(seed);
@@ -179,6 +183,8 @@ fn encodings_within_encodings_come_back_to_the_bit() {
         ("outliers twice", sum(sum(four(), few()), few())),
         ("a correction of integers", sum(four(), four())),
         ("scaled twice", scaled(scaled(four()))),
+        ("outputs shifted", shifted(sum(four(), thin()))),
+        ("outputs shifted over scaled inputs", shifted(scaled(four()))),
         ("mask over a mask", masked(1, masked(1, zeroed(1)))),
         ("mask over a sum", masked(2, sum(four(), thin()))),
         (
