@@ -17,7 +17,9 @@ use lapidary_engine::numeric::weighted::gram_weighted_error;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{Manifest, Storage, find};
 use lapidary_engine::{Observer, Result, Silent};
-use lapidary_tests::{assert_says, names_in, on_threads, plan, repository, rtn, sample};
+use lapidary_tests::{
+    assert_says, names_in, on_threads, plan, read_folder, repository, rtn, sample,
+};
 use ndarray::Array2;
 use tempfile::TempDir;
 
@@ -215,6 +217,49 @@ fn exported(subject: Subject<'_>, plan: &Plan, target: &str, out: &std::path::Pa
         .unwrap_or_else(|error| panic!("{}: {error}", target.about().id));
     assert_eq!(report.totals.total_bytes, manifest.total_bytes(), "{}", target.about().id);
     report
+}
+
+/// Cancels behind so many reports of compressing.
+struct Stops {
+    left: std::sync::atomic::AtomicUsize,
+}
+
+impl Observer for Stops {
+    fn progress(&self, progress: lapidary_engine::Progress) {
+        use std::sync::atomic::Ordering::SeqCst;
+        if progress.stage == "Compressing" {
+            let one_less = |left: usize| Some(left.saturating_sub(1));
+            self.left.fetch_update(SeqCst, SeqCst, one_less).expect("always some");
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.left.load(std::sync::atomic::Ordering::SeqCst) == 0
+    }
+}
+
+#[test]
+fn a_stopped_export_goes_on_with_the_norms_that_took_scales() {
+    let checkpoint = sample();
+    let root = TempDir::new().expect("a folder");
+    let (folder, calibration) = calibrated(&checkpoint, &root);
+    let measured = Measured { folder: &folder, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let rules = QKV.map(|layer| (layer, vec![awq(4, "folded")]));
+    let plan = plan(&checkpoint, &rules).expect("a plan");
+    let whole = root.path().join("whole");
+    exported(subject, &plan, "dense", &whole);
+    let out = root.path().join("out");
+    // In the midst of a block: some that share a norm are finished, others are not.
+    for reports in [4, 8, 11] {
+        let destination = Destination { folder: &out, replace: true, limits: Limits::default() };
+        let stops = Stops { left: reports.into() };
+        let target = find("dense").expect("a target");
+        let stopped = on_threads(1, || export(subject, &plan, target, destination, &stops));
+        assert!(matches!(stopped, Err(lapidary_engine::Error::Cancelled)), "{stopped:?}");
+    }
+    exported(subject, &plan, "dense", &out);
+    assert!(read_folder(&out) == read_folder(&whole));
 }
 
 #[test]
