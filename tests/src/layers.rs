@@ -129,6 +129,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "format",
             "checkpoint",
             "compare",
+            "calibration",
             "plan",
             "fold",
             "target",

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use lapidary_engine::calibration::Settings;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{self, Destination, Forecast, PAGE, REPORT, Report};
 use lapidary_engine::job::Limits;
@@ -12,7 +13,7 @@ use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::output::{self, Table, Terminal};
 use crate::cli::size::bytes_of;
-use crate::document::calibrations::{self, Loaded};
+use crate::document::calibrations;
 use crate::document::project::Project;
 use crate::theme::text;
 
@@ -75,8 +76,7 @@ impl Compress {
         let destination =
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
         let choice = Choice { home: builtin::home(), named: self.calibration };
-        let (report, calibration) = run((&self.project, &project), &choice, destination)?;
-        output::print(&calibration)?;
+        let report = run((&self.project, &project), &choice, destination)?;
         output::print(&describe(&report, &out))
     }
 }
@@ -129,27 +129,24 @@ fn described(forecast: &Forecast, limits: Limits) -> String {
     )
 }
 
-/// Exports a project that lies at a path; with the report, a line about the calibration where one was needed.
+/// Exports a project that lies at a path.
 pub(super) fn run(
     (path, opened): (&Path, &Project),
     choice: &Choice,
     destination: Destination<'_>,
-) -> anyhow::Result<(Report, String)> {
+) -> anyhow::Result<Report> {
     let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
     let plan = opened.plan.resolve(&checkpoint)?;
     let aim = opened.aim()?;
     let terminal = Terminal::new();
     let loaded = choice.find(&checkpoint, &plan, &terminal);
     let done = loaded.and_then(|loaded| {
-        let title =
-            |loaded: &Loaded| format!("calibrated with {}\n", Loaded::title(&loaded.folder));
         let subject = calibrations::subject(&checkpoint, loaded.as_ref());
         if terminal.is_seen() {
             let forecast = export::forecast(subject, &plan, aim, destination)?;
             output::tell(&[described(&forecast, destination.limits)]);
         }
-        let report = export::export(subject, &plan, aim, destination, &terminal)?;
-        Ok((report, loaded.as_ref().map(title).unwrap_or_default()))
+        export::export(subject, &plan, aim, destination, &terminal)
     });
     terminal.finish();
     let finished = export::finished_for(destination.folder);
@@ -206,13 +203,15 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
         ]);
     }
     let totals = &report.totals;
+    let calibrated = |of: &Settings| format!("calibrated with {}\n", of.title());
     format!(
-        "{}\n{}\n{} layers compressed, {} compressed but stored in full, {} tensors copied\n\
+        "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors copied\n\
          weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
          proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖, measured\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",
         table.render(),
         report.coverage,
+        report.calibration.as_ref().map(calibrated).unwrap_or_default(),
         totals.compressed,
         totals.dense,
         totals.copied,

@@ -32,7 +32,7 @@ impl Demo {
         let destination = Destination { folder: &out, replace: true, limits: Limits::default() };
         let choice = Choice { home: builtin::home(), named: None };
         let opened = Project::read(&project)?;
-        let (report, _) = compress::run((&project, &opened), &choice, destination)?;
+        let report = compress::run((&project, &opened), &choice, destination)?;
         output::print(&compress::describe(&report, &out))?;
         if window::has_display() {
             return window::open(Some(project));

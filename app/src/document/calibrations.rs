@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lapidary_engine::Progress;
 use lapidary_engine::calibration::{
-    Ability, Calibration, Demands, Folder, Prefix, Problem, Record, USUAL_TOKENS, Wishes,
+    Ability, Calibration, Demands, Folder, Problem, Record, Settings, USUAL_TOKENS, Wishes,
 };
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::job;
@@ -184,18 +184,7 @@ impl Loaded {
 
     /// A line about it: texts and tokens.
     pub fn title(folder: &Folder) -> String {
-        let settings = folder.settings();
-        let names: Vec<&str> = settings.texts.iter().map(|text| text.name.as_str()).collect();
-        let tokens = crate::theme::text::count(settings.tokens);
-        let behind = match settings.prefix {
-            Prefix::Original => "",
-            Prefix::Compressed { .. } => ", behind compressed blocks",
-            Prefix::InTurn { .. } => ", behind blocks compressed in turn",
-        };
-        match settings.sequence_tokens {
-            0 => format!("{}, {tokens} tokens, imported", names.join(", ")),
-            each => format!("{}, {tokens} tokens in sequences of {each}{behind}", names.join(", ")),
-        }
+        folder.settings().title()
     }
 }
 
@@ -208,8 +197,8 @@ impl job::Calibrated for Loaded {
         self.measured().inputs(layer, needs)
     }
 
-    fn key(&self) -> String {
-        self.measured().key()
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.calibration.settings)
     }
 }
 

@@ -1,19 +1,7 @@
 //! Every number a person sees is formatted here, the same way everywhere.
 
 use lapidary_engine::Unit;
-
-/// A count with thousands separated: `5,770,496`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
+pub use lapidary_engine::numeric::digits::count;
 
 /// Bytes in decimal units with three significant digits: `2.83 MB`.
 pub fn bytes(n: u64) -> String {

@@ -6,6 +6,7 @@ use blake3::Hasher;
 use serde::{Deserialize, Serialize};
 
 use crate::numeric::channels::Inputs;
+use crate::numeric::digits::count;
 use crate::numeric::gram::Gram;
 
 /// What was run: what the numbers depend on, and the names a person knows it by.
@@ -57,6 +58,21 @@ pub enum Prefix {
 }
 
 impl Settings {
+    /// A line about it: texts, tokens, and behind what a layer was measured.
+    pub fn title(&self) -> String {
+        let names: Vec<&str> = self.texts.iter().map(|text| text.name.as_str()).collect();
+        let (names, tokens) = (names.join(", "), count(self.tokens));
+        let behind = match self.prefix {
+            Prefix::Original => "",
+            Prefix::Compressed { .. } => ", behind compressed blocks",
+            Prefix::InTurn { .. } => ", behind blocks compressed in turn",
+        };
+        match self.sequence_tokens {
+            0 => format!("{names}, {tokens} tokens, imported"),
+            each => format!("{names}, {tokens} tokens in sequences of {each}{behind}"),
+        }
+    }
+
     /// 32 hexadecimal digits that stand for everything the numbers depend on; names play no part.
     pub fn key(&self) -> String {
         let mut hasher = Hasher::new();

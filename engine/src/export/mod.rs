@@ -140,7 +140,9 @@ pub fn export<'a>(
         Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
     write::write(&work, &folder)?;
     let proofs = prove(&work, &folder)?;
+    let calibration = subject.calibration_for(&settled.plan).cloned();
     let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
+    let report = Report { calibration, ..report };
     add_report(&work, report, folder)
 }
 

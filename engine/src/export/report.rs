@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::Settings;
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
 use crate::export::coverage::coverage;
@@ -24,6 +25,9 @@ pub struct Report {
     /// What part of the model is compressed, in a sentence.
     #[serde(default)]
     pub coverage: String,
+    /// The calibration that methods asked for, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Settings>,
     /// Sums over everything.
     pub totals: Totals,
     /// Weight files of the source.
@@ -120,7 +124,7 @@ pub struct TensorReport {
 }
 
 impl Report {
-    /// All but the hashes of the files.
+    /// All but the hashes of the files and the calibration.
     pub(super) fn new(
         (checkpoint, target): (&Checkpoint, &dyn Target),
         settled: &Settled<'_>,
@@ -133,6 +137,7 @@ impl Report {
             source: checkpoint.title(),
             target: target.about().id.to_owned(),
             coverage: coverage(checkpoint, manifest),
+            calibration: None,
             totals: Totals::new(checkpoint, manifest),
             sources: checkpoint
                 .files()

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::calibration::{Calibration, Folder, Record};
+use crate::calibration::{Calibration, Folder, Record, Settings};
 use crate::checkpoint::{Checkpoint, MatrixKind};
 use crate::error::{Error, Result};
 use crate::method::{self, LayerInputs, Needs, Step};
-use crate::plan::Plan;
+use crate::plan::{Assignment, Plan};
 
 /// Knows what layers receive. Whether the blocks before a layer were the original or the compressed ones is a matter of the
 /// calibration, see [`crate::calibration::Prefix`].
@@ -21,8 +21,13 @@ pub trait Calibrated: Sync {
     /// Whatever reading says.
     fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>>;
 
+    /// The calibration it is of; `None` where nothing is known.
+    fn settings(&self) -> Option<&Settings>;
+
     /// What tells it from others: the same key says the same of a layer. Empty where nothing is known.
-    fn key(&self) -> String;
+    fn key(&self) -> String {
+        self.settings().map_or_else(String::new, Settings::key)
+    }
 }
 
 /// Knows nothing: methods that need data refuse.
@@ -38,8 +43,8 @@ impl Calibrated for Uncalibrated {
         Ok(None)
     }
 
-    fn key(&self) -> String {
-        String::new()
+    fn settings(&self) -> Option<&Settings> {
+        None
     }
 }
 
@@ -53,8 +58,8 @@ impl Calibrated for Calibration {
         Ok(self.record(layer).map(inputs))
     }
 
-    fn key(&self) -> String {
-        self.settings.key()
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
     }
 }
 
@@ -87,8 +92,8 @@ impl Calibrated for Measured<'_> {
         Ok(Some(LayerInputs { gram, ..moments(record) }))
     }
 
-    fn key(&self) -> String {
-        self.calibration.settings.key()
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.calibration.settings)
     }
 }
 
@@ -140,6 +145,14 @@ impl Subject<'_> {
             ));
         }
         Err(method::uncalibrated(&tensor.name, needs, known))
+    }
+
+    /// The calibration, where a plan needs any.
+    pub fn calibration_for(&self, plan: &Plan) -> Option<&Settings> {
+        let needs = |(_, assignment): (&str, &Arc<Assignment>)| {
+            method::chain_needs(&assignment.steps) > Needs::Weights
+        };
+        self.calibrated.settings().filter(|_| plan.iter().any(needs))
     }
 
     /// The same for every layer that a plan compresses.

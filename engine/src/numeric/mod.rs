@@ -7,6 +7,7 @@ pub mod activation;
 pub mod bit_planes;
 pub mod channels;
 pub mod descent;
+pub mod digits;
 pub mod distance;
 pub mod distributions;
 pub mod gram;

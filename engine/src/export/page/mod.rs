@@ -6,7 +6,9 @@ mod picture;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::calibration::Settings;
 use crate::export::report::{FileReport, Report, TensorReport};
+use crate::numeric::digits::count;
 use crate::target;
 
 /// Rows of the table; a report of more tensors says that the JSON has all of them.
@@ -77,14 +79,21 @@ fn summary(report: &Report) -> String {
     }
     format!(
         "<h1>{}</h1>\n<p class=\"lead\">{}.</p>\n<p>Written for <strong>{}</strong>: {}</p>\n<p>Plan: {}.</p>\n\
-         <p class=\"weak\">Lapidary {}</p>\n",
+         {}<p class=\"weak\">Lapidary {}</p>\n",
         escape(&report.source),
         escape(&report.coverage),
         escape(title),
         escape(loads),
         escape(&plan),
+        calibration(report),
         escape(&report.lapidary)
     )
+}
+
+/// What layers were taken to receive; nothing where no method asked.
+fn calibration(report: &Report) -> String {
+    let said = |of: &Settings| format!("<p>Calibrated with {}.</p>\n", escape(&of.title()));
+    report.calibration.as_ref().map(said).unwrap_or_default()
 }
 
 /// Sums over everything.
@@ -186,19 +195,6 @@ fn files(files: &[FileReport]) -> String {
     format!(
         "<div class=\"wide\"><table><thead>{heads}</thead><tbody>\n{rows}</tbody></table></div>\n"
     )
-}
-
-/// A number in groups of three digits.
-fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// A share with three digits; none for exactly nothing.
