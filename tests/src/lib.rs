@@ -128,7 +128,8 @@ pub fn synthetic_inputs(channels: usize) -> LayerInputs {
     }
     let mut gram = Gram::new(channels);
     gram.add(x.view());
-    LayerInputs::of_gram(gram)
+    let mean = x.mean_axis(ndarray::Axis(0)).map(|mean| mean.to_vec()).unwrap_or_default();
+    LayerInputs { mean, ..LayerInputs::of_gram(gram) }
 }
 
 /// Compresses a matrix as the layer `layer.weight` of element type `dtype`, which receives [`synthetic_inputs`].
