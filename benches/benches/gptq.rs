@@ -17,7 +17,7 @@ use ndarray::Array2;
 
 /// The authors' `fasterquant` (blocks of 128 columns, activation order, groups fixed beforehand, symmetric), as GPTQ's
 /// users run it, in f32 on all cores; prints the shorter of two times. Arguments by the first line of its input.
-const REFERENCE: &str = r#"
+const REFERENCE: &str = r"
 import os, sys, time
 import torch
 rows, cols, tokens = map(int, sys.stdin.readline().split())
@@ -62,7 +62,7 @@ for _ in range(2):
     gptq(weights, gram)
     best = min(best, time.perf_counter() - begun)
 print(best)
-"#;
+";
 
 const SHAPES: [(usize, usize); 2] = [(1024, 1024), (4096, 4096)];
 /// Runs of which the fastest counts.

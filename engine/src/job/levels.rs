@@ -20,7 +20,7 @@ use crate::tensor::MatrixShape;
 /// How the files of levels end.
 const ENDING: &str = "safetensors";
 /// For how long a level is kept although nobody uses it.
-const UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
+const UNUSED: Duration = Duration::from_hours(7 * 24);
 
 /// Encodings in a folder, the last used of them in memory too.
 ///
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn levels_unused_for_longest_go_first_and_nothing_else_does() {
         let folder = tempfile::tempdir().unwrap();
-        let day = Duration::from_secs(24 * 3600);
+        let day = Duration::from_hours(24);
         let file = |name: &str, days: u32| {
             let path = folder.path().join(name);
             disk::write_file(&path, &[0; 100]).unwrap();
