@@ -92,7 +92,8 @@ fn from_opening_to_export() {
     assert!(exported.find("model.layers.3.mlp.down_proj.weight_packed").is_some());
     let on_disk: u64 =
         lapidary_engine::disk::list_files(&out).unwrap().iter().map(|(_, bytes)| bytes).sum();
-    let report = lapidary_engine::disk::file_bytes(&out.join("lapidary-report.json")).unwrap();
+    let of = |name: &str| lapidary_engine::disk::file_bytes(&out.join(name)).unwrap();
+    let report = of("lapidary-report.json") + of("lapidary-report.html");
     assert_eq!(on_disk, bytes + report, "the button promised the size of the folder");
 }
 
