@@ -162,9 +162,9 @@ fn a_cancelled_run_keeps_its_blocks_and_goes_on_and_the_next_window_finds_it() {
 
 /// What a calibration gives after another of the original blocks, with all layers at 4 bits.
 fn behind(before: Before, title: &str) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let mut screen = calibrated(folder.path());
-    let plain = screen.state().model().calibrations.loaded.clone().unwrap();
+    let plain = screen.state().model().calibrations.loaded.clone().expect("one");
     screen.state().send(Command::SelectAll);
     screen.run_steps(2);
     screen.state().send(Command::SetBits(4));
@@ -178,10 +178,11 @@ fn behind(before: Before, title: &str) {
         let loaded = document.model.as_ref().and_then(|m| m.calibrations.loaded.as_ref());
         loaded.is_some_and(|loaded| loaded.calibration.settings.prefix != Prefix::Original)
     });
-    let behind = screen.state().model().calibrations.loaded.clone().unwrap();
+    let behind = screen.state().model().calibrations.loaded.clone().expect("one");
     assert!(Loaded::title(&behind.folder).ends_with(title));
-    let rms =
-        |loaded: &Loaded, layer: &str| loaded.calibration.record(layer).unwrap().inputs.whole.rms;
+    let rms = |loaded: &Loaded, layer: &str| {
+        loaded.calibration.record(layer).expect("measured").inputs.whole.rms
+    };
     let (first, last) = ("model.layers.0.mlp.down_proj.weight", "lm_head.weight");
     assert_eq!(rms(&plain, first), rms(&behind, first), "nothing stands before the first block");
     assert_ne!(rms(&plain, last), rms(&behind, last));
