@@ -74,7 +74,7 @@ pub fn scores(bench: &Bench) -> Result<Vec<UnitScores>> {
     let mut scores = Vec::new();
     for (layer, tensor) in checkpoint.tensors().iter().enumerate() {
         let Some(matrix) = tensor.matrix else { continue };
-        let unit = Unit { layers: vec![layer], is_locked: false };
+        let unit = Unit { layers: vec![layer], is_locked: false, folds: false };
         let is_embedding = tensor.place.role == Role::Embedding;
         let chains = if is_embedding { &EMBEDDINGS[..] } else { &CHAINS[..] };
         let mut options = Vec::with_capacity(chains.len());

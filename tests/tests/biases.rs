@@ -145,6 +145,7 @@ fn a_bias_that_no_loader_reads_is_refused_and_held_by_an_archive() {
         ("mistral_window", "*.q_proj.weight", "dense"),
         ("qwen2", "*.o_proj.weight", "compressed-tensors"),
         ("qwen3", "*.up_proj.weight", "dense"),
+        ("qwen3", "*.o_proj.weight", "compressed-tensors"),
     ] {
         let checkpoint = golden(name);
         let root = TempDir::new().expect("a folder");

@@ -36,7 +36,7 @@ pub(super) struct Compress {
     #[arg(long)]
     dry_run: bool,
     /// Compress every layer anew, also those that an earlier attempt at the same folder finished.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     fresh: bool,
     /// Working memory for the layers in flight, in GiB.
     #[arg(long, default_value_t = 4.0, value_name = "GIB")]
@@ -70,8 +70,15 @@ impl Compress {
             let choice = Choice { home: builtin::home(), named: self.calibration };
             return output::print(&dry_run((&self.project, &project), &choice, destination)?);
         }
-        if self.fresh && export::discard_finished(&out)? {
-            output::tell(&["what an earlier attempt finished was thrown away".to_owned()]);
+        if self.fresh {
+            // What keeps the plan from being carried out is said before anything is thrown away.
+            let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
+            let limits = Limits { memory_bytes };
+            let destination = Destination { folder: &out, replace: self.force, limits };
+            dry_run((&self.project, &project), &choice, destination)?;
+            if export::discard_finished(&out)? {
+                output::tell(&["what an earlier attempt finished was thrown away".to_owned()]);
+            }
         }
         let destination =
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
@@ -113,7 +120,7 @@ fn described(forecast: &Forecast, limits: Limits) -> String {
          layers    {} to compress{finished}; {} compressed but stored in full\n\
          output    {} bytes in {} files beside the reports, {:.3} bits per weight: exact\n\
          disk      {}: the output and at most {} of finished layers while it works; {} are free\n\
-         memory    {} for layers that are compressed at once, of {} allowed: exact for these, the program and mapped files apart\n\
+         memory    at most {} for layers that are compressed at once, of {} allowed; the program and mapped files apart\n\
          time      not foretold: the progress bar says what is left once layers are done\n",
         forecast.coverage,
         forecast.layers,
@@ -187,11 +194,8 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
     // Where the target stores everything in full, saying so in every row would say nothing.
     let is_dense =
         target::find(&report.target).is_ok_and(|target| target.capabilities().is_dense());
-    for tensor in report.tensors.iter().filter(|tensor| tensor.stored != "copied") {
-        let stored = match &tensor.because {
-            Some(because) if !is_dense => format!("in full: {because}"),
-            _ => tensor.stored.clone(),
-        };
+    for tensor in report.tensors.iter().filter(|tensor| tensor.is_compressed()) {
+        let stored = if is_dense { tensor.stored.clone() } else { tensor.told() };
         table.row(vec![
             tensor.name.clone(),
             tensor.method.clone(),
@@ -205,7 +209,7 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
     let totals = &report.totals;
     let calibrated = |of: &Settings| format!("calibrated with {}\n", of.title());
     format!(
-        "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors copied\n\
+        "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} norms and biases changed, {} tensors copied\n\
          weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
          proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖, measured\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",
@@ -214,6 +218,7 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
         report.calibration.as_ref().map(calibrated).unwrap_or_default(),
         totals.compressed,
         totals.dense,
+        totals.changed,
         totals.copied,
         text::bytes(totals.source_bytes),
         text::bytes(totals.tensor_bytes),

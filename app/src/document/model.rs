@@ -330,7 +330,7 @@ impl Model {
 
     fn add_up(&self) -> DamageSum {
         let mut sum = DamageSum::default();
-        let entries = self.outcome.entries.iter().filter(|entry| entry.layout.is_some());
+        let entries = self.outcome.entries.iter().filter(|entry| entry.is_compressed());
         for entry in entries {
             match self.damage(entry.tensor) {
                 None => sum.unknown += 1,

@@ -12,16 +12,17 @@ pub struct Lock(#[expect(dead_code, reason = "held for as long as it lives")] Fi
 
 impl Lock {
     /// Takes the lock; `None` where another process holds it. Where the file system knows no locks, everybody gets it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be made or locked.
     pub fn take(path: &Path) -> Result<Option<Self>> {
         loop {
             let mut options = File::options();
             let file = options.create(true).truncate(false).write(true).open(path);
             let file = file.map_err(Error::io("create", path))?;
             match file.try_lock() {
-                Err(TryLockError::Error(error))
-                    if error.kind() != std::io::ErrorKind::Unsupported =>
-                {
-                    return Ok(None);
+                Err(TryLockError::Error(error)) if !are_unknown(&error) => {
+                    return Err(Error::io("lock", path)(error));
                 }
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -32,6 +33,13 @@ impl Lock {
             }
         }
     }
+}
+
+/// Whether an error says that there are no locks: a file system that has none, or one on a network without their server.
+fn are_unknown(error: &std::io::Error) -> bool {
+    const NO_LOCKS: i32 = if cfg!(target_os = "linux") { 37 } else { 77 };
+    error.kind() == std::io::ErrorKind::Unsupported
+        || cfg!(unix) && error.raw_os_error() == Some(NO_LOCKS)
 }
 
 /// Whether an open file is still the one of that name, as far as the system says.

@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// The longest name of an output, in bytes, that the name of its workplace repeats.
 const MAX_REPEATED_BYTES: usize = 200;
 
+/// How often a folder is made again that others take away.
+const MOST_ATTEMPTS: u32 = 100;
+
 /// What the name of a workplace ends in.
 const SUFFIX: &str = ".lapidary-work";
 
@@ -30,23 +33,41 @@ struct Workplace {
 
 impl Workplace {
     /// Takes the workplace of an output, and clears away what a process that died left half done.
-    fn take(destination: &Path) -> Result<Self> {
+    fn take(destination: &Path, marker: &str) -> Result<Self> {
         let folder = workplace(destination);
-        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let Some(lock) = Lock::take(&folder.join("lock"))? else {
+        let Some(lock) = lock_in(&folder)? else {
             return Err(Error::plan(
                 format!("another export to {} is running", destination.display()),
                 "wait for it, or choose another output folder",
             ));
         };
         let taken = Self { folder, lock: Some(lock) };
-        let old = taken.replaced().join("old");
-        if old.exists() && !destination.exists() {
-            std::fs::rename(&old, destination).map_err(Error::io("restore", destination))?;
-        }
-        clear(&taken.replaced())?;
+        taken.put_back(destination, marker)?;
         clear(&taken.partial())?;
         Ok(taken)
+    }
+
+    /// Gives an older output its name again, which a process that died had moved aside. It is thrown away only where the
+    /// output that was to replace it is there.
+    fn put_back(&self, destination: &Path, marker: &str) -> Result<()> {
+        let old = self.replaced().join("old");
+        if old.exists() && !destination.join(marker).is_file() {
+            if is_empty_folder(destination) {
+                std::fs::remove_dir(destination).map_err(Error::io("replace", destination))?;
+            }
+            if destination.exists() {
+                return Err(Error::plan(
+                    format!(
+                        "{} holds an earlier output whose place {} has taken",
+                        old.display(),
+                        destination.display()
+                    ),
+                    "move one of them elsewhere",
+                ));
+            }
+            std::fs::rename(&old, destination).map_err(Error::io("restore", destination))?;
+        }
+        clear(&self.replaced())
     }
 
     fn partial(&self) -> PathBuf {
@@ -60,6 +81,26 @@ impl Workplace {
     fn finished(&self) -> PathBuf {
         self.folder.join("finished")
     }
+}
+
+/// Makes a folder and takes the lock in it. A process that ends in between may take the folder away again.
+fn lock_in(folder: &Path) -> Result<Option<Lock>> {
+    let mut attempts = 0;
+    loop {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        match Lock::take(&folder.join("lock")) {
+            Err(Error::Io { source, .. })
+                if source.kind() == ErrorKind::NotFound && attempts < MOST_ATTEMPTS =>
+            {
+                attempts += 1;
+            }
+            taken => return taken,
+        }
+    }
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Removes a folder with all it holds; one that is not there is no failure.
@@ -101,11 +142,11 @@ fn workplace(destination: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`Error::Plan`] while another process works there, [`Error::Io`] where it cannot be removed.
-pub fn discard_finished(destination: &Path) -> Result<bool> {
+pub fn discard_finished(destination: &Path, marker: &str) -> Result<bool> {
     if !workplace(destination).exists() {
         return Ok(false);
     }
-    let taken = Workplace::take(destination)?;
+    let taken = Workplace::take(destination, marker)?;
     let was_there = taken.finished().exists();
     clear(&taken.finished())?;
     Ok(was_there)
@@ -125,6 +166,7 @@ pub struct NewFolder {
     partial: PathBuf,
     destination: PathBuf,
     replace: bool,
+    marker: String,
 }
 
 impl NewFolder {
@@ -138,12 +180,13 @@ impl NewFolder {
         may_become(destination, replace, marker)?;
         let folder = parent(destination);
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let workplace = Workplace::take(destination)?;
+        let workplace = Workplace::take(destination, marker)?;
         // An older output may be back in its place.
         may_become(destination, replace, marker)?;
         let partial = workplace.partial();
         std::fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
-        Ok(Self { workplace, partial, destination: destination.to_path_buf(), replace })
+        let (destination, marker) = (destination.to_path_buf(), marker.to_owned());
+        Ok(Self { workplace, partial, destination, replace, marker })
     }
 
     /// Where the parts lie until the folder is finished.
@@ -179,13 +222,12 @@ impl NewFolder {
     /// Gives the folder its name. A folder replaced is moved aside first and removed last; where the process dies in
     /// between, the next attempt puts it back.
     pub fn finish(self) -> Result<()> {
-        let Self { workplace, partial, destination, replace } = self;
+        let Self { workplace, partial, destination, replace, marker } = self;
+        // Somebody else may have made a folder there meanwhile.
+        may_become(&destination, replace, &marker)?;
         let old = workplace.replaced().join("old");
         let is_replaced = destination.exists();
         if is_replaced {
-            if !replace {
-                return Err(Error::Exists { path: destination });
-            }
             std::fs::create_dir_all(workplace.replaced())
                 .map_err(Error::io("write in", &workplace.folder))?;
             std::fs::rename(&destination, &old).map_err(Error::io("replace", &destination))?;
@@ -225,8 +267,7 @@ fn may_replace(destination: &Path, replace: bool, marker: &str) -> Result<()> {
     if !replace {
         return Err(Error::Exists { path: destination.to_path_buf() });
     }
-    let is_empty = std::fs::read_dir(destination).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty || destination.join(marker).is_file() {
+    if is_empty_folder(destination) || destination.join(marker).is_file() {
         return Ok(());
     }
     Err(Error::plan(
@@ -296,7 +337,9 @@ mod tests {
         let new = NewFolder::create(&out, true, "report");
         assert!(new.is_ok(), "an empty folder is replaced");
         write_file(&new.unwrap().finished_parts().join("a"), b"done").unwrap();
-        assert!(discard_finished(&out).unwrap() && !discard_finished(&out).unwrap());
+        assert!(
+            discard_finished(&out, "report").unwrap() && !discard_finished(&out, "report").unwrap()
+        );
         assert_eq!(names(folder.path()), ["out"]);
     }
 
@@ -327,6 +370,27 @@ mod tests {
         assert_eq!(names(folder.path()), ["out"]);
         let new = NewFolder::create(&out, true, "report").unwrap();
         assert_eq!(names(new.path()).len(), 0);
+    }
+
+    #[test]
+    fn what_somebody_else_put_there_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let new = NewFolder::create(&out, true, "report").unwrap();
+        write_file(&out.join("thesis.tex"), b"years of work").unwrap();
+        assert!(matches!(new.finish(), Err(Error::Plan { .. })));
+        assert_eq!(names(&out), ["thesis.tex"]);
+        // Nor does it cost the older output that a process which died had moved aside.
+        let work = folder.path().join(".out.lapidary-work");
+        write_file(&work.join("replaced/old/report"), b"{}").unwrap();
+        let sentence = NewFolder::create(&out, true, "report").unwrap_err().sentence();
+        assert!(sentence.contains("not written by Lapidary"), "{sentence}");
+        assert!(discard_finished(&out, "report").is_err());
+        assert_eq!(names(&work.join("replaced/old")), ["report"]);
+        std::fs::remove_dir_all(&out).unwrap();
+        std::fs::create_dir(&out).unwrap();
+        drop(NewFolder::create(&out, true, "report").unwrap());
+        assert_eq!(names(&out), ["report"], "an empty folder in its place gives way");
     }
 
     #[test]

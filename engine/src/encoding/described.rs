@@ -170,7 +170,7 @@ const BASE: &str = "base.";
 /// The part with a scale for each input.
 pub(super) const INPUT_SCALES: &str = "input_scales";
 /// The part with a number for each output.
-pub(super) const SHIFT: &str = "shift";
+pub const SHIFT: &str = "shift";
 /// The part with a bit for each weight.
 pub(super) const MASK: &str = "mask";
 

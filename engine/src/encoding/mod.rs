@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
-pub use described::PartSpec;
+pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
 pub use low_rank::{LowRank, LowRankLayout};
 pub use outliers::{Outliers, OutliersLayout};

@@ -121,7 +121,7 @@ pub fn convert(
     let manifest = Manifest::of(&restored, aim.target, entries)?.in_shards(&restored, aim)?;
     export::refuse_own_source(source, destination.folder)?;
     source.check_all_unchanged()?;
-    let folder = export::begin(destination, (manifest.total_bytes(), 0))?;
+    let folder = export::begin(destination, (manifest.total_bytes(), 0), &|_| 0)?;
     let work = Work {
         checkpoint: &restored,
         encodings: &layers,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::export::coverage::coverage;
 use crate::export::{Destination, REPORT, refuse_own_source};
 use crate::format::archive;
-use crate::job::{self, Subject};
+use crate::job::{self, Finished, Subject};
 use crate::plan::Plan;
 use crate::target::{Aim, Case, Manifest, Storage, refuse_errors};
 
@@ -56,14 +56,13 @@ pub fn forecast<'a>(
     refuse_own_source(checkpoint, destination.folder)?;
     disk::may_become(destination.folder, destination.replace, REPORT)?;
     let there = disk::finished_for(destination.folder);
-    let there_bytes =
-        there.iter().flat_map(|folder| disk::list_tree(folder)).map(|f| f.bytes).sum();
+    let there = there.map_or_else(Finished::default, |of| job::finished(subject, plan, &of));
     let store_bytes = store_bytes(checkpoint, &manifest);
-    let free_bytes = room(destination, manifest.total_bytes(), store_bytes, there_bytes)?;
+    let free_bytes = room(destination, manifest.total_bytes(), store_bytes, there.bytes)?;
     let is_dense = |storage: &Storage| matches!(storage, Storage::Dense { .. });
     Ok(Forecast {
-        layers: manifest.entries.iter().filter(|entry| entry.layout.is_some()).count(),
-        finished: there.map_or(0, |folder| job::finished(subject, plan, &folder)),
+        layers: manifest.entries.iter().filter(|entry| entry.is_compressed()).count(),
+        finished: there.layers,
         coverage: coverage(checkpoint, &manifest),
         dense: manifest.entries.iter().filter(|entry| is_dense(&entry.storage)).count(),
         files: manifest.files.len() + manifest.texts.len() + manifest.copies.len(),
@@ -93,6 +92,9 @@ pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Ma
 /// Bytes of the finished layers, which lie beside the output while it is written, at most.
 pub(super) fn store_bytes(checkpoint: &Checkpoint, manifest: &Manifest) -> u64 {
     let of_layer = |entry: &crate::target::Entry| {
+        if matches!(entry.storage, Storage::Changed { .. }) {
+            return Some(entry.bytes + STORED_HEADER_BYTES);
+        }
         let (layout, matrix) = (entry.layout.as_ref()?, checkpoint.tensors()[entry.tensor].matrix?);
         let parts = archive::specs("", layout, matrix.shape);
         let bytes = parts.iter().map(|part| part.bytes().unwrap_or(u64::MAX));

@@ -130,7 +130,8 @@ pub fn export<'a>(
     refuse_own_source(checkpoint, destination.folder)?;
     checkpoint.check_all_unchanged()?;
     let store_bytes = forecast::store_bytes(checkpoint, &manifest);
-    let folder = begin(destination, (manifest.total_bytes(), store_bytes))?;
+    let there_bytes = |folder: &Path| job::finished(subject, plan, folder).bytes;
+    let folder = begin(destination, (manifest.total_bytes(), store_bytes), &there_bytes)?;
     let finished = folder.finished_parts();
     let store = job::resume(subject, plan, destination.limits, &finished, observer)?;
     let settled = fold::settle(checkpoint, plan);
@@ -146,14 +147,25 @@ pub fn export<'a>(
     add_report(&work, report, folder)
 }
 
-/// Begins the output, whose disk must have room for its bytes, and for those of a store, as far as it is not there yet.
+/// ‖v − v̂‖ over the larger of ‖v‖ and ‖v̂‖ for a vector that has other values in the output: at most 2, and a number
+/// also where it was all zeros.
+fn vector_distance(before: &[f32], after: &[f32]) -> f64 {
+    let sum = |of: &mut dyn Iterator<Item = f64>| of.map(|value| value * value).sum::<f64>();
+    let values = |of: &[f32]| of.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
+    let (before, after) = (values(before), values(after));
+    let apart = sum(&mut before.iter().zip(&after).map(|(before, after)| before - after));
+    let largest = sum(&mut before.iter().copied()).max(sum(&mut after.iter().copied()));
+    if largest == 0.0 { 0.0 } else { (apart / largest).sqrt() }
+}
+
+/// Begins the output, whose disk must have room for its bytes, and for those of a store but for what is there already.
 fn begin(
     destination: Destination<'_>,
     (output_bytes, store_bytes): (u64, u64),
+    there_bytes: &dyn Fn(&Path) -> u64,
 ) -> Result<NewFolder> {
     let folder = NewFolder::create(destination.folder, destination.replace, REPORT)?;
-    let there = disk::list_tree(&folder.finished_parts());
-    let there_bytes: u64 = there.iter().map(|found| found.bytes).sum();
+    let there_bytes = there_bytes(&folder.finished_parts());
     forecast::room(destination, output_bytes, store_bytes, there_bytes)?;
     Ok(folder)
 }
@@ -185,7 +197,7 @@ pub fn finished_for(folder: &Path) -> Option<PathBuf> {
 /// # Errors
 /// [`Error::Plan`] while an export to that folder is running, [`Error::Io`] where they cannot be removed.
 pub fn discard_finished(folder: &Path) -> Result<bool> {
-    disk::discard_finished(folder)
+    disk::discard_finished(folder, REPORT)
 }
 
 /// Adds the report with its page and gives the folder its name, if the source is still the one that was read.

@@ -11,8 +11,9 @@ use safetensors::tensor::TensorView;
 
 use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::Source;
+use crate::encoding::{Encoding, SHIFT};
 use crate::error::{Error, Result};
-use crate::export::Work;
+use crate::export::{Work, vector_distance};
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage, added_bias};
@@ -104,6 +105,7 @@ impl Prover<'_> {
         if entry.storage == Storage::Native {
             expected = self.work.target.held(tensor, expected)?;
         }
+        self.check_shift(entry, &expected)?;
         let mut expected = expected.decode();
         if matches!(entry.storage, Storage::Dense { .. }) {
             round(tensor.dtype, &mut expected);
@@ -118,6 +120,22 @@ impl Prover<'_> {
         }
         let weights = (self.work.weights)(entry.tensor)?;
         Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
+    }
+
+    /// What is added to a layer's outputs plays no part in its weights, so it is compared by itself.
+    fn check_shift(&self, entry: &Entry, expected: &Encoding) -> Result<()> {
+        if entry.storage != Storage::Native || expected.shift().is_none() {
+            return Ok(());
+        }
+        let is_shift = |name: &str| name == SHIFT || name.ends_with(&format!(".{SHIFT}"));
+        let wanted = expected.parts().into_iter().find(|part| is_shift(&part.name));
+        let spec = entry.specs.iter().find(|spec| is_shift(&spec.name));
+        let found = spec.and_then(|spec| self.bytes(&spec.name));
+        if found.is_some() && found == wanted.as_ref().map(|part| part.bytes.as_slice()) {
+            return Ok(());
+        }
+        let name = &self.work.checkpoint.tensors()[entry.tensor].name;
+        Err(failed(self.folder, format!("what is added to the outputs of {name} differs")))
     }
 
     fn bytes(&self, name: &str) -> Option<&[u8]> {
@@ -167,8 +185,8 @@ impl Prover<'_> {
             return Err(differs());
         }
         let before = self.work.checkpoint.values(index)?;
-        let before = Array2::from_shape_vec((1, n), before).map_err(|_lengths| differs())?;
-        Ok(Proved { relative_error: relative_error(before.view(), found.view()) })
+        let found = found.as_slice().unwrap_or_default();
+        Ok(Proved { relative_error: vector_distance(&before, found) })
     }
 
     fn prove_copy(&self, tensor: &Tensor) -> Result<Proved> {

@@ -13,6 +13,11 @@ use crate::fold::Settled;
 use crate::plan::Rules;
 use crate::target::{Entry, Manifest, Storage, Target, added_bias};
 
+/// How a tensor is stored that was not touched.
+const COPIED: &str = "copied";
+/// How a norm or bias is stored that has other values than in the source.
+const CHANGED: &str = "changed";
+
 /// The report of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -123,6 +128,22 @@ pub struct TensorReport {
     pub relative_error: f64,
 }
 
+impl TensorReport {
+    /// How it is stored, with the reason where there is one: `native`, `in full: …`, `changed: …`.
+    pub fn told(&self) -> String {
+        match &self.because {
+            None => self.stored.clone(),
+            Some(because) if self.stored == CHANGED => format!("{CHANGED}: {because}"),
+            Some(because) => format!("in full: {because}"),
+        }
+    }
+
+    /// Whether it is a layer that the plan compresses, be it stored so or in full.
+    pub fn is_compressed(&self) -> bool {
+        self.stored != COPIED && self.stored != CHANGED
+    }
+}
+
 impl Report {
     /// All but the hashes of the files and the calibration.
     pub(super) fn new(
@@ -197,10 +218,10 @@ fn tensor(
 ) -> TensorReport {
     let (tensor, plan) = (&checkpoint.tensors()[entry.tensor], &settled.plan);
     let (stored, because) = match &entry.storage {
-        Storage::Copied => ("copied", None),
+        Storage::Copied => (COPIED, None),
         Storage::Native => ("native", None),
         Storage::Dense { because } => ("dense", Some(because.clone())),
-        Storage::Changed { because } => ("changed", Some(because.clone())),
+        Storage::Changed { because } => (CHANGED, Some(because.clone())),
     };
     let parameters = tensor.parameters();
     TensorReport {
@@ -209,7 +230,7 @@ fn tensor(
         role: tensor.place.role.name().to_owned(),
         shape: tensor.shape.0.clone(),
         method: match (plan.get(&tensor.name), &entry.layout) {
-            _ if stored == "changed" => stored.to_owned(),
+            _ if stored == CHANGED => stored.to_owned(),
             (None, Some(layout)) => described(layout),
             _ => plan.assignment(&tensor.name).label(),
         },

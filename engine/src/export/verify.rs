@@ -148,10 +148,16 @@ impl Verifier<'_> {
         }
         let used: HashSet<usize> =
             counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
+        let added: HashSet<String> =
+            self.reported.values().filter_map(|of| of.added.clone()).collect();
         for (index, tensor) in self.output.tensors().iter().enumerate() {
-            let is_added = self.reported.values().any(|of| of.added.as_ref() == Some(&tensor.name));
-            if !used.contains(&index) && !is_added {
+            if used.contains(&index) {
+                continue;
+            }
+            if !added.contains(&tensor.name) {
                 self.faults.push(format!("the source has no tensor {}", tensor.name));
+            } else if !self.output.values(index)?.iter().all(|value| value.is_finite()) {
+                self.faults.push(format!("the bias {} is not finite", tensor.name));
             }
         }
         Ok(tensors)

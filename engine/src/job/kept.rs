@@ -14,9 +14,6 @@ use crate::method;
 use crate::observer::Observer;
 use crate::plan::Plan;
 
-/// One more with every change of what a method makes of the same weights.
-const VERSION: u32 = 1;
-
 /// The same as [`crate::job::run`], into a folder that outlives the job and may hold layers of an earlier one. Layers that
 /// are there whole are taken over; what is damaged or of another plan, source or calibration is not. Says how many there
 /// were.
@@ -74,16 +71,29 @@ fn take_over(
     Ok(has_norm && store.take_over(layer, layout, matrix.shape))
 }
 
-/// How many layers of a plan lie in a folder where [`resume`] looks for them. Does not read them.
-pub fn finished(subject: Subject<'_>, plan: &Plan, folder: &Path) -> usize {
-    let Some(identity) = identity(subject) else { return 0 };
-    let there = crate::disk::list_files(folder).unwrap_or_default();
-    let there: std::collections::HashSet<String> =
-        there.into_iter().map(|(name, _)| name).collect();
+/// Layers of a plan that lie in a folder where [`resume`] looks for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// How many; whether they are whole is seen when they are read.
+    pub layers: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Looks which layers of a plan lie in a folder, without reading them.
+pub fn finished(subject: Subject<'_>, plan: &Plan, folder: &Path) -> Finished {
+    let Some(identity) = identity(subject) else { return Finished::default() };
+    let there: HashMap<String, u64> =
+        crate::disk::list_files(folder).unwrap_or_default().into_iter().collect();
     let (checkpoint, settled) = (subject.checkpoint, fold::settle(subject.checkpoint, plan));
-    let layers = layers_to_compress(checkpoint, plan);
-    let names = layers.iter().map(|&layer| name(&identity, checkpoint, &settled, layer));
-    names.filter(|name| there.contains(name)).count()
+    let mut found = Finished::default();
+    for layer in layers_to_compress(checkpoint, plan) {
+        if let Some(bytes) = there.get(&name(&identity, checkpoint, &settled, layer)) {
+            found.layers += 1;
+            found.bytes += bytes;
+        }
+    }
+    found
 }
 
 /// The names of the files of layers, and of the norms that take their scales.
@@ -111,7 +121,7 @@ fn identity(subject: Subject<'_>) -> Option<String> {
     let mut text = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     };
-    text(&format!("lapidary layer {VERSION} of {}", env!("CARGO_PKG_VERSION")));
+    text(&format!("lapidary layer {} of {}", method::VERSION, env!("CARGO_PKG_VERSION")));
     text(&subject.calibrated.key());
     for file in checkpoint.files() {
         text(&crate::disk::absolute(file.path()).to_string_lossy());
@@ -139,6 +149,8 @@ fn name(identity: &str, checkpoint: &Checkpoint, settled: &Settled<'_>, layer: u
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     };
     text(identity);
+    let divided = settled.of(layer).map(|norm| (norm.weight, norm.bias, norm.shift, norm.dtype));
+    text(&format!("{divided:?}"));
     for &member in std::iter::once(&layer).chain(fused).chain(behind) {
         let name = &tensors[member].name;
         text(name);

@@ -170,7 +170,7 @@ impl Levels {
         let mut text = |text: &str| {
             hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         };
-        text("lapidary level 1");
+        text(&format!("lapidary level {}", method::VERSION));
         text(&self.identity);
         text(&tensor.name);
         for (&layer, assignment) in level.unit.0.iter().zip(level.unit.1) {

@@ -23,7 +23,7 @@ pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
 pub use folded::{carried_weights, divisors, freed_weights};
 pub use in_turn::Sequential;
-pub use kept::{finished, resume};
+pub use kept::{Finished, finished, resume};
 pub use levels::{Level, Levels};
 pub use preview::{Grid, Preview, preview};
 pub use store::Store;
@@ -42,7 +42,7 @@ use crate::plan::Plan;
 const WORKING_BYTES_PER_WEIGHT: u64 = 20;
 
 /// Bytes of working memory that an entry of a layer's Gram matrix takes.
-const GRAM_BYTES_PER_ENTRY: u64 = 4 + 8 + 8;
+const GRAM_BYTES_PER_ENTRY: u64 = 4 + 8 + 4 + 4;
 
 /// How a job may use the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,8 +205,8 @@ fn layers_to_compress(checkpoint: &Checkpoint, plan: &Plan) -> Vec<usize> {
     (0..checkpoint.tensors().len()).filter(is_changed).collect()
 }
 
-/// Working memory for one layer. With a Gram matrix: half of it as it was measured, all of its inverse's factor, a
-/// half-finished copy, and the weights once more in f64.
+/// Working memory for one layer, at most. With a Gram matrix: half of it as it was measured, its inverse's factor while
+/// it is made in f64 and kept in f32, and the weights as they are walked along, twice in f64 or less.
 fn needed_bytes(tensor: &Tensor, plan: &Plan) -> u64 {
     let bytes = tensor.parameters().saturating_mul(WORKING_BYTES_PER_WEIGHT);
     let (Some(matrix), Some(assignment)) = (tensor.matrix, plan.get(&tensor.name)) else {

@@ -132,7 +132,7 @@ mod tests {
             Scored { candidate: Some(candidate), assignments, bytes: 1, damage }
         };
         let unit = |(layer, damages): (usize, &[f64; 2])| UnitScores {
-            unit: Unit { layers: vec![layer], is_locked: false },
+            unit: Unit { layers: vec![layer], is_locked: false, folds: false },
             options: damages.iter().enumerate().map(|(i, &damage)| option(i, damage)).collect(),
         };
         damages.iter().enumerate().map(unit).collect()

@@ -26,8 +26,9 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::evaluation::{Baseline, From};
+use crate::fold;
 use crate::job::{Level, Moments, Subject};
-use crate::method::Needs;
+use crate::method::{self, Needs};
 use crate::network::{Network, Replaced, Weights};
 use crate::numeric::distance::relative_error;
 use crate::observer::{Observer, Progress, Unit as Counted};
@@ -65,6 +66,8 @@ pub struct Unit {
     pub layers: Vec<usize>,
     /// Whether a hand has locked any of them.
     pub is_locked: bool,
+    /// Whether a norm takes the scales of its inputs, which takes that everything that reads the norm is in the unit.
+    pub folds: bool,
 }
 
 /// A candidate, in the form of each layer that the target holds.
@@ -132,6 +135,8 @@ impl Question<'_> {
     /// The units whose candidates the target holds, in the order of the checkpoint; locked ones too.
     pub fn units(&self) -> Vec<Unit> {
         let checkpoint = self.subject.checkpoint;
+        let is_asked = self.palette.iter().any(|of| method::chain_folds(&of.steps));
+        let norms = if is_asked { fold::norms(checkpoint).unwrap_or_default() } else { Vec::new() };
         let must_agree = self.target.capabilities().fused == Agreement::Must;
         let mut units = Vec::new();
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
@@ -141,9 +146,10 @@ impl Question<'_> {
                 continue;
             }
             let is_locked = layers.iter().any(|&layer| self.assigned(layer).locked);
-            let has_candidate = self.palette.iter().any(|of| self.held(&layers, of).is_some());
-            if is_locked || has_candidate {
-                units.push(Unit { layers, is_locked });
+            let folds = norms.iter().any(|norm| norm.why_not.is_none() && norm.layers == layers);
+            let unit = Unit { layers, is_locked, folds };
+            if is_locked || self.palette.iter().any(|of| self.held(&unit, of).is_some()) {
+                units.push(unit);
             }
         }
         units
@@ -154,16 +160,20 @@ impl Question<'_> {
     }
 
     /// The candidate as each layer would hold it; `None` where the target cannot, or a method lacks what it needs.
-    fn held(&self, layers: &[usize], candidate: &Assignment) -> Option<Vec<Arc<Assignment>>> {
+    fn held(&self, unit: &Unit, candidate: &Assignment) -> Option<Vec<Arc<Assignment>>> {
         let Subject { checkpoint, calibrated } = self.subject;
+        let kept = (!unit.folds && method::chain_folds(&candidate.steps)).then(|| {
+            let steps = method::with_kept_scales(&candidate.steps);
+            Assignment { steps, ..candidate.clone() }
+        });
+        let candidate = kept.as_ref().unwrap_or(candidate);
         let one = |&layer: &usize| {
             let tensor = &checkpoint.tensors()[layer];
             let held = target::held_at_same_bits(tensor, candidate, self.target)?;
-            let is_known =
-                crate::method::chain_needs(&held.steps) <= calibrated.known(&tensor.name);
+            let is_known = method::chain_needs(&held.steps) <= calibrated.known(&tensor.name);
             is_known.then(|| Arc::new(held))
         };
-        layers.iter().map(one).collect()
+        unit.layers.iter().map(one).collect()
     }
 
     /// Every way a unit may be, with its exact bytes; damages are still to be told. Candidates that come to the same
@@ -180,7 +190,7 @@ impl Question<'_> {
         } else {
             found.push((None, keep()));
             for (place, candidate) in self.palette.iter().enumerate() {
-                let held = self.held(&unit.layers, candidate);
+                let held = self.held(unit, candidate);
                 found.extend(held.map(|held| (Some(place), held)));
             }
         }

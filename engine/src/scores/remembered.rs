@@ -15,7 +15,7 @@ struct Number(f64);
 
 impl Cached for Number {
     const KIND: &'static str = "damage";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = method::VERSION;
 }
 
 /// Where damages are kept, and what they depend on beside units and candidates.

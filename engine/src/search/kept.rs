@@ -7,6 +7,7 @@ use blake3::Hasher;
 use crate::allocator::{Problem, Search};
 use crate::disk::{self, Lock};
 use crate::error::{Error, Result};
+use crate::method;
 use crate::search::{Task, Wish};
 
 const MAGIC: [u8; 4] = *b"LAPS";
@@ -96,7 +97,7 @@ fn key_of(task: &Task<'_>, wish: &Wish) -> String {
     let mut text = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     };
-    text("lapidary search 2");
+    text(&format!("lapidary search 2 of methods {}", method::VERSION));
     text(task.identity);
     for (group, of) in task.problem.groups().iter().zip(task.scores) {
         text(&group.name);

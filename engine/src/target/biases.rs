@@ -14,11 +14,11 @@ use crate::target::mend::layers_text;
 use crate::target::{Entry, Storage};
 use crate::tensor::Shape;
 
-/// Entries of config.json that give the layers of some roles biases, as transformers reads them.
+/// Entries of config.json that give the layers of some roles biases, as transformers, vLLM and mlx-lm all read them. Not
+/// those of qwen3: mlx-lm refuses its biases, and vLLM drops that of the output projection without a word.
 const FLAGS: &[(&str, &str, &[Role])] = &[
     ("llama", "attention_bias", &[Role::Q, Role::K, Role::V, Role::O]),
     ("llama", "mlp_bias", &[Role::Gate, Role::Up, Role::Down]),
-    ("qwen3", "attention_bias", &[Role::Q, Role::K, Role::V, Role::O]),
 ];
 
 /// The entry of config.json by which a layer has a bias.

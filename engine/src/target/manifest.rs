@@ -31,6 +31,13 @@ pub struct Entry {
     pub bytes: u64,
 }
 
+impl Entry {
+    /// Whether it is a layer that the plan compresses, and not a vector that changes beside one.
+    pub fn is_compressed(&self) -> bool {
+        self.layout.is_some() && !matches!(self.storage, Storage::Changed { .. })
+    }
+}
+
 /// A weight file of the output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputFile {

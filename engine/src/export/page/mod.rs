@@ -59,9 +59,8 @@ fn summary(report: &Report) -> String {
     let about = target::find(&report.target).ok().map(target::Target::about);
     let (title, loads) =
         about.map_or((report.target.as_str(), ""), |about| (about.title, about.summary));
-    let compressed = |tensor: &&TensorReport| tensor.stored != "copied";
     let mut methods: BTreeMap<&str, usize> = BTreeMap::new();
-    for tensor in report.tensors.iter().filter(compressed) {
+    for tensor in report.tensors.iter().filter(|tensor| tensor.is_compressed()) {
         *methods.entry(&tensor.method).or_default() += 1;
     }
     let mut methods: Vec<(&str, usize)> = methods.into_iter().collect();
@@ -116,6 +115,7 @@ fn totals(report: &Report) -> String {
         ("effective bits per weight", format!("{:.3}", totals.bits_per_weight), String::new()),
         ("layers compressed", count(totals.compressed as u64), String::new()),
         ("layers compressed but stored in full", count(totals.dense as u64), String::new()),
+        ("norms and biases changed", count(totals.changed as u64), String::new()),
         ("tensors copied", count(totals.copied as u64), String::new()),
     ];
     let row = |(name, value, share): &(&str, String, String)| {
@@ -132,10 +132,6 @@ fn table(tensors: &[TensorReport]) -> String {
     let is_shown = |tensor: &&TensorReport| picture::is_layer(tensor);
     let mut rows = String::new();
     for tensor in tensors.iter().filter(is_shown).take(MOST_ROWS) {
-        let stored = match &tensor.because {
-            Some(because) => format!("in full: {because}"),
-            None => tensor.stored.clone(),
-        };
         let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
         // Writing to a text does not fail.
         writeln!(
@@ -150,7 +146,7 @@ fn table(tensors: &[TensorReport]) -> String {
             count(tensor.bytes),
             count(tensor.source_bytes),
             percent(tensor.relative_error),
-            escape(&stored)
+            escape(&tensor.told())
         )
         .ok();
     }

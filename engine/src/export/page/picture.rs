@@ -31,7 +31,7 @@ const MOST_BARS: usize = 1000;
 
 /// Whether a tensor is drawn: what was compressed, and matrices.
 pub(super) fn is_layer(tensor: &TensorReport) -> bool {
-    tensor.stored != "copied" || tensor.shape.len() >= 2
+    tensor.is_compressed() || tensor.shape.len() >= 2
 }
 
 fn colour(bits: f64) -> (&'static str, &'static str, &'static str) {
@@ -154,7 +154,7 @@ fn legend() -> String {
 
 /// A bar for the error of each compressed layer, in the order of the model, with the largest written out.
 pub(super) fn errors(tensors: &[TensorReport]) -> String {
-    let layers: Vec<&TensorReport> = tensors.iter().filter(|t| t.stored != "copied").collect();
+    let layers: Vec<&TensorReport> = tensors.iter().filter(|t| t.is_compressed()).collect();
     let error = |layer: &&TensorReport| layer.relative_error;
     let Some(worst) = layers.iter().copied().max_by(|a, b| error(a).total_cmp(&error(b))) else {
         return String::new();
