@@ -7,14 +7,15 @@ use lapidary_engine::calibration::{
 };
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::encoding::Layout;
-use lapidary_engine::export::{Destination, Report, export, verify};
+use lapidary_engine::export::{Destination, Report, export, forecast, verify};
 use lapidary_engine::fold::{norms, settle};
 use lapidary_engine::job::{self, Limits, Measured, Sequential, Store, StoreWeights, Subject};
 use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Network, Weights};
 use lapidary_engine::numeric::seeds::Random;
 use lapidary_engine::numeric::weighted::gram_weighted_error;
-use lapidary_engine::plan::Plan;
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::scores::Question;
 use lapidary_engine::target::{Manifest, Storage, find};
 use lapidary_engine::{Observer, Result, Silent};
 use lapidary_tests::{
@@ -431,4 +432,63 @@ fn folding_needs_a_calibration_and_gives_the_same_bytes_on_any_number_of_threads
     let weights = checkpoint.weights(layer, &Silent).expect("weights");
     assert!(matches!(alone.layout(), Layout::Scaled(_)));
     assert!(apart(&weights, &alone.decode()) < 0.2);
+}
+
+#[test]
+fn an_allocation_counts_folded_scales_as_an_export_does() {
+    let checkpoint = sample();
+    let root = TempDir::new().expect("a folder");
+    let (folder, calibration) = calibrated(&checkpoint, &root);
+    let measured = Measured { folder: &folder, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let palette = [Assignment::of(vec![awq(4, "folded")])];
+    for id in ["compressed-tensors", "archive"] {
+        let (plan, target) = (Plan::default(), find(id).expect("a target"));
+        let question = Question { subject, plan: &plan, palette: &palette, target };
+        let (mut folded, mut kept) = (0, 0);
+        for unit in question.units() {
+            for option in question.options(&unit).expect("options") {
+                let mut plan = Plan::default();
+                for (&layer, assignment) in unit.layers.iter().zip(&option.assignments) {
+                    let name = &checkpoint.tensors()[layer].name;
+                    plan.set(name, Assignment::clone(assignment));
+                }
+                let manifest = Manifest::new(&checkpoint, &plan, target).expect("a manifest");
+                let bytes: u64 =
+                    unit.layers.iter().map(|&layer| manifest.entries[layer].bytes).sum();
+                assert_eq!(option.bytes, bytes, "{id}: {:?}", unit.layers);
+                let is_candidate = option.candidate.is_some();
+                folded += usize::from(is_candidate && !settle(&checkpoint, &plan).folds.is_empty());
+                kept += usize::from(is_candidate && settle(&checkpoint, &plan).folds.is_empty());
+            }
+        }
+        // compressed-tensors has no room for scales of inputs; an archive's layers are chosen one by one.
+        assert_eq!((folded > 0, kept > 0), (id != "archive", id == "archive"), "{id}");
+    }
+}
+
+#[test]
+fn what_folds_is_forecast_by_its_layers_and_told_apart_in_the_report() {
+    let checkpoint = sample();
+    let root = TempDir::new().expect("a folder");
+    let (folder, calibration) = calibrated(&checkpoint, &root);
+    let measured = Measured { folder: &folder, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let plan =
+        plan(&checkpoint, &QKV.map(|layer| (layer, vec![awq(4, "folded")]))).expect("a plan");
+    let out = root.path().join("out");
+    let destination = Destination { folder: &out, replace: false, limits: Limits::default() };
+    let target = find("compressed-tensors").expect("a target");
+    let foretold = forecast(subject, &plan, target, destination).expect("a forecast");
+    assert_eq!(foretold.layers, 18, "norms are no layers");
+    let report = exported(subject, &plan, "compressed-tensors", &out);
+    assert_eq!((report.totals.compressed, report.totals.changed), (18, 6));
+    assert_eq!(report.tensors.iter().filter(|tensor| tensor.is_compressed()).count(), 18);
+    let norm = report.tensors.iter().find(|tensor| tensor.stored == "changed").expect("a norm");
+    assert!(norm.told().starts_with("changed: "), "{}", norm.told());
+    assert_eq!(report.calibration.as_ref(), Some(&calibration.settings));
+    let page = lapidary_tests::read(&out.join("lapidary-report.html"));
+    let page = String::from_utf8(page).expect("text");
+    assert!(page.contains("norms and biases changed") && page.contains("Calibrated with"));
+    assert!(!page.contains("× changed") && !page.contains("in full: "), "norms are no layers");
 }

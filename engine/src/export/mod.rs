@@ -239,3 +239,16 @@ fn refuse_own_source(checkpoint: &Checkpoint, destination: &Path) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_a_number_apart_also_where_one_is_all_zeros() {
+        assert_eq!(vector_distance(&[0.0, 0.0], &[0.0, 0.0]), 0.0);
+        assert_eq!(vector_distance(&[0.0, 0.0], &[3.0, 4.0]), 1.0);
+        assert_eq!(vector_distance(&[3.0, 4.0], &[-3.0, -4.0]), 2.0);
+        assert_eq!(vector_distance(&[0.0, 4.0], &[0.0, 5.0]), 0.2);
+    }
+}
