@@ -140,6 +140,35 @@ fn a_model_with_shifted_outputs_runs_alike_from_store_files_and_archive() {
 }
 
 #[test]
+fn a_bias_that_was_all_zeros_leaves_a_report_that_can_be_read() {
+    let original = golden("llama");
+    let root = TempDir::new().expect("a folder");
+    let given = root.path().join("given");
+    let export_of = |checkpoint: &Checkpoint, layer: &str, out: &std::path::Path| {
+        let calibrations = TempDir::new().expect("a folder");
+        let (folder, calibration) = calibrated(checkpoint, &calibrations);
+        let measured = Measured { folder: &folder, calibration: &calibration };
+        let subject = Subject { checkpoint, calibrated: &measured };
+        let plan = plan(checkpoint, &[(layer, centred(5))]).expect("a plan");
+        exported(subject, &plan, "dense", out).expect("an export")
+    };
+    // Its siblings are given biases of zeros.
+    export_of(&original, "model.layers.0.self_attn.o_proj.weight", &given);
+    let checkpoint = Checkpoint::open(&given).expect("it opens");
+    let out = root.path().join("out");
+    let report = export_of(&checkpoint, "model.layers.1.self_attn.o_proj.weight", &out);
+    let changed: Vec<f64> = report
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.stored == "changed")
+        .map(|tensor| tensor.relative_error)
+        .collect();
+    assert_eq!(changed, [1.0], "all of what is there");
+    let verified = verify(&out, &checkpoint, &Silent).expect("the report is readable");
+    assert!(verified.faults.is_empty(), "{:?}", verified.faults);
+}
+
+#[test]
 fn a_bias_that_no_loader_reads_is_refused_and_held_by_an_archive() {
     for (name, layer, target) in [
         ("mistral_window", "*.q_proj.weight", "dense"),

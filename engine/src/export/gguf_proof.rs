@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
 use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
@@ -12,7 +12,7 @@ use crate::encoding::BlockType;
 use crate::error::Result;
 use crate::export::gguf_reader::{Opened, open, size_of};
 use crate::export::proof::{Proved, failed, round};
-use crate::export::{Work, gguf, vector_distance};
+use crate::export::{Work, gguf};
 use crate::format::gguf_writer::NewTensor;
 use crate::numeric::distance::relative_error;
 use crate::numeric::minifloat::E2M1;
@@ -115,8 +115,9 @@ impl Prover<'_> {
         if !matches!(self.work.manifest.entries[index].storage, Storage::Changed { .. }) {
             return Ok(Proved { relative_error: 0.0 });
         }
-        let before = self.work.checkpoint.values(index)?;
-        Ok(Proved { relative_error: vector_distance(&before, &values) })
+        let before = Array1::from_vec(self.work.checkpoint.values(index)?).insert_axis(Axis(0));
+        let after = Array1::from_vec(values).insert_axis(Axis(0));
+        Ok(Proved { relative_error: relative_error(before.view(), after.view()) })
     }
 
     fn prove_matrix(&self, found: &Matrix<'_>) -> Result<Proved> {

@@ -13,7 +13,7 @@ use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::Source;
 use crate::encoding::{Encoding, SHIFT};
 use crate::error::{Error, Result};
-use crate::export::{Work, vector_distance};
+use crate::export::Work;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage, added_bias};
@@ -185,8 +185,8 @@ impl Prover<'_> {
             return Err(differs());
         }
         let before = self.work.checkpoint.values(index)?;
-        let found = found.as_slice().unwrap_or_default();
-        Ok(Proved { relative_error: vector_distance(&before, found) })
+        let before = Array2::from_shape_vec((1, n), before).map_err(|_lengths| differs())?;
+        Ok(Proved { relative_error: relative_error(before.view(), found.view()) })
     }
 
     fn prove_copy(&self, tensor: &Tensor) -> Result<Proved> {

@@ -8,6 +8,7 @@ use crate::calibration::Settings;
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
 use crate::export::coverage::coverage;
+use crate::export::in_numbers;
 use crate::export::proof::Proved;
 use crate::fold::Settled;
 use crate::plan::Rules;
@@ -124,7 +125,7 @@ pub struct TensorReport {
     pub bytes: u64,
     /// Bytes in the source.
     pub source_bytes: u64,
-    /// ‖W − Ŵ‖/‖W‖ of the output read back, against the source.
+    /// ‖W − Ŵ‖/‖W‖ of the output read back, against the source; 1 where only the source is all zeros.
     pub relative_error: f64,
 }
 
@@ -249,7 +250,7 @@ fn tensor(
         },
         bytes: entry.bytes,
         source_bytes: tensor.bytes(),
-        relative_error: proved.relative_error,
+        relative_error: in_numbers(proved.relative_error),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::export::{REPORT, Report, TensorReport};
+use crate::export::{REPORT, Report, TensorReport, in_numbers};
 use crate::fold;
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
@@ -182,7 +182,7 @@ impl Verifier<'_> {
             found.map(|found| (found.relative_error, found.identical))
         };
         let (relative_error, is_identical) = match compared {
-            Ok((error, is_identical)) => (Some(error), is_identical),
+            Ok((error, is_identical)) => (Some(in_numbers(error)), is_identical),
             Err(
                 error @ (Error::Shape { .. } | Error::Numeric { .. } | Error::Unsupported { .. }),
             ) => {
