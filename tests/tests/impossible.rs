@@ -51,7 +51,12 @@ fn weights_that_are_nan_in_a_planned_layer() {
         &["model.layers.0.mlp.up_proj.weight", "2 of its 64 weights are NaN", "keep this tensor"],
     );
     assert!(matches!(error, Error::Numeric { .. }));
-    assert_eq!(names_in(folder.path()), ["model.safetensors"], "nothing is left");
+    // The other layer may have been finished, and is kept for the next attempt; nothing else is left.
+    let left = names_in(folder.path());
+    assert!(
+        left.iter().all(|name| name.starts_with('.') || name == "model.safetensors"),
+        "{left:?}"
+    );
     // Where the layer is kept its bytes are copied as they are.
     let report = export_to(&checkpoint, &wish("*.down_proj.weight"), "dense", &out).unwrap();
     assert_eq!(report.totals.copied, 1);

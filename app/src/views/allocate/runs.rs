@@ -16,7 +16,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let state = &context.document.allocation;
     let Some(ready) = &state.ready else { return };
     let against = &state.against;
-    let title = format!("Predicted against measured: {} runs", against.runs.len());
+    let runs = if against.runs.len() == 1 { "run" } else { "runs" };
+    let title = format!("Predicted against measured: {} {runs}", against.runs.len());
     let header = egui::CollapsingHeader::new(title).id_salt("predicted").show(ui, |ui| {
         if against.runs.is_empty() {
             ui.weak("Evaluate plans that the slider makes (Ctrl+R): each run of a plan whose assignments were scored becomes a point here.");
