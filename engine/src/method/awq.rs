@@ -1,13 +1,14 @@
 //! AWQ: inputs that matter are scaled up before rounding, so that their weights fall on finer steps. The scales are kept
 //! with the layer, or searched for all layers behind a norm at once, which then takes them.
 
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 
-use crate::encoding::{Affine, Encoding, Layout, Mask, Scaled, ScaledLayout, Sparse, SparseLayout};
+use crate::encoding::{Affine, Encoding, Layout, Scaled, ScaledLayout, Sparse, SparseLayout};
 use crate::error::Result;
 use crate::method::grid::{self, Grid, stored_scale};
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Step, Task,
+    masked,
 };
 use crate::numeric::gram::Gram;
 use crate::tensor::{DType, MatrixShape};
@@ -114,8 +115,7 @@ impl Work<'_, '_> {
             let pairs = self.squares.iter().zip(scales);
             pairs.map(|(square, scale)| square / scale / scale).collect::<Vec<f32>>()
         });
-        let steps = self.grid.fit_all(&scaled, shape.cols, weighted.as_deref(), self.task)?;
-        Ok(self.grid.encode(shape, &scaled, &steps))
+        self.grid.round(shape, &scaled, weighted.as_deref(), self.task)
     }
 
     /// tr(Δ·H·Δᵀ) of a sample of rows, rounded under `scales` and decoded by them.
@@ -129,10 +129,11 @@ impl Work<'_, '_> {
     }
 
     /// The scales of the strength of least error on a sample of the rows of `values`.
-    fn search(&self, values: &Array2<f32>, gram: &Gram) -> Result<Vec<f32>> {
-        let dtype = self.grid.layout.scale_dtype;
-        let rows: Vec<usize> = sampled_rows(values.nrows()).collect();
-        let sample = values.select(Axis(0), &rows);
+    fn search(&self, values: &[f32], gram: &Gram) -> Result<Vec<f32>> {
+        let (dtype, MatrixShape { rows, cols }) = (self.grid.layout.scale_dtype, self.task.shape());
+        let sampled: Vec<usize> = sampled_rows(rows).collect();
+        let sample =
+            Array2::from_shape_fn((sampled.len(), cols), |(i, j)| values[sampled[i] * cols + j]);
         let scales_of = |strength| scales(self.squares, strength, dtype);
         least(scales_of, self.task, |tried| self.error(&sample, tried, gram))
     }
@@ -220,46 +221,29 @@ impl Method for Awq {
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
-        let layout = Grid::new(parameters, input.dtype).layout;
+        let affine = Grid::new(parameters, input.dtype).layout;
+        let scale_dtype = affine.scale_dtype;
+        let affine = Layout::Affine(affine);
         if is_folded(parameters) {
-            return Ok(grid::layout_behind(layout, input.previous));
+            return Ok(SparseLayout::over(input.previous, affine));
         }
-        let scale_dtype = layout.scale_dtype;
-        let inner = Box::new(Layout::Affine(layout));
-        let scaled = Layout::Scaled(ScaledLayout { scale_dtype, inner });
-        Ok(match input.previous {
-            Some(Layout::Sparse(sparse)) => {
-                Layout::Sparse(SparseLayout { kept: sparse.kept, inner: Box::new(scaled) })
-            }
-            _ => scaled,
-        })
+        let scaled = ScaledLayout { scale_dtype, inner: Box::new(affine) };
+        Ok(SparseLayout::over(input.previous, Layout::Scaled(scaled)))
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let grid = Grid::new(parameters, task.dtype);
         let (gram, squares) = (task.gram()?, task.mean_squares()?);
-        if is_folded(parameters) {
-            let work = Work { grid: &grid, squares: &squares, task: &task };
-            let ones = vec![1.0; task.weights.ncols()];
-            let affine = work.round(task.shape(), &grid::values_before(&task), &ones)?;
-            return Ok(grid::encoding_behind(affine, task.previous.as_ref()));
-        }
-        let mask: Option<Mask> = match &task.previous {
-            Some(Encoding::Sparse(sparse)) => Some(sparse.mask().clone()),
-            _ => None,
-        };
-        let mut values = task.weights.to_owned();
-        for (value, before) in values.iter_mut().zip(grid::values_before(&task)) {
-            *value = before;
-        }
         let work = Work { grid: &grid, squares: &squares, task: &task };
+        let (values, mask) = masked(&task);
+        if is_folded(parameters) {
+            let ones = vec![1.0; task.weights.ncols()];
+            let affine = work.round(task.shape(), &values, &ones)?;
+            return Ok(Sparse::over(mask, Encoding::Affine(affine)));
+        }
         let scales = work.search(&values, &gram)?;
-        let raw: Vec<f32> = values.iter().copied().collect();
-        let affine = Encoding::Affine(work.round(task.shape(), &raw, &scales)?);
-        let scaled = Encoding::Scaled(Scaled::new(grid.layout.scale_dtype, scales, affine));
-        Ok(match mask {
-            Some(mask) => Encoding::Sparse(Sparse::new(mask, scaled)),
-            None => scaled,
-        })
+        let affine = Encoding::Affine(work.round(task.shape(), &values, &scales)?);
+        let scaled = Scaled::new(grid.layout.scale_dtype, scales, affine);
+        Ok(Sparse::over(mask, Encoding::Scaled(scaled)))
     }
 }

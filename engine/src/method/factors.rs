@@ -169,8 +169,7 @@ fn rounded(
     let shape = MatrixShape { rows: values.nrows(), cols: values.ncols() };
     let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
     let grid = Grid::of(layout.clone());
-    let steps = grid.fit_all(&values, shape.cols, importance, task)?;
-    Ok(Encoding::Affine(grid.encode(shape, &values, &steps)))
+    Ok(Encoding::Affine(grid.round(shape, &values, importance, task)?))
 }
 
 /// R nearest to the solution of (LᵀL)·R = Lᵀ·D, by conjugate gradients from `start`: ‖D − L·R‖ never grows.

@@ -12,7 +12,7 @@ use rayon::prelude::{
 use crate::encoding::{Levels, Tiling};
 use crate::error::Result;
 use crate::numeric::minifloat::{E2M1, E4M3, E5M2, FP4, Minifloat, NF4, Nearest};
-use crate::numeric::vector::{Loops, vectorised};
+use crate::numeric::vector::{Loops, extremes, vectorised};
 use crate::observer::Observer;
 use crate::tensor::MatrixShape;
 
@@ -90,15 +90,8 @@ impl Loops for Row<'_> {
 /// The largest magnitude.
 #[inline(always)]
 pub(super) fn peak(values: &[f32]) -> f32 {
-    let (eights, rest) = values.as_chunks::<8>();
-    let mut largest = [0.0_f32; 8];
-    for eight in eights {
-        for i in 0..8 {
-            largest[i] = largest[i].max(eight[i].abs());
-        }
-    }
-    let rest = rest.iter().map(|value| value.abs());
-    largest.into_iter().chain(rest).fold(0.0, f32::max)
+    let (low, high) = extremes(values, (0.0, 0.0));
+    high.max(-low)
 }
 
 /// Finds the nearest code.

@@ -1,18 +1,16 @@
 //! GPTQ: one input after the other is rounded, and the inputs to come make good what that did to the outputs.
 
-use rayon::prelude::{
-    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
-};
+use std::ops::Range;
 
-use crate::encoding::{Affine, Encoding, Layout, Mask};
+use crate::encoding::{Affine, Encoding, Layout, Mask, Sparse, SparseLayout};
 use crate::error::{Error, Result};
 use crate::method::grid::{self, Grid, Step};
 use crate::method::{
-    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
+    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
 };
+use crate::numeric::feedback::{Levels, walk};
 use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
-use crate::numeric::inverse::InverseFactor;
 use crate::numeric::sweep::{BLOCK, Choice, sweep};
 
 /// Error-feedback rounding of a `[rows, cols]` matrix for tr((W − Ŵ)·H·(W − Ŵ)ᵀ), H = Σ x·xᵀ/tokens.
@@ -20,12 +18,14 @@ use crate::numeric::sweep::{BLOCK, Choice, sweep};
 /// With H + d·I (d = damping · mean of the diagonal of inputs that are not always zero) and (H + d·I)⁻¹ = Uᵀ·U: for
 /// each input i in order, ŵᵢ = nearest level, e = (wᵢ − ŵᵢ)/Uᵢᵢ, wⱼ ← wⱼ − e·Uᵢⱼ for all later j (Frantar et al.,
 /// algorithm 1), 128 inputs at a time. *Activation* order takes inputs of large E\[x²\] first, on grids that are fitted
-/// to the original weights, so that groups stay runs of inputs; *column* order fits the grid of a group when it
-/// comes to it. Weights that a mask drops become zero as they are passed, and the others make that good too.
+/// to the original weights, so that groups stay runs of inputs; as no grid waits for a weight, it walks along V of
+/// H + d·I = V·D·Vᵀ to the same codes without the inverse (see [`walk`]). *Column* order fits the grid of a group when
+/// it comes to it. Weights that a mask drops become zero as they are passed, and the others make that good too.
 ///
 /// An input that was always zero is rounded to nearest by itself (the authors' code sets its weights to zero, which
 /// the calibration cannot tell apart). With a diagonal H the result is round to nearest.
-/// Cost: 2/3·cols³ + rows·cols² operations, of the factor in f64, of the walk in f32; memory 12·cols² + 4·rows·cols bytes.
+/// Cost: 1/3·cols³ (as they lie 2/3·cols³) + rows·cols² operations, of the factor in f64, of the walk in f32; memory
+/// 12·cols² + 4·rows·cols bytes.
 pub(super) struct Gptq;
 
 /// The registry's entry.
@@ -83,39 +83,74 @@ struct Row {
     steps: Vec<Step>,
 }
 
-struct Rounding<'a> {
+/// As the inputs lie: the grid of a group is fitted when the walk comes to it.
+struct Late<'a> {
     grid: &'a Grid,
-    order: &'a [usize],
-    /// Whether the grid of a group is fitted when the walk comes to it.
-    is_fitted_late: bool,
     importance: Option<&'a [f32]>,
     mask: Option<&'a Mask>,
+    cols: usize,
 }
 
-impl Choice for Rounding<'_> {
+impl Choice for Late<'_> {
     type Row = Row;
 
     fn choose(&self, row: &mut Row, at: usize, values: &[f32]) -> f32 {
-        let cols = self.order.len();
-        let channel = self.order[at];
-        let width = self.grid.layout.grouping.width(cols);
-        let group = channel / width;
-        if self.is_fitted_late && channel.is_multiple_of(width) {
-            let span = at..(at + width).min(cols);
+        let grouping = self.grid.layout.grouping;
+        let width = grouping.width(self.cols);
+        let group = at / width;
+        if matches!(grouping, Grouping::Group(_)) && at.is_multiple_of(width) {
+            let span = at..(at + width).min(self.cols);
             let now: Vec<f32> = span.clone().map(|i| self.kept(row.index, i, values[i])).collect();
             row.steps[group] = self.grid.fit(&now, self.importance.map(|all| &all[span]));
         }
-        let value = self.kept(row.index, channel, values[at]);
+        let value = self.kept(row.index, at, values[at]);
         self.grid.level(value, row.steps[group])
     }
 }
 
-impl Rounding<'_> {
+impl Late<'_> {
     /// The value, or zero where the mask drops it.
     fn kept(&self, row: usize, channel: usize, value: f32) -> f32 {
         match self.mask {
-            Some(mask) if !mask.keeps(row * self.order.len() + channel) => 0.0,
+            Some(mask) if !mask.keeps(row * self.cols + channel) => 0.0,
             _ => value,
+        }
+    }
+}
+
+/// On grids that are fitted beforehand.
+struct Fixed<'a> {
+    grid: &'a Grid,
+    order: &'a [usize],
+    mask: Option<&'a Mask>,
+    rows: usize,
+    /// Scale and zero point of each row, group after group.
+    scales: Vec<f32>,
+    zeros: Vec<f32>,
+}
+
+impl<'a> Fixed<'a> {
+    fn new(grid: &'a Grid, order: &'a [usize], (rows, steps): (usize, &[Step])) -> Self {
+        let (cols, grouping) = (order.len(), grid.layout.grouping);
+        let step = |i: usize| steps[grouping.first_scale(i % rows, cols) + i / rows];
+        let all = || (0..rows * grouping.groups_per_row(cols)).map(step);
+        let scales = all().map(|step| step.scale).collect();
+        let zeros = all().map(|step| f32::from(step.zero)).collect();
+        Self { grid, order, mask: None, rows, scales, zeros }
+    }
+}
+
+impl Levels for Fixed<'_> {
+    fn choose(&self, rows: Range<usize>, at: Range<usize>, values: &mut [f32]) {
+        let (cols, channel) = (self.order.len(), self.order[at.start]);
+        let first = channel / self.grid.layout.grouping.width(cols) * self.rows;
+        let own = first + rows.start..first + rows.end;
+        self.grid.to_levels(values, &self.scales[own.clone()], &self.zeros[own]);
+        if let Some(mask) = self.mask {
+            for (value, row) in values.iter_mut().zip(rows) {
+                // Zero is a level of every grid.
+                *value = if mask.keeps(row * cols + channel) { *value } else { 0.0 };
+            }
         }
     }
 }
@@ -137,45 +172,58 @@ fn block(grouping: Grouping) -> usize {
     }
 }
 
-/// The walk; row-major `values`, to which grids are fitted, come back rounded.
-fn round(
-    grid: &Grid,
-    task: &Task<'_>,
-    factor: &InverseFactor,
-    is_ordered: bool,
-    values: &mut [f32],
-) -> Result<Affine> {
-    let (shape, order) = (task.shape(), factor.order());
-    let importance = if grid.is_weighted { Some(task.mean_squares()?) } else { None };
-    let steps = grid.fit_all(values, shape.cols, importance.as_deref(), task)?;
-    let mut rows: Vec<Row> =
-        steps.into_iter().enumerate().map(|(index, steps)| Row { index, steps }).collect();
-    let mask = match &task.previous {
-        Some(Encoding::Sparse(sparse)) => Some(sparse.mask()),
-        _ => None,
-    };
-    let is_fitted_late = !is_ordered && matches!(grid.layout.grouping, Grouping::Group(_));
-    let importance = importance.as_deref();
-    let rounding = Rounding { grid, order, is_fitted_late, importance, mask };
-    let cols = shape.cols.max(1);
-    let mut walked = vec![0.0; values.len()];
-    // From the weights as they were: what the mask drops is made good from the start.
-    walked.par_chunks_mut(cols).enumerate().for_each(|(row, walked)| {
-        for (value, &channel) in walked.iter_mut().zip(order) {
-            *value = task.weights[[row, channel]];
-        }
-    });
-    let is_cancelled = || task.observer.is_cancelled();
-    let choice = (&rounding, rows.as_mut_slice());
-    sweep(&mut walked, factor, choice, block(grid.layout.grouping), &is_cancelled)
-        .ok_or(Error::Cancelled)?;
-    values.par_chunks_mut(cols).zip(walked.par_chunks(cols)).for_each(|(values, walked)| {
-        for (&value, &channel) in walked.iter().zip(order) {
-            values[channel] = value;
-        }
-    });
-    let steps: Vec<Vec<Step>> = rows.into_iter().map(|row| row.steps).collect();
-    Ok(grid.encode(shape, values, &steps))
+/// What is to be rounded.
+struct Work<'a, 't> {
+    grid: Grid,
+    task: &'a Task<'t>,
+    gram: &'a Gram,
+    damping: f64,
+}
+
+impl Work<'_, '_> {
+    /// From the weights as they were: what the mask drops is made good from the start.
+    fn weights(&self) -> Vec<f32> {
+        self.task.weights.iter().copied().collect()
+    }
+
+    /// On grids fitted to `values`, inputs of large E\[x²\] first.
+    fn by_activation(&self, values: &[f32], mask: Option<&Mask>) -> Result<Affine> {
+        let (task, shape) = (self.task, self.task.shape());
+        let importance = if self.grid.is_weighted { Some(task.mean_squares()?) } else { None };
+        let steps = self.grid.fit_all(values, shape.cols, importance.as_deref(), task)?;
+        let factor = task.feedback(self.gram, by_activation(self.gram), (self.damping, 1))?;
+        let fixed = Fixed::new(&self.grid, factor.order(), (shape.rows, &steps));
+        let fixed = Fixed { mask, ..fixed };
+        let mut walked = self.weights();
+        let is_cancelled = || task.observer.is_cancelled();
+        walk(&mut walked, &factor, &fixed, &is_cancelled).ok_or(Error::Cancelled)?;
+        Ok(self.grid.encode(shape, &walked, &steps))
+    }
+
+    /// As the inputs lie.
+    fn in_order(&self, values: &[f32], mask: Option<&Mask>) -> Result<Affine> {
+        let (task, shape, grouping) = (self.task, self.task.shape(), self.grid.layout.grouping);
+        let importance = if self.grid.is_weighted { Some(task.mean_squares()?) } else { None };
+        let importance = importance.as_deref();
+        let steps = self.grid.fit_all(values, shape.cols, importance, task)?;
+        let per_row = grouping.groups_per_row(shape.cols);
+        let row = |index: usize| {
+            let first = grouping.first_scale(index, shape.cols);
+            Row { index, steps: steps[first..first + per_row].to_vec() }
+        };
+        let mut rows: Vec<Row> = (0..shape.rows).map(row).collect();
+        let order = (0..shape.cols).collect();
+        let factor = task.inverse_factor(self.gram, order, self.damping)?;
+        let late = Late { grid: &self.grid, importance, mask, cols: shape.cols };
+        let mut walked = self.weights();
+        let is_cancelled = || task.observer.is_cancelled();
+        let choice = (&late, rows.as_mut_slice());
+        sweep(&mut walked, &factor, choice, block(grouping), &is_cancelled)
+            .ok_or(Error::Cancelled)?;
+        let steps: Vec<Step> = rows.into_iter().flat_map(|row| row.steps).collect();
+        let scales = grouping.scales(shape.rows, shape.cols);
+        Ok(self.grid.encode(shape, &walked, &steps[..scales]))
+    }
 }
 
 impl Method for Gptq {
@@ -189,17 +237,19 @@ impl Method for Gptq {
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
-        Ok(grid::layout_behind(Grid::new(parameters, input.dtype).layout, input.previous))
+        let affine = Layout::Affine(Grid::new(parameters, input.dtype).layout);
+        Ok(SparseLayout::over(input.previous, affine))
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
-        let grid = Grid::new(parameters, task.dtype);
-        let is_ordered = parameters.choice("order") == "activation";
-        let gram = task.gram()?;
-        let order = if is_ordered { by_activation(&gram) } else { (0..gram.channels()).collect() };
-        let factor = task.inverse_factor(&gram, order, parameters.fraction("damping"))?;
-        let mut values = grid::values_before(&task);
-        let affine = round(&grid, &task, &factor, is_ordered, &mut values)?;
-        Ok(grid::encoding_behind(affine, task.previous.as_ref()))
+        let (grid, gram) = (Grid::new(parameters, task.dtype), task.gram()?);
+        let damping = parameters.fraction("damping");
+        let work = Work { grid, task: &task, gram: &gram, damping };
+        let (values, mask) = masked(&task);
+        let affine = match parameters.choice("order") {
+            "activation" => work.by_activation(&values, mask)?,
+            _ => work.in_order(&values, mask)?,
+        };
+        Ok(Sparse::over(mask, Encoding::Affine(affine)))
     }
 }

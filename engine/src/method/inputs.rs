@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 use crate::method::{Needs, Task};
+use crate::numeric::feedback::Feedback;
 use crate::numeric::gram::Gram;
 use crate::numeric::inverse::InverseFactor;
 
@@ -123,7 +124,25 @@ impl<'a> Task<'a> {
         damping: f64,
     ) -> Result<InverseFactor> {
         let is_cancelled = || self.observer.is_cancelled();
-        let factor = InverseFactor::new(gram, order, damping, &is_cancelled);
+        self.definite(InverseFactor::new(gram, order, damping, &is_cancelled))
+    }
+
+    /// The factor of `gram`, damped, along which errors are fed to the inputs behind, its channels in
+    /// `order`, `run` of them rounded together.
+    ///
+    /// # Errors
+    /// As of [`Self::inverse_factor`].
+    pub(super) fn feedback(
+        &self,
+        gram: &Gram,
+        order: Vec<usize>,
+        (damping, run): (f64, usize),
+    ) -> Result<Feedback> {
+        let is_cancelled = || self.observer.is_cancelled();
+        self.definite(Feedback::new(gram, order, (damping, run), &is_cancelled))
+    }
+
+    fn definite<F>(&self, factor: Option<F>) -> Result<F> {
         self.observer.go_on()?;
         factor.ok_or_else(|| {
             let what = format!("the inputs of layer {} depend on each other too much", self.tensor);

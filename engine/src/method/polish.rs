@@ -1,8 +1,8 @@
 //! Polish: integers and grids that a quantiser chose, each in turn at its best while the others stand.
 
-use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Mask};
+use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Mask, Sparse};
 use crate::error::{Error, Result};
-use crate::method::grid::{encoding_behind, stored_scale};
+use crate::method::grid::stored_scale;
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
 };
@@ -291,6 +291,6 @@ impl Method for Polish {
                 state.move_grids(&task)?;
             }
         }
-        Ok(encoding_behind(state.finish(), Some(previous)))
+        Ok(Sparse::over(mask, Encoding::Affine(state.finish())))
     }
 }

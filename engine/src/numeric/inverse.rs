@@ -1,17 +1,15 @@
 //! The Cholesky factor of the inverse of a damped Gram matrix: what one-shot quantisers and pruners walk along.
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, Mat, Par};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::{
     IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _,
-    ParallelSlice as _, ParallelSliceMut as _,
+    ParallelSlice as _,
 };
 
+use crate::numeric::cholesky::{BLOCK, Lower, pitch, rows_of, rows_of_mut};
 use crate::numeric::gram::Gram;
-
-/// Order of the blocks on the diagonal. Fixed, as the blocks decide the order of sums.
-const BLOCK: usize = 128;
 
 /// U, upper triangular with positive diagonal: (H + d·I)⁻¹ = Uᵀ·U, with rows and columns of H in some order.
 #[derive(Clone, Debug)]
@@ -25,8 +23,8 @@ impl InverseFactor {
     /// The factor for H = `gram` / tokens with `order` as its rows and columns and d = `damping` · mean of the
     /// diagonal. A channel without any input has H\[j, j\] = 1, so that it stands alone.
     ///
-    /// H = R·Rᵀ with R upper triangular, which is Cholesky from the last row up; U = R⁻¹. Cost: 2/3·n³ operations,
-    /// 12·n² bytes, of which 4·n² stay. The same bytes on any number of threads. `None` once
+    /// H + d·I = R·Rᵀ with R upper triangular, which is Cholesky from the last row up; U = R⁻¹. Cost: 2/3·n³
+    /// operations, 12·n² bytes, of which 4·n² stay. The same bytes on any number of threads. `None` once
     /// `is_cancelled`, asked every some n·128² operations, or where H + d·I is not positive definite.
     ///
     /// # Panics
@@ -38,23 +36,8 @@ impl InverseFactor {
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<Self> {
         let n = gram.channels();
-        assert_eq!(order.len(), n, "an order of all channels");
-        let tokens = gram.tokens().max(1) as f64;
-        let diagonal = gram.diagonal();
-        let alive = diagonal.iter().filter(|&&square| square > 0.0).count().max(1);
-        let added = damping * diagonal.iter().sum::<f64>() / tokens / alive as f64;
         let pitch = pitch(n);
-        let mut square = vec![0.0; n * pitch];
-        // From the last to the first: reversing rows and columns makes a lower triangle an upper one.
-        let last = |at: usize| order[n - 1 - at];
-        square.par_chunks_mut(pitch).enumerate().for_each(|(i, row)| {
-            for (j, value) in row[..=i].iter_mut().enumerate() {
-                *value = gram.get(last(i), last(j)) / tokens;
-            }
-            let own = diagonal[last(i)];
-            row[i] = if own > 0.0 { row[i] + added } else { 1.0 };
-        });
-        factorise(&mut square, n, is_cancelled)?;
+        let mut square = Lower::new(gram, &order, damping, is_cancelled)?.square;
         invert(&mut square, n, is_cancelled)?;
         let mut values = Array2::zeros((n, n));
         let rows =
@@ -82,91 +65,6 @@ impl InverseFactor {
         let n = self.order.len();
         &self.values.as_slice().unwrap_or_default()[i * n + i..(i + 1) * n]
     }
-}
-
-/// Elements from one row to the next of a matrix of order `n`: not a power of two, or the rows of a tile would fall on
-/// the same lines of the cache, which made an order of 4096 half as fast again as one of 4000.
-fn pitch(n: usize) -> usize {
-    if n.is_multiple_of(BLOCK) { n + 8 } else { n }.max(1)
-}
-
-/// `rows` rows of a matrix of order `n`.
-fn rows_of(a: &[f64], rows: usize, n: usize) -> MatRef<'_, f64> {
-    MatRef::from_row_major_slice(a, rows, pitch(n)).subcols(0, n)
-}
-
-/// The same to be written.
-fn rows_of_mut(a: &mut [f64], rows: usize, n: usize) -> MatMut<'_, f64> {
-    MatMut::from_row_major_slice_mut(a, rows, pitch(n)).subcols_mut(0, n)
-}
-
-/// L in place of the lower triangle of L·Lᵀ; the diagonal blocks hold L⁻¹ of themselves. `None` where a pivot is not positive.
-fn factorise(a: &mut [f64], n: usize, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
-    let pitch = pitch(n);
-    for k in (0..n).step_by(BLOCK) {
-        if is_cancelled() {
-            return None;
-        }
-        let width = BLOCK.min(n - k);
-        let inverse = factorise_block(a, n, k, width)?;
-        let below = k + width;
-        let mut panel = Mat::<f64>::zeros(n - below, width);
-        let source = rows_of(a, n, n).submatrix(below, k, n - below, width);
-        panel.par_row_chunks_mut(BLOCK).enumerate().for_each(|(i, out)| {
-            let rows = source.subrows(i * BLOCK, out.nrows());
-            matmul(out, Accum::Replace, rows, inverse.as_ref().transpose(), 1.0, Par::Seq);
-        });
-        let panel = panel.as_ref();
-        a[below * pitch..].par_chunks_mut(BLOCK * pitch).enumerate().for_each(|(i, strip)| {
-            if is_cancelled() {
-                return;
-            }
-            let rows = strip.len() / pitch;
-            let strip = rows_of_mut(strip, rows, n);
-            let (mut found, rest) = strip.split_at_col_mut(below);
-            let own = panel.subrows(i * BLOCK, rows);
-            found.as_mut().subcols_mut(k, width).copy_from(own);
-            let cols = i * BLOCK + rows;
-            let before = panel.subrows(0, cols).transpose();
-            matmul(rest.subcols_mut(0, cols), Accum::Add, own, before, -1.0, Par::Seq);
-        });
-    }
-    (!is_cancelled()).then_some(())
-}
-
-/// Cholesky of the block at `k` and the inverse of what comes out, which takes its place.
-fn factorise_block(a: &mut [f64], n: usize, k: usize, width: usize) -> Option<Mat<f64>> {
-    let pitch = pitch(n);
-    let mut l = Mat::<f64>::zeros(width, width);
-    for i in 0..width {
-        for j in 0..=i {
-            let sum: f64 = (0..j).map(|m| l[(i, m)] * l[(j, m)]).sum();
-            let left = a[(k + i) * pitch + k + j] - sum;
-            l[(i, j)] = if i == j {
-                if !(left > 0.0 && left.is_finite()) {
-                    return None;
-                }
-                left.sqrt()
-            } else {
-                left / l[(j, j)]
-            };
-        }
-    }
-    let mut inverse = Mat::<f64>::zeros(width, width);
-    for j in 0..width {
-        inverse[(j, j)] = 1.0 / l[(j, j)];
-        for i in j + 1..width {
-            let sum: f64 = (j..i).map(|m| l[(i, m)] * inverse[(m, j)]).sum();
-            inverse[(i, j)] = -sum / l[(i, i)];
-        }
-    }
-    // Above the diagonal too, where updates have left something.
-    for i in 0..width {
-        for j in 0..width {
-            a[(k + i) * pitch + k + j] = inverse[(i, j)];
-        }
-    }
-    Some(inverse)
 }
 
 /// L⁻¹ in place of L, whose diagonal blocks are inverse already: row block i becomes −Lᵢᵢ⁻¹·Lᵢ·L⁻¹ of those above.

@@ -6,10 +6,12 @@
 pub mod activation;
 pub mod bit_planes;
 pub mod channels;
+mod cholesky;
 pub mod descent;
 pub mod digits;
 pub mod distance;
 pub mod distributions;
+pub mod feedback;
 pub mod gram;
 pub mod grouping;
 pub mod histogram;

@@ -83,6 +83,41 @@ pub fn largest(values: &[f32]) -> f32 {
     most.into_iter().fold(rest, f32::max)
 }
 
+/// The smallest value and the largest, none beyond `from`. For use inside [`Loops::run`].
+///
+/// One after the other: with both in one loop the compiler shuffles lanes, and takes ten times as long.
+#[inline(always)]
+pub fn extremes(values: &[f32], from: (f32, f32)) -> (f32, f32) {
+    let (lanes, rest) = values.as_chunks::<LANES>();
+    let (mut low, mut high) = ([from.0; LANES], [from.1; LANES]);
+    for lane in lanes {
+        for i in 0..LANES {
+            low[i] = if lane[i] < low[i] { lane[i] } else { low[i] };
+        }
+    }
+    for lane in lanes {
+        for i in 0..LANES {
+            high[i] = if lane[i] > high[i] { lane[i] } else { high[i] };
+        }
+    }
+    let (mut least, mut most) = from;
+    for &value in low.iter().chain(rest) {
+        least = if value < least { value } else { least };
+    }
+    for &value in high.iter().chain(rest) {
+        most = if value > most { value } else { most };
+    }
+    (least, most)
+}
+
+/// A whole number of −128 to 255 as a byte, below zero in two's complement. For use inside [`Loops::run`]: conversions
+/// to integers look at each number by itself, as they saturate.
+#[inline(always)]
+pub fn byte(whole: f32) -> u8 {
+    // 1.5·2²³: the last bits of the sum are the number.
+    (whole + 12_582_912.0).to_bits() as u8
+}
+
 /// Whether no value is NaN or infinite.
 pub fn are_finite(values: &[f32]) -> bool {
     struct Finite<'a>(&'a [f32]);

@@ -10,6 +10,7 @@ use half::f16;
 
 use crate::encoding::BlockType;
 use crate::method::gguf::search::{self, Steps, Whole, extremes, peak};
+use crate::numeric::vector::byte;
 
 /// Encodes 32 values; without weights exactly as llama.cpp's reference does.
 #[inline(always)]
@@ -21,6 +22,14 @@ pub(super) fn encode(kind: BlockType, x: &[f32; 32], w: Option<&[f32; 32]>, out:
         BlockType::Q5_1 => spanned::<31>(x, w, out),
         _ => bytes(x, w, out),
     }
+}
+
+/// The whole number below a value, at least 0 and at most `top`; 0 for what is no number.
+#[inline(always)]
+fn floor_within(value: f32, top: f32) -> f32 {
+    let value = if value > 0.0 { value } else { 0.0 };
+    let whole = value.trunc();
+    if whole < top { whole } else { top }
 }
 
 /// 1/d, or 0 for 0.
@@ -51,8 +60,7 @@ fn signed<const HALF: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
     let inverse = if w.is_some() { search::inverse(stored) } else { inverse };
     let mut codes = [0; 32];
     for (code, &x) in codes.iter_mut().zip(x) {
-        *code = (x * inverse + (half + 0.5)) as i32 as u8;
-        *code = (*code).min(2 * HALF - 1);
+        *code = byte(floor_within(x * inverse + (half + 0.5), 2.0 * half - 1.0));
     }
     pack(&codes, HALF == 16, &mut out[2..]);
 }
@@ -78,8 +86,7 @@ fn spanned<const TOP: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
     };
     let mut codes = [0; 32];
     for (code, &x) in codes.iter_mut().zip(x) {
-        *code = ((x - low) * inverse + 0.5) as i32 as u8;
-        *code = (*code).min(TOP);
+        *code = byte(floor_within((x - low) * inverse + 0.5, top));
     }
     pack(&codes, TOP == 31, &mut out[4..]);
 }
@@ -93,11 +100,11 @@ fn bytes(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
     let inverse = if w.is_some() { search::inverse(stored) } else { inverse };
     for (code, &x) in out[2..34].iter_mut().zip(x) {
         let value = (x * inverse).clamp(-128.0, 127.0);
-        let whole = value as i32;
+        let whole = value.trunc();
         // What lies beyond the whole number is exact, so half of it is found exactly too.
-        let rest = value - whole as f32;
-        let away = i32::from(rest >= 0.5) - i32::from(rest <= -0.5);
-        *code = (whole + away) as u8;
+        let rest = value - whole;
+        let away = if rest >= 0.5 { 1.0 } else { 0.0 } - if rest <= -0.5 { 1.0 } else { 0.0 };
+        *code = byte(whole + away);
     }
 }
 

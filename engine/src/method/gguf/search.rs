@@ -8,7 +8,10 @@
     reason = "loops become vectors only inside the function compiled for them"
 )]
 
+use std::cmp::Ordering;
+
 use crate::encoding::IQ4_LEVELS;
+use crate::numeric::vector;
 
 /// Values of which all are nearer to zero than this are zero.
 pub(super) const NOTHING: f32 = 1e-30;
@@ -46,30 +49,18 @@ fn sum(x: &[f32], w: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 /// The value of largest magnitude with its sign, the first of several.
 #[inline(always)]
 pub(super) fn peak(x: &[f32]) -> f32 {
-    let mut largest = [0.0_f32; 8];
-    for x in x.as_chunks::<8>().0 {
-        for i in 0..8 {
-            largest[i] = largest[i].max(x[i].abs());
-        }
+    let (low, high) = vector::extremes(x, (0.0, 0.0));
+    match high.total_cmp(&-low) {
+        Ordering::Greater => high,
+        Ordering::Less => low,
+        Ordering::Equal => x.iter().copied().find(|value| value.abs() == high).unwrap_or(0.0),
     }
-    let largest = largest.into_iter().fold(0.0, f32::max);
-    x.iter().copied().find(|value| value.abs() == largest).unwrap_or(0.0)
 }
 
 /// Smallest and largest value.
 #[inline(always)]
 pub(super) fn extremes(x: &[f32]) -> (f32, f32) {
-    let (mut low, mut high) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
-    for x in x.as_chunks::<8>().0 {
-        for i in 0..8 {
-            low[i] = low[i].min(x[i]);
-            high[i] = high[i].max(x[i]);
-        }
-    }
-    (
-        low.into_iter().fold(f32::INFINITY, f32::min),
-        high.into_iter().fold(f32::NEG_INFINITY, f32::max),
-    )
+    vector::extremes(x, (f32::INFINITY, f32::NEG_INFINITY))
 }
 
 /// Levels that a code is a whole multiple of, or an entry of a table.

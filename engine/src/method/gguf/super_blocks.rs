@@ -13,6 +13,7 @@ use crate::method::gguf::plain::{pack, put};
 use crate::method::gguf::search::{
     self, Grid, Iq4, Steps, Whole, error, fitted_minimum, inverse, iq4_code, offset_error, round,
 };
+use crate::numeric::vector::byte;
 
 /// Encodes a block of a type that is not plain.
 #[inline(always)]
@@ -101,7 +102,7 @@ fn offsets<const N: usize, const SUBS: usize>(
 fn offset_codes(x: &[f32], (scale, minimum): (f32, f32), n: f32, out: &mut [u8]) {
     let inverse = inverse(scale);
     for (code, &x) in out.iter_mut().zip(x) {
-        *code = round((x + minimum) * inverse).max(0.0).min(n) as i32 as u8;
+        *code = byte(round((x + minimum) * inverse).max(0.0).min(n));
     }
 }
 
@@ -110,7 +111,7 @@ fn offset_codes(x: &[f32], (scale, minimum): (f32, f32), n: f32, out: &mut [u8])
 fn signed_codes(x: &[f32], scale: f32, n: f32, out: &mut [u8]) {
     let inverse = inverse(scale);
     for (code, &x) in out.iter_mut().zip(x) {
-        *code = (Whole(n).nearest(x * inverse) + n) as i32 as u8;
+        *code = byte(Whole(n).nearest(x * inverse) + n);
     }
 }
 
