@@ -1,11 +1,12 @@
 """Lapidary's own archives in the hands of numpy, as docs/archive.md describes them: every layer decoded and compared with
-the dense export of the same plan, to the bit."""
+the dense export of the same plan, to the bit (turned ones within the rounding of their sums)."""
 
 import json
 
 import numpy as np
 import safetensors
 
+import turned
 from plans import EVERY, Variant, export, project
 
 SIZES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "U16": "<u2", "U32": "<u4", "F8_E4M3": "u1", "F8_E8M0": "u1", "F8_E5M2": "u1"}
@@ -28,6 +29,9 @@ RULES = {
     "*.1.self_attn.o_proj.weight": [SPARSE, ("optimal-palette", {"bits": 4})],
     "*.1.mlp.up_proj.weight": ("gguf-blocks", {"type": "Q8_0"}),
     "*.1.mlp.down_proj.weight": ("fp8", {"levels": "e5m2", "granularity": "channel"}),
+    "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
+    "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
+    "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
 }
@@ -124,6 +128,11 @@ def decode(layout, rows, cols, part, mask=None):
         blocks = part("blocks")[1].reshape(rows, -1, 34)
         scale = blocks[..., :2].copy().view("<f2").astype(np.float32)
         return (blocks[..., 2:].view(np.int8).astype(np.float32) * scale).reshape(rows, -1)[:, :cols]
+    if kind == "vectors":
+        return turned.vectors(of, rows, cols, part("codes")[1], numbers(part("scales")))
+    if kind == "rotated":
+        signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
+        return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)
     if kind == "low-rank":
         side = lambda name: lambda suffix: part(f"{name}.{suffix}")
         left = decode(of["left"], rows, of["rank"], side("left")).astype(np.float64)
@@ -167,9 +176,16 @@ def check(checks, binary, work, bf16):
         matrix, prefix = layer["matrix"], name + "."
         part = lambda suffix: found.pop(prefix + suffix)
         values = decode(layer["layout"], matrix["rows"], matrix["cols"], part)
-        if not np.array_equal(bf16(values).ravel(), dense.pop(name)[1]) or layer["dtype"] != "BF16":
+        stored = dense.pop(name)
+        if "rotated" in layer["layout"]:
+            # Sums in another order: half a step of BF16 more, at most.
+            off = np.abs(values.ravel() - numbers(stored))
+            is_same = bool((off <= np.abs(values.ravel()) * 2**-8 + 1e-6).all())
+        else:
+            is_same = np.array_equal(bf16(values).ravel(), stored[1])
+        if not is_same or layer["dtype"] != "BF16":
             wrong.append(name)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated"}
     checks.check(index["version"] == 1 and not wrong, f"{variant.name}: {len(index['layers'])} layers decode to our values (not: {wrong[:3]})")
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     same = all(found[name][0] == dense[name][0] and np.array_equal(found[name][1], dense[name][1]) for name in dense)

@@ -3,8 +3,8 @@
 
 use crate::encoding::outliers::index_type;
 use crate::encoding::{
-    AffineLayout, FloatLayout, Layout, LowRankLayout, OutliersLayout, PaletteLayout, SparseLayout,
-    SumLayout, Tiling,
+    AffineLayout, FloatLayout, Layout, LowRankLayout, OutliersLayout, PaletteLayout, RotatedLayout,
+    SparseLayout, SumLayout, Tiling, VectorsLayout,
 };
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::dense_bytes;
@@ -58,6 +58,8 @@ impl Layout {
             Self::Blocks(_) => {
                 vec![PartSpec::new("blocks", DType::U8, self.bytes(shape) as usize)]
             }
+            Self::Vectors(layout) => vectors(layout, shape),
+            Self::Rotated(layout) => rotated(layout, shape),
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
             Self::Sum(layout) => {
@@ -122,6 +124,12 @@ impl Layout {
                 is_tiled && (is_float(dtype) || matches!(dtype, DType::F8E8M0 | DType::F8E4M3))
             }
             Self::Blocks(_) => true,
+            Self::Vectors(layout) => layout.is_valid() && is_float(layout.scale_dtype),
+            Self::Rotated(layout) => {
+                let is_run = |run: usize, n: usize| (1..=n.max(1)).contains(&run);
+                let rows = layout.rows.is_none_or(|run| is_run(run, shape.rows));
+                rows && is_run(layout.cols, shape.cols) && layout.inner.is_valid_at(shape, depth)
+            }
             Self::LowRank(layout) => layout.is_valid_at(shape, depth),
             Self::Outliers(layout) => layout.kept <= shape.elements() && is_float(layout.dtype),
             Self::Sum(layout) => {
@@ -171,6 +179,10 @@ const BASE: &str = "base.";
 pub(super) const INPUT_SCALES: &str = "input_scales";
 /// The part with a number for each output.
 pub const SHIFT: &str = "shift";
+/// The part with a bit for each input.
+pub(super) const SIGNS: &str = "signs";
+/// The part with a bit for each output.
+pub(super) const ROW_SIGNS: &str = "row_signs";
 /// The part with a bit for each weight.
 pub(super) const MASK: &str = "mask";
 
@@ -212,6 +224,22 @@ fn float(layout: &FloatLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec>
     if layout.has_global() {
         parts.push(PartSpec::new("global", DType::F32, 1));
     }
+    parts
+}
+
+fn vectors(layout: &VectorsLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let codes = layout.code_bytes(shape.rows * layout.codes_per_row(shape.cols));
+    let scales = layout.grouping.scales(shape.rows, shape.cols);
+    let scales = PartSpec::new("scales", layout.scale_dtype, scales);
+    vec![PartSpec::new("codes", DType::U8, codes), scales]
+}
+
+fn rotated(layout: &RotatedLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let signs = |name, n: usize| PartSpec::new(name, DType::U8, n.div_ceil(8));
+    let mut parts = vec![signs(SIGNS, shape.cols)];
+    parts.extend(layout.rows.map(|_| signs(ROW_SIGNS, shape.rows)));
+    let prefix = prefix_under(&[SIGNS, ROW_SIGNS], &layout.inner, "inner.");
+    parts.extend(layout.inner.parts(shape).into_iter().map(|part| part.before(prefix)));
     parts
 }
 

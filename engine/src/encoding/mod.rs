@@ -11,10 +11,12 @@ mod float;
 mod low_rank;
 mod outliers;
 mod palette;
+mod rotated;
 mod scaled;
 mod shifted;
 mod sparse;
 mod sum;
+mod vectors;
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
@@ -28,10 +30,12 @@ pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
 pub use low_rank::{LowRank, LowRankLayout};
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
+pub use rotated::{Rotated, RotatedLayout};
 pub use scaled::{Scaled, ScaledLayout};
 pub use shifted::{Shifted, ShiftedLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
 pub use sum::{Sum, SumLayout};
+pub use vectors::{Vectors, VectorsLayout};
 
 use crate::tensor::{DType, MatrixShape};
 
@@ -61,6 +65,10 @@ pub enum Layout {
     Sparse(SparseLayout),
     /// Another layout and what outputs are shifted by.
     Shifted(ShiftedLayout),
+    /// Codes for several weights at once.
+    Vectors(VectorsLayout),
+    /// Another layout in a turned basis.
+    Rotated(RotatedLayout),
 }
 
 impl Layout {
@@ -83,6 +91,8 @@ impl Layout {
             Self::Scaled(layout) => layout.bytes_of(shape, kept),
             Self::Sparse(layout) => layout.bytes(shape),
             Self::Shifted(layout) => layout.bytes(shape),
+            Self::Vectors(layout) => layout.bytes(shape),
+            Self::Rotated(layout) => layout.bytes(shape),
         }
     }
 
@@ -100,6 +110,8 @@ impl Layout {
             Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
             Self::Shifted(layout) => layout.inner.nominal_bits(),
+            Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
+            Self::Rotated(layout) => layout.inner.nominal_bits(),
         }
     }
 
@@ -144,7 +156,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// `input_scales`, `shift`, `signs`, `row_signs`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
@@ -189,6 +201,10 @@ pub enum Encoding {
     Sparse(Sparse),
     /// Another encoding and what outputs are shifted by.
     Shifted(Shifted),
+    /// Codes for several weights at once.
+    Vectors(Vectors),
+    /// Another encoding in a turned basis.
+    Rotated(Rotated),
 }
 
 impl Encoding {
@@ -206,6 +222,8 @@ impl Encoding {
             Self::Scaled(scaled) => scaled.inner().shape(),
             Self::Sparse(sparse) => sparse.inner().shape(),
             Self::Shifted(shifted) => shifted.inner().shape(),
+            Self::Vectors(vectors) => vectors.shape(),
+            Self::Rotated(rotated) => rotated.inner().shape(),
         }
     }
 
@@ -223,6 +241,8 @@ impl Encoding {
             Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
             Self::Sparse(sparse) => Layout::Sparse(sparse.layout()),
             Self::Shifted(shifted) => Layout::Shifted(shifted.layout()),
+            Self::Vectors(vectors) => Layout::Vectors(vectors.layout().clone()),
+            Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
         }
     }
 
@@ -264,6 +284,8 @@ impl Encoding {
             Self::Scaled(scaled) => scaled.decode_row(row, out),
             Self::Sparse(sparse) => sparse.decode_row(row, out),
             Self::Shifted(shifted) => shifted.inner().decode_row(row, out),
+            Self::Vectors(vectors) => vectors.decode_row(row, out),
+            Self::Rotated(rotated) => rotated.decode_row(row, out),
         }
     }
 
@@ -290,6 +312,8 @@ impl Encoding {
             Self::Scaled(scaled) => scaled.parts(mask),
             Self::Sparse(sparse) => sparse.parts(),
             Self::Shifted(shifted) => shifted.parts(),
+            Self::Vectors(vectors) => vectors.parts(),
+            Self::Rotated(rotated) => rotated.parts(),
         }
     }
 
@@ -322,6 +346,8 @@ impl Encoding {
             Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
             Layout::Sparse(layout) => Self::Sparse(Sparse::from_parts(layout, shape, part)?),
             Layout::Shifted(layout) => Self::Shifted(Shifted::from_parts(layout, shape, part)?),
+            Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
+            Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
         })
     }
 }

@@ -270,5 +270,7 @@ fn described(layout: &Layout) -> String {
         Layout::Scaled(scaled) => format!("{}, inputs scaled", described(&scaled.inner)),
         Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
+        Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
+        Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
     }
 }

@@ -69,14 +69,16 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
     match encoding {
-        // Corrections and scales of inputs put the weights off the levels.
+        // Corrections, scales of inputs and other bases put the weights off the levels, and a point is no level.
         Encoding::Dense(_)
         | Encoding::Blocks(_)
         | Encoding::LowRank(_)
         | Encoding::Outliers(_)
         | Encoding::Sum(_)
         | Encoding::Scaled(_)
-        | Encoding::Shifted(_) => None,
+        | Encoding::Shifted(_)
+        | Encoding::Vectors(_)
+        | Encoding::Rotated(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Affine(affine) => {
             let codes = 0..=affine.layout().largest();

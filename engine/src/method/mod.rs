@@ -13,6 +13,7 @@ mod fp8;
 mod gguf;
 mod gptq;
 mod grid;
+mod higgs;
 mod hqq;
 mod inputs;
 mod keep;
@@ -25,6 +26,7 @@ mod palette;
 mod parameters;
 mod pattern;
 mod polish;
+mod quip;
 mod round_to_nearest;
 mod sparsegpt;
 mod wanda;
@@ -57,6 +59,8 @@ pub static METHODS: &[&dyn Method] = &[
     &hqq::ENTRY,
     &gptq::ENTRY,
     &awq::ENTRY,
+    &higgs::ENTRY,
+    &quip::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,

@@ -227,6 +227,8 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Sparse(sparse) => why_not_form(&sparse.inner),
         Layout::Shifted(shifted) => why_not_form(&shifted.inner)
             .or(Some("the format has no biases of its own for compressed layers")),
+        Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
+        Layout::Rotated(_) => Some("the format has no turned bases"),
         Layout::Dense(_)
         | Layout::Affine(_)
         | Layout::Palette(_)

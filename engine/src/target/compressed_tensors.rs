@@ -110,7 +110,9 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Outliers(_)
         | Encoding::Sum(_)
         | Encoding::Scaled(_)
-        | Encoding::Shifted(_) => None,
+        | Encoding::Shifted(_)
+        | Encoding::Vectors(_)
+        | Encoding::Rotated(_) => None,
     }
 }
 

@@ -7,11 +7,12 @@ use crate::encoding::{
     AffineLayout, BlockType, FloatLayout, Layout, Levels, LowRankLayout, OutliersLayout,
     PaletteLayout,
 };
+use crate::format::archive::turned::{Points, Turned};
 use crate::format::words::{floats, for_each_run};
 use crate::numeric::minifloat::{FP4, NF4};
 use crate::tensor::{DType, Decoder, MatrixShape};
 
-type Get<'g, 'a> = dyn Fn(&str) -> Option<&'a [u8]> + 'g;
+pub(super) type Get<'g, 'a> = dyn Fn(&str) -> Option<&'a [u8]> + 'g;
 
 /// The stored parts of a layer, from which any run of weights is decoded.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ enum Node<'a> {
         right: Vec<f32>,
     },
     Outliers(Few),
+    Points(Points<'a>),
+    /// What lies within, in another basis.
+    Turned(Box<Self>, Turned),
     Sum(Box<Self>, Box<Self>),
     Scaled {
         scales: Vec<f32>,
@@ -147,7 +151,7 @@ impl<'a> Marks<'a> {
     }
 }
 
-fn is_set(bits: &[u8], i: usize) -> bool {
+pub(super) fn is_set(bits: &[u8], i: usize) -> bool {
     bits.get(i / 8).is_some_and(|byte| byte >> (i % 8) & 1 == 1)
 }
 
@@ -226,6 +230,12 @@ impl<'a> Node<'a> {
                 let scales = floats(get("input_scales")?, scaled.scale_dtype, shape.cols)?;
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
+            Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
+            Layout::Rotated(rotated) => {
+                let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
+                let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
+                Self::Turned(Box::new(inner), Turned::new(rotated, shape, get)?)
+            }
             Layout::Shifted(shifted) => {
                 let prefix = prefix(&shifted.inner, &["shift"], "inner.");
                 floats(get("shift")?, shifted.dtype, shape.rows)?;
@@ -279,6 +289,13 @@ impl<'a> Node<'a> {
                 Some(())
             }
             Self::Outliers(few) => few.run((row, col), out),
+            Self::Points(points) => points.run(shape, (row, col), out),
+            Self::Turned(inner, turned) => {
+                let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;
+                let first = row * shape.cols + col;
+                out.copy_from_slice(all.get(first..first + out.len())?);
+                Some(())
+            }
             Self::Sum(base, correction) => {
                 base.run(shape, (row, col), out)?;
                 let mut added = vec![0.0; out.len()];

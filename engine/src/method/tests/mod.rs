@@ -5,6 +5,7 @@ mod centred;
 mod factors;
 mod outliers;
 mod polish;
+mod quip;
 
 use ndarray::{Array2, ArrayView2, s};
 

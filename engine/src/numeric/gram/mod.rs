@@ -12,6 +12,7 @@ use rayon::prelude::{
     ParallelSliceMut as _,
 };
 
+use crate::numeric::rotation::{Rotation, apply_both};
 use crate::numeric::spectrum::tiles::{SymmetricTiles, TILE};
 use crate::numeric::spectrum::{Cholesky, Stopped, eigenvalues_of};
 
@@ -238,6 +239,28 @@ impl Gram {
             }
         });
         scaled
+    }
+
+    /// The sum of the turned inputs, Σ (R·x)·(R·x)ᵀ; 16·channels² bytes beside it.
+    ///
+    /// # Panics
+    /// If the number of channels differs.
+    #[must_use]
+    pub fn turned(&self, rotation: &Rotation) -> Self {
+        let channels = self.channels();
+        assert_eq!(rotation.len(), channels, "channels of a Gram matrix");
+        let mut dense = self.to_dense().into_raw_vec_and_offset().0;
+        apply_both(rotation, rotation, &mut dense);
+        let mut turned = self.clone();
+        turned.tiles.par_tiles_mut().for_each(|([i, j], mut tile)| {
+            for c in 0..tile.ncols() {
+                for r in 0..tile.nrows() {
+                    let (row, col) = (i * TILE + r, j * TILE + c);
+                    tile[(r, c)] = dense[row.max(col) * channels + row.min(col)];
+                }
+            }
+        });
+        turned
     }
 
     /// The sum about the mean, Σ (x − μ)·(x − μ)ᵀ, of which `sums` is Σ x.

@@ -1,0 +1,138 @@
+//! Codes for one weight or several at once: points of a codebook that every reader knows, under scales.
+
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::Part;
+use crate::encoding::affine::floats;
+use crate::numeric::codebook::Codebook;
+use crate::numeric::grouping::Grouping;
+use crate::numeric::packing::{dense_bytes, pack_dense, unpack_dense};
+use crate::tensor::{DType, MatrixShape, write_f32};
+
+/// Codes for several weights without their data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct VectorsLayout {
+    /// The points.
+    pub codebook: Codebook,
+    /// Which weights share a scale; groups are whole numbers of codes.
+    pub grouping: Grouping,
+    /// Element type of the scales: F16, BF16 or F32.
+    pub scale_dtype: DType,
+}
+
+impl VectorsLayout {
+    /// Codes of one row; the last may stand for weights beyond the row.
+    pub fn codes_per_row(&self, cols: usize) -> usize {
+        cols.div_ceil(self.codebook.dim())
+    }
+
+    /// Bytes of so many codes: a stream of bits where a code has no more than 8, else whole bytes for each.
+    pub(super) fn code_bytes(&self, codes: usize) -> usize {
+        match self.codebook.bits() {
+            bits @ ..=8 => dense_bytes(codes, bits),
+            bits => codes * (bits as usize / 8),
+        }
+    }
+
+    /// Codes and scales. Codes stand for every weight, so a mask above them saves nothing.
+    pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
+        let scales = self.grouping.scales(shape.rows, shape.cols) as u64;
+        let codes = self.code_bytes(shape.rows * self.codes_per_row(shape.cols));
+        codes as u64 + scales * self.scale_dtype.bits() / 8
+    }
+
+    /// Whether there is such a codebook and its codes lie within groups.
+    pub(super) fn is_valid(&self) -> bool {
+        let is_whole = match self.grouping {
+            Grouping::Group(size) => size > 0 && size.is_multiple_of(self.codebook.dim()),
+            Grouping::Tensor | Grouping::Channel => true,
+        };
+        self.codebook.is_valid() && is_whole
+    }
+}
+
+/// w = scale · point of the code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Vectors {
+    shape: MatrixShape,
+    layout: VectorsLayout,
+    codes: Vec<u32>,
+    scales: Vec<f32>,
+}
+
+impl Vectors {
+    /// Holds codes, row by row, and scales exactly representable in the layout's type.
+    ///
+    /// # Panics
+    /// If the numbers of codes or scales do not fit the shape.
+    pub fn new(
+        shape: MatrixShape,
+        layout: VectorsLayout,
+        codes: Vec<u32>,
+        scales: Vec<f32>,
+    ) -> Self {
+        assert_eq!(codes.len(), shape.rows * layout.codes_per_row(shape.cols), "whole rows");
+        assert_eq!(scales.len(), layout.grouping.scales(shape.rows, shape.cols), "all scales");
+        Self { shape, layout, codes, scales }
+    }
+
+    /// `[rows, cols]`.
+    pub fn shape(&self) -> MatrixShape {
+        self.shape
+    }
+
+    /// Codebook and scales.
+    pub fn layout(&self) -> &VectorsLayout {
+        &self.layout
+    }
+
+    pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
+        let (codebook, grouping) = (self.layout.codebook, self.layout.grouping);
+        let n = self.layout.codes_per_row(self.shape.cols);
+        let codes = &self.codes[row * n..(row + 1) * n];
+        let first = grouping.first_scale(row, self.shape.cols);
+        let per_scale = grouping.width(self.shape.cols).div_ceil(codebook.dim());
+        for (at, (values, &code)) in out.chunks_mut(codebook.dim()).zip(codes).enumerate() {
+            codebook.point(code, values);
+            let scale = self.scales[first + at / per_scale];
+            for value in values {
+                *value *= scale;
+            }
+        }
+    }
+
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let bits = self.layout.codebook.bits();
+        let codes = if bits <= 8 {
+            pack_dense(&self.codes.iter().map(|&code| code as u8).collect::<Vec<_>>(), bits)
+        } else {
+            let bytes = |code: &u32| code.to_le_bytes().into_iter().take(bits as usize / 8);
+            self.codes.iter().flat_map(bytes).collect()
+        };
+        let mut scales = Vec::new();
+        write_f32(self.layout.scale_dtype, &self.scales, &mut scales);
+        vec![
+            Part::new("codes", DType::U8, codes),
+            Part::new("scales", self.layout.scale_dtype, scales),
+        ]
+    }
+
+    pub(super) fn from_parts<'a>(
+        layout: &VectorsLayout,
+        shape: MatrixShape,
+        part: &dyn Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        let (bits, n) = (layout.codebook.bits(), shape.rows * layout.codes_per_row(shape.cols));
+        let bytes = part("codes").filter(|bytes| bytes.len() == layout.code_bytes(n))?;
+        let number =
+            |code: &[u8]| code.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte));
+        let codes = if bits <= 8 {
+            unpack_dense(bytes, bits, n).into_iter().map(u32::from).collect()
+        } else {
+            bytes.chunks_exact(bits as usize / 8).map(number).collect()
+        };
+        let scales = layout.grouping.scales(shape.rows, shape.cols);
+        let scales = floats(part("scales")?, layout.scale_dtype, scales)?;
+        Some(Self { shape, layout: layout.clone(), codes, scales })
+    }
+}

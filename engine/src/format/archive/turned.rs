@@ -1,0 +1,110 @@
+//! Reading codes for several weights at once, and weights of a turned basis.
+
+use std::sync::OnceLock;
+
+use crate::encoding::{RotatedLayout, VectorsLayout};
+use crate::format::archive::reader::{Get, is_set};
+use crate::format::words::{floats, for_each_run};
+use crate::numeric::codebook::Codebook;
+use crate::numeric::grouping::Grouping;
+use crate::numeric::rotation::{Rotation, undo_both};
+use crate::tensor::MatrixShape;
+
+/// Codes for several weights.
+#[derive(Debug)]
+pub(super) struct Points<'a> {
+    codebook: Codebook,
+    grouping: Grouping,
+    codes: &'a [u8],
+    scales: Vec<f32>,
+}
+
+impl<'a> Points<'a> {
+    pub(super) fn new(
+        layout: &VectorsLayout,
+        shape: MatrixShape,
+        get: &Get<'_, 'a>,
+    ) -> Option<Self> {
+        let VectorsLayout { codebook, grouping, scale_dtype } = *layout;
+        let scales = grouping.scales(shape.rows, shape.cols);
+        let scales = floats(get("scales")?, scale_dtype, scales)?;
+        Some(Self { codebook, grouping, codes: get("codes")?, scales })
+    }
+
+    pub(super) fn run(
+        &self,
+        shape: MatrixShape,
+        (row, col): (usize, usize),
+        out: &mut [f32],
+    ) -> Option<()> {
+        let (dim, bits) = (self.codebook.dim(), self.codebook.bits());
+        let in_row = row * shape.cols.div_ceil(dim);
+        let first = self.grouping.first_scale(row, shape.cols);
+        let mut point = [0.0; 8];
+        for_each_run(col, (shape.cols, dim), out, |(_, at), col, values| {
+            let code = code(self.codes, in_row + at, bits)?;
+            self.codebook.point(code, &mut point[..dim]);
+            let scale = *self.scales.get(first + at * dim / self.grouping.width(shape.cols))?;
+            for (value, point) in values.iter_mut().zip(&point[col % dim..]) {
+                *value = scale * point;
+            }
+            Some(())
+        })
+    }
+}
+
+/// Code `i` of codes of so many bits, up to 32, one behind the other.
+fn code(bytes: &[u8], i: usize, bits: u32) -> Option<u32> {
+    let at = i * bits as usize;
+    let of = |k: usize| bytes.get(at / 8 + k).map_or(0, |&byte| u64::from(byte) << (8 * k));
+    bytes.get((at + bits as usize - 1) / 8)?;
+    let window: u64 = (0..5).map(of).sum();
+    Some((window >> (at % 8) & ((1 << bits) - 1)) as u32)
+}
+
+/// The basis of turned weights, and the weights once somebody has asked for one.
+#[derive(Debug)]
+pub(super) struct Turned {
+    cols: Rotation,
+    rows: Option<Rotation>,
+    weights: OnceLock<Option<Vec<f32>>>,
+}
+
+impl Turned {
+    pub(super) fn new(
+        layout: &RotatedLayout,
+        shape: MatrixShape,
+        get: &Get<'_, '_>,
+    ) -> Option<Self> {
+        let rotation = |name: &str, n: usize, run: usize| {
+            let bytes = get(name).filter(|bytes| bytes.len() == n.div_ceil(8))?;
+            Some(Rotation::new((0..n).map(|i| is_set(bytes, i)).collect(), run))
+        };
+        let cols = rotation("signs", shape.cols, layout.cols)?;
+        let rows = match layout.rows {
+            Some(run) => Some(rotation("row_signs", shape.rows, run)?),
+            None => None,
+        };
+        Some(Self { cols, rows, weights: OnceLock::new() })
+    }
+
+    /// All weights, of which `row` gives a row of the turned ones.
+    pub(super) fn weights(
+        &self,
+        shape: MatrixShape,
+        row: impl Fn(usize, &mut [f32]) -> Option<()>,
+    ) -> Option<&[f32]> {
+        let weights = self.weights.get_or_init(|| {
+            let mut weights = vec![0.0; shape.elements()];
+            for (index, values) in weights.chunks_mut(shape.cols.max(1)).enumerate() {
+                row(index, values)?;
+            }
+            match &self.rows {
+                Some(rows) => undo_both(&self.cols, rows, &mut weights),
+                None => self.cols.undo(&mut weights),
+            }
+            Some(weights)
+        });
+        weights.as_deref()
+    }
+}

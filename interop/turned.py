@@ -1,0 +1,79 @@
+"""Points of the lattice E8 and turned bases in numpy, as docs/archive.md describes them."""
+
+import itertools
+
+import numpy as np
+
+# Which values are 3/2 in the last entries of E8P, the others 1/2.
+PADDING = "8f 4f 2f 1f ec ea e6 e9 e5 e3 dc da d6 d9 d5 d3 bc ba b6 b9 b5 73 7c 7a 76 79 75 37 ce"
+
+
+def entries():
+    """The table of E8P without signs, [256, 8]."""
+    inner = [v for v in itertools.product([0.5, 1.5, 2.5], repeat=8) if sum(x * x for x in v) <= 10]
+    outer = [[0.5 + (int(mask, 16) >> (7 - i) & 1) for i in range(8)] for mask in PADDING.split()]
+    return np.array(inner + outer)
+
+
+def short():
+    """The table of E81B, [256, 8]."""
+    whole = [v for v in itertools.product([-1.0, 0.0, 1.0], repeat=8) if sum(x * x for x in v) == 2]
+    half = [v for v in itertools.product([-0.5, 0.5], repeat=8) if sum(v) % 2 == 0]
+    far = np.concatenate([2 * np.eye(8), -2 * np.eye(8)[:7]])
+    return np.array([[0.0] * 8, *whole, *half, *far])
+
+
+ENTRIES, SHORT = entries(), short()
+
+
+def e8p(codes):
+    """Points of codes, [n, 8]."""
+    points, signs = ENTRIES[codes >> 8], codes[:, None] >> np.arange(1, 8) & 1
+    last = (signs.sum(1) + points.sum(1).astype(int)) % 2
+    minus = np.concatenate([signs, last[:, None]], 1)
+    return np.where(minus == 1, -points, points) + np.where(codes & 1, -0.25, 0.25)[:, None]
+
+
+def vectors(of, rows, cols, codes, scales):
+    """Weights [rows, cols] of bytes and scales."""
+    width = {"e8p": 2, "e8p-e81b": 3, "e8p-e8p": 4}[of["codebook"]]
+    parts = codes.reshape(-1, width).astype(np.int64)
+    points = e8p(parts[:, 0] | parts[:, 1] << 8)
+    if width == 2:
+        points /= 1.03
+    elif width == 3:
+        points = (points + SHORT[parts[:, 2]] / 2.04) / 0.98
+    else:
+        points = (points + e8p(parts[:, 2] | parts[:, 3] << 8) / 3.45) / 1.03
+    points = points.reshape(rows, -1)[:, :cols]
+    return points * (scales if of["grouping"] == "tensor" else scales[:, None])
+
+
+def turned(rows_of_weights, run, signs):
+    """R⁻¹ of every row: runs are mixed, then signs are changed."""
+    out = []
+    for first in range(0, rows_of_weights.shape[1], run):
+        piece = rows_of_weights[:, first : first + run]
+        n = piece.shape[1]
+        two = n & -n
+        odd = n // two
+        hadamard = np.ones((1, 1))
+        while len(hadamard) < two:
+            hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+        angle = 2 * np.pi * np.outer(np.arange(odd), np.arange(odd)) / odd
+        mix = np.kron((np.cos(angle) + np.sin(angle)) / np.sqrt(odd), hadamard / np.sqrt(two))
+        out.append(piece @ mix)
+    return np.concatenate(out, 1) * np.where(signs, -1.0, 1.0)
+
+
+def bits(part, count):
+    return np.unpackbits(part, bitorder="little")[:count].astype(bool)
+
+
+def rotated(of, weights, signs, row_signs):
+    """W = Sᵀ·inner·R in f64."""
+    rows, cols = weights.shape
+    out = turned(weights.astype(np.float64), of["cols"], bits(signs, cols))
+    if of["rows"] is not None:
+        out = turned(out.T, of["rows"], bits(row_signs, rows)).T
+    return out
