@@ -4,7 +4,8 @@
 //! `cargo run --release -p lapidary-benches --bin methods-table -- TEXT`, where TEXT is a file to calibrate with, another
 //! than the sample's held-out text. `--try CHAIN` measures one chain instead, as
 //! `gptq bits=3 group_size=64; polish`; with `--embedding CHAIN` every matrix is compressed, without it the blocks' alone;
-//! with `--sequential` each block with what it receives behind the compressed ones before it.
+//! with `--sequential` each block with what it receives behind the compressed ones before it. `--only MARK` measures
+//! that table alone, by its mark in the page: `4 bits`, `3 bits`, `2 bits`, `others`, `whole` (with that of llama.cpp).
 #![expect(clippy::print_stderr, reason = "what was measured is said as it comes")]
 
 use std::path::{Path, PathBuf};
@@ -54,11 +55,11 @@ fn run(arguments: &[String]) -> Result<()> {
     if !tried.is_empty() {
         return Ok(());
     }
-    write(&bench)
+    write(&bench, &after(arguments, "--only"))
 }
 
-/// Measures every row and writes the page.
-fn write(bench: &Bench) -> Result<()> {
+/// Measures every row, or those of the tables named, and writes the page.
+fn write(bench: &Bench, only: &[&str]) -> Result<()> {
     let begun = Instant::now();
     let of = |trials: &'static [Trial<'static>]| -> Result<Vec<Measured<'static>>> {
         let measure = |trial| {
@@ -68,16 +69,26 @@ fn write(bench: &Bench) -> Result<()> {
         };
         trials.iter().map(measure).collect()
     };
-    let whole = of(lists::WHOLE)?;
-    let tables = [
-        ("4 bits", trials::table(&of(lists::FOUR)?)),
-        ("3 bits", trials::table(&of(lists::THREE)?)),
-        ("2 bits", trials::table(&of(lists::TWO)?)),
-        ("others", trials::table(&of(lists::OTHERS)?)),
-        ("peers", peers::table(bench, &whole)),
-        ("whole", trials::table(&whole)),
-        ("about", bench.about(begun.elapsed())),
-    ];
+    let is_wanted = |mark: &str| only.is_empty() || only.contains(&mark);
+    let mut tables = Vec::new();
+    if is_wanted("whole") {
+        let whole = of(lists::WHOLE)?;
+        tables.push(("peers", peers::table(bench, &whole)));
+        tables.push(("whole", trials::table(&whole)));
+    }
+    for (mark, rows) in [
+        ("4 bits", lists::FOUR),
+        ("3 bits", lists::THREE),
+        ("2 bits", lists::TWO),
+        ("others", lists::OTHERS),
+    ] {
+        if is_wanted(mark) {
+            tables.push((mark, trials::table(&of(rows)?)));
+        }
+    }
+    if only.is_empty() {
+        tables.push(("about", bench.about(begun.elapsed())));
+    }
     let page = page();
     let mut content = disk::read_text(&page, 1 << 20)?;
     for (mark, table) in tables {
