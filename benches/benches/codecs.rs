@@ -68,6 +68,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ]);
     };
     row("reading", read);
+    let bytes_of = |piece: &[f32]| piece.iter().map(|v| v.to_bits() as u8).collect::<Vec<u8>>();
+    let (written, _) =
+        fastest(5, || -> Vec<Vec<u8>> { values.par_chunks(1 << 16).map(bytes_of).collect() });
+    row("and a byte a weight written to new memory", written);
     let wanted: Vec<String> = std::env::args().skip(1).filter(|of| !of.starts_with('-')).collect();
     let is_wanted = |what: &str| wanted.is_empty() || wanted.iter().any(|part| what.contains(part));
     for (what, step, runs) in steps().into_iter().filter(|(what, ..)| is_wanted(what)) {
@@ -106,6 +110,9 @@ fn steps() -> Vec<(String, Step, usize)> {
     }
     steps.push(step("fp8 channel", Step::new("fp8"), 3));
     steps.push(step("nf4 g64", Step::new("nf4"), 3));
+    steps.push(step("higgs 4-bit pairs", Step::new("higgs"), 1));
+    let nearest = Step::new("quip-sharp").with("rounding", "nearest");
+    steps.push(step("quip 2-bit nearest", nearest, 1));
     steps.push(step("4-bit palette", Step::new("optimal-palette"), 1));
     steps.push(step("4-bit g64 hqq", Step::new("hqq"), 1));
     steps

@@ -3,6 +3,7 @@
 
 mod allocation;
 mod calibrate;
+mod capacity;
 mod check;
 mod compress;
 mod convert;
@@ -40,6 +41,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Compare two checkpoints of one model, tensor by tensor.
     Diff(diff::Diff),
+    /// What every format can hold: distortion against true bits, beside what information theory allows.
+    Capacity(capacity::Capacity),
     /// Run text through a model and measure what every layer receives.
     Calibrate(calibrate::Calibrate),
     /// Run a model on a text: perplexity, and how far it is from the original.
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Some(Command::Inspect(command)) => command.run(),
         Some(Command::Diff(command)) => command.run(),
+        Some(Command::Capacity(command)) => command.run(),
         Some(Command::Calibrate(command)) => command.run(),
         Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2, s};
 
 use crate::checkpoint::Checkpoint;
-use crate::encoding::Encoding;
+use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::method::{self, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
@@ -12,6 +12,7 @@ use crate::numeric::grouping::Grouping;
 use crate::numeric::weighted::{WeightedError, diagonal_weighted_error, gram_weighted_error};
 use crate::observer::Observer;
 use crate::plan::Assignment;
+use crate::tensor::MatrixShape;
 
 /// Weights of a sample: some 64 rows of 4096.
 const SAMPLE: usize = 1 << 18;
@@ -227,6 +228,32 @@ impl Sample {
         };
         let (name, dtype) = (tensor.name.clone(), tensor.dtype);
         Ok(Self { tensor: name, dtype, weights, of: rows, inputs: None })
+    }
+
+    /// Values of no checkpoint, all of them.
+    pub fn of_values(title: &str, weights: Array2<f32>, dtype: crate::tensor::DType) -> Self {
+        let of = weights.nrows();
+        Self { tensor: title.to_owned(), dtype, weights, of, inputs: None }
+    }
+
+    /// `[rows, cols]` of the rows taken.
+    pub fn shape(&self) -> MatrixShape {
+        MatrixShape { rows: self.weights.nrows(), cols: self.weights.ncols() }
+    }
+
+    /// The rows taken.
+    pub fn weights(&self) -> ArrayView2<'_, f32> {
+        self.weights.view()
+    }
+
+    /// Σ(w − ŵ)²/Σw² over the sample taken for a layer, and how it is held.
+    ///
+    /// # Errors
+    /// Those of [`method::run_chain`].
+    pub fn distortion(&self, steps: &[Step], observer: &dyn Observer) -> Result<(f64, Layout)> {
+        let encoding = self.compress(steps, observer)?;
+        let error = relative_error(self.weights.view(), encoding.decode().view());
+        Ok((error * error, encoding.layout()))
     }
 
     /// The same sample with what the layer receives, for methods that need it.

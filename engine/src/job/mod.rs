@@ -3,6 +3,7 @@
 //! written to.
 
 mod calibrated;
+mod capacity;
 mod damage;
 mod encoded;
 mod folded;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
+pub use capacity::{Held, Source, capacity, entropy_coded, forms};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
 pub use folded::{carried_weights, divisors, freed_weights};

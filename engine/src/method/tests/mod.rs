@@ -3,6 +3,7 @@
 mod adjusted;
 mod centred;
 mod factors;
+mod higgs;
 mod outliers;
 mod polish;
 mod quip;
