@@ -7,17 +7,22 @@ use serde::{Deserialize, Serialize};
 use crate::calibration::Settings;
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
+use crate::error::Result;
 use crate::export::coverage::coverage;
 use crate::export::in_numbers;
 use crate::export::proof::Proved;
-use crate::fold::Settled;
+use crate::fold::{Producer, Settled};
+use crate::job::Encodings;
 use crate::plan::Rules;
 use crate::target::{Entry, Manifest, Storage, Target, added_bias};
 
 /// How a tensor is stored that was not touched.
 const COPIED: &str = "copied";
-/// How a norm or bias is stored that has other values than in the source.
+/// How a tensor is stored that was not compressed and has other values than in the source.
 const CHANGED: &str = "changed";
+
+/// The largest exponent of two that is believed of a row.
+const MOST_DOUBLINGS: i32 = 100;
 
 /// The report of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +73,7 @@ pub struct Totals {
     pub dense: usize,
     /// Tensors copied as they are.
     pub copied: usize,
-    /// Vectors with other values than in the source.
+    /// Tensors that were not compressed and have other values than in the source.
     #[serde(default)]
     pub changed: usize,
 }
@@ -110,10 +115,13 @@ pub struct TensorReport {
     /// Why it is stored in full although it was compressed, or why it is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
-    /// The norm whose division its weights make up for: they stand for those of the source times what that was divided
-    /// by.
+    /// The norm, or the matrix by its rows, whose division its weights make up for: they stand for those of the source
+    /// times what that was divided by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled_with: Option<String>,
+    /// The powers of two by which its rows were divided, as exponents with a blank between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_divided: Option<String>,
     /// The bias that the layer is given and does not have in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<String>,
@@ -172,6 +180,36 @@ impl Report {
                 .collect(),
             plan: Rules::of(&settled.plan),
         }
+    }
+}
+
+impl Report {
+    /// Adds by what rows were divided.
+    pub(super) fn add_rows(
+        &mut self,
+        settled: &Settled<'_>,
+        encodings: &dyn Encodings,
+    ) -> Result<()> {
+        for matrix in settled.folds.iter().filter_map(Producer::matrix) {
+            if let Some(by) = encodings.divided(matrix)? {
+                let exponents: Vec<String> =
+                    by.iter().map(|by| format!("{}", by.log2().round())).collect();
+                self.tensors[matrix].rows_divided = Some(exponents.join(" "));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TensorReport {
+    /// By what its rows were divided; `None` where that is not said, or not understood.
+    pub(super) fn row_divisors(&self) -> Option<Vec<f32>> {
+        let exponents = self.rows_divided.as_ref()?.split_ascii_whitespace();
+        let power = |exponent: &str| {
+            let exponent: i32 = exponent.parse().ok()?;
+            (exponent.abs() <= MOST_DOUBLINGS).then(|| 2_f32.powi(exponent))
+        };
+        exponents.map(power).collect()
     }
 }
 
@@ -238,7 +276,8 @@ fn tensor(
         stored: stored.to_owned(),
         because,
         added: added_bias(tensor, entry).map(|spec| spec.name.clone()),
-        scaled_with: settled.of(entry.tensor).map(|norm| norm.name(checkpoint).to_owned()),
+        scaled_with: settled.of(entry.tensor).map(|found| found.name(checkpoint).to_owned()),
+        rows_divided: None,
         nominal_bits: entry
             .layout
             .as_ref()

@@ -36,7 +36,9 @@ use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
 pub use alone::{alone_layout, run_alone, run_chain_divided};
-pub use awq::{Shared, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales};
+pub use awq::{
+    AsWanted, Shared, Takes, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales,
+};
 pub use inputs::{LayerInputs, uncalibrated};
 pub use low_rank::{shifts as chain_shifts, without_shift};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
@@ -48,7 +50,7 @@ use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
 /// One more with every change of what a method makes of the same weights: results that were kept are then made anew.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Every method, in the order menus show them.
 pub static METHODS: &[&dyn Method] = &[
