@@ -198,17 +198,17 @@ def scaled_weights(out, original, weights):
     said = {tensor["name"]: tensor for tensor in json.loads((out / "lapidary-report.json").read_text())["tensors"]}
     config = json.loads((out / "config.json").read_text())
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    powers = {name: 2.0 ** torch.tensor([float(k) for k in of["rows_divided"].split()]) for name, of in said.items() if "rows_divided" in of}
+    divided = {name: torch.tensor([float(by) for by in of["rows_divided"].split()]) for name, of in said.items() if "rows_divided" in of}
 
     def carried(name):
         values, source = original[name].float(), said[name]["scaled_with"]
-        by = powers.get(source)
+        by = divided.get(source)
         if by is None:
             by = original[source].float() / weights[source].float()
         elif "v_proj" in source:
             # Heads that share a head of values lie one after another.
             by = by.reshape(-1, head).repeat_interleave(values.shape[1] // len(by), 0).reshape(-1)
-        return values * by / (powers[name][:, None] if name in powers else 1)
+        return values * by / (divided[name][:, None] if name in divided else 1)
 
     return carried
 

@@ -103,10 +103,11 @@ fn diff_undoes_the_scales_that_an_export_folded_and_says_so() {
     std::fs::remove_file(out.join(REPORT)).unwrap();
     let plain = diff(home.path(), &sample(), &out);
     assert!(plain.iter().all(|row| row["scales_undone"].is_null()));
-    let error = |rows: &[Value]| -> f64 {
-        rows.iter().map(|row| row["relative_error"].as_f64().unwrap()).sum()
-    };
-    assert!(error(&plain) > 2.0 * error(&rows));
+    let far_off = rows.iter().zip(&plain).filter(|(undone, plain)| {
+        let error = |row: &Value| row["relative_error"].as_f64().unwrap();
+        undone["scales_undone"] == true && error(plain) > 1.2 * error(undone)
+    });
+    assert!(far_off.count() >= 10, "without it layers seem far off");
 }
 
 #[test]

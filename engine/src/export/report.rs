@@ -1,6 +1,7 @@
 //! What was done, tensor by tensor and byte by byte: `lapidary-report.json`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +22,8 @@ const COPIED: &str = "copied";
 /// How a tensor is stored that was not compressed and has other values than in the source.
 const CHANGED: &str = "changed";
 
-/// The largest exponent of two that is believed of a row.
-const MOST_DOUBLINGS: i32 = 100;
+/// What a row may have been divided by.
+const BELIEVED: RangeInclusive<f32> = 1e-30..=1e30;
 
 /// The report of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,7 +120,7 @@ pub struct TensorReport {
     /// times what that was divided by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled_with: Option<String>,
-    /// The powers of two by which its rows were divided, as exponents with a blank between them.
+    /// By what each of its rows was divided, with a blank between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_divided: Option<String>,
     /// The bias that the layer is given and does not have in the source.
@@ -192,9 +193,8 @@ impl Report {
     ) -> Result<()> {
         for matrix in settled.folds.iter().filter_map(Producer::matrix) {
             if let Some(by) = encodings.divided(matrix)? {
-                let exponents: Vec<String> =
-                    by.iter().map(|by| format!("{}", by.log2().round())).collect();
-                self.tensors[matrix].rows_divided = Some(exponents.join(" "));
+                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                self.tensors[matrix].rows_divided = Some(by.join(" "));
             }
         }
         Ok(())
@@ -204,12 +204,9 @@ impl Report {
 impl TensorReport {
     /// By what its rows were divided; `None` where that is not said, or not understood.
     pub(super) fn row_divisors(&self) -> Option<Vec<f32>> {
-        let exponents = self.rows_divided.as_ref()?.split_ascii_whitespace();
-        let power = |exponent: &str| {
-            let exponent: i32 = exponent.parse().ok()?;
-            (exponent.abs() <= MOST_DOUBLINGS).then(|| 2_f32.powi(exponent))
-        };
-        exponents.map(power).collect()
+        let all = self.rows_divided.as_ref()?.split_ascii_whitespace();
+        let one = |text: &str| text.parse().ok().filter(|by: &f32| BELIEVED.contains(by));
+        all.map(one).collect()
     }
 }
 

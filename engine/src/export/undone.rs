@@ -79,7 +79,7 @@ pub(super) fn undone(
                 factors.entry(index).or_default().inputs = producer.of_inputs(&by);
             }
             None => {
-                faults.push(format!("{said}, which {} makes up for, is not there", tensor.name))
+                faults.push(format!("{said}, which {} makes up for, is not there", tensor.name));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Layers whose rows take the scales of the layer that reads them: `up` those of `down`, `v` those of `o`. Only by powers
-//! of two, so that not a bit of a weight is lost.
+//! Layers whose rows take the scales of the layer that reads them: `up` those of `down`, `v` those of `o`. What is stored as it
+//! was is divided by powers of two, so that not a bit is lost; what is compressed from the divided rows, by anything near.
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::fold::{Divides, Producer};
@@ -179,6 +179,8 @@ pub struct ByRows<'a> {
     pub rows: &'a Rows,
     /// One for each row.
     pub bounds: &'a [Bounds],
+    /// Whether only powers of two will do; otherwise eighths between them.
+    pub is_by_twos: bool,
 }
 
 impl Takes for ByRows<'_> {
@@ -196,13 +198,21 @@ impl Takes for ByRows<'_> {
         (0..squares.len()).map(mean).collect()
     }
 
-    /// The powers of two that are nearest to what is wanted, and allowed.
+    /// What is nearest to what is wanted, and allowed.
     fn stored(&self, wanted: &[f32]) -> Vec<f32> {
-        let power = |(input, &wanted): (usize, &f32)| {
+        let scale = |(input, &wanted): (usize, &f32)| {
             let bounds = self.bounds.get(self.rows.map.row(input)).unwrap_or(&Bounds::WIDE);
-            (wanted.log2().round() as i32).clamp(bounds.least, bounds.most)
+            let [least, most] = [bounds.least, bounds.most].map(|power| 2_f32.powi(power));
+            let exponent = wanted.log2();
+            let near = if self.is_by_twos {
+                2_f32.powi(exponent.round() as i32)
+            } else {
+                let below = 2_f32.powi(exponent.floor() as i32);
+                (wanted / below * 8.0).round() / 8.0 * below
+            };
+            near.clamp(least, most)
         };
-        wanted.iter().enumerate().map(power).map(|power| 2_f32.powi(power)).collect()
+        wanted.iter().enumerate().map(scale).collect()
     }
 }
 
@@ -222,7 +232,7 @@ mod tests {
         let rows = rows();
         let read: Vec<usize> = (0..12).map(|input| rows.map.row(input)).collect();
         assert_eq!(read, [10, 11, 10, 11, 10, 11, 12, 13, 12, 13, 12, 13]);
-        let takes = ByRows { rows: &rows, bounds: &[] };
+        let takes = ByRows { rows: &rows, bounds: &[], is_by_twos: true };
         let squares: Vec<f32> = (0..12).map(|input| input as f32).collect();
         let merged = takes.merged(&squares);
         assert_eq!(merged, [2.0, 3.0, 2.0, 3.0, 2.0, 3.0, 8.0, 9.0, 8.0, 9.0, 8.0, 9.0]);
@@ -239,7 +249,7 @@ mod tests {
         for (dtype, values, least, most) in [
             (DType::F16, [1.5 * 2_f32.powi(-14), 1.0], -15, 9),
             (DType::F16, [65504.0, -2_f32.powi(-24)], 0, 0),
-            (DType::BF16, [1.0, 1.0078125], -127, 126),
+            (DType::BF16, [1.0, 1.0 + 2_f32.powi(-7)], -127, 126),
             (DType::F32, [f32::from_bits(1), 0.0], -276, 0),
         ] {
             let bounds = Bounds::exact(dtype, &values);
@@ -267,9 +277,11 @@ mod tests {
     fn no_row_goes_beyond_its_bounds() {
         let rows = rows();
         let bounds = vec![Bounds { least: -1, most: 2 }; 14];
-        let takes = ByRows { rows: &rows, bounds: &bounds };
+        let takes = ByRows { rows: &rows, bounds: &bounds, is_by_twos: true };
         let wanted = [1e-4, 1e4, 0.3, 0.8, 1.4, 1.5, 3.0, 5.0, 1.0, 1.0, 1.0, 1.0];
         let found = takes.stored(&wanted);
         assert_eq!(found[..8], [0.5, 4.0, 0.5, 1.0, 1.0, 2.0, 4.0, 4.0]);
+        let found = ByRows { is_by_twos: false, ..takes }.stored(&wanted);
+        assert_eq!(found[..8], [0.5, 4.0, 0.5, 0.8125, 1.375, 1.5, 3.0, 4.0]);
     }
 }

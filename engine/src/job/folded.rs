@@ -13,7 +13,7 @@ use crate::fold::{self, Bounds, ByNorm, ByRows, Divides, Norm, Producer, Rows, S
 use crate::job::{Encodings, Store, Subject};
 use crate::method::{AsWanted, Needs, Shared, Takes, Task, rows_for_scales, shared_scales};
 use crate::observer::Observer;
-use crate::tensor::{Factors, MatrixShape};
+use crate::tensor::{DType, Factors, MatrixShape};
 
 /// Rows of a matrix that are looked at together.
 const ROWS_AT_ONCE: usize = 64;
@@ -89,8 +89,11 @@ fn search(
         Divides::Norm(norm) => divide_norm(store, checkpoint, norm, &shared)?,
         Divides::Rows(rows) => {
             let is_kept = settled.plan.assignment(&tensor(rows.weight).name).is_keep();
-            let bounds = bounds((checkpoint, rows), is_kept, observer)?;
-            let takes = ByRows { rows, bounds: &bounds };
+            // A bias is stored as it was.
+            let is_narrow = |bias: usize| tensor(bias).dtype != DType::F32;
+            let is_by_twos = is_kept || rows.bias.is_some_and(is_narrow);
+            let bounds = bounds((checkpoint, rows), (is_kept, is_by_twos), observer)?;
+            let takes = ByRows { rows, bounds: &bounds, is_by_twos };
             let by = rows.of_rows(&shared_scales(&shared, &takes)?);
             divide_bias(store, checkpoint, rows, &by)?;
             by
@@ -125,11 +128,11 @@ fn divide_bias(store: &Store, checkpoint: &Checkpoint, rows: &Rows, by: &[f32]) 
     put(store, checkpoint, index, &bias)
 }
 
-/// By which powers of two each row of a matrix and its bias may be divided; not a bit may be lost where they are stored
-/// as they are.
+/// From which power of two to which each row of a matrix and its bias may be divided; not a bit may be lost where they are
+/// stored as they are.
 fn bounds(
     (checkpoint, rows): (&Checkpoint, &Rows),
-    is_kept: bool,
+    (is_kept, is_by_twos): (bool, bool),
     observer: &dyn Observer,
 ) -> Result<Vec<Bounds>> {
     let tensor = &checkpoint.tensors()[rows.weight];
@@ -148,7 +151,7 @@ fn bounds(
     };
     let found: Vec<Vec<Bounds>> = firsts.into_par_iter().map(of_rows).collect::<Result<_>>()?;
     let mut found = found.concat();
-    if let Some(bias) = rows.bias {
+    if let Some(bias) = rows.bias.filter(|_| is_by_twos) {
         let dtype = checkpoint.tensors()[bias].dtype;
         for (bounds, value) in found.iter_mut().zip(checkpoint.values(bias)?) {
             *bounds = bounds.and(Bounds::exact(dtype, &[value]));
@@ -197,8 +200,8 @@ pub(super) fn take_over(store: &Store, producer: &Producer, checkpoint: &Checkpo
 pub(super) struct Alone(Option<Rows>);
 
 impl Alone {
-    /// Of a layer: rows take powers of two, alike where they are read by several inputs. Cost: for roles that read rows
-    /// config.json is read.
+    /// Of a layer: rows take what rows that are compressed do, alike where they are read by several inputs. Cost: for roles
+    /// that read rows config.json is read.
     pub(super) fn of(checkpoint: &Checkpoint, layer: usize) -> Self {
         if !matches!(checkpoint.tensors()[layer].place.role, Role::O | Role::Down) {
             return Self(None);
@@ -211,17 +214,23 @@ impl Alone {
     }
 }
 
+impl Alone {
+    fn by(rows: &Rows) -> ByRows<'_> {
+        ByRows { rows, bounds: &[], is_by_twos: false }
+    }
+}
+
 impl Takes for Alone {
     fn merged(&self, squares: &[f32]) -> Vec<f32> {
         match &self.0 {
-            Some(rows) => ByRows { rows, bounds: &[] }.merged(squares),
+            Some(rows) => Self::by(rows).merged(squares),
             None => AsWanted.merged(squares),
         }
     }
 
     fn stored(&self, wanted: &[f32]) -> Vec<f32> {
         match &self.0 {
-            Some(rows) => ByRows { rows, bounds: &[] }.stored(wanted),
+            Some(rows) => Self::by(rows).stored(wanted),
             None => AsWanted.stored(wanted),
         }
     }
@@ -247,7 +256,7 @@ fn factors(
     if settled.by_rows_of(layer).is_some()
         && let Some(by) = encodings.divided(layer)?
     {
-        factors.outputs = by.iter().map(|by| by.recip()).collect();
+        factors.outputs = recip(&by);
     }
     let tensor = &checkpoint.tensors()[layer];
     let is_sound = factors.inputs.iter().chain(&factors.outputs).all(|by| by.is_finite());
@@ -292,21 +301,26 @@ pub fn freed_weights(
     Ok(decoded)
 }
 
+/// What rows are multiplied by that are divided so much; of powers of two exactly.
+fn recip(by: &[f32]) -> Vec<f32> {
+    by.iter().map(|by| by.recip()).collect()
+}
+
 /// Divides the rows of a matrix.
 pub(super) fn divide_rows(weights: &mut Array2<f32>, by: &[f32]) {
-    for_each_row(weights, |row, weights| weights.iter_mut().for_each(|weight| *weight /= by[row]));
+    let factors = Factors { outputs: recip(by), ..Factors::default() };
+    for_each_row(weights, |row, weights| factors.multiply(row, weights));
 }
 
 fn for_each_row(weights: &mut Array2<f32>, change: impl Fn(usize, &mut [f32])) {
     for (row, mut weights) in weights.rows_mut().into_iter().enumerate() {
         // A transposed matrix has no rows that lie together.
-        match weights.as_slice_mut() {
-            Some(weights) => change(row, weights),
-            None => {
-                let mut copy = weights.to_vec();
-                change(row, &mut copy);
-                weights.iter_mut().zip(copy).for_each(|(weight, changed)| *weight = changed);
-            }
+        if let Some(weights) = weights.as_slice_mut() {
+            change(row, weights);
+            continue;
         }
+        let mut copy = weights.to_vec();
+        change(row, &mut copy);
+        weights.iter_mut().zip(copy).for_each(|(weight, changed)| *weight = changed);
     }
 }

@@ -347,7 +347,7 @@ impl Feed {
         }
     }
 
-    /// The last layer behind the first. Between them an activation is passed by a positive factor only where it is ReLU.
+    /// The last layer behind the first. Between them an activation is passed by a positive factor only where it is max(x, 0).
     fn carries(&self) -> Vec<Carry<'_>> {
         match self {
             Self::Plain { up, down, activation } => vec![Carry {

@@ -37,7 +37,9 @@ impl Factors {
     fn each(&self, row: usize, weights: &mut [f32], change: impl Fn(&mut f32, f32)) {
         weights.iter_mut().zip(&self.inputs).for_each(|(weight, &by)| change(weight, by));
         if let Some(&by) = self.outputs.get(row) {
-            weights.iter_mut().for_each(|weight| change(weight, by));
+            for weight in weights {
+                change(weight, by);
+            }
         }
     }
 }
