@@ -52,7 +52,7 @@ const SCALES: Parameter = Parameter {
         Option_ {
             id: "folded",
             title: "Folded",
-            help: "Into what makes the inputs: one set for all layers that read a norm, searched for the least error of all their outputs; powers of two into rows of up and v.",
+            help: "Into what makes the inputs: one set for all layers that read a norm, searched for the least error of all their outputs; one for each row of up or v that is read.",
         },
     ]),
     only_when: None,
