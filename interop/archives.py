@@ -2,12 +2,14 @@
 the dense export of the same plan, to the bit (turned ones within the rounding of their sums)."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import safetensors
 
 import turned
-from plans import EVERY, Variant, export, project
+from plans import EVERY, SAMPLE, Variant, export, project
 
 SIZES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "U8": "u1", "U16": "<u2", "U32": "<u4", "F8_E4M3": "u1", "F8_E8M0": "u1", "F8_E5M2": "u1"}
 
@@ -34,6 +36,13 @@ RULES = {
     "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
+}
+
+# Those that take a calibration: scales of inputs kept with the layer, and biases for the mean of the inputs.
+CALIBRATED = {
+    "*.self_attn.q_proj.weight": ("awq", {"bits": 4, "group_size": 64}),
+    "*.self_attn.o_proj.weight": ("low-rank", {"rank": 16, "nearest": "outputs", "centre": "bias"}),
+    "*.mlp.down_proj.weight": ("low-rank", {"rank": 8, "nearest": "outputs", "centre": "bias", "factors": "integers"}),
 }
 
 NF4 = "-1 -0.6961928 -0.52507305 -0.3949175 -0.28444138 -0.18477343 -0.091050036 0 0.0795803 0.1609302 0.2461123 0.33791524 0.44070983 0.562617 0.72295684 1"
@@ -149,6 +158,9 @@ def decode(layout, rows, cols, part, mask=None):
         return out
     if kind == "sum":
         return decode(of["base"], rows, cols, part) + decode(of["correction"], rows, cols, part)
+    if kind == "shifted":
+        # `shift` is added to the outputs of the layer, beside its own bias, and plays no part in the weights.
+        return decode(of["inner"], rows, cols, part, mask)
     if kind == "scaled":
         return decode(of["inner"], rows, cols, part, mask) / numbers(part("input_scales"))
     assert kind == "sparse", kind
@@ -165,17 +177,21 @@ def read(path):
     return metadata, {name: (t["dtype"], array(t)) for name, t in safetensors.deserialize(path.read_bytes())}
 
 
-def check(checks, binary, work, bf16):
-    variant = Variant("archive of every encoding", "archive", project("archive", RULES))
-    out, twin = export(binary, variant, work), export(binary, variant.dense(), work)
+def layers(checks, variant, work, binary, bf16, environment=None):
+    """Decodes every layer of an archive and holds it against its dense twin; gives the kinds of encodings, what outputs are
+    shifted by, and what is left of both."""
+    out, twin = export(binary, variant, work, environment), export(binary, variant.dense(), work, environment)
     (metadata, found), (_, dense) = read(out / "model.safetensors"), read(twin / "model.safetensors")
     index = json.loads(metadata["lapidary_archive"])
-    wrong, kinds = [], set()
+    wrong, kinds, shifts = [], set(), {}
     for name, layer in index["layers"].items():
         kinds |= set(layer["layout"])
         matrix, prefix = layer["matrix"], name + "."
         part = lambda suffix: found.pop(prefix + suffix)
         values = decode(layer["layout"], matrix["rows"], matrix["cols"], part)
+        if "shifted" in layer["layout"]:
+            shifts[name.removesuffix("weight") + "bias"] = part("shift")
+            kinds |= set(layer["layout"]["shifted"]["inner"])
         stored = dense.pop(name)
         if "rotated" in layer["layout"]:
             # Sums in another order: half a step of BF16 more, at most.
@@ -185,8 +201,35 @@ def check(checks, binary, work, bf16):
             is_same = np.array_equal(bf16(values).ravel(), stored[1])
         if not is_same or layer["dtype"] != "BF16":
             wrong.append(name)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated"}
     checks.check(index["version"] == 1 and not wrong, f"{variant.name}: {len(index['layers'])} layers decode to our values (not: {wrong[:3]})")
-    checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
+    return kinds, shifts, found, dense
+
+
+def check_rest(checks, variant, found, dense):
     same = all(found[name][0] == dense[name][0] and np.array_equal(found[name][1], dense[name][1]) for name in dense)
     checks.check(same and set(found) == set(dense), f"{variant.name}: the other {len(dense)} tensors are the same, none is left over")
+
+
+def check(checks, binary, work, bf16):
+    variant = Variant("archive of every encoding", "archive", project("archive", RULES))
+    kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated"}
+    checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
+    check_rest(checks, variant, found, dense)
+    check_calibrated(checks, binary, work, bf16)
+
+
+def check_calibrated(checks, binary, work, bf16):
+    home = {**os.environ, "LAPIDARY_HOME": str(work / "archives")}
+    command = [binary, "calibrate", SAMPLE, "--text", SAMPLE / "heldout_oz.txt", "--tokens", "1024"]
+    subprocess.run(command, capture_output=True, check=True, env=home)
+    variant = Variant("archive of what takes a calibration", "archive", project("archive", CALIBRATED))
+    kinds, shifts, found, dense = layers(checks, variant, work, binary, bf16, home)
+    checks.check(kinds == {"scaled", "shifted", "low-rank"}, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
+    biases = {name: dense.pop(name) for name in list(dense) if name.endswith("_proj.bias")}
+    same = all(biases[name][0] == kind and np.array_equal(biases[name][1], values) for name, (kind, values) in shifts.items())
+    # config.json gives all layers of a kind biases; those that need none have zeros.
+    zeros = [name for name, (_, values) in biases.items() if not values.any()]
+    is_told_apart = len(shifts) == 12 and set(zeros) == set(biases) - set(shifts)
+    checks.check(same and is_told_apart, f"{variant.name}: what {len(shifts)} outputs are shifted by are the biases of the dense twin")
+    check_rest(checks, variant, found, dense)

@@ -27,7 +27,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
-from plans import SAMPLE, Checks, Variant, export, project, variants
+from plans import EVERY, SAMPLE, Checks, Variant, export, project, variants
 
 TOLERANCE = 1e-3
 # Of nats per token, ours against transformers': of weights in f32, and where it rounds them to bf16 on loading.
@@ -162,13 +162,12 @@ def check_variant(checks, variant, binary, work, ids, original):
 
 
 def check_beside(checks, binary, work, ids, original):
-    """What a plan does beside matrices: norms that take AWQ's scales, and biases that low rank about the mean needs."""
+    """What a plan does beside matrices: norms and rows that take AWQ's scales, and biases that low rank about the mean needs."""
     home = {**os.environ, "LAPIDARY_HOME": str(work / "home")}
     command = [binary, "calibrate", SAMPLE, "--text", SAMPLE / "heldout_oz.txt", "--tokens", "4096"]
     subprocess.run(command, capture_output=True, check=True, env=home)
     awq = ("awq", {"bits": 4, "group_size": 64, "scales": "folded"})
-    rules = {f"*.{layer}_proj.weight": awq for layer in ["q", "k", "v", "gate", "up"]}
-    folded = Variant("AWQ folded into norms", "compressed-tensors", project("compressed-tensors", rules))
+    folded = Variant("AWQ folded into norms and rows", "compressed-tensors", project("compressed-tensors", {EVERY: awq}))
     out = export(binary, folded, work, home)
     wanted, _ = logits(export(binary, folded.dense(), work, home), ids)
     ours, weights = logits(out, ids)
@@ -176,12 +175,11 @@ def check_beside(checks, binary, work, ids, original):
     checks.check(off <= TOLERANCE, f"{folded.name}: logits differ by {off:.2e} of the largest from those of the dense twin")
     norms = [name for name in original if "layernorm" in name and not torch.equal(weights[name], original[name].float())]
     checks.check(len(norms) == 12, f"{folded.name}: {len(norms)} norms changed")
-    layers = [n for n in original if any(f"{r}_proj.weight" in n for r in ["q", "k", "v", "gate", "up"])]
+    layers = [name for name in original if "_proj.weight" in name]
+    carried = scaled_weights(out, original, weights)
     unscaled = max(relative(weights[n], original[n].float()) for n in layers)
-    norm = lambda n: n.rsplit(".", 3)[0] + (".input_layernorm.weight" if "self_attn" in n else ".post_attention_layernorm.weight")
-    by = {n: original[norm(n)].float() / weights[norm(n)].float() for n in layers}
-    scaled = max(relative(weights[n], original[n].float() * by[n]) for n in layers)
-    checks.check(scaled < 0.15, f"{folded.name}: layers over what their norms were divided by are within {scaled:.3f} ({unscaled:.3f} without)")
+    scaled = max(relative(weights[n], carried(n)) for n in layers)
+    checks.check(scaled < 0.15, f"{folded.name}: layers over what norms and rows were divided by are within {scaled:.3f} ({unscaled:.3f} without)")
     unrounded, _ = logits(out, ids, False, torch.float32)
     check_own_pass(checks, folded.name, binary, out, loss(unrounded, ids))
     low_rank = ("low-rank", {"rank": 96, "nearest": "outputs", "centre": "bias"})
@@ -192,6 +190,27 @@ def check_beside(checks, binary, work, ids, original):
     filled = [name for name in biases if weights[name].abs().max() > 0]
     checks.check(len(biases) == 42 and len(filled) == 12, f"{centred.name}: {len(biases)} biases are loaded, {len(filled)} of them not zero")
     check_own_pass(checks, centred.name, binary, out, loss(scores, ids))
+
+
+def scaled_weights(out, original, weights):
+    """What each layer stands for: the source times what its inputs are divided by, over what its rows are. Of a norm the
+    output itself says that, of rows the report."""
+    said = {tensor["name"]: tensor for tensor in json.loads((out / "lapidary-report.json").read_text())["tensors"]}
+    config = json.loads((out / "config.json").read_text())
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    divided = {name: torch.tensor([float(by) for by in of["rows_divided"].split()]) for name, of in said.items() if "rows_divided" in of}
+
+    def carried(name):
+        values, source = original[name].float(), said[name]["scaled_with"]
+        by = divided.get(source)
+        if by is None:
+            by = original[source].float() / weights[source].float()
+        elif "v_proj" in source:
+            # Heads that share a head of values lie one after another.
+            by = by.reshape(-1, head).repeat_interleave(values.shape[1] // len(by), 0).reshape(-1)
+        return values * by / (divided[name][:, None] if name in divided else 1)
+
+    return carried
 
 
 def relative(a, b):

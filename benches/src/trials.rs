@@ -253,7 +253,9 @@ impl Bench {
         let settled = fold::settle(&self.checkpoint, plan);
         let (mut sum, mut layers) = (0.0, 0);
         for (index, tensor) in self.checkpoint.tensors().iter().enumerate() {
-            let record = self.calibration.record(&tensor.name).filter(|_| store.has(index));
+            let is_kept = settled.plan.assignment(&tensor.name).is_keep();
+            let is_measured = store.has(index) && !is_kept;
+            let record = self.calibration.record(&tensor.name).filter(|_| is_measured);
             let Some(gram) = record.and_then(|record| self.folder.gram(record)) else { continue };
             let weights = self.checkpoint.weights(index, &Silent)?;
             let decoded = job::freed_weights(&self.checkpoint, &settled, store, index)?;

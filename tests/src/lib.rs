@@ -2,6 +2,7 @@
 //! Files are made by hand here, not by the engine, so that what it reads was not written by itself.
 
 pub mod layers;
+pub mod networks;
 mod packed;
 pub mod reader;
 
@@ -89,6 +90,19 @@ pub fn names_in(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Puts a tensor of the source back into the one file of an export, as if it had not been changed.
+pub fn with_tensor_of(out: &Path, source: &Checkpoint, name: &str) {
+    let path = out.join("model.safetensors");
+    let mut bytes = read(&path);
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let all: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
+    let first = all[name]["data_offsets"][0].as_u64().expect("an offset") as usize + 8 + header;
+    let tensor = &source.tensors()[source.find(name).expect("a tensor")];
+    let before = source.element_bytes(tensor, 0, tensor.parameters()).expect("bytes");
+    bytes[first..first + before.len()].copy_from_slice(before);
+    write(&path, &bytes);
 }
 
 /// Runs `work` with a pool of `n` threads.

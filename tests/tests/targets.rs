@@ -129,7 +129,7 @@ const CASES: &[Trigger] = &[
         "plain",
     ),
     ("new-bias", "dense", 1, &[("*.o_proj.weight", "centred")], "experts"),
-    ("scales-kept", "dense", 1, &[("*.o_proj.weight", "folded")], "plain"),
+    ("scales-kept", "dense", 1, &[("*.q_proj.weight", "folded")], "plain"),
     ("sparsity-saves-nothing", "compressed-tensors", 1, &[("*.o_proj.weight", "2:4")], "plain"),
 ];
 

@@ -209,7 +209,7 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
     let totals = &report.totals;
     let calibrated = |of: &Settings| format!("calibrated with {}\n", of.title());
     format!(
-        "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} norms and biases changed, {} tensors copied\n\
+        "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors changed beside them, {} tensors copied\n\
          weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
          proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖, measured\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",

@@ -7,6 +7,7 @@ use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::compare::{self, Comparison, Counterpart};
+use lapidary_engine::export;
 use lapidary_engine::observer::{Observer as _, Progress, Unit};
 use serde::Serialize;
 
@@ -18,7 +19,8 @@ use crate::theme::text;
 pub(super) struct Diff {
     /// The original: a Hugging Face folder or a .safetensors file.
     a: PathBuf,
-    /// The other: fine-tuned, converted, or compressed (compressed-tensors integers).
+    /// The other: fine-tuned, converted, or compressed. Beside the report of an export from A, scales that it folded are
+    /// undone, so that errors are those of what layers do.
     b: PathBuf,
     /// Print one JSON array, an object per tensor. It has `cosine` where the table has 1 − cosine, in which small
     /// differences show.
@@ -45,6 +47,9 @@ struct Pair<'a> {
     changed: Option<f64>,
     bit_distance: Option<f64>,
     identical: Option<bool>,
+    /// Whether scales that the export folded are taken out of the comparison.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    scales_undone: bool,
     /// Why it cannot be compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     because: Option<String>,
@@ -58,6 +63,7 @@ struct Summary {
     not_comparable: usize,
     only_in_a: usize,
     only_in_b: usize,
+    scales_undone: usize,
     /// Σ‖A − B‖² and Σ‖A‖² over tensors of floats: an index is no weight.
     squares: (f64, f64),
 }
@@ -67,6 +73,7 @@ impl Diff {
         let (a, b) = (Checkpoint::open(&self.a)?, Checkpoint::open(&self.b)?);
         let terminal = Terminal::new();
         let counterparts = compare::pairs(&a, &b);
+        let scales = export::folded_scales(&a, &b)?;
         let (mut rows, mut summary) = (Vec::new(), Summary::default());
         let (mut done_bytes, total_bytes) = (0, a.tensor_bytes());
         for (index, (tensor, counterpart)) in a.tensors().iter().zip(&counterparts).enumerate() {
@@ -84,12 +91,16 @@ impl Diff {
                 rows.push(Row::Only { name: &tensor.name, only_in: "a" });
                 continue;
             };
-            let found = match compare::compare(&a, index, &b, counterpart, &terminal) {
+            let of = (&a, index, scales.get(&index));
+            let found = match compare::compare_scaled(of, &b, counterpart, &terminal) {
                 Ok(found) => Ok(found),
                 Err(error) => Err(because(error, counterpart)?),
             };
             summary.add(found.as_ref().ok(), tensor.dtype.is_compressible());
-            rows.push(Row::Pair(Pair::new(&tensor.name, &tensor.shape.0, found)));
+            let scales_undone = found.is_ok() && scales.contains_key(&index);
+            summary.scales_undone += usize::from(scales_undone);
+            let pair = Pair::new(&tensor.name, &tensor.shape.0, found);
+            rows.push(Row::Pair(Pair { scales_undone, ..pair }));
         }
         let used: HashSet<usize> =
             counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
@@ -137,6 +148,7 @@ impl<'a> Pair<'a> {
             changed: found.map(|found| found.changed),
             bit_distance: found.and_then(|found| found.bit_distance),
             identical: found.map(|found| found.identical),
+            scales_undone: false,
             because,
         }
     }
@@ -148,6 +160,7 @@ impl<'a> Pair<'a> {
         let shape: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
         let identical = match (self.identical, &self.because) {
             (Some(true), _) => "yes",
+            (Some(false), _) if self.scales_undone => "no, scales undone",
             (Some(false), _) => "no",
             (None, because) => because.as_deref().unwrap_or("–"),
         };
@@ -202,8 +215,12 @@ impl Summary {
             0 => String::new(),
             n => format!("{n} cannot be compared, "),
         };
+        let scales_undone = match self.scales_undone {
+            0 => String::new(),
+            n => format!("scales that the export folded undone in {n}, "),
+        };
         format!(
-            "{} identical, {} differ, {not_comparable}{} only in A, {} only in B, total relative error {}\n",
+            "{} identical, {} differ, {scales_undone}{not_comparable}{} only in A, {} only in B, total relative error {}\n",
             self.identical,
             self.differ,
             self.only_in_a,

@@ -61,7 +61,7 @@ fn trials(model: &mut Model, jobs: &mut Jobs) {
         return;
     }
     let mut wanted = Wanted { model, seen: BTreeSet::new(), trials: Vec::new() };
-    let compressed = || model.outcome.entries.iter().filter(|entry| entry.layout.is_some());
+    let compressed = || model.outcome.entries.iter().filter(|entry| entry.is_compressed());
     for &layer in &state.inspected {
         wanted.add(layer, &model.assignment(layer), false);
     }

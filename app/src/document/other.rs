@@ -1,10 +1,11 @@
 //! A second checkpoint that the open one is compared with: the base of a fine-tune, or an export.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use lapidary_engine::checkpoint::SharedCheckpoint;
 use lapidary_engine::compare::{Comparison, Counterpart};
+use lapidary_engine::tensor::Factors;
 
 use crate::document::measurements::{Measured, value};
 
@@ -15,6 +16,8 @@ pub struct Other {
     pub checkpoint: SharedCheckpoint,
     /// For each tensor of the open checkpoint its counterpart.
     pub pairs: Arc<Vec<Option<Counterpart>>>,
+    /// By what tensors of the open checkpoint are multiplied to be compared: scales that an export folded.
+    pub scales: Arc<BTreeMap<usize, Factors>>,
     /// Tensors of the second that belong to none of the open one.
     pub only_there: Vec<usize>,
     /// How far they are apart.
@@ -54,7 +57,8 @@ impl Other {
             pairs.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
         let all = 0..checkpoint.tensors().len();
         let only_there = all.filter(|tensor| !used.contains(tensor)).collect();
-        Self { checkpoint, found: vec![None; pairs.len()], pairs: Arc::new(pairs), only_there }
+        let (found, scales) = (vec![None; pairs.len()], Arc::default());
+        Self { checkpoint, found, pairs: Arc::new(pairs), scales, only_there }
     }
 
     /// What was found about a tensor.

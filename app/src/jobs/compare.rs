@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lapidary_engine::Observer as _;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::compare;
+use lapidary_engine::{compare, export};
 
 use crate::document::model::Model;
 use crate::document::other::Other;
@@ -28,7 +28,12 @@ impl Jobs {
                 Ok(other) => Arc::new(other),
                 Err(error) => return ticket.send(Event::OtherOpened(Err(error.sentence()))),
             };
-            let other = Other::new(other.clone(), compare::pairs(&checkpoint, &other));
+            let scales = match export::folded_scales(&checkpoint, &other) {
+                Ok(scales) => Arc::new(scales),
+                Err(error) => return ticket.send(Event::OtherOpened(Err(error.sentence()))),
+            };
+            let pairs = compare::pairs(&checkpoint, &other);
+            let other = Other { scales: scales.clone(), ..Other::new(other, pairs) };
             let (second, pairs) = (other.checkpoint.clone(), other.pairs.clone());
             ticket.send(Event::OtherOpened(Ok(Box::new(other))));
             for layer in order {
@@ -36,7 +41,8 @@ impl Jobs {
                     return;
                 }
                 let Some(pair) = &pairs[layer] else { continue };
-                let found = compare::compare(&checkpoint, layer, &second, pair, &ticket);
+                let of = (&*checkpoint, layer, scales.get(&layer));
+                let found = compare::compare_scaled(of, &second, pair, &ticket);
                 if let Some(answer) = sentence(found) {
                     ticket.send(Event::Compared(layer, answer));
                 }

@@ -149,7 +149,7 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
     ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
     let changed = count(|storage| matches!(storage, Storage::Changed { .. }));
     if changed > 0 {
-        ui.label(format!("{changed} norms and biases changed with the layers beside them"));
+        ui.label(format!("{changed} tensors changed with the layers beside them"));
     }
     let dense: Vec<_> = manifest
         .entries

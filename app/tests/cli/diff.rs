@@ -1,7 +1,7 @@
 //! `lapidary diff` from outside.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +53,61 @@ fn diff_of_a_model_and_its_export_has_the_errors_of_the_report() {
     let row = rows.iter().find(|row| row["because"].is_string()).expect("a reason");
     assert!(row["because"].as_str().unwrap().contains("other way round"), "{row}");
     assert!(row["relative_error"].is_null() && row["identical"].is_null());
+}
+
+/// The sample calibrated, and every layer of its blocks by AWQ with scales that are folded.
+fn folded_export(home: &Path) -> PathBuf {
+    let sample = sample().display().to_string();
+    let text = format!("{sample}/heldout_oz.txt");
+    works(&run(home, ["calibrate", &sample, "--text", &text, "--tokens", "600"]));
+    let plan = r#"{"model.layers.*_proj.weight": (steps: [(method: "awq", parameters: {"bits": 4, "group_size": 64, "scales": "folded"})])}"#;
+    let project = format!(
+        "(version: 2, checkpoint: {sample:?}, target: \"compressed-tensors\", plan: {plan})"
+    );
+    let path = home.join("awq.ron");
+    lapidary_engine::disk::write_file(&path, project.as_bytes()).expect("a folder of the test");
+    let out = home.join("out");
+    let arguments = [OsStr::new("compress"), path.as_os_str(), OsStr::new("--out")];
+    let output = run(home, [&arguments[..], &[out.as_os_str()]].concat());
+    let printed = works(&output);
+    assert!(printed.contains("42 layers compressed, 0 compressed but stored in full"), "{printed}");
+    assert!(printed.contains("12 tensors changed beside them"), "{printed}");
+    out
+}
+
+#[test]
+fn diff_undoes_the_scales_that_an_export_folded_and_says_so() {
+    let home = TempDir::new().unwrap();
+    let out = folded_export(home.path());
+    let report: Value = serde_json::from_slice(&read(&out.join(REPORT))).unwrap();
+    let rows = diff(home.path(), &sample(), &out);
+    let mut undone = 0;
+    for (row, said) in rows.iter().zip(report["tensors"].as_array().unwrap()) {
+        let (found, wanted) =
+            (row["relative_error"].as_f64().unwrap(), said["relative_error"].as_f64().unwrap());
+        assert!((found - wanted).abs() <= 1e-6 * wanted, "{row}: {wanted}");
+        assert_eq!(row["scales_undone"] == true, said["stored"] == "native", "{row}");
+        undone += usize::from(row["scales_undone"] == true);
+    }
+    assert_eq!(undone, 42);
+    let arguments =
+        [OsStr::new("diff"), sample().as_os_str(), out.as_os_str()].map(ToOwned::to_owned);
+    let output = run(home.path(), &arguments);
+    let last = works(&output).lines().last().unwrap().to_owned();
+    assert!(last.contains("scales that the export folded undone in 42,"), "{last}");
+    assert!(works(&output).contains("no, scales undone"));
+    let source = sample();
+    let arguments = [OsStr::new("verify"), out.as_os_str(), OsStr::new("--source")];
+    works(&run(home.path(), [&arguments[..], &[source.as_os_str()]].concat()));
+    // Without the report nobody knows of them, and nothing is undone.
+    std::fs::remove_file(out.join(REPORT)).unwrap();
+    let plain = diff(home.path(), &sample(), &out);
+    assert!(plain.iter().all(|row| row["scales_undone"].is_null()));
+    let far_off = rows.iter().zip(&plain).filter(|(undone, plain)| {
+        let error = |row: &Value| row["relative_error"].as_f64().unwrap();
+        undone["scales_undone"] == true && error(plain) > 1.2 * error(undone)
+    });
+    assert!(far_off.count() >= 10, "without it layers seem far off");
 }
 
 #[test]

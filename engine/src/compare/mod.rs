@@ -14,7 +14,7 @@ use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
 use crate::numeric::distance::{Distance, PIECE, different_bits};
 use crate::observer::Observer;
-use crate::tensor::{DType, MatrixShape, Shape, for_each_f64};
+use crate::tensor::{DType, Factors, MatrixShape, Shape, for_each_f64};
 
 /// How far tensor B is from tensor A.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,21 +73,20 @@ pub fn compare(
     compare_scaled((a, index, None), b, counterpart, observer)
 }
 
-/// The same with input j of matrix `index` of `a` times `factors[j]`, for layers that make up for a divided norm. What is
-/// identical then says nothing.
+/// The same with matrix `index` of `a` times `factors`, for layers whose scales went elsewhere, or that took those of others.
+/// What is identical then says nothing.
 ///
 /// # Errors
 /// Those of [`compare`].
 pub fn compare_scaled(
-    (a, index, factors): (&Checkpoint, usize, Option<&[f32]>),
+    (a, index, factors): (&Checkpoint, usize, Option<&Factors>),
     b: &Checkpoint,
     counterpart: &Counterpart,
     observer: &dyn Observer,
 ) -> Result<Comparison> {
     let tensor = &a.tensors()[index];
-    let inputs = tensor.matrix.map(|matrix| matrix.shape.cols);
-    let pair =
-        Pair { a, tensor, factors: factors.filter(|all| Some(all.len()) == inputs), b, observer };
+    let fits = |factors: &&Factors| tensor.matrix.is_some_and(|of| factors.fits(of.shape));
+    let pair = Pair { a, tensor, factors: factors.filter(fits), b, observer };
     match counterpart {
         Counterpart::Plain { tensor: other } => pair.compare_plain(&b.tensors()[*other]),
         Counterpart::Compressed { layer, .. } => pair.compare_compressed(layer),
@@ -100,7 +99,7 @@ pub fn compare_scaled(
 struct Pair<'a> {
     a: &'a Checkpoint,
     tensor: &'a Tensor,
-    factors: Option<&'a [f32]>,
+    factors: Option<&'a Factors>,
     b: &'a Checkpoint,
     observer: &'a dyn Observer,
 }
@@ -191,10 +190,12 @@ impl Pair<'_> {
     fn numbers(&self, first: u64, bytes: &[u8]) -> Vec<f64> {
         let mut values = numbers(self.tensor.dtype, bytes);
         if let (Some(factors), Some(matrix)) = (self.factors, self.tensor.matrix) {
+            let MatrixShape { rows, cols } = matrix.shape;
             let is_transposed = matrix.kind == MatrixKind::Conv1d;
             for (at, value) in (first as usize..).zip(&mut values) {
-                let input = if is_transposed { at / matrix.shape.rows } else { at % factors.len() };
-                *value = f64::from(*value as f32 * factors[input]);
+                let (row, col) =
+                    if is_transposed { (at % rows, at / rows) } else { (at / cols, at % cols) };
+                *value = f64::from(factors.times(*value as f32, row, col));
             }
         }
         values

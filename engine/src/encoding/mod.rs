@@ -37,6 +37,7 @@ pub use sparse::{Mask, Sparse, SparseLayout};
 pub use sum::{Sum, SumLayout};
 pub use vectors::{Vectors, VectorsLayout};
 
+use crate::numeric::grouping::Grouping;
 use crate::tensor::{DType, MatrixShape};
 
 /// An encoding without its data.
@@ -122,6 +123,27 @@ impl Layout {
                 layout.kept as f64 / shape.elements() as f64
             }
             _ => 1.0,
+        }
+    }
+
+    /// Whether each row is encoded by itself, so that a row times a power of two is encoded as before but for its scales:
+    /// nothing is shared by rows, and nothing is chosen among the weights of several.
+    pub fn is_by_row(&self) -> bool {
+        match self {
+            Self::Dense(_) | Self::Blocks(_) => true,
+            Self::Affine(layout) => layout.grouping != Grouping::Tensor,
+            Self::Palette(layout) => layout.rows == Some(1),
+            Self::Float(layout) => {
+                let is_tiled_by_row =
+                    matches!(layout.tiling, Tiling::Rows(grouping) if grouping != Grouping::Tensor);
+                is_tiled_by_row && !layout.has_global()
+            }
+            Self::Scaled(layout) => layout.inner.is_by_row(),
+            Self::LowRank(_)
+            | Self::Outliers(_)
+            | Self::Sum(_)
+            | Self::Sparse(_)
+            | Self::Shifted(_) => false,
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) fn coverage(checkpoint: &Checkpoint, manifest: &Manifest) -> String {
     if !full.is_empty() {
         parts.push(format!("{} compressed but stored in full: {}", full.len(), list(&full)));
     }
-    let kept = named(|storage| *storage == Storage::Copied);
+    let kept = named(|storage| matches!(storage, Storage::Copied | Storage::Changed { .. }));
     if !kept.is_empty() {
         parts.push(format!("{} kept: {}", kept.len(), list(&kept)));
     }

@@ -9,7 +9,7 @@ use crate::export::{Destination, REPORT, refuse_own_source};
 use crate::format::archive;
 use crate::job::{self, Finished, Subject};
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Manifest, Storage, refuse_errors};
+use crate::target::{Aim, Case, Entry, Manifest, Storage, refuse_errors};
 
 /// Bytes that a header of the store takes at most beside the parts.
 const STORED_HEADER_BYTES: u64 = 2048;
@@ -91,14 +91,23 @@ pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Ma
 
 /// Bytes of the finished layers, which lie beside the output while it is written, at most.
 pub(super) fn store_bytes(checkpoint: &Checkpoint, manifest: &Manifest) -> u64 {
-    let of_layer = |entry: &crate::target::Entry| {
-        if matches!(entry.storage, Storage::Changed { .. }) {
-            return Some(entry.bytes + STORED_HEADER_BYTES);
+    // By what outputs were divided is stored too, where anything was.
+    let is_changed = |entry: &&Entry| matches!(entry.storage, Storage::Changed { .. });
+    let has_divisors = manifest.entries.iter().any(|entry| is_changed(&entry));
+    let divisors = |outputs: u64| {
+        if has_divisors { outputs.saturating_mul(4) + STORED_HEADER_BYTES } else { 0 }
+    };
+    let of_layer = |entry: &Entry| {
+        if is_changed(&entry) {
+            let outputs = checkpoint.tensors()[entry.tensor].shape.0.iter().max();
+            let divisors = divisors(outputs.map_or(0, |&outputs| outputs as u64));
+            return Some((entry.bytes + STORED_HEADER_BYTES).saturating_add(divisors));
         }
         let (layout, matrix) = (entry.layout.as_ref()?, checkpoint.tensors()[entry.tensor].matrix?);
         let parts = archive::specs("", layout, matrix.shape);
         let bytes = parts.iter().map(|part| part.bytes().unwrap_or(u64::MAX));
-        Some(bytes.fold(STORED_HEADER_BYTES, u64::saturating_add))
+        let first = STORED_HEADER_BYTES.saturating_add(divisors(matrix.shape.rows as u64));
+        Some(bytes.fold(first, u64::saturating_add))
     };
     manifest.entries.iter().filter_map(of_layer).fold(0, u64::saturating_add)
 }

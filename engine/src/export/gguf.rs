@@ -61,13 +61,13 @@ fn write_matrix(
     let dtype = entry.specs.first().map_or(tensor.dtype, |spec| spec.dtype);
     match &entry.storage {
         Storage::Native => write_blocks(work, (tensor, &work.encoding(index)?), rows, write),
-        Storage::Dense { .. } => {
+        Storage::Dense { .. } | Storage::Changed { .. } => {
             write_dense(work, &work.encoding(index)?.decode(), (dtype, rows), write)
         }
         Storage::Copied if dtype == tensor.dtype && !is_transposed(tensor) => {
             copy(work, tensor, rows, write)
         }
-        Storage::Copied | Storage::Changed { .. } => {
+        Storage::Copied => {
             let weights = work.checkpoint.weights(index, work.observer)?;
             write_dense(work, &weights, (dtype, rows), write)
         }

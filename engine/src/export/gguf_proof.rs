@@ -130,9 +130,9 @@ impl Prover<'_> {
         let decoded = decode(tensor, found).ok_or_else(undecoded)?;
         let weights = (self.work.weights)(found.index)?;
         let expected = match storage {
-            Storage::Copied | Storage::Changed { .. } => weights.clone(),
+            Storage::Copied => weights.clone(),
             Storage::Native => self.work.encoding(found.index)?.decode(),
-            Storage::Dense { .. } => {
+            Storage::Dense { .. } | Storage::Changed { .. } => {
                 let mut expected = self.work.encoding(found.index)?.decode();
                 round(plain(found.kind).unwrap_or(DType::F32), &mut expected);
                 expected

@@ -11,6 +11,7 @@ mod hashes;
 mod page;
 mod proof;
 mod report;
+mod undone;
 mod verify;
 mod write;
 
@@ -22,6 +23,7 @@ use ndarray::Array2;
 pub use convert::convert;
 pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};
+pub use undone::folded_scales;
 pub use verify::{Verified, VerifiedTensor, verify};
 
 use crate::checkpoint::Checkpoint;
@@ -61,7 +63,8 @@ struct Work<'a> {
     manifest: &'a Manifest,
     target: &'a dyn Target,
     observer: &'a dyn Observer,
-    /// The weights that a layer is measured against: those of the source, times what a norm before it was divided by.
+    /// The weights that a layer is measured against: those of the source, times what its inputs are divided by, over what
+    /// its rows are.
     weights: &'a (dyn Fn(usize) -> Result<Array2<f32>> + Sync),
 }
 
@@ -74,14 +77,16 @@ impl Work<'_> {
     /// The values of a vector as they are written: those of the store, or of the source, a bias with what its layer's
     /// outputs are shifted by.
     fn vector(&self, index: usize) -> Result<Vec<f32>> {
-        if self.encodings.has(index) {
-            return Ok(self.encoding(index)?.decode().into_raw_vec_and_offset().0);
-        }
-        let (tensor, mut values) =
-            (&self.checkpoint.tensors()[index], self.checkpoint.values(index)?);
+        let tensor = &self.checkpoint.tensors()[index];
+        let mut values = if self.encodings.has(index) {
+            self.encoding(index)?.decode().into_raw_vec_and_offset().0
+        } else {
+            self.checkpoint.values(index)?
+        };
         let entry = &self.manifest.entries[index];
         let weight = tensor.name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
         let layer = weight.and_then(|weight| self.checkpoint.find(&weight));
+        let layer = layer.filter(|&layer| self.encodings.has(layer));
         if let (Storage::Changed { .. }, Some(layer)) = (&entry.storage, layer) {
             let encoding = self.encoding(layer)?;
             for (value, shift) in values.iter_mut().zip(encoding.shift().unwrap_or_default()) {
@@ -143,7 +148,8 @@ pub fn export<'a>(
     let proofs = prove(&work, &folder)?;
     let calibration = subject.calibration_for(&settled.plan).cloned();
     let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
-    let report = Report { calibration, ..report };
+    let mut report = Report { calibration, ..report };
+    report.add_rows(&settled, &store)?;
     add_report(&work, report, folder)
 }
 

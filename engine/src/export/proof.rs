@@ -95,6 +95,7 @@ impl Prover<'_> {
                 self.work.target.unpack(tensor, layout, &|name| self.bytes(name))
             }
             (Storage::Dense { .. }, _) => self.read_dense(tensor),
+            (Storage::Changed { .. }, _) if tensor.matrix.is_some() => self.read_dense(tensor),
             (Storage::Changed { .. }, _) => return self.prove_vector(entry.tensor),
             _ => return self.prove_copy(tensor),
         };

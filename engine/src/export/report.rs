@@ -1,23 +1,29 @@
 //! What was done, tensor by tensor and byte by byte: `lapidary-report.json`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use crate::calibration::Settings;
 use crate::checkpoint::Checkpoint;
 use crate::encoding::Layout;
+use crate::error::Result;
 use crate::export::coverage::coverage;
 use crate::export::in_numbers;
 use crate::export::proof::Proved;
-use crate::fold::Settled;
+use crate::fold::{Producer, Settled};
+use crate::job::Encodings;
 use crate::plan::Rules;
 use crate::target::{Entry, Manifest, Storage, Target, added_bias};
 
 /// How a tensor is stored that was not touched.
 const COPIED: &str = "copied";
-/// How a norm or bias is stored that has other values than in the source.
+/// How a tensor is stored that was not compressed and has other values than in the source.
 const CHANGED: &str = "changed";
+
+/// What a row may have been divided by.
+const BELIEVED: RangeInclusive<f32> = 1e-30..=1e30;
 
 /// The report of an export.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +74,7 @@ pub struct Totals {
     pub dense: usize,
     /// Tensors copied as they are.
     pub copied: usize,
-    /// Vectors with other values than in the source.
+    /// Tensors that were not compressed and have other values than in the source.
     #[serde(default)]
     pub changed: usize,
 }
@@ -110,10 +116,13 @@ pub struct TensorReport {
     /// Why it is stored in full although it was compressed, or why it is changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
-    /// The norm whose division its weights make up for: they stand for those of the source times what that was divided
-    /// by.
+    /// The norm, or the matrix by its rows, whose division its weights make up for: they stand for those of the source
+    /// times what that was divided by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled_with: Option<String>,
+    /// By what each of its rows was divided, with a blank between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_divided: Option<String>,
     /// The bias that the layer is given and does not have in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<String>,
@@ -172,6 +181,32 @@ impl Report {
                 .collect(),
             plan: Rules::of(&settled.plan),
         }
+    }
+}
+
+impl Report {
+    /// Adds by what rows were divided.
+    pub(super) fn add_rows(
+        &mut self,
+        settled: &Settled<'_>,
+        encodings: &dyn Encodings,
+    ) -> Result<()> {
+        for matrix in settled.folds.iter().filter_map(Producer::matrix) {
+            if let Some(by) = encodings.divided(matrix)? {
+                let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+                self.tensors[matrix].rows_divided = Some(by.join(" "));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TensorReport {
+    /// By what its rows were divided; `None` where that is not said, or not understood.
+    pub(super) fn row_divisors(&self) -> Option<Vec<f32>> {
+        let all = self.rows_divided.as_ref()?.split_ascii_whitespace();
+        let one = |text: &str| text.parse().ok().filter(|by: &f32| BELIEVED.contains(by));
+        all.map(one).collect()
     }
 }
 
@@ -238,7 +273,8 @@ fn tensor(
         stored: stored.to_owned(),
         because,
         added: added_bias(tensor, entry).map(|spec| spec.name.clone()),
-        scaled_with: settled.of(entry.tensor).map(|norm| norm.name(checkpoint).to_owned()),
+        scaled_with: settled.of(entry.tensor).map(|found| found.name(checkpoint).to_owned()),
+        rows_divided: None,
         nominal_bits: entry
             .layout
             .as_ref()

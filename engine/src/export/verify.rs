@@ -11,13 +11,11 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::export::{REPORT, Report, TensorReport, in_numbers};
-use crate::fold;
+use crate::export::{Report, TensorReport, in_numbers, undone};
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
+use crate::tensor::Factors;
 
-/// The largest report that is read.
-const MAX_REPORT_BYTES: u64 = 256 << 20;
 /// How far an error may be from the one reported, of the error itself: sums are taken in another order.
 const TOLERANCE: f64 = 1e-6;
 
@@ -57,7 +55,7 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     let path = weights_of(output)?;
     let opened = Checkpoint::open(&path)?;
     let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
-    let report = read_report(folder)?;
+    let report = undone::read_report(folder)?;
     let mut faults = Vec::new();
     if let Some(report) = &report {
         check_files(folder, report, &mut faults)?;
@@ -66,7 +64,9 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     let report = report.filter(|report| report.source == source.title());
     let by_name = report.iter().flat_map(|report| &report.tensors);
     let reported = by_name.map(|tensor| (tensor.name.as_str(), tensor)).collect();
-    let mut verifier = Verifier { source, output: &opened, reported, observer, faults };
+    let (factors, unsaid) = undone::undone(source, &opened, &reported)?;
+    faults.extend(unsaid);
+    let mut verifier = Verifier { source, output: &opened, reported, factors, observer, faults };
     let tensors = verifier.tensors()?;
     let faults = verifier.faults;
     Ok(Verified { tensors, is_reported: report.is_some(), faults })
@@ -85,16 +85,6 @@ fn weights_of(output: &Path) -> Result<PathBuf> {
         (Some((name, _)), None) if !has_safetensors => Ok(output.join(name)),
         _ => Ok(output.to_path_buf()),
     }
-}
-
-fn read_report(folder: &Path) -> Result<Option<Report>> {
-    let path = folder.join(REPORT);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = disk::read_text(&path, MAX_REPORT_BYTES)?;
-    let report = serde_json::from_str(&text);
-    report.map(Some).map_err(|error| Error::malformed("report", &path, error.to_string()))
 }
 
 fn check_files(folder: &Path, report: &Report, faults: &mut Vec<String>) -> Result<()> {
@@ -116,6 +106,8 @@ struct Verifier<'a> {
     source: &'a Checkpoint,
     output: &'a Checkpoint,
     reported: BTreeMap<&'a str, &'a TensorReport>,
+    /// Of the tensors whose scales went elsewhere, or that took those of others.
+    factors: BTreeMap<usize, Factors>,
     observer: &'a dyn Observer,
     faults: Vec<String>,
 }
@@ -173,11 +165,11 @@ impl Verifier<'_> {
             }
             return Ok(Found { stored: "missing", relative_error: None });
         };
-        let factors = self.factors(index)?;
+        let factors = self.factors.get(&index);
         let compared = if self.output.gguf().is_some() {
-            self.compare_gguf(index, factors.as_deref())
+            self.compare_gguf(index, factors)
         } else {
-            let of = (self.source, index, factors.as_deref());
+            let of = (self.source, index, factors);
             let found = compare_scaled(of, self.output, counterpart, self.observer);
             found.map(|found| (found.relative_error, found.identical))
         };
@@ -199,35 +191,13 @@ impl Verifier<'_> {
         Ok(Found { stored, relative_error })
     }
 
-    /// What the report says that a layer makes up for: by what the norm before it was divided, as the output holds it.
-    fn factors(&mut self, index: usize) -> Result<Option<Vec<f32>>> {
-        let name = self.source.tensors()[index].name.as_str();
-        let reported = self.reported.get(name).and_then(|report| report.scaled_with.as_deref());
-        let Some(said) = reported else { return Ok(None) };
-        let norms = fold::norms(self.source).unwrap_or_default();
-        let norm = norms.iter().find(|norm| norm.name(self.source) == said);
-        let Some((norm, after)) = norm.zip(self.output.find(said)) else {
-            self.faults.push(format!("the norm {said}, which {name} makes up for, is not there"));
-            return Ok(None);
-        };
-        let before = self.source.values(norm.weight)?;
-        let after = if self.output.gguf().is_some() {
-            let mut values = vec![0.0; before.len()];
-            self.output.read_gguf(said, 0, &mut values)?;
-            values
-        } else {
-            self.output.values(after)?
-        };
-        Ok(Some(norm.divisors(&before, &after)))
-    }
-
     /// Whether a tensor of the output is stored number by number: blocks of GGUF are listed as bytes.
     fn is_plain(&self, tensor: usize) -> bool {
         self.output.gguf().is_none() || self.output.tensors()[tensor].dtype.is_compressible()
     }
 
     /// The relative error of a tensor of a GGUF file, whose rows are put back, and whether all values are the same.
-    fn compare_gguf(&self, index: usize, factors: Option<&[f32]>) -> Result<(f64, bool)> {
+    fn compare_gguf(&self, index: usize, factors: Option<&Factors>) -> Result<(f64, bool)> {
         let tensor = &self.source.tensors()[index];
         let gguf = self.output.gguf().and_then(|gguf| gguf.extents(&tensor.name));
         let extents = gguf.unwrap_or_default();
@@ -252,8 +222,9 @@ impl Verifier<'_> {
             let mut wanted = Vec::with_capacity(values.len());
             crate::tensor::for_each_f64(tensor.dtype, stored, |value| wanted.push(value));
             if let Some(factors) = factors {
-                let all = wanted.iter_mut().zip(factors.iter().cycle());
-                all.for_each(|(value, &factor)| *value = f64::from(*value as f32 * factor));
+                for (at, value) in (first..).zip(&mut wanted) {
+                    *value = f64::from(factors.times(*value as f32, at / cols, at % cols));
+                }
             }
             let values: Vec<f64> = values.into_iter().map(f64::from).collect();
             sums = sums.merge(&Distance::of_piece(&wanted, &values));

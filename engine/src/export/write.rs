@@ -85,6 +85,9 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
             work.observer.go_on()?;
             write(bytes)
         }),
+        Storage::Changed { .. } if tensor.matrix.is_some() => {
+            write(&dense_bytes(tensor, &work.encoding(entry.tensor)?))
+        }
         Storage::Changed { .. } => {
             let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
             write_f32(tensor.dtype, &work.vector(entry.tensor)?, &mut bytes);

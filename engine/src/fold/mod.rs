@@ -1,25 +1,29 @@
-//! Scales of inputs that go into the norm before a layer: which norms can take them, and what a plan that asks for it
-//! comes to. In: a checkpoint, a plan. Out: norms with their readers, and the plan with the scales kept where no norm takes
-//! them, each with its reason. Never computes a scale.
+//! Scales of inputs that go into what makes them, a norm or rows of another layer: what can take them, and what a plan that
+//! asks for it comes to. In: a checkpoint, a plan. Out: producers with their readers, and the plan with the scales kept where
+//! none takes them, each with its reason. Never computes a scale.
 
 mod norms;
+mod producer;
+mod rows;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub use norms::{Norm, norms};
+pub use norms::{ByNorm, Divided, Norm};
+pub use producer::{Divides, Producer, producer_of, producers};
+pub use rows::{Bounds, ByRows, Rows};
 
 use crate::checkpoint::Checkpoint;
 use crate::method;
 use crate::plan::{Assignment, Plan};
 
-/// What a plan comes to: which norms take scales, and which layers keep theirs.
+/// What a plan comes to: what takes scales, and which layers keep theirs.
 #[derive(Clone, Debug)]
 pub struct Settled<'a> {
     /// The plan, with scales kept where they cannot be folded.
     pub plan: Cow<'a, Plan>,
-    /// The norms that take the scales of every layer that reads them.
-    pub folds: Vec<Norm>,
+    /// What takes the scales of every layer that reads it.
+    pub folds: Vec<Producer>,
     /// Layers whose scales are kept although the plan folds them.
     pub kept: Vec<Kept>,
 }
@@ -29,17 +33,32 @@ pub struct Settled<'a> {
 pub struct Kept {
     /// Why, half a sentence.
     pub because: String,
-    /// Whether another plan would change that.
-    pub is_by_plan: bool,
+    /// What in the plan would change that; `None` where no plan does.
+    pub mend: Option<&'static str>,
     /// Indices of their tensors.
     pub layers: Vec<usize>,
 }
 
 impl Settled<'_> {
-    /// The norm that takes the scales of a layer.
-    pub fn of(&self, layer: usize) -> Option<&Norm> {
-        self.folds.iter().find(|norm| norm.layers.contains(&layer))
+    /// What takes the scales of a layer.
+    pub fn of(&self, layer: usize) -> Option<&Producer> {
+        self.folds.iter().find(|producer| producer.layers.contains(&layer))
     }
+
+    /// The layers that a matrix takes the scales of with its rows, as a producer.
+    pub fn by_rows_of(&self, matrix: usize) -> Option<&Producer> {
+        self.folds.iter().find(|producer| producer.matrix() == Some(matrix))
+    }
+
+    /// Matrices that the plan keeps and whose rows are divided.
+    pub fn kept_matrices<'s>(&'s self, checkpoint: &'s Checkpoint) -> impl Iterator<Item = usize> {
+        let all = self.folds.iter().filter_map(Producer::matrix);
+        all.filter(|&matrix| is_kept(checkpoint, &self.plan, matrix))
+    }
+}
+
+fn is_kept(checkpoint: &Checkpoint, plan: &Plan, tensor: usize) -> bool {
+    plan.get(&checkpoint.tensors()[tensor].name).is_none_or(|assignment| assignment.is_keep())
 }
 
 /// Whether an assignment of a plan folds, so that what becomes of a tensor depends on others. Cost: one look at each.
@@ -47,67 +66,105 @@ pub fn is_asked(plan: &Plan) -> bool {
     plan.iter().any(|(_, assignment)| method::chain_folds(&assignment.steps))
 }
 
-/// Holds a plan against the norms of a checkpoint. A norm takes scales where that is exact and where every layer that
-/// reads it asks for it. Opens no weights. Cost: one look at each assignment; where one folds, config.json is read.
+/// Whether an assignment leaves each row of a matrix to itself, so that rows may be divided before.
+pub fn is_by_row(checkpoint: &Checkpoint, matrix: usize, assignment: &Assignment) -> bool {
+    let tensor = &checkpoint.tensors()[matrix];
+    let layout = tensor.matrix.and_then(|of| assignment.layout(of.shape, tensor.dtype).ok());
+    layout.is_some_and(|layout| layout.is_by_row())
+}
+
+/// Holds a plan against what makes the inputs of layers. That takes scales where it is exact and where every layer that
+/// reads it asks for it; rows, where they are kept or compressed each by itself. Opens no weights. Cost: one look at each
+/// assignment; where one folds, config.json is read.
 pub fn settle<'a>(checkpoint: &Checkpoint, plan: &'a Plan) -> Settled<'a> {
     let name = |index: usize| checkpoint.tensors()[index].name.as_str();
-    let asks =
-        |index: usize| plan.get(name(index)).is_some_and(|found| method::chain_folds(&found.steps));
-    let asking: Vec<usize> = (0..checkpoint.tensors().len()).filter(|&index| asks(index)).collect();
+    let asks = |index: &usize| {
+        plan.get(name(*index)).is_some_and(|found| method::chain_folds(&found.steps))
+    };
+    let asking: BTreeSet<usize> = (0..checkpoint.tensors().len()).filter(asks).collect();
     let mut settled = Settled { plan: Cow::Borrowed(plan), folds: Vec::new(), kept: Vec::new() };
     if asking.is_empty() {
         return settled;
     }
-    let mut reasons: BTreeMap<(bool, String), Vec<usize>> = BTreeMap::new();
-    match norms(checkpoint) {
+    let mut reasons = Reasons::new();
+    match producers(checkpoint) {
         Err(because) => {
-            reasons.insert((false, because), asking);
+            reasons.insert((None, because), asking.into_iter().collect());
         }
-        Ok(norms) => settled.folds = taken(checkpoint, norms, asking, &mut reasons),
+        Ok(producers) => {
+            settled.folds = taken((checkpoint, plan), producers, asking, &mut reasons);
+        }
     }
-    for ((is_by_plan, because), layers) in reasons {
+    for ((mend, because), layers) in reasons {
         for &layer in &layers {
             let assignment = plan.assignment(name(layer));
             let steps = method::with_kept_scales(&assignment.steps);
             settled.plan.to_mut().set(name(layer), Assignment { steps, ..(*assignment).clone() });
         }
-        settled.kept.push(Kept { because, is_by_plan, layers });
+        settled.kept.push(Kept { because, mend, layers });
     }
     settled
 }
 
-/// The norms whose readers all ask; the other layers that ask, by the reason why they keep their scales.
+/// Layers that keep their scales, by what would change that and why.
+type Reasons = BTreeMap<(Option<&'static str>, String), Vec<usize>>;
+
+/// What takes scales: all its readers ask; the other layers that ask, by the reason why they keep theirs.
 fn taken(
-    checkpoint: &Checkpoint,
-    norms: Vec<Norm>,
-    mut asking: Vec<usize>,
-    reasons: &mut BTreeMap<(bool, String), Vec<usize>>,
-) -> Vec<Norm> {
-    let name = |index: usize| checkpoint.tensors()[index].name.as_str();
+    (checkpoint, plan): (&Checkpoint, &Plan),
+    producers: Vec<Producer>,
+    mut asking: BTreeSet<usize>,
+    reasons: &mut Reasons,
+) -> Vec<Producer> {
     let mut folds = Vec::new();
-    for norm in norms {
+    for producer in producers {
         let (readers, others): (Vec<usize>, Vec<usize>) =
-            norm.layers.iter().partition(|layer| asking.contains(layer));
+            producer.layers.iter().partition(|layer| asking.contains(*layer));
         if readers.is_empty() {
             continue;
         }
-        asking.retain(|layer| !readers.contains(layer));
-        let reason = match (&norm.why_not, others.first()) {
-            (Some(because), _) => (false, because.clone()),
-            (None, Some(&other)) => {
-                let (other, norm) = (name(other), name(norm.weight));
-                (true, format!("{other} reads {norm} too and does not fold its scales"))
-            }
-            (None, None) => {
-                folds.push(norm);
-                continue;
-            }
-        };
-        reasons.entry(reason).or_default().extend(readers);
+        for reader in &readers {
+            asking.remove(reader);
+        }
+        match why_kept((checkpoint, plan), &producer, others.first()) {
+            Some(reason) => reasons.entry(reason).or_default().extend(readers),
+            None => folds.push(producer),
+        }
     }
     if !asking.is_empty() {
-        let because = "they read something else than what a norm gives".to_owned();
-        reasons.insert((false, because), asking);
+        let because = "they read something else than what a norm or another layer gives".to_owned();
+        reasons.insert((None, because), asking.into_iter().collect());
     }
     folds
+}
+
+/// Why the layers that read a producer keep their scales, one of them not asking for it; what would change that.
+fn why_kept(
+    (checkpoint, plan): (&Checkpoint, &Plan),
+    producer: &Producer,
+    other: Option<&usize>,
+) -> Option<(Option<&'static str>, String)> {
+    let name = |index: usize| checkpoint.tensors()[index].name.as_str();
+    if let Some(because) = &producer.why_not {
+        return Some((None, because.clone()));
+    }
+    if let Some(&other) = other {
+        let mend = "fold the scales of all layers that read the norm, or of none";
+        let because = format!(
+            "{} reads {} too and does not fold its scales",
+            name(other),
+            producer.name(checkpoint)
+        );
+        return Some((Some(mend), because));
+    }
+    let matrix = producer.matrix().filter(|&matrix| !is_kept(checkpoint, plan, matrix))?;
+    if is_by_row(checkpoint, matrix, &plan.assignment(name(matrix))) {
+        return None;
+    }
+    let mend = "compress the layer before each row by itself, in groups or whole rows, or keep it";
+    let because = format!(
+        "the rows of {}, which would take them, share what they are compressed with",
+        name(matrix)
+    );
+    Some((Some(mend), because))
 }

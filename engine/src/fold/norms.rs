@@ -1,14 +1,16 @@
 //! The norms of a checkpoint whose outputs nothing but linear layers read, and the arithmetic of dividing one.
 
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::network::design::{NormKind, Read};
-use crate::network::{architectures, tensor_of};
+use crate::fold::{Divides, Producer};
+use crate::method::Takes;
+use crate::network::design::{Design, NormKind, Read};
+use crate::network::tensor_of;
 use crate::tensor::{DType, is_exact_in, round_f32};
 
 /// How far the divisor of a weight may be from that of its bias.
 const ALIKE: f32 = 1e-6;
 
-/// A norm and the layers that read it.
+/// A norm whose outputs are divided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Norm {
     /// Index of its weight w.
@@ -19,10 +21,6 @@ pub struct Norm {
     pub shift: f32,
     /// Element type of weight and bias.
     pub dtype: DType,
-    /// Indices of the matrices that read it, all of them.
-    pub layers: Vec<usize>,
-    /// Why it takes no scales, half a sentence.
-    pub why_not: Option<String>,
 }
 
 /// What a norm becomes when its outputs are divided.
@@ -36,42 +34,35 @@ pub struct Divided {
     pub by: Vec<f32>,
 }
 
-/// Every norm that linear layers read; half a sentence where the network is not known.
-///
-/// # Errors
-/// Why nothing is known of the network.
-pub fn norms(checkpoint: &Checkpoint) -> Result<Vec<Norm>, String> {
-    let config = checkpoint.config().ok_or("there is no config.json that says what they read")?;
-    let design = architectures::design(config)
-        .map_err(|_unknown| "what they read is not known of this architecture".to_owned())?;
-    let index = |name: &str| tensor_of(&design, checkpoint, name);
-    let norm = |read: Read<'_>| {
-        let weight = index(&read.norm.weight)?;
-        let bias = match &read.norm.kind {
-            NormKind::Layer { bias: Some(bias) } => Some(index(bias)?),
-            _ => None,
-        };
-        let layers: Option<Vec<usize>> =
-            read.layers.iter().map(|layer| index(&layer.weight)).collect();
-        let mut norm = Norm {
-            weight,
-            bias,
-            shift: match read.norm.kind {
-                NormKind::Rms { shift } => shift,
-                NormKind::Layer { .. } => 0.0,
-            },
-            dtype: checkpoint.tensors()[weight].dtype,
-            layers: layers?,
-            why_not: None,
-        };
-        norm.why_not = why_not(checkpoint, &read, &norm);
-        Some(norm)
+/// A norm and all layers that read it; `None` where a tensor is missing.
+pub(super) fn producer(
+    checkpoint: &Checkpoint,
+    design: &Design,
+    read: &Read<'_>,
+) -> Option<Producer> {
+    let index = |name: &str| tensor_of(design, checkpoint, name);
+    let weight = index(&read.norm.weight)?;
+    let bias = match &read.norm.kind {
+        NormKind::Layer { bias: Some(bias) } => Some(index(bias)?),
+        _ => None,
     };
-    Ok(design.reads().into_iter().filter_map(norm).collect())
+    let shift = match read.norm.kind {
+        NormKind::Rms { shift } => shift,
+        NormKind::Layer { .. } => 0.0,
+    };
+    let norm = Norm { weight, bias, shift, dtype: checkpoint.tensors()[weight].dtype };
+    let layers: Option<Vec<usize>> = read.layers.iter().map(|layer| index(&layer.weight)).collect();
+    let layers = layers?;
+    let why_not = why_not(checkpoint, read, (&norm, &layers));
+    Some(Producer { divides: Divides::Norm(norm), layers, why_not })
 }
 
 /// Why a norm takes no scales.
-fn why_not(checkpoint: &Checkpoint, read: &Read<'_>, norm: &Norm) -> Option<String> {
+fn why_not(
+    checkpoint: &Checkpoint,
+    read: &Read<'_>,
+    (norm, layers): (&Norm, &[usize]),
+) -> Option<String> {
     let tensor = |index: usize| &checkpoint.tensors()[index];
     let is_plain = |tensor: &Tensor| {
         let is_float = matches!(tensor.dtype, DType::F16 | DType::BF16 | DType::F32);
@@ -83,12 +74,12 @@ fn why_not(checkpoint: &Checkpoint, read: &Read<'_>, norm: &Norm) -> Option<Stri
     if read.has_router {
         return Some("a router that stays as it is reads the same norm".to_owned());
     }
-    if checkpoint.tied().is_some_and(|tied| norm.layers.contains(&tied.embedding)) {
+    if checkpoint.tied().is_some_and(|tied| layers.contains(&tied.embedding)) {
         return Some("the embedding that is tied to them takes no scales".to_owned());
     }
     let is_whole = is_plain(tensor(norm.weight))
         && norm.bias.is_none_or(|bias| is_plain(tensor(bias)))
-        && norm.layers.iter().all(reads_all);
+        && layers.iter().all(reads_all);
     (!is_whole).then(|| "the norm before them is no vector of 16 or 32 bits".to_owned())
 }
 
@@ -136,14 +127,21 @@ impl Norm {
         }
         (f64::from(self.shift + before) / f64::from(self.shift + after)) as f32
     }
+}
 
-    /// The tensors that change: the weight, and the bias where there is one.
-    pub fn vectors(&self) -> impl Iterator<Item = usize> {
-        std::iter::once(self.weight).chain(self.bias)
-    }
+/// A norm that takes scales, with its values.
+#[derive(Clone, Copy, Debug)]
+pub struct ByNorm<'a> {
+    /// The norm.
+    pub norm: &'a Norm,
+    /// Its weight.
+    pub weight: &'a [f32],
+    /// Its bias, empty without one.
+    pub bias: &'a [f32],
+}
 
-    /// What a layer that reads it is told by: the name of the norm.
-    pub fn name<'c>(&self, checkpoint: &'c Checkpoint) -> &'c str {
-        &checkpoint.tensors()[self.weight].name
+impl Takes for ByNorm<'_> {
+    fn stored(&self, wanted: &[f32]) -> Vec<f32> {
+        self.norm.divided(self.weight, self.bias, wanted).by
     }
 }

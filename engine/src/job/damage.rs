@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView2, s};
 use crate::checkpoint::Checkpoint;
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
+use crate::job::folded::Alone;
 use crate::method::{self, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
 use crate::numeric::gram::Gram;
@@ -182,6 +183,7 @@ pub struct Sample {
     weights: Array2<f32>,
     of: usize,
     inputs: Option<LayerInputs>,
+    alone: Alone,
 }
 
 impl Sample {
@@ -227,7 +229,8 @@ impl Sample {
             weights
         };
         let (name, dtype) = (tensor.name.clone(), tensor.dtype);
-        Ok(Self { tensor: name, dtype, weights, of: rows, inputs: None })
+        let alone = Alone::of(checkpoint, layer);
+        Ok(Self { tensor: name, dtype, weights, of: rows, inputs: None, alone })
     }
 
     /// Values of no checkpoint, all of them.
@@ -323,7 +326,7 @@ impl Sample {
             inputs: self.inputs.as_ref(),
             observer,
         };
-        method::run_alone(steps, &task)
+        method::run_alone(steps, &task, &self.alone)
     }
 }
 

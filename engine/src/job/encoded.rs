@@ -25,6 +25,14 @@ pub trait Encodings: Sync {
     /// # Errors
     /// [`Error::Io`] for a tensor that is not encoded; what reading says.
     fn encoding(&self, tensor: usize) -> Result<Arc<Encoding>>;
+
+    /// By what the outputs of a tensor were divided, those of a norm or each row of a matrix, where they were.
+    ///
+    /// # Errors
+    /// What reading says.
+    fn divided(&self, _tensor: usize) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 }
 
 /// Writes the parts of an encoding, with a hash of them where they are to be kept.

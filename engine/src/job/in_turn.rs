@@ -6,9 +6,7 @@ use crate::calibration::{Calibration, Folder, InTurn, Part};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::fold::{self, Settled};
-use crate::job::{
-    Limits, Measured, Store, StoreWeights, Subject, compress_into, layers_to_compress,
-};
+use crate::job::{Limits, Measured, Store, StoreWeights, Subject, compress_into, layers_to_store};
 use crate::method::{Needs, chain_needs};
 use crate::observer::Observer;
 use crate::plan::Plan;
@@ -65,9 +63,9 @@ impl<'a> Sequential<'a> {
         &self.store
     }
 
-    /// The layers of a block, or those outside, that the plan does not keep.
+    /// The layers of a block, or those outside, that the plan does not leave as they are.
     fn layers(&self, block: Option<u32>) -> Vec<usize> {
-        let mut layers = layers_to_compress(self.checkpoint, &self.settled.plan);
+        let mut layers = layers_to_store(self.checkpoint, &self.settled);
         layers.retain(|&layer| self.checkpoint.tensors()[layer].place.block == block);
         layers
     }

@@ -1,15 +1,18 @@
 //! A job that goes on where another one of the same plan stopped: each finished layer lies in a folder under a name that
 //! says whose it is and all that decides its bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use blake3::Hasher;
 
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::error::Result;
-use crate::fold::{self, Settled};
-use crate::job::{Limits, Store, Subject, compress_into, folded, layers_to_compress};
+use crate::fold::{self, Producer, Settled};
+use crate::job::store::Held;
+use crate::job::{
+    Limits, Store, Subject, compress_into, folded, layers_to_compress, layers_to_store,
+};
 use crate::method;
 use crate::observer::Observer;
 use crate::plan::Plan;
@@ -39,7 +42,7 @@ pub fn resume<'a>(
     let Some(identity) = identity(subject) else {
         return crate::job::run(subject, plan, limits, Some(folder), observer);
     };
-    let layers = layers_to_compress(checkpoint, plan);
+    let layers = layers_to_store(checkpoint, &settled);
     let store = Store::kept(folder, names(&identity, checkpoint, &settled, &layers));
     let mut left = Vec::new();
     for &layer in &layers {
@@ -56,7 +59,7 @@ pub fn resume<'a>(
     Ok(store)
 }
 
-/// Takes over what the folder holds of a layer, with the norm that took its scales, if both are whole.
+/// Takes over what the folder holds of a layer, with what takes its scales and what it takes, if all of it is whole.
 fn take_over(
     store: &Store,
     checkpoint: &Checkpoint,
@@ -66,9 +69,9 @@ fn take_over(
     let tensor = &checkpoint.tensors()[layer];
     let Some(matrix) = tensor.matrix else { return Ok(false) };
     let layout = settled.plan.assignment(&tensor.name).layout(matrix.shape, tensor.dtype)?;
-    let norm = settled.of(layer);
-    let has_norm = norm.is_none_or(|norm| folded::take_over(store, norm, checkpoint));
-    Ok(has_norm && store.take_over(layer, layout, matrix.shape))
+    let mut producers = settled.of(layer).into_iter().chain(settled.by_rows_of(layer));
+    let has_scales = producers.all(|producer| folded::take_over(store, producer, checkpoint));
+    Ok(has_scales && store.take_over(layer, layout, matrix.shape))
 }
 
 /// Layers of a plan that lie in a folder where [`resume`] looks for them.
@@ -87,28 +90,34 @@ pub fn finished(subject: Subject<'_>, plan: &Plan, folder: &Path) -> Finished {
         crate::disk::list_files(folder).unwrap_or_default().into_iter().collect();
     let (checkpoint, settled) = (subject.checkpoint, fold::settle(subject.checkpoint, plan));
     let mut found = Finished::default();
-    for layer in layers_to_compress(checkpoint, plan) {
+    let compressed: HashSet<usize> = layers_to_compress(checkpoint, plan).into_iter().collect();
+    for layer in layers_to_store(checkpoint, &settled) {
         if let Some(bytes) = there.get(&name(&identity, checkpoint, &settled, layer)) {
-            found.layers += 1;
+            found.layers += usize::from(compressed.contains(&layer));
             found.bytes += bytes;
         }
     }
     found
 }
 
-/// The names of the files of layers, and of the norms that take their scales.
+/// The names of the files of layers, and of what takes their scales.
 fn names(
     identity: &str,
     checkpoint: &Checkpoint,
     settled: &Settled<'_>,
     layers: &[usize],
-) -> HashMap<usize, String> {
-    let of_layer = |&layer: &usize| (layer, name(identity, checkpoint, settled, layer));
-    let mut names: HashMap<usize, String> = layers.iter().map(of_layer).collect();
-    for norm in &settled.folds {
-        let Some(&first) = norm.layers.first() else { continue };
+) -> HashMap<Held, String> {
+    let of_layer =
+        |&layer: &usize| (Held::Tensor(layer), name(identity, checkpoint, settled, layer));
+    let mut names: HashMap<Held, String> = layers.iter().map(of_layer).collect();
+    for producer in &settled.folds {
+        let Some(&first) = producer.layers.first() else { continue };
         let of_first = name(identity, checkpoint, settled, first);
-        names.extend(norm.vectors().map(|index| (index, format!("{index}-{of_first}"))));
+        for index in producer.vectors() {
+            names.insert(Held::Tensor(index), format!("{index}-{of_first}"));
+        }
+        let divisors = Held::Divisors(producer.tensor());
+        names.insert(divisors, format!("{}-divisors-{of_first}", producer.tensor()));
     }
     names
 }
@@ -136,21 +145,28 @@ fn identity(subject: Subject<'_>) -> Option<String> {
 }
 
 /// The name of a layer's file: a hash of the identity, the layer, what is done to it, and to those it shares a scale or
-/// the scales of its inputs with.
+/// the scales of its inputs with, or whose scales its rows take.
 fn name(identity: &str, checkpoint: &Checkpoint, settled: &Settled<'_>, layer: usize) -> String {
     let (tensors, plan) = (checkpoint.tensors(), &settled.plan);
     let own = &tensors[layer].name;
     let group = checkpoint.fused_group_of(layer);
     let group = group.filter(|_| method::chain_shares_peak(&plan.assignment(own).steps));
     let fused = group.iter().flat_map(|group| &group.members);
-    let behind = settled.of(layer).into_iter().flat_map(|norm| &norm.layers);
+    let producers: Vec<&Producer> =
+        settled.of(layer).into_iter().chain(settled.by_rows_of(layer)).collect();
+    let behind = producers.iter().flat_map(|producer| &producer.layers);
     let mut hasher = Hasher::new();
     let mut text = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     };
     text(identity);
-    let divided = settled.of(layer).map(|norm| (norm.weight, norm.bias, norm.shift, norm.dtype));
-    text(&format!("{divided:?}"));
+    for producer in &producers {
+        text(&format!("{:?}", producer.divides));
+        // A layer whose rows must not lose a bit takes other scales.
+        let matrix = producer.matrix().map(|matrix| &tensors[matrix].name);
+        let is_kept = matrix.is_some_and(|matrix| plan.assignment(matrix).is_keep());
+        text(&format!("{is_kept}"));
+    }
     for &member in std::iter::once(&layer).chain(fused).chain(behind) {
         let name = &tensors[member].name;
         text(name);

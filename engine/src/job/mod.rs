@@ -23,7 +23,7 @@ pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use capacity::{Held, Source, capacity, entropy_coded, forms};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
-pub use folded::{carried_weights, divisors, freed_weights};
+pub use folded::{carried_weights, freed_weights};
 pub use in_turn::Sequential;
 pub use kept::{Finished, finished, resume};
 pub use levels::{Level, Levels};
@@ -35,6 +35,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::fold::{self, Settled};
+use crate::job::folded::Alone;
 use crate::method::{self, Needs, Step, Task};
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
@@ -60,7 +61,8 @@ impl Default for Limits {
     }
 }
 
-/// Compresses every layer the plan does not keep, and stores the results in a temporary folder in `scratch`.
+/// Compresses every layer the plan does not keep, and stores the results in a temporary folder in `scratch`, with what
+/// changes beside them: norms, biases, and layers whose rows take scales.
 ///
 /// Layers are taken in the checkpoint's order, as many at once as fit the memory limit; what is stored does not
 /// depend on how many.
@@ -83,12 +85,12 @@ pub fn run<'a>(
     settled.plan.check(checkpoint)?;
     subject.check_plan(&settled.plan)?;
     let store = Store::create(scratch)?;
-    let layers = layers_to_compress(checkpoint, plan);
+    let layers = layers_to_store(checkpoint, &settled);
     compress_into(&store, (subject, &settled), &layers, limits, observer)?;
     Ok(store)
 }
 
-/// Compresses some layers into a store, as many at once as fit the memory limit, behind the norms that take their scales.
+/// Compresses some layers into a store, as many at once as fit the memory limit, behind what takes their scales.
 fn compress_into(
     store: &Store,
     (subject, settled): (Subject<'_>, &Settled<'_>),
@@ -98,7 +100,7 @@ fn compress_into(
 ) -> Result<()> {
     let (checkpoint, plan) = (subject.checkpoint, settled.plan.as_ref());
     let batches = batches(checkpoint, plan, layers, limits)?;
-    let divisors = folded::divide_norms(store, (subject, settled), layers, observer)?;
+    let divisors = folded::divide(store, (subject, settled), layers, observer)?;
     let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
     let done_bytes = AtomicU64::new(0);
     for batch in batches {
@@ -116,12 +118,12 @@ fn compress_into(
                 });
             };
             report(done_bytes.load(Ordering::Relaxed));
-            let divisors = divisors.get(&layer).map(|by| by.as_slice());
-            let run = |steps: &[Step], task: &Task<'_>| match divisors {
+            let run = |steps: &[Step], task: &Task<'_>| match divisors.inputs.get(&layer) {
                 Some(by) => method::run_chain_divided(steps, task, by),
                 None => method::run_chain(steps, task),
             };
-            let encoding = compress_by(subject, plan, layer, (&run, observer))?;
+            let rows = divisors.rows.get(&layer).map(|by| by.as_slice());
+            let encoding = compress_by(subject, plan, layer, (&run, rows, observer))?;
             observer.go_on()?;
             store.put(layer, &encoding)?;
             report(done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes());
@@ -131,8 +133,8 @@ fn compress_into(
     Ok(())
 }
 
-/// Compresses one layer as the plan says, whatever becomes of the layers that share its input: scales that the plan folds
-/// into a norm are those of the layer alone, and kept with it.
+/// Compresses one layer as the plan says, whatever becomes of others: scales that the plan folds are those of the layer
+/// alone, and kept with it.
 ///
 /// # Errors
 /// Those of [`method::run_chain`]; what reading says.
@@ -142,20 +144,30 @@ pub fn compress_layer<'a>(
     layer: usize,
     observer: &dyn Observer,
 ) -> Result<Encoding> {
-    compress_by(subject.into(), plan, layer, (&method::run_alone, observer))
+    let subject = subject.into();
+    let name = &subject.checkpoint.tensors()[layer].name;
+    let is_folded = method::chain_folds(&plan.assignment(name).steps);
+    let alone = if is_folded { Alone::of(subject.checkpoint, layer) } else { Alone::default() };
+    let run = |steps: &[Step], task: &Task<'_>| method::run_alone(steps, task, &alone);
+    compress_by(subject, plan, layer, (&run, None, observer))
 }
 
 /// How a chain is run.
 type RunChain<'r> = &'r dyn Fn(&[Step], &Task<'_>) -> Result<Encoding>;
 
+/// Compresses one layer, its rows divided by `rows` first. What is shared by fused layers is not: a chain that shares
+/// leaves no row to itself, so its rows take no scales.
 fn compress_by(
     Subject { checkpoint, calibrated }: Subject<'_>,
     plan: &Plan,
     layer: usize,
-    (run, observer): (RunChain<'_>, &dyn Observer),
+    (run, rows, observer): (RunChain<'_>, Option<&[f32]>, &dyn Observer),
 ) -> Result<Encoding> {
     let tensor = &checkpoint.tensors()[layer];
-    let weights = checkpoint.weights(layer, observer)?;
+    let mut weights = checkpoint.weights(layer, observer)?;
+    if let Some(by) = rows {
+        folded::divide_rows(&mut weights, by);
+    }
     let assignment = plan.assignment(&tensor.name);
     let fused_peak = fused_peak(checkpoint, plan, layer, observer)?;
     let inputs = match method::chain_needs(&assignment.steps) {
@@ -207,6 +219,14 @@ fn layers_to_compress(checkpoint: &Checkpoint, plan: &Plan) -> Vec<usize> {
     (0..checkpoint.tensors().len()).filter(is_changed).collect()
 }
 
+/// The same, and the layers that are kept but for their rows, which are divided; in the checkpoint's order.
+fn layers_to_store(checkpoint: &Checkpoint, settled: &Settled<'_>) -> Vec<usize> {
+    let mut layers = layers_to_compress(checkpoint, &settled.plan);
+    layers.extend(settled.kept_matrices(checkpoint));
+    layers.sort_unstable();
+    layers
+}
+
 /// Working memory for one layer, at most. With a Gram matrix: half of it as it was measured, its inverse's factor while
 /// it is made in f64 and kept in f32, and the weights as they are walked along, twice in f64 or less.
 fn needed_bytes(tensor: &Tensor, plan: &Plan) -> u64 {
@@ -227,7 +247,7 @@ fn needed_bytes(tensor: &Tensor, plan: &Plan) -> u64 {
 /// # Errors
 /// [`Error::Limit`] for a layer that does not fit the limit.
 pub fn memory_bytes(checkpoint: &Checkpoint, plan: &Plan, limits: Limits) -> Result<u64> {
-    let layers = layers_to_compress(checkpoint, plan);
+    let layers = layers_to_store(checkpoint, &fold::settle(checkpoint, plan));
     let of_layer = |layer: &usize| needed_bytes(&checkpoint.tensors()[*layer], plan);
     let batches = batches(checkpoint, plan, &layers, limits)?;
     Ok(batches.iter().map(|batch| batch.iter().map(of_layer).sum()).max().unwrap_or(0))

@@ -8,18 +8,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 
 use crate::disk::{self, NewFile};
-use crate::encoding::{Encoding, Layout};
+use crate::encoding::{Dense, Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::job::Encodings;
 use crate::job::encoded;
-use crate::tensor::MatrixShape;
+use crate::tensor::{DType, MatrixShape};
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Held {
+    /// The encoding of a tensor.
+    Tensor(usize),
+    /// By what its outputs are divided.
+    Divisors(usize),
+}
 
 /// Where the files lie.
 #[derive(Debug)]
 enum Place {
     Temporary(TempDir),
-    /// A folder with the name of the file of each tensor.
-    Kept(PathBuf, HashMap<usize, String>),
+    /// A folder with the name of each file.
+    Kept(PathBuf, HashMap<Held, String>),
 }
 
 /// What is remembered of a stored tensor.
@@ -29,11 +38,11 @@ struct Stored {
     shape: MatrixShape,
 }
 
-/// Finished encodings by tensor index.
+/// Finished encodings by tensor index, and divisors that were searched for them.
 #[derive(Debug)]
 pub struct Store {
     place: Place,
-    stored: Mutex<HashMap<usize, Stored>>,
+    stored: Mutex<HashMap<Held, Stored>>,
 }
 
 impl Store {
@@ -42,51 +51,90 @@ impl Store {
         Ok(Self { place, stored: Mutex::default() })
     }
 
-    /// A store in a folder that is not removed with it, and the name of each tensor's file there.
-    pub(super) fn kept(folder: &Path, names: HashMap<usize, String>) -> Self {
+    /// A store in a folder that is not removed with it, and the name of each file there.
+    pub(super) fn kept(folder: &Path, names: HashMap<Held, String>) -> Self {
         let place = Place::Kept(folder.to_path_buf(), names);
         Self { place, stored: Mutex::default() }
     }
 
     /// Takes over what the folder holds of a tensor, if it is whole.
     pub(super) fn take_over(&self, tensor: usize, layout: Layout, shape: MatrixShape) -> bool {
-        let is_whole = encoded::read(&self.path(tensor), &layout, shape).is_ok();
+        self.take_over_held(Held::Tensor(tensor), layout, shape)
+    }
+
+    /// Takes over by what the `n` outputs of a tensor were divided, if that is whole.
+    pub(super) fn take_over_divided(&self, tensor: usize, n: usize) -> bool {
+        let shape = MatrixShape { rows: 1, cols: n };
+        self.take_over_held(Held::Divisors(tensor), Layout::Dense(DType::F32), shape)
+    }
+
+    fn take_over_held(&self, held: Held, layout: Layout, shape: MatrixShape) -> bool {
+        let is_whole = encoded::read(&self.path(held), &layout, shape).is_ok();
         if is_whole {
-            let stored = Stored { layout, shape };
-            self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, stored);
+            self.remember(held, Stored { layout, shape });
         }
         is_whole
     }
 
-    fn path(&self, tensor: usize) -> PathBuf {
-        match &self.place {
-            Place::Temporary(folder) => folder.path().join(format!("{tensor}.safetensors")),
-            Place::Kept(folder, names) => folder.join(names.get(&tensor).map_or("", |name| name)),
+    fn remember(&self, held: Held, stored: Stored) {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(held, stored);
+    }
+
+    fn find(&self, held: Held) -> Option<Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).get(&held).cloned()
+    }
+
+    fn path(&self, held: Held) -> PathBuf {
+        match (&self.place, held) {
+            (Place::Temporary(folder), Held::Tensor(tensor)) => {
+                folder.path().join(format!("{tensor}.safetensors"))
+            }
+            (Place::Temporary(folder), Held::Divisors(tensor)) => {
+                folder.path().join(format!("{tensor}-divisors.safetensors"))
+            }
+            (Place::Kept(folder, names), held) => {
+                folder.join(names.get(&held).map_or("", |name| name))
+            }
         }
     }
 
     /// Writes the encoding of a tensor.
     pub(super) fn put(&self, tensor: usize, encoding: &Encoding) -> Result<()> {
-        let path = self.path(tensor);
+        self.put_held(Held::Tensor(tensor), encoding)
+    }
+
+    /// Writes by what the outputs of a tensor are divided.
+    pub(super) fn put_divided(&self, tensor: usize, by: &[f32]) -> Result<()> {
+        let shape = MatrixShape { rows: 1, cols: by.len() };
+        self.put_held(Held::Divisors(tensor), &Encoding::Dense(Dense::new(shape, DType::F32, by)))
+    }
+
+    fn put_held(&self, held: Held, encoding: &Encoding) -> Result<()> {
+        let path = self.path(held);
         match &self.place {
             Place::Temporary(_) => encoded::write(NewFile::create(&path)?, encoding, false)?,
             Place::Kept(..) => encoded::write(NewFile::replacing(&path)?, encoding, true)?,
         }
-        let stored = Stored { layout: encoding.layout(), shape: encoding.shape() };
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor, stored);
+        self.remember(held, Stored { layout: encoding.layout(), shape: encoding.shape() });
         Ok(())
     }
 
     /// Whether a tensor is stored; the others are kept as they are.
     pub fn has(&self, tensor: usize) -> bool {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&tensor)
+        self.find(Held::Tensor(tensor)).is_some()
     }
 
     /// Reads the encoding of a tensor back.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a tensor that is not stored; what reading says.
     pub fn get(&self, tensor: usize) -> Result<Encoding> {
-        let path = self.path(tensor);
-        let stored =
-            self.stored.lock().unwrap_or_else(PoisonError::into_inner).get(&tensor).cloned();
+        self.get_held(Held::Tensor(tensor))
+    }
+
+    fn get_held(&self, held: Held) -> Result<Encoding> {
+        let path = self.path(held);
+        let stored = self.find(held);
         let stored =
             stored.ok_or_else(|| Error::io("find", &path)(std::io::ErrorKind::NotFound.into()))?;
         encoded::read(&path, &stored.layout, stored.shape)
@@ -100,5 +148,13 @@ impl Encodings for Store {
 
     fn encoding(&self, tensor: usize) -> Result<Arc<Encoding>> {
         self.get(tensor).map(Arc::new)
+    }
+
+    fn divided(&self, tensor: usize) -> Result<Option<Vec<f32>>> {
+        let held = Held::Divisors(tensor);
+        if self.find(held).is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.get_held(held)?.decode().into_raw_vec_and_offset().0))
     }
 }

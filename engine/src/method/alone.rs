@@ -2,7 +2,7 @@
 
 use crate::encoding::{Encoding, Layout, Scaled, ScaledLayout};
 use crate::error::Result;
-use crate::method::awq::{self, Shared, shared_scales};
+use crate::method::awq::{self, Shared, Takes, shared_scales};
 use crate::method::{Step, Task, chain_layout, run_chain};
 use crate::tensor::{DType, MatrixShape};
 
@@ -20,12 +20,12 @@ pub fn run_chain_divided(steps: &[Step], task: &Task<'_>, by: &[f32]) -> Result<
     run_chain(steps, &task)
 }
 
-/// Runs a chain on one layer as if there were no other: scales that it folds are its own, and are kept around all else.
-/// So it decodes to what it is near to.
+/// Runs a chain on one layer as if there were no other: scales that it folds are its own, such as `takes` can take, and are
+/// kept around all else. So it decodes to what it is near to.
 ///
 /// # Errors
 /// Those of [`run_chain`].
-pub fn run_alone(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
+pub fn run_alone(steps: &[Step], task: &Task<'_>, takes: &dyn Takes) -> Result<Encoding> {
     if !awq::folds(steps) {
         return run_chain(steps, task);
     }
@@ -33,7 +33,7 @@ pub fn run_alone(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
     let sample = task.weights.select(ndarray::Axis(0), &chosen);
     let part = Task { weights: sample.view(), previous: None, ..*task };
     let layer = Shared { steps, sample: part, rows: task.weights.nrows() };
-    let by = shared_scales(&[layer], &|wanted| wanted.to_vec())?;
+    let by = shared_scales(&[layer], takes)?;
     let inner = run_chain_divided(steps, task, &by)?;
     Ok(Encoding::Scaled(Scaled::new(DType::F32, by, inner)))
 }

@@ -1,5 +1,5 @@
 //! AWQ: inputs that matter are scaled up before rounding, so that their weights fall on finer steps. The scales are kept
-//! with the layer, or searched for all layers behind a norm at once, which then takes them.
+//! with the layer, or go into what makes its inputs: searched for all layers that read it at once, and as it can take them.
 
 use ndarray::Array2;
 
@@ -17,8 +17,9 @@ use crate::tensor::{DType, MatrixShape};
 ///
 /// sⱼ = √E\[xⱼ²\]^α over the geometric middle of its extremes, rounded to its storage type; 1 where an input was always
 /// zero. α is the one of 0, 1/20, …, 19/20 of least tr(Δ·H·Δᵀ), measured on 256 rows spread evenly: on those never worse
-/// than α = 0, which is round to nearest. The authors take E|x| and fold 1/s into the layer before, which changes other
-/// tensors; here s is part of the encoding and counted, 16 bits an input. Weighted clipping counts E\[x²\]/s².
+/// than α = 0, which is round to nearest. The authors take E|x| and fold 1/s into what is before the layer; so does
+/// `scales=folded`, by [`shared_scales`], where other tensors change with the layer. Kept, s is part of the encoding and counted, 16
+/// bits an input. Weighted clipping counts E\[x²\]/s².
 /// Cost: 20 roundings of the sample, 2·256·cols² operations each, and one of the whole.
 pub(super) struct Awq;
 
@@ -46,13 +47,13 @@ static ABOUT: About = About {
 const SCALES: Parameter = Parameter {
     name: "scales",
     title: "Scales of inputs",
-    help: "Kept, they are part of the layer, 16 bits an input, which few formats hold. Folded, the norm before the layer is divided by them, and the layer is plain integers. Where that is not exact, or another layer that reads the norm does not fold, they are kept.",
+    help: "Kept, they are part of the layer, 16 bits an input, which few formats hold. Folded, what makes the inputs is divided by them, the norm before, rows of up for down, rows of v for o, and the layer is plain integers. Where that is not exact, or another layer that reads the norm does not fold, they are kept.",
     kind: Kind::Choice(&[
         Option_ { id: "kept", title: "Kept", help: "Stored with the layer, each layer its own." },
         Option_ {
             id: "folded",
             title: "Folded",
-            help: "Into the norm before: one set for all layers that read it, searched for the least error of all their outputs.",
+            help: "Into what makes the inputs: one set for all layers that read a norm, searched for the least error of all their outputs; one for each row of up or v that is read.",
         },
     ]),
     only_when: None,
@@ -62,7 +63,7 @@ fn is_folded(parameters: &Resolved) -> bool {
     parameters.choice(SCALES.name) == "folded"
 }
 
-/// Whether a chain folds scales of inputs into the norm before its layer; no, where a step is not valid.
+/// Whether a chain folds scales of inputs into what makes them; no, where a step is not valid.
 pub fn folds(steps: &[Step]) -> bool {
     let awq = steps.iter().find(|step| step.method == ABOUT.id);
     awq.and_then(|step| ABOUT.resolve(&step.parameters).ok()).is_some_and(|found| is_folded(&found))
@@ -152,9 +153,14 @@ fn least(
     error: impl Fn(&[f32]) -> Result<f64>,
 ) -> Result<Vec<f32>> {
     let mut best = (f64::INFINITY, scales_of(0.0));
+    let mut last = Vec::new();
     for strength in 0..STRENGTHS {
         task.observer.go_on()?;
         let tried = scales_of(f64::from(strength) / f64::from(STRENGTHS));
+        // What can be stored may be the same for several strengths.
+        if std::mem::replace(&mut last, tried.clone()) == tried {
+            continue;
+        }
         let error = error(&tried)?;
         if error < best.0 {
             best = (error, tried);
@@ -163,7 +169,28 @@ fn least(
     Ok(best.1)
 }
 
-/// One of the layers that read a norm.
+/// What takes the scales of inputs.
+pub trait Takes {
+    /// E\[x²\] of inputs, alike where they must have one scale.
+    fn merged(&self, squares: &[f32]) -> Vec<f32> {
+        squares.to_vec()
+    }
+
+    /// The scales that come of those wanted, as what takes them is stored.
+    fn stored(&self, wanted: &[f32]) -> Vec<f32>;
+}
+
+/// Takes any scales.
+#[derive(Clone, Copy, Debug)]
+pub struct AsWanted;
+
+impl Takes for AsWanted {
+    fn stored(&self, wanted: &[f32]) -> Vec<f32> {
+        wanted.to_vec()
+    }
+}
+
+/// One of the layers whose inputs are scaled together.
 pub struct Shared<'a> {
     /// Its chain.
     pub steps: &'a [Step],
@@ -179,16 +206,13 @@ pub fn rows_for_scales(rows: usize) -> Vec<usize> {
 }
 
 /// The scales of inputs that several layers have together, searched as AWQ does for one: of the strengths that with the
-/// least Σ tr(Δ·H·Δᵀ) over the layers, each sample counted for all its rows. `stored` makes of scales that are wanted
-/// those that come of it, as what takes them is stored: these are what is tried and given. Masks are not looked at.
+/// least Σ tr(Δ·H·Δᵀ) over the layers, each sample counted for all its rows. What is tried and given are the scales that
+/// come of it in what takes them, so that on the samples they are never worse than none. Masks are not looked at.
 /// Cost: 20 roundings of every sample.
 ///
 /// # Errors
 /// [`crate::Error::Plan`] where the inputs were not measured; [`crate::Error::Cancelled`].
-pub fn shared_scales(
-    layers: &[Shared<'_>],
-    stored: &dyn Fn(&[f32]) -> Vec<f32>,
-) -> Result<Vec<f32>> {
+pub fn shared_scales(layers: &[Shared<'_>], takes: &dyn Takes) -> Result<Vec<f32>> {
     let Some(first) = layers.first() else { return Ok(Vec::new()) };
     let (gram, squares) = (first.sample.gram()?, first.sample.mean_squares()?);
     let mut grids = Vec::new();
@@ -206,7 +230,8 @@ pub fn shared_scales(
         };
         grids.iter().map(of).sum()
     };
-    let scales_of = |strength| stored(&scales(&squares, strength, DType::F32));
+    let merged = takes.merged(&squares);
+    let scales_of = |strength| takes.stored(&scales(&merged, strength, DType::F32));
     least(scales_of, &first.sample, error)
 }
 

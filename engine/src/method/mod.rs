@@ -38,7 +38,9 @@ use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 use serde::{Deserialize, Serialize};
 
 pub use alone::{alone_layout, run_alone, run_chain_divided};
-pub use awq::{Shared, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales};
+pub use awq::{
+    AsWanted, Shared, Takes, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales,
+};
 pub use inputs::{LayerInputs, uncalibrated};
 pub use low_rank::{shifts as chain_shifts, without_shift};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};

@@ -234,7 +234,57 @@ pub struct Read<'a> {
     pub has_router: bool,
 }
 
+/// A linear layer whose inputs come of rows of another, one row each. Where dividing that row divides the input, and
+/// nothing else reads it, scales may go from the one to the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Carry<'a> {
+    /// The layer whose rows they are.
+    pub from: &'a Linear,
+    /// The layer whose inputs they are.
+    pub to: &'a Linear,
+    /// Of which row each input comes.
+    pub rows: RowMap,
+    /// Why an input is not divided with its row, half a sentence.
+    pub why_not: Option<&'static str>,
+}
+
+/// Of which row of one layer an input of another comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowMap {
+    /// The row of the first input.
+    pub first: usize,
+    /// Inputs one after another that come of rows one after another: the values of a head.
+    pub run: usize,
+    /// Runs one after another that come of the same rows: heads of queries that share one of values.
+    pub shared: usize,
+    /// From the first row of a run to that of the next that has others.
+    pub stride: usize,
+}
+
+impl RowMap {
+    /// Input j comes of row `first` + j, of so many.
+    fn straight(first: usize, inputs: usize) -> Self {
+        Self { first, run: inputs.max(1), shared: 1, stride: 0 }
+    }
+
+    /// The row of an input.
+    pub fn row(&self, input: usize) -> usize {
+        self.first + input / self.run / self.shared * self.stride + input % self.run
+    }
+}
+
 impl Design {
+    /// Every layer whose inputs come of rows of another: the output projection, of values; the last feed-forward layer, of
+    /// the first.
+    pub fn carries(&self) -> Vec<Carry<'_>> {
+        let mut all = Vec::new();
+        for Block { attention, feed, .. } in &self.blocks {
+            all.push(attention.carry());
+            all.extend(feed.carries());
+        }
+        all
+    }
+
     /// Every norm before linear layers, in the order they run; one that several parts of a block read comes once.
     pub fn reads(&self) -> Vec<Read<'_>> {
         let mut found: Vec<(Option<&Norm>, Vec<&Linear>, bool)> = Vec::new();
@@ -271,6 +321,17 @@ impl Attention {
             Projection::Joined(one) | Projection::PerHead(one) => vec![one],
         }
     }
+
+    /// What the heads give is a mean of values, weighted by what does not depend on them.
+    fn carry(&self) -> Carry<'_> {
+        let (run, shared) = (self.head_dim.max(1), (self.heads / self.kv_heads.max(1)).max(1));
+        let (from, first, stride) = match &self.projection {
+            Projection::Apart(three) => (&three[2], 0, run),
+            Projection::Joined(one) => (one, (self.heads + self.kv_heads) * run, run),
+            Projection::PerHead(one) => (one, 2 * run, 3 * run),
+        };
+        Carry { from, to: &self.output, rows: RowMap { first, run, shared, stride }, why_not: None }
+    }
 }
 
 impl Feed {
@@ -283,6 +344,22 @@ impl Feed {
                 let experts = mixture.experts.iter().flat_map(|expert| &expert.inputs);
                 std::iter::once(&mixture.router).chain(experts).collect()
             }
+        }
+    }
+
+    /// The last layer behind the first. Between them an activation is passed by a positive factor only where it is max(x, 0).
+    fn carries(&self) -> Vec<Carry<'_>> {
+        match self {
+            Self::Plain { up, down, activation } => vec![Carry {
+                from: up,
+                to: down,
+                rows: RowMap::straight(0, down.shape.cols),
+                why_not: (*activation != Activation::Relu).then_some(
+                    "an activation without a gate lies between them and the layer before",
+                ),
+            }],
+            Self::Gated(gated) => gated.carry().into_iter().collect(),
+            Self::Experts(mixture) => mixture.experts.iter().filter_map(Gated::carry).collect(),
         }
     }
 }
@@ -355,6 +432,17 @@ impl Norms {
 }
 
 impl Gated {
+    /// act(gate(x)) ⊙ up(x) is linear in up.
+    fn carry(&self) -> Option<Carry<'_>> {
+        let (from, first) = match &self.inputs[..] {
+            [_, up] => (up, 0),
+            [both] => (both, both.shape.rows / 2),
+            _ => return None,
+        };
+        let rows = RowMap::straight(first, self.down.shape.cols);
+        Some(Carry { from, to: &self.down, rows, why_not: None })
+    }
+
     fn sites(&self) -> [Vec<&Linear>; 2] {
         [self.inputs.iter().collect(), vec![&self.down]]
     }

@@ -26,7 +26,7 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::evaluation::{Baseline, From};
-use crate::fold;
+use crate::fold::{self, Producer};
 use crate::job::{Level, Moments, Subject};
 use crate::method::{self, Needs};
 use crate::network::{Network, Replaced, Weights};
@@ -66,7 +66,8 @@ pub struct Unit {
     pub layers: Vec<usize>,
     /// Whether a hand has locked any of them.
     pub is_locked: bool,
-    /// Whether a norm takes the scales of its inputs, which takes that everything that reads the norm is in the unit.
+    /// Whether a norm or another layer takes the scales of its inputs whatever that becomes, which takes that everything that
+    /// reads it is in the unit.
     pub folds: bool,
 }
 
@@ -136,7 +137,8 @@ impl Question<'_> {
     pub fn units(&self) -> Vec<Unit> {
         let checkpoint = self.subject.checkpoint;
         let is_asked = self.palette.iter().any(|of| method::chain_folds(&of.steps));
-        let norms = if is_asked { fold::norms(checkpoint).unwrap_or_default() } else { Vec::new() };
+        let producers =
+            if is_asked { fold::producers(checkpoint).unwrap_or_default() } else { Vec::new() };
         let must_agree = self.target.capabilities().fused == Agreement::Must;
         let mut units = Vec::new();
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
@@ -146,13 +148,30 @@ impl Question<'_> {
                 continue;
             }
             let is_locked = layers.iter().any(|&layer| self.assigned(layer).locked);
-            let folds = norms.iter().any(|norm| norm.why_not.is_none() && norm.layers == layers);
+            let takes = |found: &Producer| found.layers == layers && self.takes_scales(found);
+            let folds = producers.iter().any(takes);
             let unit = Unit { layers, is_locked, folds };
             if is_locked || self.palette.iter().any(|of| self.held(&unit, of).is_some()) {
                 units.push(unit);
             }
         }
         units
+    }
+
+    /// Whether scales can go into a producer, whichever candidate it becomes.
+    fn takes_scales(&self, producer: &Producer) -> bool {
+        let checkpoint = self.subject.checkpoint;
+        let Some(matrix) = producer.matrix().filter(|_| producer.why_not.is_none()) else {
+            return producer.why_not.is_none();
+        };
+        let is_by_row = |assignment: &Assignment| fold::is_by_row(checkpoint, matrix, assignment);
+        let assigned = self.assigned(matrix);
+        if assigned.locked {
+            return is_by_row(&assigned);
+        }
+        let tensor = &checkpoint.tensors()[matrix];
+        let held = |of| target::held_at_same_bits(tensor, of, self.target);
+        self.palette.iter().filter_map(held).all(|held| is_by_row(&held))
     }
 
     fn assigned(&self, layer: usize) -> Arc<Assignment> {

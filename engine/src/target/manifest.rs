@@ -32,7 +32,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether it is a layer that the plan compresses, and not a vector that changes beside one.
+    /// Whether it is a layer that the plan compresses, and not a tensor that changes beside one.
     pub fn is_compressed(&self) -> bool {
         self.layout.is_some() && !matches!(self.storage, Storage::Changed { .. })
     }
@@ -191,12 +191,16 @@ pub fn entries(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Res
     let tensors = 0..checkpoint.tensors().len();
     let all = tensors.map(|tensor| entry(checkpoint, &settled.plan, target, tensor));
     let mut all: Vec<Entry> = all.collect::<Result<_>>()?;
-    for norm in &settled.folds {
-        for vector in norm.vectors() {
-            let n = norm.layers.len();
-            let because = format!("it takes the scales of the {n} layers that read it");
-            all[vector].storage = Storage::Changed { because };
-            all[vector].layout = Some(Layout::Dense(norm.dtype));
+    for producer in &settled.folds {
+        let readers = match producer.layers[..] {
+            [layer] => checkpoint.tensors()[layer].module().to_owned(),
+            _ => format!("the {} layers that read it", producer.layers.len()),
+        };
+        let because = format!("it takes the scales of {readers}");
+        let kept = producer.matrix().filter(|&matrix| all[matrix].layout.is_none());
+        for tensor in producer.vectors().into_iter().chain(kept) {
+            all[tensor].storage = Storage::Changed { because: because.clone() };
+            all[tensor].layout = Some(Layout::Dense(checkpoint.tensors()[tensor].dtype));
         }
     }
     place_biases(checkpoint, &mut all)?;
@@ -210,7 +214,7 @@ pub fn is_joint(plan: &Plan) -> bool {
         || plan.iter().any(|(_, assignment)| method::chain_shifts(&assignment.steps))
 }
 
-/// What becomes of one tensor of a plan whatever becomes of the others: scales that go into a norm and biases are not
+/// What becomes of one tensor of a plan whatever becomes of the others: scales that go elsewhere and biases are not
 /// looked at, see [`entries`].
 ///
 /// # Errors

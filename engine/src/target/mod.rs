@@ -105,8 +105,8 @@ pub enum Storage {
     Copied,
     /// In the target's own compressed form.
     Native,
-    /// A vector of the source's type and extents with other values: a norm that took the scales of the layers behind it, a
-    /// bias that makes up for a mean.
+    /// A tensor of the source's type and extents with other values: a norm that took the scales of the layers behind it, a
+    /// layer that is kept and whose rows took those of another, a bias that makes up for a mean.
     Changed {
         /// Why, in a sentence without a full stop.
         because: String,

@@ -75,6 +75,9 @@ fn compared(
         }
         Some(pair) => {
             note(context, ui, pair_text(other, pair));
+            if other.scales.contains_key(&layer) {
+                note(context, ui, "Scales that the export folded are undone.").on_hover_text("Weights were multiplied where others were divided, so that the model computes the same. What is compared is what the layer does.");
+            }
             let state = other.found[layer].as_ref();
             if let Some(found) = known(context, ui, state, "Comparing…") {
                 numbers(context, ui, found);

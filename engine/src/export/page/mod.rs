@@ -115,7 +115,7 @@ fn totals(report: &Report) -> String {
         ("effective bits per weight", format!("{:.3}", totals.bits_per_weight), String::new()),
         ("layers compressed", count(totals.compressed as u64), String::new()),
         ("layers compressed but stored in full", count(totals.dense as u64), String::new()),
-        ("norms and biases changed", count(totals.changed as u64), String::new()),
+        ("tensors changed beside them", count(totals.changed as u64), String::new()),
         ("tensors copied", count(totals.copied as u64), String::new()),
     ];
     let row = |(name, value, share): &(&str, String, String)| {
