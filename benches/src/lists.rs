@@ -255,36 +255,52 @@ pub static WHOLE: &[Trial<'static>] = &[
     ),
     whole(
         "QuIP# 4 bits, embedding 8",
-        "quip-sharp bits=4",
+        "quip-sharp bits=4 outputs=kept",
         "round-to-nearest bits=8 group_size=128 clipping=mse",
     ),
     whole(
         "QuIP# 4 bits, embedding 6",
-        "quip-sharp bits=4",
+        "quip-sharp bits=4 outputs=kept",
         "round-to-nearest bits=6 group_size=128 clipping=mse",
     ),
-    whole("QuIP# 4 bits", "quip-sharp bits=4", "quip-sharp bits=4 rounding=nearest"),
+    whole(
+        "QuIP# 4 bits",
+        "quip-sharp bits=4 outputs=kept",
+        "quip-sharp bits=4 rounding=nearest outputs=kept",
+    ),
     whole(
         "QuIP# 3 bits, embedding 8",
-        "quip-sharp bits=3",
+        "quip-sharp bits=3 outputs=kept",
         "round-to-nearest bits=8 group_size=128 clipping=mse",
     ),
     whole(
         "QuIP# 3 bits, embedding 6",
-        "quip-sharp bits=3",
+        "quip-sharp bits=3 outputs=kept",
         "round-to-nearest bits=6 group_size=128 clipping=mse",
     ),
-    whole("QuIP# 3 bits, embedding 4", "quip-sharp bits=3", "quip-sharp bits=4 rounding=nearest"),
+    whole(
+        "QuIP# 3 bits, embedding 4",
+        "quip-sharp bits=3 outputs=kept",
+        "quip-sharp bits=4 rounding=nearest outputs=kept",
+    ),
     whole(
         "QuIP# 2 bits, embedding 6",
-        "quip-sharp bits=2",
+        "quip-sharp bits=2 outputs=kept",
         "round-to-nearest bits=6 group_size=128 clipping=mse",
     ),
     whole(
         "QuIP# 2 bits, embedding 5",
-        "quip-sharp bits=2",
+        "quip-sharp bits=2 outputs=kept",
         "round-to-nearest bits=5 group_size=128 clipping=mse",
     ),
-    whole("QuIP# 2 bits, embedding 4", "quip-sharp bits=2", "quip-sharp bits=4 rounding=nearest"),
-    whole("QuIP# 2 bits, embedding 3", "quip-sharp bits=2", "quip-sharp bits=3 rounding=nearest"),
+    whole(
+        "QuIP# 2 bits, embedding 4",
+        "quip-sharp bits=2 outputs=kept",
+        "quip-sharp bits=4 rounding=nearest outputs=kept",
+    ),
+    whole(
+        "QuIP# 2 bits, embedding 3",
+        "quip-sharp bits=2 outputs=kept",
+        "quip-sharp bits=3 rounding=nearest outputs=kept",
+    ),
 ];

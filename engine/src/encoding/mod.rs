@@ -139,6 +139,8 @@ impl Layout {
                 is_tiled_by_row && !layout.has_global()
             }
             Self::Scaled(layout) => layout.inner.is_by_row(),
+            Self::Vectors(layout) => layout.grouping != Grouping::Tensor,
+            Self::Rotated(layout) => layout.rows.is_none() && layout.inner.is_by_row(),
             Self::LowRank(_)
             | Self::Outliers(_)
             | Self::Sum(_)

@@ -48,7 +48,7 @@ impl Rotated {
         let mut decoded = Vec::new();
         if let Some(rows) = &rows {
             decoded = inner.decode().into_raw_vec_and_offset().0;
-            undo_both(&cols, rows, &mut decoded);
+            undo_both(&cols, Some(rows), &mut decoded);
         }
         Self { cols, rows, inner: Box::new(inner), decoded }
     }

@@ -236,7 +236,8 @@ impl Sample {
     /// Values of no checkpoint, all of them.
     pub fn of_values(title: &str, weights: Array2<f32>, dtype: crate::tensor::DType) -> Self {
         let of = weights.nrows();
-        Self { tensor: title.to_owned(), dtype, weights, of, inputs: None }
+        let alone = Alone::default();
+        Self { tensor: title.to_owned(), dtype, weights, of, inputs: None, alone }
     }
 
     /// `[rows, cols]` of the rows taken.

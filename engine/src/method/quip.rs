@@ -22,12 +22,13 @@ use crate::numeric::product::apply_rows;
 use crate::numeric::rotation::{Rotation, apply_both};
 use crate::tensor::{DType, MatrixShape, round_f32};
 
-/// Lattice codes of S·W·Rᵀ, with R and S random [`Rotation`]s of inputs and outputs, under one scale for the matrix.
+/// Lattice codes of S·W·Rᵀ, with R and S random [`Rotation`]s of inputs and outputs, under one scale for the matrix; with
+/// outputs *kept* of W·Rᵀ, each output under a scale of its own.
 ///
 /// Turned weights look like independent normal values, for which the codebooks are made: E8P with 2 bits a weight, and
 /// what it leaves with 1 bit more (E81B) or 2 (E8P again). With *feedback*, runs of eight inputs are rounded in order
 /// along H̃ + d·I = V·D·Vᵀ, H̃ = R·H·Rᵀ, D in blocks of 8: ŵ = nearest point to w + Σ (wₐ − ŵₐ)·Vₐ (LDLQ, section 4.2);
-/// else each by itself, without data. The scale is the root mean square of the weights, in the end that of least
+/// else each by itself, without data. A scale is the root mean square of its weights, in the end that of least
 /// tr(Δ·H·Δᵀ) for these codes (without data Σ Δ²). The authors' rescaling of inputs, their tuning of the layers and of
 /// the signs by gradients are not done.
 /// Cost: 1/3·cols³ + 2·rows·cols² operations and some 700 a weight for the points; memory 16·cols² + 12·rows·cols bytes.
@@ -45,6 +46,7 @@ static ABOUT: About = About {
     needs: Needs::Gram,
     parameters: &[
         BITS,
+        OUTPUTS,
         ROUNDING,
         Parameter { only_when: Some(("rounding", "feedback")), ..DAMPING },
         SEED,
@@ -56,6 +58,25 @@ const BITS: Parameter = Parameter {
     title: "Bits",
     help: "Bits a weight. 2 is what the lattice is best at; 3 and 4 code again what 2 leave.",
     kind: Kind::Integer { min: 2, max: 4, default: 2, usual: &[2, 3, 4] },
+    only_when: None,
+};
+
+const OUTPUTS: Parameter = Parameter {
+    name: "outputs",
+    title: "Outputs",
+    help: "Turned, what rounding does to one output is spread over all. A head or an embedding has outputs of very different size, of which the small ones then lose most: keep them there.",
+    kind: Kind::Choice(&[
+        Option_ {
+            id: "turned",
+            title: "Turned",
+            help: "As published: inputs and outputs, one scale for the matrix.",
+        },
+        Option_ {
+            id: "kept",
+            title: "Kept",
+            help: "The inputs alone are turned; each output has a scale of its own, 16 bits.",
+        },
+    ]),
     only_when: None,
 };
 
@@ -83,6 +104,11 @@ pub(super) const SEED: Parameter = Parameter {
     only_when: None,
 };
 
+/// Whether outputs are turned too.
+fn is_turned(parameters: &Resolved) -> bool {
+    parameters.choice("outputs") == "turned"
+}
+
 /// The layout within the rotation.
 fn layout(parameters: &Resolved, dtype: DType) -> VectorsLayout {
     let codebook = match parameters.integer("bits") {
@@ -90,32 +116,33 @@ fn layout(parameters: &Resolved, dtype: DType) -> VectorsLayout {
         3 => Codebook::E8pE81b,
         _ => Codebook::E8pE8p,
     };
-    let scale_dtype = dtype.scale_dtype();
-    VectorsLayout { codebook, grouping: Grouping::Tensor, scale_dtype }
+    let grouping = if is_turned(parameters) { Grouping::Tensor } else { Grouping::Channel };
+    VectorsLayout { codebook, grouping, scale_dtype: dtype.scale_dtype() }
 }
 
-/// Points under a scale, and the codes that were chosen.
-struct Rounding {
-    codebook: Codebook,
-    scale: f32,
+/// Points under scales, and the codes that were chosen.
+struct Rounding<'a> {
+    layout: &'a VectorsLayout,
+    cols: usize,
+    scales: &'a [f32],
     codes: Vec<AtomicU32>,
-    per_row: usize,
 }
 
-impl Rounding {
-    fn new(layout: &VectorsLayout, shape: MatrixShape, scale: f32) -> Self {
-        let per_row = layout.codes_per_row(shape.cols);
-        let codes = (0..shape.rows * per_row).map(|_| AtomicU32::new(0)).collect();
-        Self { codebook: layout.codebook, scale, codes, per_row }
+impl<'a> Rounding<'a> {
+    fn new(layout: &'a VectorsLayout, shape: MatrixShape, scales: &'a [f32]) -> Self {
+        let codes = shape.rows * layout.codes_per_row(shape.cols);
+        let codes = (0..codes).map(|_| AtomicU32::new(0)).collect();
+        Self { layout, cols: shape.cols, scales, codes }
     }
 
     /// Every eight weights by themselves.
-    fn nearest(&self, weights: &mut [f32], cols: usize, task: &Task<'_>) -> Result<()> {
+    fn nearest(&self, weights: &mut [f32], task: &Task<'_>) -> Result<()> {
+        let (cols, dim) = (self.cols, self.layout.codebook.dim());
         let rows = weights.par_chunks_mut(cols.max(1)).enumerate();
         rows.try_for_each(|(row, weights)| {
             task.observer.go_on()?;
-            for at in (0..cols).step_by(self.codebook.dim()) {
-                let end = (at + self.codebook.dim()).min(cols);
+            for at in (0..cols).step_by(dim) {
+                let end = (at + dim).min(cols);
                 self.choose(row..row + 1, at..end, &mut weights[at..end]);
             }
             Ok(())
@@ -127,23 +154,25 @@ impl Rounding {
     }
 }
 
-impl Levels for Rounding {
+impl Levels for Rounding<'_> {
     fn choose(&self, rows: Range<usize>, at: Range<usize>, values: &mut [f32]) {
-        if self.scale == 0.0 {
-            values.fill(0.0);
-            return;
-        }
-        let width = rows.len();
+        let (width, codebook) = (rows.len(), self.layout.codebook);
+        let per_row = self.layout.codes_per_row(self.cols);
         for (i, row) in rows.enumerate() {
-            // Behind the last input lie zeros.
-            let of = |axis: usize| values.get(axis * width + i).copied().unwrap_or(0.0);
-            let mut point: [f32; 8] = std::array::from_fn(|axis| of(axis) / self.scale);
-            let code = self.codebook.nearest(&point);
-            self.codes[row * self.per_row + at.start / self.codebook.dim()]
-                .store(code, Ordering::Relaxed);
-            self.codebook.point(code, &mut point);
+            let scale = self.scales[self.layout.grouping.first_scale(row, self.cols)];
+            let mut point = [0.0; 8];
+            if scale > 0.0 {
+                // Behind the last input lie zeros.
+                for axis in 0..at.len() {
+                    point[axis] = values[axis * width + i] / scale;
+                }
+                let code = codebook.nearest(&point);
+                let place = row * per_row + at.start / codebook.dim();
+                self.codes[place].store(code, Ordering::Relaxed);
+                codebook.point(code, &mut point);
+            }
             for (axis, point) in point.iter().enumerate().take(at.len()) {
-                values[axis * width + i] = self.scale * point;
+                values[axis * width + i] = scale * point;
             }
         }
     }
@@ -157,12 +186,16 @@ struct Turned {
 }
 
 impl Turned {
-    /// Codes and their scale.
+    /// Codes and their scales.
     fn rounded(&self, layout: &VectorsLayout, damping: f64, task: &Task<'_>) -> Result<Vectors> {
-        let squares: f64 = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum();
-        let scale = (squares / self.weights.len().max(1) as f64).sqrt();
-        let scale = round_f32(layout.scale_dtype, scale as f32);
-        let rounding = Rounding::new(layout, self.shape, scale);
+        let stored = |scale: f64| round_f32(layout.scale_dtype, scale as f32);
+        let root = |weights: &[f32]| {
+            let squares: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+            stored((squares / weights.len().max(1) as f64).sqrt())
+        };
+        let mut scales: Vec<f32> =
+            self.each_scale(layout).map(|span| root(&self.weights[span])).collect();
+        let rounding = Rounding::new(layout, self.shape, &scales);
         let mut walked = self.weights.clone();
         if let Some(gram) = &self.gram {
             let order = (0..self.shape.cols).collect();
@@ -170,34 +203,44 @@ impl Turned {
             let is_cancelled = || task.observer.is_cancelled();
             walk(&mut walked, &factor, &rounding, &is_cancelled).ok_or(Error::Cancelled)?;
         } else {
-            rounding.nearest(&mut walked, self.shape.cols, task)?;
+            rounding.nearest(&mut walked, task)?;
         }
-        let scale = round_f32(layout.scale_dtype, scale * self.least(&walked, task)?);
-        let scales = vec![scale; layout.grouping.scales(self.shape.rows, self.shape.cols)];
-        Ok(Vectors::new(self.shape, layout.clone(), rounding.codes(), scales))
+        let codes = rounding.codes();
+        let carried = self.carried(&walked, task)?;
+        for (scale, span) in scales.iter_mut().zip(self.each_scale(layout)) {
+            let of = |values: &[f32]| along(&values[span.clone()], &carried[span.clone()]);
+            let factor = of(&self.weights) / of(&walked);
+            if factor.is_finite() && factor > 0.0 {
+                *scale = stored(f64::from(*scale) * factor);
+            }
+        }
+        Ok(Vectors::new(self.shape, layout.clone(), codes, scales))
     }
 
-    /// The factor f of least tr((W − f·Q)·H·(W − f·Q)ᵀ): tr(W·H·Qᵀ)/tr(Q·H·Qᵀ), 1 where that is no positive number.
-    fn least(&self, points: &[f32], task: &Task<'_>) -> Result<f32> {
-        let carried = match &self.gram {
-            Some(gram) => {
-                let MatrixShape { rows, cols } = self.shape;
-                let mut out = Array2::zeros((rows, cols));
-                let is_cancelled = || task.observer.is_cancelled();
-                if let Ok(points) = ArrayView2::from_shape((rows, cols), points) {
-                    apply_rows(points, gram.to_dense_f32().view(), out.view_mut(), &is_cancelled);
-                }
-                task.observer.go_on()?;
-                out.into_raw_vec_and_offset().0
-            }
-            None => points.to_vec(),
-        };
-        let along = |values: &[f32]| -> f64 {
-            values.iter().zip(&carried).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-        };
-        let factor = (along(&self.weights) / along(points)) as f32;
-        Ok(if factor.is_finite() && factor > 0.0 { factor } else { 1.0 })
+    /// The weights of every scale, row-major.
+    fn each_scale(&self, layout: &VectorsLayout) -> impl Iterator<Item = Range<usize>> + use<> {
+        let MatrixShape { rows, cols } = self.shape;
+        let n = layout.grouping.scales(rows, cols);
+        let each = rows * cols / n.max(1);
+        (0..n).map(move |i| i * each..(i + 1) * each)
     }
+
+    /// Q·H, Q without data: with it the factor f of least tr((W − f·Q)·H·(W − f·Q)ᵀ) is tr(W·(Q·H)ᵀ)/tr(Q·(Q·H)ᵀ).
+    fn carried(&self, points: &[f32], task: &Task<'_>) -> Result<Vec<f32>> {
+        let Some(gram) = &self.gram else { return Ok(points.to_vec()) };
+        let shape = (self.shape.rows, self.shape.cols);
+        let mut out = Array2::zeros(shape);
+        let is_cancelled = || task.observer.is_cancelled();
+        if let Ok(points) = ArrayView2::from_shape(shape, points) {
+            apply_rows(points, gram.to_dense_f32().view(), out.view_mut(), &is_cancelled);
+        }
+        task.observer.go_on()?;
+        Ok(out.into_raw_vec_and_offset().0)
+    }
+}
+
+fn along(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
 impl Method for Quip {
@@ -211,13 +254,15 @@ impl Method for Quip {
 
     fn label(&self, parameters: &Resolved) -> String {
         let nearest = if parameters.choice("rounding") == "nearest" { " nearest" } else { "" };
-        format!("{}-bit E8 rotated{nearest}", parameters.integer("bits"))
+        let kept = if is_turned(parameters) { "" } else { ", outputs kept" };
+        format!("{}-bit E8 rotated{nearest}{kept}", parameters.integer("bits"))
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let inner = Box::new(Layout::Vectors(layout(parameters, input.dtype)));
         let MatrixShape { rows, cols } = input.shape;
-        let (rows, cols) = (Some(Rotation::widest(rows)), Rotation::widest(cols));
+        let rows = is_turned(parameters).then(|| Rotation::widest(rows));
+        let cols = Rotation::widest(cols);
         let rotated = Layout::Rotated(RotatedLayout { cols, rows, inner });
         Ok(SparseLayout::over(input.previous, rotated))
     }
@@ -226,15 +271,15 @@ impl Method for Quip {
         let (shape, layout) = (task.shape(), layout(parameters, task.dtype));
         let seed = 2 * parameters.integer("seed") as u64;
         let cols = Rotation::random(shape.cols, seed);
-        let rows = Rotation::random(shape.rows, seed + 1);
+        let rows = is_turned(parameters).then(|| Rotation::random(shape.rows, seed + 1));
         let (values, mask) = masked(&task);
         let mut weights = values.into_owned();
-        apply_both(&cols, &rows, &mut weights);
+        apply_both(&cols, rows.as_ref(), &mut weights);
         let is_fed = self.needs(parameters) == Needs::Gram;
         let gram = if is_fed { Some(task.gram()?.turned(&cols)) } else { None };
         let turned = Turned { shape, weights, gram };
         let vectors = turned.rounded(&layout, parameters.fraction("damping"), &task)?;
-        let rotated = Rotated::new(cols, Some(rows), Encoding::Vectors(vectors));
+        let rotated = Rotated::new(cols, rows, Encoding::Vectors(vectors));
         Ok(Sparse::over(mask, Encoding::Rotated(rotated)))
     }
 }

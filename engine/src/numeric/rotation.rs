@@ -130,19 +130,23 @@ impl Rotation {
     }
 }
 
-/// Turns the rows of a matrix by `cols`, in place, and its columns by `rows`: S·W·Rᵀ. Row-major, `[rows, cols]`, rows
-/// in parallel.
+/// Turns the rows of a matrix by `cols`, in place, and its columns by `rows` if they are turned: S·W·Rᵀ. Row-major,
+/// `[rows, cols]`, rows in parallel.
 ///
 /// # Panics
 /// If there are not as many values as rows times columns.
-pub fn apply_both<T: Real>(cols: &Rotation, rows: &Rotation, values: &mut [T]) {
+pub fn apply_both<T: Real>(cols: &Rotation, rows: Option<&Rotation>, values: &mut [T]) {
     each_row(cols.len(), values, |row| cols.apply(row));
-    each_column((rows.len(), cols.len()), values, |column| rows.apply(column));
+    if let Some(rows) = rows {
+        each_column((rows.len(), cols.len()), values, |column| rows.apply(column));
+    }
 }
 
 /// The inverse of [`apply_both`].
-pub fn undo_both<T: Real>(cols: &Rotation, rows: &Rotation, values: &mut [T]) {
-    each_column((rows.len(), cols.len()), values, |column| rows.undo(column));
+pub fn undo_both<T: Real>(cols: &Rotation, rows: Option<&Rotation>, values: &mut [T]) {
+    if let Some(rows) = rows {
+        each_column((rows.len(), cols.len()), values, |column| rows.undo(column));
+    }
     each_row(cols.len(), values, |row| cols.undo(row));
 }
 
@@ -284,7 +288,7 @@ mod tests {
         let mut random = Random::new(9);
         let weights: Vec<f64> = (0..70 * 48).map(|_| random.normal()).collect();
         let mut turned = weights.clone();
-        apply_both(&cols, &rows, &mut turned);
+        apply_both(&cols, Some(&rows), &mut turned);
         // Column 5 of S·W·Rᵀ is S·W·(row 5 of R), and row 5 of R is R undone on the fifth axis.
         let mut axis = vec![0.0; 48];
         axis[5] = 1.0;
@@ -295,7 +299,7 @@ mod tests {
         for (found, expected) in turned.chunks(48).map(|row| row[5]).zip(column) {
             assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
         }
-        undo_both(&cols, &rows, &mut turned);
+        undo_both(&cols, Some(&rows), &mut turned);
         let most = weights.iter().zip(&turned).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(most < 1e-12, "{most}");
     }

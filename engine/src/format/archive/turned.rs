@@ -99,10 +99,7 @@ impl Turned {
             for (index, values) in weights.chunks_mut(shape.cols.max(1)).enumerate() {
                 row(index, values)?;
             }
-            match &self.rows {
-                Some(rows) => undo_both(&self.cols, rows, &mut weights),
-                None => self.cols.undo(&mut weights),
-            }
+            undo_both(&self.cols, self.rows.as_ref(), &mut weights);
             Some(weights)
         });
         weights.as_deref()

@@ -250,7 +250,7 @@ impl Gram {
         let channels = self.channels();
         assert_eq!(rotation.len(), channels, "channels of a Gram matrix");
         let mut dense = self.to_dense().into_raw_vec_and_offset().0;
-        apply_both(rotation, rotation, &mut dense);
+        apply_both(rotation, Some(rotation), &mut dense);
         let mut turned = self.clone();
         turned.tiles.par_tiles_mut().for_each(|([i, j], mut tile)| {
             for c in 0..tile.ncols() {
