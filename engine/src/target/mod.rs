@@ -18,6 +18,7 @@ mod names;
 mod preset;
 mod shards;
 mod vectors;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -47,6 +48,7 @@ use crate::tensor::{DType, Shape};
 pub static TARGETS: &[&dyn Target] = &[
     &dense::ENTRY,
     &compressed_tensors::PACKED,
+    &compressed_tensors::DENSE,
     &compressed_tensors::INT,
     &gptq::V1,
     &gptq::V2,
