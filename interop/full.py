@@ -105,7 +105,7 @@ def check_weights(checks, variant, modules, weights, original):
 
 
 # What transformers itself needs to load a format, beside what this script needs.
-NEEDED = {"gptq": ["optimum", "gptqmodel"], "gptq-v2": ["optimum", "gptqmodel"], "awq": ["gptqmodel"], "mlx": ["mlx_lm"]}
+NEEDED = {"gptq": ["optimum", "gptqmodel"], "gptq-v2": ["optimum", "gptqmodel"], "auto-round": ["auto_round"], "awq": ["gptqmodel"], "mlx": ["mlx_lm"]}
 
 
 def check_other(checks, variant, binary, work, ids):

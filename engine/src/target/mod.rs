@@ -52,6 +52,7 @@ pub static TARGETS: &[&dyn Target] = &[
     &compressed_tensors::INT,
     &gptq::V1,
     &gptq::V2,
+    &gptq::AUTO_ROUND,
     &awq::ENTRY,
     &gguf::ENTRY,
     &mlx::ENTRY,
