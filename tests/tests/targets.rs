@@ -11,15 +11,12 @@ use lapidary_engine::method::{Kind, METHODS, Needs, Stage, Step, chain_needs};
 use lapidary_engine::numeric::distance::relative_error;
 use lapidary_engine::plan::{Assignment, Origin, Pattern, Plan, Rule};
 use lapidary_engine::target::{
-    self, Aim, Case, Fix, LINTS, Lint, Manifest, Next, PRESETS, Severity, Storage, TARGETS, lints,
-    mend_all,
+    self, Aim, Case, Fix, LINTS, Lint, Manifest, Next, PRESETS, Severity, TARGETS, lints, mend_all,
 };
 use lapidary_tests::{Weights, assert_says, plan, rtn, sample, writable, write};
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
-
-const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
 
 /// A llama of one block; `experts` of them in its feed-forward, if any; a head that is tied, or not.
 fn llama(folder: &Path, hidden: usize, experts: usize, tied: bool) -> Checkpoint {
@@ -190,7 +187,7 @@ fn every_lint_is_triggered_and_its_mend_removes_it() {
         assert!(of_kind(&rest) < of_kind(&all), "{id} for {target} is still there: {rest:?}");
     }
     let mut tested: Vec<&str> = CASES.iter().map(|case| case.0).collect();
-    // These have their cases below, the last among the tests of GGUF.
+    // The first two have their cases below, the last among the tests of GGUF, the other among those of forms.
     tested.extend(["no-config", "quantised-already", "newer-readers", "not-written"]);
     for id in LINTS {
         assert!(tested.contains(id), "no case triggers {id}");
@@ -212,38 +209,6 @@ fn a_missing_or_quantised_config_is_mended_by_another_target() {
     assert_eq!((lint.id, lint.fix), ("quantised-already", Some(Fix::Target("dense"))));
     let dense = aim("dense", 1);
     assert!(found(&quantised, &Plan::default(), dense).is_empty());
-}
-
-#[test]
-fn codes_of_3_5_6_and_7_bits_are_for_later_readers() {
-    let folder = TempDir::new().unwrap();
-    let checkpoint = llama(folder.path(), 256, 0, false);
-    let (every_age, later) = (aim("compressed-tensors", 1), aim("compressed-tensors-0.18", 1));
-    for bits in 2..=8 {
-        let mut plan = Plan::default();
-        plan.set(DOWN, assignment(&format!("{bits}/128")));
-        let stored = |aim: Aim| {
-            let manifest = Manifest::new(&checkpoint, &plan, aim.target).unwrap();
-            manifest.entries[checkpoint.find(DOWN).unwrap()].storage == Storage::Native
-        };
-        let is_shared = [2, 4, 8].contains(&bits);
-        assert_eq!((stored(every_age), stored(later)), (is_shared, true), "{bits} bits");
-        let note = found(&checkpoint, &plan, every_age);
-        let note = note.iter().find(|lint| lint.id == "newer-readers");
-        let fix = note.and_then(|lint| lint.fix.clone());
-        let wanted = (!is_shared).then_some(Fix::Target("compressed-tensors-0.18"));
-        assert_eq!(fix, wanted, "{bits} bits");
-        assert!(note.is_none_or(|lint| lint.severity == Severity::Note && lint.tensors.len() == 1));
-        let all = found(&checkpoint, &plan, later);
-        assert!(all.iter().all(|lint| lint.id == "slow-kernel"), "{bits} bits: {all:?}");
-    }
-    // A mask alone, or blocks of llama.cpp, are held by neither.
-    for text in ["2:4", "Q4_0"] {
-        let mut plan = Plan::default();
-        plan.set(DOWN, assignment(text));
-        let all = found(&checkpoint, &plan, every_age);
-        assert!(all.iter().all(|lint| lint.id != "newer-readers"), "{text}");
-    }
 }
 
 #[test]

@@ -203,7 +203,8 @@ impl Sample {
         Self::of_rows(checkpoint, layer, usize::MAX, observer)
     }
 
-    fn of_rows(
+    /// At most that many rows, spread evenly.
+    pub(super) fn of_rows(
         checkpoint: &Checkpoint,
         layer: usize,
         most: usize,
@@ -233,6 +234,16 @@ impl Sample {
     #[must_use]
     pub fn with_inputs(self, inputs: Option<LayerInputs>) -> Self {
         Self { inputs, ..self }
+    }
+
+    /// What was given with it.
+    pub(super) fn into_inputs(self) -> Option<LayerInputs> {
+        self.inputs
+    }
+
+    /// Its rows.
+    pub(super) fn weights(&self) -> ArrayView2<'_, f32> {
+        self.weights.view()
     }
 
     /// What the layer receives, where it was given.
@@ -285,7 +296,8 @@ impl Sample {
         Ok(Damage { relative_error, weighting, rows: self.weights.nrows(), of: self.of })
     }
 
-    fn compress(&self, steps: &[Step], observer: &dyn Observer) -> Result<Encoding> {
+    /// What the steps make of the rows as if they were the layer.
+    pub(super) fn compress(&self, steps: &[Step], observer: &dyn Observer) -> Result<Encoding> {
         observer.go_on()?;
         let task = Task {
             tensor: &self.tensor,

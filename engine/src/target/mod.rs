@@ -150,11 +150,6 @@ pub trait Target: Sync {
     /// The tensors that hold a natively stored layer.
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec>;
 
-    /// Whether all weights are written to one file, so that its size is no matter of choice.
-    fn is_one_file(&self) -> bool {
-        false
-    }
-
     /// The weight files of the output, where they are not those of the source with other tensors.
     ///
     /// # Errors
