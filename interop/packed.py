@@ -1,4 +1,4 @@
-"""The layers of MLX, GPTQ and AWQ folders, unpacked by numpy as their config.json says."""
+"""The layers of MLX, GPTQ, AutoRound and AWQ folders, unpacked by numpy as their config.json says."""
 
 import re
 
@@ -63,17 +63,40 @@ def gptq_modules(found, config):
 def gptq(found, module, config, floats):
     """w = s·(q − z); v1 stores z − 1."""
     settings = gptq_settings(module, config)
-    bits, size = settings["bits"], settings["group_size"]
     part = lambda suffix: found[f"{module}.{suffix}"]
-    (kind, weight), (_, zeros), (_, order) = part("qweight"), part("qzeros"), part("g_idx")
+    return gptq_layer(part, module, (settings, config["checkpoint_format"] == "gptq"), part("g_idx")[1], floats)
+
+
+def gptq_layer(part, module, stated, order, floats):
+    """A layer in GPTQ's layout, of settings and how much less its zero points are stored."""
+    settings, less = stated
+    bits, size = settings["bits"], settings["group_size"]
+    (kind, weight), (_, zeros) = part("qweight"), part("qzeros")
     assert (kind, part("scales")[0]) == ("I32", "F16"), module
     scales = floats(part("scales"))
-    cols, rows = len(order), weight.shape[1]
+    cols, rows = weight.shape[0] * 32 // bits, weight.shape[1]
+    order = np.arange(cols) // (cols // len(scales)) if order is None else order
+    assert len(order) == cols, module
     assert weight.shape[0] * 32 == cols * bits and len(scales) == (1 if size == -1 else cols // size), module
     codes = streams(weight.T, bits, cols)
-    zeros = streams(zeros, bits, rows) + (config["checkpoint_format"] == "gptq")
+    zeros = streams(zeros, bits, rows) + less
     assert not settings["sym"] or (zeros == 1 << (bits - 1)).all(), module
     return scales[order].T * (codes - zeros[order].T).astype(np.float32)
+
+
+def auto_round_modules(found, config):
+    linear = [n.removesuffix(".weight") for n, (_, a) in found.items() if n.endswith(".weight") and a.ndim == 2]
+    extra, begin = config.get("extra_config", {}), config["block_name_to_quantize"] + "."
+    plain = [m for m in linear if m.startswith(begin) and extra.get(m, config)["bits"] < 16]
+    assert not plain, f"said to be quantised, and not: {plain}"
+    return [name.removesuffix(".qweight") for name in found if name.endswith(".qweight")]
+
+
+def auto_round(found, module, config, floats):
+    """GPTQ's layout with zero points stored less one, inputs in order."""
+    assert config["packing_format"] == "auto_round:auto_gptq"
+    settings = {**config, **config.get("extra_config", {}).get(module, {})}
+    return gptq_layer(lambda suffix: found[f"{module}.{suffix}"], module, (settings, 1), None, floats)
 
 
 def awq_modules(found, config):
@@ -104,5 +127,6 @@ def awq(found, module, config, floats):
 PARTS = {
     "mlx": (mlx_modules, mlx, ["weight", "scales", "biases"]),
     "gptq": (gptq_modules, gptq, ["qweight", "qzeros", "scales", "g_idx"]),
+    "auto-round": (auto_round_modules, auto_round, ["qweight", "qzeros", "scales"]),
     "awq": (awq_modules, awq, ["qweight", "qzeros", "scales"]),
 }

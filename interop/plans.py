@@ -59,6 +59,21 @@ PLANS = [
         },
     ),
     (
+        "6 bits in groups of 32, 3, 5 and 7 bits for some, packed for 0.18",
+        "compressed-tensors-0.18",
+        {
+            EVERY: {"bits": 6, "group_size": 32},
+            "*.o_proj.weight": {"bits": 7, "granularity": "channel"},
+            "*.mlp.*_proj.weight": {"bits": 5, "group_size": 64},
+            "*.down_proj.weight": {"bits": 3, "group_size": 32},
+        },
+    ),
+    (
+        "asymmetric 3 bits in groups of 32, packed for 0.18",
+        "compressed-tensors-0.18",
+        {EVERY: {"bits": 3, "group_size": 32, "symmetry": "asymmetric"}},
+    ),
+    (
         "asymmetric 3 bits in groups of 32, one byte each",
         "compressed-tensors-int",
         {EVERY: {"bits": 3, "group_size": 32, "symmetry": "asymmetric"}},
@@ -94,6 +109,15 @@ PLANS = [
             EVERY: {"bits": 4, "group_size": 64, "symmetry": "asymmetric"},
             "*.mlp.up_proj.weight": {"bits": 2, "group_size": 32, "symmetry": "asymmetric"},
             "*.mlp.gate_proj.weight": {"bits": 2, "group_size": 32, "symmetry": "asymmetric"},
+        },
+    ),
+    (
+        "4 bits in groups of 64, 8 and 3 bits for some, AutoRound",
+        "auto-round",
+        {
+            EVERY: {"bits": 4, "group_size": 64},
+            "*.down_proj.weight": {"bits": 8, "granularity": "channel"},
+            "*.o_proj.weight": {"bits": 3, "group_size": 32},
         },
     ),
     (

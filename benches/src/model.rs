@@ -7,7 +7,7 @@ use std::path::Path;
 use lapidary_engine::numeric::seeds::Random;
 use serde_json::{Map, Value, json};
 
-/// Names and shapes of BF16 tensors.
+/// Names and shapes of BF16 tensors; norms are vectors, whatever their rows.
 pub type Tensors = Vec<(String, [usize; 2])>;
 
 /// Patterns in the block of normal numbers that fills tensors over and over.
@@ -24,7 +24,8 @@ pub fn write(path: &Path, tensors: &Tensors) -> io::Result<u64> {
     for (name, shape) in tensors {
         let begin = end;
         end += 2 * shape[0] * shape[1];
-        let entry = json!({"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]});
+        let extents = if name.ends_with("norm.weight") { &shape[1..] } else { &shape[..] };
+        let entry = json!({"dtype": "BF16", "shape": extents, "data_offsets": [begin, end]});
         header.insert(name.clone(), entry);
     }
     let header = Value::from(header).to_string();

@@ -1,4 +1,4 @@
-//! The layers of MLX, GPTQ and AWQ folders, decoded by arithmetic on 32-bit words as their config.json says. Shares
+//! The layers of MLX, GPTQ, `AutoRound` and AWQ folders, decoded by arithmetic on 32-bit words as their config.json says. Shares
 //! nothing with the engine.
 
 use std::collections::BTreeSet;
@@ -12,6 +12,7 @@ use crate::reader::{Output, Stored, floats};
 pub(crate) enum Method {
     Mlx,
     Gptq,
+    AutoRound,
     Awq,
 }
 
@@ -20,6 +21,7 @@ impl Method {
     pub(crate) fn of(quantization: &Value) -> Option<Self> {
         match quantization["quant_method"].as_str() {
             Some("gptq") => Some(Self::Gptq),
+            Some("auto-round") => Some(Self::AutoRound),
             Some("awq") => Some(Self::Awq),
             None if quantization["bits"].is_u64() => Some(Self::Mlx),
             _ => None,
@@ -47,6 +49,11 @@ impl Method {
                 let mut kept = rules.filter_map(|(rule, _)| rule.strip_prefix("-:"));
                 module.contains(".layers.") && !kept.any(|rule| plain(rule) == **module)
             }
+            Self::AutoRound => {
+                let begin = config["block_name_to_quantize"].as_str().expect("blocks");
+                let is_kept = config["extra_config"][*module]["bits"] == 16;
+                module.starts_with(&format!("{begin}.")) && !is_kept
+            }
             Self::Awq => {
                 let kept = config["modules_to_not_convert"].as_array().expect("a list");
                 let is_in = |name: &Value| module.contains(name.as_str().expect("a name"));
@@ -64,7 +71,26 @@ impl Method {
         };
         match self {
             Self::Mlx => mlx(&settings(&output.quantization, module), part),
-            Self::Gptq => gptq(&output.quantization, module, part),
+            Self::Gptq => {
+                let config = &output.quantization;
+                let less = match config["checkpoint_format"].as_str() {
+                    Some("gptq") => 1.0,
+                    Some("gptq_v2") => 0.0,
+                    other => panic!("the checkpoint format {other:?} is unknown"),
+                };
+                let ruled = |key: &str| rule(config, module, key).clone();
+                gptq((module, less), &ruled, Some(part("g_idx")), part)
+            }
+            Self::AutoRound => {
+                let config = &output.quantization;
+                assert_eq!(config["packing_format"], "auto_round:auto_gptq");
+                assert!(!output.tensors.contains_key(&format!("{module}.g_idx")));
+                let own = &config["extra_config"][module];
+                let ruled = |key: &str| {
+                    if own[key].is_null() { config[key].clone() } else { own[key].clone() }
+                };
+                gptq((module, 1.0), &ruled, None, part)
+            }
             Self::Awq => awq(&output.quantization, part),
         }
     }
@@ -158,27 +184,32 @@ fn rule<'v>(config: &'v Value, module: &str, key: &str) -> &'v Value {
     own.unwrap_or(&config[key])
 }
 
-fn gptq<'a>(config: &Value, module: &str, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
-    let bits = number(rule(config, module, "bits"));
-    let less = match config["checkpoint_format"].as_str() {
-        Some("gptq") => 1.0,
-        Some("gptq_v2") => 0.0,
-        other => panic!("the checkpoint format {other:?} is unknown"),
-    };
-    let [weight, zeros, scales, order] = ["qweight", "qzeros", "scales", "g_idx"].map(part);
+/// Of a module whose settings are `ruled`, and whose zero points are stored less one where that is so. Without an order
+/// inputs lie as they are.
+fn gptq<'a>(
+    (module, less): (&str, f32),
+    ruled: &dyn Fn(&str) -> Value,
+    order: Option<&Stored>,
+    part: impl Fn(&str) -> &'a Stored,
+) -> Vec<f32> {
+    let bits = number(&ruled("bits"));
+    let [weight, zeros, scales] = ["qweight", "qzeros", "scales"].map(part);
     assert_eq!((weight.dtype, zeros.dtype, scales.dtype), (Dtype::I32, Dtype::I32, Dtype::F16));
-    let (outs, ins, groups) = (weight.shape[1], order.shape[0], scales.shape[0]);
+    let (outs, ins, groups) = (weight.shape[1], weight.shape[0] * 32 / bits, scales.shape[0]);
     assert_eq!(weight.shape[0] * 32, ins * bits, "{module}");
+    assert!(order.is_none_or(|order| order.shape[0] == ins), "{module}");
     assert_eq!(zeros.shape, [groups, outs * bits / 32], "{module}");
-    let size = rule(config, module, "group_size").as_i64().expect("a size");
+    let size = ruled("group_size").as_i64().expect("a size");
     assert_eq!(groups, if size == -1 { 1 } else { ins / size as usize }, "{module}");
-    let (weight, order, values) = (words(weight), words(order), floats(scales));
+    let in_order = || (0..ins).map(|input| (input / (ins / groups)) as u32).collect();
+    let (weight, order, values) =
+        (words(weight), order.map_or_else(in_order, words), floats(scales));
     let zero_words = words(zeros);
     let zeros: Vec<f32> = zero_words
         .chunks(outs * bits / 32)
         .flat_map(|row| (0..outs).map(|out| code(row, bits, out) + less).collect::<Vec<f32>>())
         .collect();
-    if rule(config, module, "sym").as_bool().expect("sym") {
+    if ruled("sym").as_bool().expect("sym") {
         let middle = 2_f32.powi(bits as i32 - 1);
         assert!(zeros.iter().all(|zero| *zero == middle), "{module} is not symmetric");
     }

@@ -1,15 +1,22 @@
 //! Plans of calibrated methods carried out: from a calibration on disk, into every target, read back and proved.
 
 use lapidary_engine::Silent;
-use lapidary_engine::calibration::{Calibration, Folder, Part, Prefix, Record, Settings, Text};
+use lapidary_engine::calibration::{
+    Calibration, Entry, Folder, Imatrix, Part, Prefix, Record, Settings, Text, import_imatrix,
+};
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{Destination, export};
+use lapidary_engine::disk::Source;
+use lapidary_engine::export::{Destination, estimate, export, forecast};
+use lapidary_engine::format::gguf::{Header, Value, read_header};
 use lapidary_engine::job::{Limits, Measured, Subject, preview};
 use lapidary_engine::method::Step;
 use lapidary_engine::numeric::channels::Channels;
 use lapidary_engine::numeric::gram::Gram;
+use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{Manifest, find};
-use lapidary_tests::{assert_says, normal_matrix, plan, rtn, small_llama, writable};
+use lapidary_tests::{
+    assert_says, names_in, normal_matrix, plan, read_output, rtn, sample, small_llama, writable,
+};
 use tempfile::TempDir;
 
 fn small(folder: &std::path::Path) -> Checkpoint {
@@ -117,4 +124,92 @@ fn a_plan_that_needs_data_is_refused_without_and_previewed_with_it() {
     let nearest = lapidary_tests::plan(&checkpoint, &[("*_proj.weight", vec![rtn(4)])]).unwrap();
     let nearest = preview(&checkpoint, &nearest, layer, None, &Silent).unwrap();
     assert!(walked.relative_error > nearest.relative_error, "it aims at outputs, not at weights");
+}
+
+/// The header of the GGUF file of an export, whose forecast is true to the byte.
+fn gguf(subject: Subject<'_>, plan: &Plan, out: &std::path::Path) -> Header {
+    let destination = Destination { folder: out, replace: false, limits: Limits::default() };
+    let target = find("gguf").expect("a target");
+    let foretold = forecast(subject, plan, target, destination).expect("a forecast");
+    export(subject, plan, target, destination, &Silent).expect("an export");
+    let bytes: usize = read_output(out).values().map(Vec::len).sum();
+    assert_eq!(foretold.output_bytes, bytes as u64);
+    let is_gguf = |name: &String| std::path::Path::new(name).extension() == Some("gguf".as_ref());
+    let name = names_in(out).into_iter().find(is_gguf);
+    let source = Source::open(&out.join(name.expect("a GGUF file")));
+    read_header(&source.expect("a GGUF file")).expect("a GGUF file")
+}
+
+#[test]
+fn gguf_files_say_by_what_their_blocks_were_weighted() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let sample = sample();
+    let (kept, calibration) = calibrated(&at("c"), &sample);
+    let own = Measured { folder: &kept, calibration: &calibration };
+    let own = Subject { checkpoint: &sample, calibrated: &own };
+    let blocks = Step::new("gguf-blocks").with("type", "Q4_0");
+    let of = |step: Step| plan(&sample, &[("*.down_proj.weight", vec![step])]).unwrap();
+    let (plain, weighted) = (of(blocks.clone()), of(blocks.with("importance", "inputs")));
+    let keys = ["file", "dataset", "entries_count", "chunks_count"];
+    let keys = keys.map(|key| format!("quantize.imatrix.{key}"));
+    let said = |header: &Header| keys.clone().map(|key| header.metadata.get(&key).cloned());
+    let text = |text: &str| Some(Value::Text(text.to_owned()));
+    let number = |number| Some(Value::Unsigned(number));
+    // Six layers ask; of all matrices it is known what they receive.
+    let header = gguf(own, &weighted, &at("own"));
+    let file = format!("lapidary calibration {}", calibration.settings.key());
+    let known = calibration.records().len() as u64;
+    assert_eq!(said(&header), [text(&file), text("t"), number(known), number(3)]);
+    assert_eq!(said(&gguf(own, &plain, &at("plain"))), [const { None }; 4], "nothing was weighted");
+    // An importance matrix of llama.cpp says it in its own words.
+    let entry = |block: usize| {
+        let sums = (0..768).map(|channel| 1.0 + channel as f32).collect();
+        (format!("blk.{block}.ffn_down.weight"), Entry { sums, counts: vec![512.0] })
+    };
+    let matrix = Imatrix {
+        datasets: vec!["wiki.txt".to_owned(), "code.txt".to_owned()],
+        chunk_count: 7,
+        chunk_size: 512,
+        entries: (0..6).map(entry).collect(),
+    };
+    matrix.write(&at("of-this.gguf")).unwrap();
+    let (kept, calibration, unsaid) =
+        import_imatrix(&sample, &at("of-this.gguf"), (&at("i"), None), &Silent).unwrap();
+    assert_eq!(unsaid, Vec::<String>::new());
+    let again = Folder::open(kept.path()).unwrap();
+    for (kept, out) in [(&kept, "imported"), (&again, "again")] {
+        let imported = Measured { folder: kept, calibration: &calibration };
+        let imported = Subject { checkpoint: &sample, calibrated: &imported };
+        let header = gguf(imported, &weighted, &at(out));
+        let wanted = [text("of-this.gguf"), text("wiki.txt, code.txt"), number(6), number(7)];
+        assert_eq!(said(&header), wanted, "{out}");
+    }
+}
+
+#[test]
+fn time_is_estimated_for_what_is_left_by_every_way_to_compress() {
+    let folder = TempDir::new().unwrap();
+    let sample = sample();
+    let (kept, calibration) = calibrated(&folder.path().join("c"), &sample);
+    let measured = Measured { folder: &kept, calibration: &calibration };
+    let subject = Subject { checkpoint: &sample, calibrated: &measured };
+    let rules = [
+        ("*.down_proj.weight", vec![Step::new("gptq").with("group_size", 64)]),
+        ("*_proj.weight", vec![rtn(4).with("group_size", 64)]),
+    ];
+    let plan = plan(&sample, &rules).unwrap();
+    let out = folder.path().join("out");
+    let destination = Destination { folder: &out, replace: false, limits: Limits::default() };
+    let forecast = forecast(subject, &plan, find("archive").unwrap(), destination).unwrap();
+    let whole = estimate(subject, &plan, &forecast, &Silent).unwrap();
+    // Down has 768 inputs, all others 256.
+    assert_eq!((whole.layers.tried, whole.layers.layers), (2, 42));
+    assert!(whole.layers.seconds > 0.0 && whole.hashing_seconds > 0.0);
+    assert!((whole.seconds() - whole.layers.seconds - whole.hashing_seconds).abs() < 1e-9);
+    let finished = lapidary_engine::export::Forecast { finished: 42, ..forecast.clone() };
+    assert_eq!(estimate(subject, &plan, &finished, &Silent).unwrap().layers.seconds, 0.0);
+    let nothing = estimate(&sample, &Plan::default(), &forecast, &Silent).unwrap();
+    assert_eq!((nothing.layers.tried, nothing.layers.seconds), (0, 0.0));
+    assert!(!out.exists(), "nothing was written");
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use egui::{Key, Modifiers, Role};
 use egui_kittest::kittest::{By, NodeT as _, Queryable as _};
 use lapidary::commands::Command;
-use lapidary::document::Slot;
 use lapidary::document::look::Tab;
 use lapidary::document::model::Side;
 use lapidary::document::settings::Settings;
+use lapidary::document::{Document, Slot};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::target::Severity;
 use lapidary_tests::sample_path;
@@ -324,4 +324,38 @@ fn the_map_stays_where_it_is_whatever_arrives_or_is_shown_beside_it() {
             assert_eq!(place(&screen), home, "{side:?}, {bits:?}");
         }
     }
+}
+
+#[test]
+fn the_export_form_says_what_an_export_takes_and_of_which_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let layer = screen.state().model().checkpoint.find(DOWN).expect("a layer of the sample");
+    screen.state().send(Command::Select(vec![layer]));
+    screen.run_steps(4);
+    screen.key_press(Key::Num4);
+    screen.run_steps(4);
+    screen.state().send(Command::SetExportFolder(folder.path().join("out").display().to_string()));
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::E);
+    screen.run_steps(2);
+    let is_told = |document: &Document| matches!(document.foretold, Slot::Ready(_));
+    wait_until(&mut screen, "time, disk and memory are told", is_told);
+    screen.run_steps(2);
+    for line in ["Time: some 1 s, an estimate", "Disk: ", "Memory: at most "] {
+        assert!(screen.query_by_label_contains(line).is_some(), "{line} is not shown");
+    }
+    let Slot::Ready(foretold) = &screen.state().document().foretold else { panic!("it is told") };
+    assert_eq!((foretold.forecast.layers, foretold.estimate.layers.tried), (1, 1));
+    let bytes = screen.state().model().manifest().expect("a legal plan").total_bytes();
+    assert_eq!(foretold.forecast.output_bytes, bytes);
+    // Another plan is another export.
+    screen.state().send(Command::Undo);
+    screen.run_steps(4);
+    assert!(screen.query_by_label_contains("for an earlier plan").is_some());
+    screen.get_by_label("Estimate again").click();
+    screen.run_steps(2);
+    wait_until(&mut screen, "it is told again", |document| match &document.foretold {
+        Slot::Ready(foretold) => foretold.forecast.layers == 0,
+        _ => false,
+    });
 }

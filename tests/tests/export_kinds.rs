@@ -180,6 +180,15 @@ fn check_config(what: &str, kind: &str, is_mixed: bool, target: &dyn Target, con
             let fused = &config["dynamic"][r"-:^model\.layers\.0\.self_attn\.qkv_proj$"];
             assert_eq!(fused.is_object(), is_mixed, "vLLM asks for the fused layer: {what}");
         }
+        "auto-round" => {
+            assert_eq!((&config["bits"], &config["sym"]), (&json!(4), &json!(true)), "{what}");
+            let extra = |module: &str| &config["extra_config"][format!("model.layers.{module}")];
+            let is_eight = extra("1.mlp.down_proj")["bits"] == 8;
+            assert_eq!(is_eight, is_mixed && kind != "experts", "{what}: {config}");
+            let is_kept = extra("0.self_attn.q_proj")["bits"] == 16;
+            assert_eq!(is_kept, is_mixed, "{what}: {config}");
+        }
+        "compressed-tensors-0.18" => assert_eq!(config["version"], "0.18.0", "{what}"),
         "awq" => {
             assert_eq!((&config["zero_point"], &config["group_size"]), (&json!(true), &json!(32)));
             let kept = config["modules_to_not_convert"].as_array().expect("a list");
@@ -210,7 +219,9 @@ fn weights_in_f32_lose_no_more_than_half_precision_of_their_scales() {
     Weights::new().normal(name, &[64, 128]).write(&path.join("model.safetensors"));
     write(&path.join("config.json"), br#"{"model_type": "llama"}"#);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    for target in writable().filter(|target| ["gptq", "awq"].contains(&target.about().id)) {
+    for target in
+        writable().filter(|target| ["gptq", "auto-round", "awq"].contains(&target.about().id))
+    {
         let plan = fitted(&checkpoint, false, target);
         let store = job::run(&checkpoint, &plan, Limits::default(), None, &Silent).unwrap();
         let out = folder.path().join(target.about().id);

@@ -8,8 +8,8 @@ use lapidary_engine::encoding::{BlockType, Encoding};
 use lapidary_engine::job;
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::{Assignment, Plan};
-use lapidary_engine::target::{self, Manifest};
-use lapidary_tests::{Weights, plan, write};
+use lapidary_engine::target::{self, Aim, Case, Fix, Manifest, Severity, Storage, lints};
+use lapidary_tests::{Weights, plan, rtn, write};
 use tempfile::TempDir;
 
 /// A llama of one block of square layers.
@@ -106,4 +106,36 @@ fn fused_layers_share_the_global_scale_of_nvfp4() {
     };
     let least = ["q", "k", "v"].map(alone).into_iter().fold(f32::INFINITY, f32::min);
     assert_eq!(q, least, "the largest weight of the three decides");
+}
+
+#[test]
+fn codes_of_3_5_6_and_7_bits_are_for_later_readers() {
+    let folder = TempDir::new().unwrap();
+    let checkpoint = llama(folder.path(), 256);
+    let layer = checkpoint.find("model.layers.0.mlp.down_proj.weight").unwrap();
+    let laid_out = |id: &str, step: Step| {
+        let plan = plan(&checkpoint, &[("*.down_proj.weight", vec![step])]).unwrap();
+        let aim = Aim::from(target::find(id).unwrap());
+        let entries = Manifest::new(&checkpoint, &plan, aim.target).unwrap().entries;
+        let case = Case { checkpoint: &checkpoint, plan: &plan, aim, entries: &entries };
+        (entries[layer].storage == Storage::Native, lints(&case))
+    };
+    for bits in 2..=8 {
+        let step = rtn(bits).with("group_size", 128);
+        let (is_held, all) = laid_out("compressed-tensors", step.clone());
+        let is_shared = [2, 4, 8].contains(&bits);
+        assert_eq!(is_held, is_shared, "{bits} bits");
+        let note = all.iter().find(|lint| lint.id == "newer-readers");
+        let fix = note.and_then(|lint| lint.fix.clone());
+        let wanted = (!is_shared).then_some(Fix::Target("compressed-tensors-0.18"));
+        assert_eq!(fix, wanted, "{bits} bits");
+        assert!(note.is_none_or(|n| n.severity == Severity::Note && n.tensors == [layer]));
+        let (is_held, all) = laid_out("compressed-tensors-0.18", step);
+        assert!(is_held && all.iter().all(|lint| lint.id == "slow-kernel"), "{bits}: {all:?}");
+    }
+    // A mask alone, and blocks of llama.cpp, are held by neither.
+    for step in [Step::new("magnitude"), Step::new("gguf-blocks").with("type", "Q4_0")] {
+        let (is_held, all) = laid_out("compressed-tensors", step);
+        assert!(!is_held && all.iter().all(|lint| lint.id != "newer-readers"), "{all:?}");
+    }
 }

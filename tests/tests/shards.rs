@@ -1,17 +1,19 @@
 //! Weight files of a wished size: none larger, all of a layer in one, an index that is true, the same tensors.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{Destination, Report, convert, export};
+use lapidary_engine::disk::Source;
+use lapidary_engine::export::{Destination, Report, convert, export, verify};
+use lapidary_engine::format::gguf::{Header, read_header};
 use lapidary_engine::job::Limits;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{self, Aim, Manifest};
 use lapidary_tests::reader::Output;
 use lapidary_tests::{
-    assert_says, names_in, plan, read_json, read_output, rtn, sample, sample_path,
+    assert_says, names_in, plan, read, read_json, read_output, rtn, sample, sample_path,
 };
 use tempfile::TempDir;
 
@@ -139,14 +141,94 @@ fn shards_of_a_source_become_one_file_and_one_becomes_an_archive_in_shards() {
     assert!(check(&at("cut"), &cut.unwrap(), 500_000) > 5);
 }
 
+/// The GGUF files of a folder in order, with their headers.
+fn parts(folder: &Path) -> Vec<(PathBuf, Header)> {
+    let is_gguf = |name: &String| Path::new(name).extension() == Some("gguf".as_ref());
+    let names = names_in(folder).into_iter().filter(is_gguf);
+    let open = |name: String| {
+        let path = folder.join(name);
+        let header = read_header(&Source::open(&path).expect("it works")).expect("it works");
+        (path, header)
+    };
+    names.map(open).collect()
+}
+
+/// Every tensor of GGUF files by name: extents, type, data.
+fn tensors(parts: &[(PathBuf, Header)]) -> BTreeMap<String, (Vec<u64>, u32, Vec<u8>)> {
+    let mut tensors = BTreeMap::new();
+    for (path, header) in parts {
+        let bytes = read(path);
+        for info in &header.tensors {
+            let begin = (header.data + info.offset) as usize;
+            let data = bytes[begin..begin + info.bytes().expect("it works") as usize].to_vec();
+            let before = tensors.insert(info.name.clone(), (info.extents.clone(), info.kind, data));
+            assert!(before.is_none(), "{} lies in two files", info.name);
+        }
+    }
+    tensors
+}
+
 #[test]
-fn what_is_one_file_or_already_an_archive_is_refused() {
+fn gguf_files_are_split_as_llama_gguf_split_does_and_open_by_any_part() {
+    let sample = sample();
+    let step = lapidary_engine::method::Step::new("gguf-blocks").with("type", "Q8_0");
+    let plan = plan(&sample, &[("*.mlp.*_proj.weight", vec![step])]).unwrap();
+    let folder = TempDir::new().unwrap();
+    let whole = folder.path().join("whole");
+    export(&sample, &plan, aim("gguf", 0), to(&whole), &Silent).unwrap();
+    let whole = parts(&whole);
+    let wanted = tensors(&whole);
+    assert!(whole.len() == 1 && !whole[0].1.metadata.contains_key("split.count"));
+    let all = wanted.len() as u64;
+    for (limit_bytes, least, most) in [(1, all, all + 1), (400_000, 8, all), (3_000_000, 3, 5)] {
+        let out = folder.path().join(limit_bytes.to_string());
+        let report = export(&sample, &plan, aim("gguf", limit_bytes), to(&out), &Silent).unwrap();
+        let parts = parts(&out);
+        let count = parts.len() as u64;
+        assert!((least..=most).contains(&count), "{count} files of {limit_bytes} bytes");
+        for (at, (path, header)) in (0..).zip(&parts) {
+            let name = format!("sample-books-6m-{:05}-of-{count:05}.gguf", at + 1);
+            assert!(path.ends_with(&name), "{}", path.display());
+            let said = ["split.no", "split.count", "split.tensors.count"];
+            let said = said.map(|key| header.unsigned(key));
+            assert_eq!(said, [Some(at), Some(count), Some(all)], "{name}");
+            assert_eq!(header.text("general.architecture").is_some(), at == 0, "{name}");
+            let bytes = read(path).len() as u64;
+            let alone = header.tensors.len() <= usize::from(at > 0);
+            assert!(bytes <= limit_bytes || alone, "{name}: {bytes} > {limit_bytes}");
+            let listed = report.files.iter().find(|file| file.name == name).unwrap();
+            assert_eq!(listed.bytes, bytes, "{name}");
+        }
+        assert_eq!(tensors(&parts), wanted, "{limit_bytes}");
+        let found = verify(&out, &sample, &Silent).unwrap();
+        assert_eq!((found.faults, found.is_reported), (Vec::new(), true), "{limit_bytes}");
+        let straight = Checkpoint::open(&whole[0].0).unwrap();
+        for (path, _) in [&parts[0], &parts[1]] {
+            let opened = Checkpoint::open(path).unwrap();
+            assert_eq!(opened.tensors().len(), straight.tensors().len());
+            for tensor in straight.tensors() {
+                let extents = straight.gguf().unwrap().extents(&tensor.name).unwrap();
+                let mut values = [0.0, 1.0].map(|fill| vec![fill; extents.iter().product()]);
+                let [ours, theirs] = &mut values;
+                opened.read_gguf(&tensor.name, 0, ours).unwrap();
+                straight.read_gguf(&tensor.name, 0, theirs).unwrap();
+                assert_eq!(ours, theirs, "{}", tensor.name);
+            }
+        }
+        std::fs::remove_file(&parts[1].0).unwrap();
+        assert_says(Checkpoint::open(&parts[0].0), &["is missing", "into one folder"]);
+        std::fs::rename(&parts[0].0, &parts[1].0).unwrap();
+        std::fs::copy(&parts[1].0, &parts[0].0).unwrap();
+        assert_says(Checkpoint::open(&parts[0].0), &["part 0", "name part 1", "beside the other"]);
+    }
+}
+
+#[test]
+fn what_is_already_an_archive_is_refused() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("out");
     let sample = sample();
     let plan = four_bits(&sample);
-    let done = export(&sample, &plan, aim("gguf", 1_000_000), to(&out), &Silent);
-    assert_says(done, &["llama.cpp", "one file", "llama-gguf-split"]);
     let archive = folder.path().join("archive");
     export(&sample, &plan, aim("archive", 0), to(&archive), &Silent).unwrap();
     let archive = Checkpoint::open(&archive).unwrap();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use lapidary_engine::allocator::{self, Choice as Chosen, Problem};
 use lapidary_engine::checkpoint::{Checkpoint, Role, SharedCheckpoint};
+use lapidary_engine::job::Subject;
 use lapidary_engine::method::{self, Needs};
 use lapidary_engine::plan::{Assignment, Plan as Layers};
 use lapidary_engine::scores::{
@@ -118,10 +119,21 @@ pub(super) struct Solved {
 }
 
 impl Opened {
+    /// The checkpoint with what the calibration knows of it.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        calibrations::subject(&self.checkpoint, self.loaded.as_ref())
+    }
+
+    /// The files of a plan, to the byte.
+    pub(super) fn laid_out(&self, plan: &Layers) -> Result<Manifest> {
+        let manifest = Manifest::new(&self.checkpoint, plan, self.target)?;
+        manifest.weighted(&self.checkpoint, plan, self.subject().importance().as_ref())
+    }
+
     /// The question that scoring answers.
     pub(super) fn question(&self) -> Question<'_> {
         Question {
-            subject: calibrations::subject(&self.checkpoint, self.loaded.as_ref()),
+            subject: self.subject(),
             plan: &self.plan,
             palette: &self.palette,
             target: self.target,
@@ -265,7 +277,7 @@ impl Allocation {
         scores: Vec<UnitScores>,
         solve: &dyn Fn(&Problem) -> Result<Chosen>,
     ) -> Result<Solved> {
-        let place = (opened.checkpoint.as_ref(), opened.target);
+        let place = (opened.subject(), opened.target);
         let bounds = self.bounds()?;
         let given = (scores.as_slice(), &opened.plan, &bounds);
         let (choice, plan) = solve_within(place, given, self.budget()?, solve)?;
@@ -290,7 +302,7 @@ impl Allocation {
 
     /// What became of the units, for the end of a table.
     pub(super) fn told(&self, opened: &Opened, solved: &Solved) -> Result<String> {
-        let manifest = Manifest::new(&opened.checkpoint, &solved.plan, opened.target)?;
+        let manifest = opened.laid_out(&solved.plan)?;
         let size = text::bytes(manifest.weight_file_bytes());
         let place = self.out.as_ref().map_or_else(
             || "--out keeps it".to_owned(),
@@ -320,7 +332,7 @@ impl Allocation {
     /// The plan as the fields of a JSON object.
     pub(super) fn json(&self, opened: &Opened, solved: &Solved) -> Result<Value> {
         let checkpoint = &opened.checkpoint;
-        let manifest = Manifest::new(checkpoint, &solved.plan, opened.target)?;
+        let manifest = opened.laid_out(&solved.plan)?;
         let unit = |(of, &option): (&UnitScores, &usize)| {
             let option = &of.options[option];
             let name = |&layer: &usize| &checkpoint.tensors()[layer].name;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use lapidary_engine::calibration::Settings;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{self, Destination, Forecast, PAGE, REPORT, Report};
+use lapidary_engine::export::{self, Destination, Estimate, Forecast, PAGE, REPORT, Report};
 use lapidary_engine::job::Limits;
 use lapidary_engine::target;
 
@@ -56,9 +56,6 @@ impl Compress {
         if let Some(id) = &self.target {
             project = for_target(project, id)?;
         }
-        if target::find(&project.target)?.is_one_file() {
-            project.shard_bytes = 0;
-        }
         if let Some(size) = &self.shard_size {
             project.shard_bytes = bytes_of(size)?;
         }
@@ -102,15 +99,17 @@ fn dry_run(
     let loaded = loaded?;
     let subject = calibrations::subject(&checkpoint, loaded.as_ref());
     let forecast = export::forecast(subject, &plan, opened.aim()?, destination)?;
+    let estimate = export::estimate(subject, &plan, &forecast, &terminal);
+    terminal.finish();
     Ok(format!(
         "{}nothing was written to {}\n",
-        described(&forecast, destination.limits),
+        described((&forecast, &estimate?), destination.limits),
         destination.folder.display()
     ))
 }
 
 /// What an export takes, a line each.
-fn described(forecast: &Forecast, limits: Limits) -> String {
+fn described((forecast, estimate): (&Forecast, &Estimate), limits: Limits) -> String {
     let finished = match forecast.finished {
         0 => String::new(),
         n => format!(", {n} of them finished before"),
@@ -121,7 +120,7 @@ fn described(forecast: &Forecast, limits: Limits) -> String {
          output    {} bytes in {} files beside the reports, {:.3} bits per weight: exact\n\
          disk      {}: the output and at most {} of finished layers while it works; {} are free\n\
          memory    at most {} for layers that are compressed at once, of {} allowed; the program and mapped files apart\n\
-         time      not foretold: the progress bar says what is left once layers are done\n",
+         time      {}\n",
         forecast.coverage,
         forecast.layers,
         forecast.dense,
@@ -133,6 +132,7 @@ fn described(forecast: &Forecast, limits: Limits) -> String {
         text::bytes(forecast.free_bytes),
         text::bytes(forecast.memory_bytes),
         text::bytes(limits.memory_bytes),
+        text::estimated(estimate),
     )
 }
 
@@ -151,7 +151,8 @@ pub(super) fn run(
         let subject = calibrations::subject(&checkpoint, loaded.as_ref());
         if terminal.is_seen() {
             let forecast = export::forecast(subject, &plan, aim, destination)?;
-            output::tell(&[described(&forecast, destination.limits)]);
+            let estimate = export::estimate(subject, &plan, &forecast, &terminal)?;
+            output::tell(&[described((&forecast, &estimate), destination.limits)]);
         }
         export::export(subject, &plan, aim, destination, &terminal)
     });

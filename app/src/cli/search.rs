@@ -10,7 +10,6 @@ use lapidary_engine::allocator::{
 use lapidary_engine::plan::Plan as Layers;
 use lapidary_engine::scores::{Budget, UnitScores, groups, plan_of};
 use lapidary_engine::search::Wish;
-use lapidary_engine::target::Manifest;
 use lapidary_engine::{Error, Result, disk};
 use serde_json::{Value, json};
 
@@ -168,7 +167,7 @@ impl Search {
             let Budget::FileBytes(bytes) = self.allocation.budget()? else {
                 return Ok((choice, plan));
             };
-            let manifest = Manifest::new(&opened.checkpoint, &plan, opened.target)?;
+            let manifest = opened.laid_out(&plan)?;
             if manifest.weight_file_bytes() <= bytes {
                 return Ok((choice, plan));
             }

@@ -25,6 +25,12 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
                 *progress = Some(now);
             }
         }
+        Event::Foretold(result) => {
+            document.foretold = match *result {
+                Ok(foretold) => Slot::Ready(foretold),
+                Err(sentence) => Slot::Failed(sentence),
+            };
+        }
         Event::Noted(text) => document.say(text),
         Event::Exported(result) => exported(document, result),
         Event::Picked(purpose, Picked::Path(path)) => picked(document, jobs, purpose, path),
@@ -116,6 +122,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
             model.look.error_spectrum = Some((subject, result));
         }
         Event::Opened { .. }
+        | Event::Foretold(_)
         | Event::ExportProgress(_)
         | Event::Noted(_)
         | Event::Exported(_)

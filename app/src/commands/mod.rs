@@ -7,6 +7,7 @@ mod calibrate;
 mod edit;
 pub mod evaluate;
 pub mod evolve;
+mod export;
 mod look;
 mod menu;
 mod pressed;
@@ -172,6 +173,8 @@ pub enum Command {
     ToggleSheet(Sheet),
     /// Change the folder in the export form.
     SetExportFolder(String),
+    /// Say what the export takes: time, disk, memory.
+    Foretell,
     /// Export; the flag replaces an earlier output.
     Export(bool),
     /// Stop the export.
@@ -224,9 +227,10 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         Command::TakePath(purpose, path) => answers::picked(document, jobs, purpose, path),
         Command::Save => save(document, jobs),
         Command::SaveAs(path) => save_as(document, path),
-        Command::ToggleSheet(sheet) => toggle_sheet(document, sheet),
+        Command::ToggleSheet(sheet) => export::toggle_sheet(document, jobs, sheet),
         Command::SetExportFolder(folder) => document.export_folder = folder,
-        Command::Export(replace) => export(document, jobs, replace),
+        Command::Export(replace) => export::export(document, jobs, replace),
+        Command::Foretell => export::foretell(document, jobs),
         Command::CancelExport => jobs.cancel_export(),
         Command::ToggleMeasuring => toggle_measuring(document, jobs),
         Command::Dismiss => document.notice = None,
@@ -411,41 +415,6 @@ fn ask_recovery(document: &mut Document) {
         command: Command::Recover(path.clone()),
         no: Some(("Throw it away", Command::DiscardRecovery(path))),
     });
-}
-
-fn toggle_sheet(document: &mut Document, sheet: Sheet) {
-    let is_open = document.sheet == Some(sheet);
-    document.sheet = (!is_open).then_some(sheet);
-    if let (Sheet::Export, false, true, Some(model)) =
-        (sheet, is_open, document.export_folder.is_empty(), &document.model)
-    {
-        let folder = std::env::current_dir().unwrap_or_default();
-        let name = format!("{}-{}", model.checkpoint.title(), model.target.about().id);
-        document.export_folder = folder.join(name).display().to_string();
-    }
-}
-
-fn export(document: &mut Document, jobs: &mut Jobs, replace: bool) {
-    let Some(model) = document.model.as_deref() else {
-        return;
-    };
-    let folder = PathBuf::from(document.export_folder.trim());
-    if document.export.is_running() {
-        document.complain("An export is running; wait for it or cancel it first");
-        return;
-    }
-    if folder.as_os_str().is_empty() {
-        document.complain("Name a folder to export to");
-        return;
-    }
-    if folder.exists() && !replace {
-        let text = format!("{} already exists. Replace it?", folder.display());
-        ask(document, &text, "Replace it", Command::Export(true));
-        return;
-    }
-    jobs.export(model, folder.clone(), replace);
-    document.export =
-        Slot::Running { what: format!("Exporting to {}", folder.display()), progress: None };
 }
 
 fn copy(document: &mut Document, text: String) {

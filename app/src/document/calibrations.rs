@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use lapidary_engine::Progress;
 use lapidary_engine::calibration::{
-    Ability, Calibration, Demands, Folder, Problem, Record, Settings, USUAL_TOKENS, Wishes,
+    Ability, Calibration, Demands, Folder, Imported, Problem, Record, Settings, USUAL_TOKENS,
+    Wishes,
 };
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::job;
@@ -200,6 +201,10 @@ impl job::Calibrated for Loaded {
     fn settings(&self) -> Option<&Settings> {
         Some(&self.calibration.settings)
     }
+
+    fn imported(&self) -> Option<&Imported> {
+        self.folder.imported()
+    }
 }
 
 impl Loaded {
@@ -332,6 +337,9 @@ impl Model {
     /// Takes a calibration into use: every error is measured anew, weighted by it.
     pub fn set_calibration(&mut self, loaded: Option<Box<Loaded>>) {
         self.calibrations.loaded = loaded.map(|loaded| Arc::new(*loaded));
+        let loaded = self.calibrations.loaded.as_deref();
+        let importance = subject(&self.checkpoint, loaded).importance();
+        self.outcome.weigh(importance);
         self.calibrations.through = None;
         self.calibrations.asked = None;
         self.measured.damages.clear();

@@ -49,8 +49,7 @@ impl Draft {
 
     /// Target and run.
     pub fn aim(&self) -> Aim {
-        let target = self.target();
-        let shard_bytes = if target.is_one_file() { 0 } else { self.shard_bytes };
+        let (target, shard_bytes) = (self.target(), self.shard_bytes);
         Aim { target, tensor_parallel: self.tensor_parallel, shard_bytes }
     }
 

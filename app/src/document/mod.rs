@@ -31,11 +31,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lapidary_engine::Progress;
-use lapidary_engine::export::Report;
+use lapidary_engine::export::{Estimate, Forecast, Report};
 use lapidary_engine::plan::Assignment;
 
 use crate::commands::Command;
 use crate::document::allocation::Allocating;
+use crate::document::draft::Draft;
 use crate::document::evaluation::Evaluating;
 use crate::document::evolution::Evolving;
 use crate::document::model::Model;
@@ -101,6 +102,17 @@ pub struct Exported {
     pub report: Arc<Report>,
 }
 
+/// What an export takes.
+#[derive(Clone, Debug)]
+pub struct Foretold {
+    /// Plan and target it is of.
+    pub draft: Arc<Draft>,
+    /// Bytes of the output, disk and memory.
+    pub forecast: Forecast,
+    /// Time.
+    pub estimate: Estimate,
+}
+
 /// A figure on its way to a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FigureToSave {
@@ -154,6 +166,8 @@ pub struct Document {
     pub opening: Slot<()>,
     /// The last export.
     pub export: Slot<Exported>,
+    /// What an export takes, as it was asked last.
+    pub foretold: Slot<Foretold>,
     /// The folder in the export form.
     pub export_folder: String,
     /// What is entered to calibrate with.

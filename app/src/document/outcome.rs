@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::format::gguf_importance::Importance;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{self, Aim, Case, Entry, Lint, Manifest, Severity, Storage, Target};
 
@@ -23,19 +24,25 @@ pub struct LaidOut {
 }
 
 impl LaidOut {
-    /// Lays out everything of a draft.
-    pub fn of(checkpoint: &Checkpoint, draft: &Draft) -> Self {
+    /// Lays out everything of a draft, with where importances of inputs come from.
+    pub fn of(checkpoint: &Checkpoint, draft: &Draft, importance: Option<&Importance>) -> Self {
         match target::entries(checkpoint, draft.plan(), draft.target()) {
-            Ok(entries) => Self::new(checkpoint, draft.plan(), draft.aim(), entries),
+            Ok(entries) => Self::new(checkpoint, (draft.plan(), importance), draft.aim(), entries),
             Err(error) => Self { manifest: Err(error.sentence()), lints: Arc::default() },
         }
     }
 
     /// Lays out entries that are known. Cost: names and extents of every tensor are written as JSON.
-    pub fn new(checkpoint: &Checkpoint, plan: &Plan, aim: Aim, entries: Vec<Entry>) -> Self {
+    pub fn new(
+        checkpoint: &Checkpoint,
+        (plan, importance): (&Plan, Option<&Importance>),
+        aim: Aim,
+        entries: Vec<Entry>,
+    ) -> Self {
         let case = Case { checkpoint, plan, aim, entries: &entries };
         let lints = Arc::new(target::lints(&case));
         let manifest = Manifest::of(checkpoint, aim.target, entries)
+            .and_then(|manifest| manifest.weighted(checkpoint, plan, importance))
             .and_then(|manifest| manifest.in_shards(checkpoint, aim));
         Self { manifest: manifest.map(Arc::new).map_err(|error| error.sentence()), lints }
     }
@@ -56,6 +63,8 @@ pub struct Outcome {
     pub is_late: bool,
     /// The draft that is being laid out in the background.
     pub in_flight: Option<Arc<Draft>>,
+    /// Where importances of inputs come from, which GGUF files say.
+    pub importance: Option<Arc<Importance>>,
     /// Grows with every change of a size.
     pub revision: u64,
     plan: Arc<Plan>,
@@ -73,6 +82,7 @@ impl Outcome {
             laid_out: nothing,
             is_late: true,
             in_flight: None,
+            importance: None,
             revision: 0,
             plan: draft.plan().clone(),
             target: "",
@@ -123,10 +133,19 @@ impl Outcome {
         Ok(())
     }
 
+    /// Takes in another calibration, or none.
+    pub fn weigh(&mut self, importance: Option<Importance>) {
+        self.importance = importance.map(Arc::new);
+        // What is being laid out has the old one.
+        self.in_flight = None;
+        self.is_late = true;
+    }
+
     fn lay_out(&mut self, checkpoint: &Checkpoint, draft: &Draft) {
+        let given = (draft.plan().as_ref(), self.importance.as_deref());
         self.laid_out = match &self.defect {
             Some(defect) => LaidOut { manifest: Err(defect.clone()), lints: Arc::default() },
-            None => LaidOut::new(checkpoint, draft.plan(), draft.aim(), self.entries.clone()),
+            None => LaidOut::new(checkpoint, given, draft.aim(), self.entries.clone()),
         };
         self.is_late = false;
     }

@@ -9,8 +9,9 @@ impl Jobs {
     pub fn lay_out(&mut self, model: &Model) {
         let ticket = self.begin(Kind::LayOut);
         let (checkpoint, draft) = (model.checkpoint.clone(), model.history.current().clone());
+        let importance = model.outcome.importance.clone();
         self.spawn("lay out", move || {
-            ticket.send(Event::LaidOut(LaidOut::of(&checkpoint, &draft)));
+            ticket.send(Event::LaidOut(LaidOut::of(&checkpoint, &draft, importance.as_deref())));
         });
     }
 }

@@ -31,7 +31,6 @@ use lapidary_engine::statistics::{Profile, Spectrum, SpectrumEstimate};
 use lapidary_engine::{Observer, Progress};
 use thread_priority::ThreadPriority;
 
-use crate::document::Exported;
 use crate::document::calibrations::News;
 use crate::document::look::{Near, Picture, Subject};
 use crate::document::measurements::Finding;
@@ -39,6 +38,7 @@ use crate::document::model::Opened;
 use crate::document::other::Other;
 use crate::document::outcome::LaidOut;
 use crate::document::recipe::{Taken, Told};
+use crate::document::{Exported, Foretold};
 pub use allocate::Scoring;
 pub use damage::Trial;
 pub use evaluate::{Ran, set_kept};
@@ -83,6 +83,8 @@ pub enum Event {
     Saved(Result<PathBuf, String>),
     /// An assignment was tried on a layer.
     Preview(usize, Arc<Assignment>, Result<Arc<Preview>, String>),
+    /// What an export takes, or why there can be none.
+    Foretold(Box<Result<Foretold, String>>),
     /// An export has come this far.
     ExportProgress(Progress),
     /// An export has something to say.
@@ -133,9 +135,10 @@ enum Kind {
     Runs,
     Allocate,
     Evolve,
+    Foretell,
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 23;
 
 /// A running piece of work.
 #[derive(Clone)]

@@ -1,6 +1,8 @@
 //! Every number a person sees is formatted here, the same way everywhere.
 
 use lapidary_engine::Unit;
+use lapidary_engine::export::Estimate;
+use lapidary_engine::job::Pace;
 pub use lapidary_engine::numeric::digits::count;
 
 /// Bytes in decimal units with three significant digits: `2.83 MB`.
@@ -89,6 +91,17 @@ pub fn bits(x: f64) -> String {
 /// A duration to wait: `12 s`, `3 min`.
 pub fn secs(x: f64) -> String {
     if x < 90.0 { format!("{:.0} s", x.max(0.0)) } else { format!("{:.0} min", x / 60.0) }
+}
+
+/// How long an export takes, with what that is made of: `some 3 min, an estimate: …`.
+pub fn estimated(estimate: &Estimate) -> String {
+    let Pace { tried, seconds, .. } = estimate.layers;
+    format!(
+        "some {}, an estimate: {} for layers, as some rows of {tried} took, {} to read and hash source and output; not the disk's own time to write",
+        secs(estimate.seconds().max(1.0)),
+        secs(seconds),
+        secs(estimate.hashing_seconds),
+    )
 }
 
 /// A time, given in seconds since 1970: `2026-11-21 14:12`, UTC.

@@ -6,7 +6,7 @@ use lapidary_engine::target::{Manifest, Severity, Storage};
 
 use crate::commands::Command;
 use crate::document::model::Model;
-use crate::document::{Exported, Sheet, Slot};
+use crate::document::{Exported, Foretold, Sheet, Slot};
 use crate::jobs::Purpose;
 use crate::theme::text;
 use crate::views::ViewContext;
@@ -73,9 +73,8 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
             context.send(Command::Pick(Purpose::ExportFolder));
         }
     });
-    if !model.target.is_one_file() {
-        shards(context, ui, model, manifest);
-    }
+    shards(context, ui, model, manifest);
+    takes(context, ui, model);
     let running = context.document.export.is_running();
     ui.horizontal_wrapped(|ui| {
         let enabled = errors == 0 && writes && !running;
@@ -122,7 +121,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
 /// How large a weight file may be.
 fn shards(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     ui.horizontal_wrapped(|ui| {
-        ui.label("Files").on_hover_text("The most bytes of a weight file, header included. Tensors of one layer stay in one file; a layer that is larger has a file of its own. Several files have an index, as those of transformers.");
+        ui.label("Files").on_hover_text("The most bytes of a weight file, header included. Tensors of one layer stay in one file; a layer that is larger has a file of its own. Several files have an index, as those of transformers; parts of a GGUF file are numbered as llama-gguf-split numbers them.");
         let chosen = model.history.current().shard_bytes;
         for bytes in SHARD_BYTES {
             let label = if bytes == 0 { "as the source".to_owned() } else { text::bytes(bytes) };
@@ -135,9 +134,54 @@ fn shards(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Mani
         }
         ui.weak(match manifest.files.len() {
             1 => "one file".to_owned(),
-            n => format!("{n} files with an index"),
+            n if has_index(manifest) => format!("{n} files with an index"),
+            n => format!("{n} files"),
         });
     });
+}
+
+/// Time, disk and memory.
+fn takes(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+    let again = |ui: &mut Ui, label: &str| {
+        let tip = "Every way to compress that the plan has is tried on some rows of one layer of each width.";
+        if ui.small_button(label).on_hover_text(tip).clicked() {
+            context.send(Command::Foretell);
+        }
+    };
+    ui.horizontal_wrapped(|ui| match &context.document.foretold {
+        Slot::Idle => again(ui, "Estimate time, disk and memory"),
+        Slot::Running { what, .. } => {
+            ui.spinner();
+            ui.weak(what);
+        }
+        Slot::Failed(sentence) => {
+            ui.colored_label(context.tokens.warning, sentence);
+            again(ui, "Try again");
+        }
+        Slot::Ready(Foretold { draft, forecast, estimate }) => {
+            if !std::sync::Arc::ptr_eq(draft, model.history.current()) {
+                ui.weak("time, disk and memory were estimated for an earlier plan");
+                again(ui, "Estimate again");
+                return;
+            }
+            ui.vertical(|ui| {
+                ui.label(format!("Time: {}", text::estimated(estimate)));
+                ui.label(format!(
+                    "Disk: {}, the output and at most {} of finished layers while it works; {} are free",
+                    text::bytes(forecast.output_bytes + forecast.store_bytes),
+                    text::bytes(forecast.store_bytes),
+                    text::bytes(forecast.free_bytes),
+                ));
+                let memory = text::bytes(forecast.memory_bytes);
+                ui.label(format!("Memory: at most {memory} for layers that are compressed at once"));
+            });
+        }
+    });
+}
+
+/// Whether a file says which of the others holds what.
+fn has_index(manifest: &Manifest) -> bool {
+    manifest.texts.iter().any(|text| text.name.ends_with(".index.json"))
 }
 
 fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {

@@ -63,9 +63,11 @@ fn targets_are_listed_with_every_rule() {
         [
             "dense",
             "compressed-tensors",
+            "compressed-tensors-0.18",
             "compressed-tensors-int",
             "gptq",
             "gptq-v2",
+            "auto-round",
             "awq",
             "gguf",
             "mlx",

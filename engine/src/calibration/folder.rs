@@ -59,6 +59,21 @@ struct Manifest {
     key: String,
     is_finished: bool,
     settings: Settings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    imported: Option<Imported>,
+}
+
+/// What an importance matrix says of itself, for whoever is told where importances come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The name of its file.
+    pub file: String,
+    /// The texts, as paths.
+    pub datasets: Vec<String>,
+    /// Tensors it has sums for.
+    pub entries: u32,
+    /// Chunks of text; 0 where it does not say.
+    pub chunks: u32,
 }
 
 /// A calibration on disk.
@@ -67,6 +82,7 @@ pub struct Folder {
     path: PathBuf,
     key: String,
     settings: Settings,
+    imported: Option<Imported>,
 }
 
 impl Folder {
@@ -80,16 +96,32 @@ impl Folder {
         if let Some(folder) = Self::open(&path) {
             return Ok(folder);
         }
-        let folder = Self { path, key, settings };
+        let folder = Self { path, key, settings, imported: None };
         folder.write_manifest(false)?;
         Ok(folder)
+    }
+
+    /// The same for what is taken from an importance matrix.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be written.
+    pub fn create_imported(root: &Path, settings: Settings, imported: Imported) -> Result<Self> {
+        let mut folder = Self::create(root, settings)?;
+        folder.imported = Some(imported);
+        folder.write_manifest(false)?;
+        Ok(folder)
+    }
+
+    /// The importance matrix it was taken from, where it was, and where that was noted.
+    pub fn imported(&self) -> Option<&Imported> {
+        self.imported.as_ref()
     }
 
     /// Opens a folder; `None` where it is none of ours, or its manifest is damaged.
     pub fn open(path: &Path) -> Option<Self> {
         let manifest = read_manifest(path)?;
-        let Manifest { key, settings, .. } = manifest;
-        Some(Self { path: path.to_path_buf(), key, settings })
+        let Manifest { key, settings, imported, .. } = manifest;
+        Some(Self { path: path.to_path_buf(), key, settings, imported })
     }
 
     /// Every calibration in `root`, by key.
@@ -228,6 +260,7 @@ impl Folder {
             key: self.key.clone(),
             is_finished,
             settings: self.settings.clone(),
+            imported: self.imported.clone(),
         };
         let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::Unsupported {
             what: format!("keeping a calibration ({error})"),

@@ -13,7 +13,7 @@ mod run;
 mod states;
 mod through;
 
-pub use folder::{Folder, Part};
+pub use folder::{Folder, Imported, Part};
 pub use imatrix::{Entry, Imatrix, LEGACY_CHUNK_TOKENS};
 pub use prepare::{
     Ability, Behind, Prepared, USUAL_SEQUENCE_TOKENS, USUAL_TOKENS, Wishes, ability,

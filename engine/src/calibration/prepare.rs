@@ -6,8 +6,8 @@ use blake3::Hasher;
 
 use crate::calibration::run::kept_grams;
 use crate::calibration::{
-    Calibration, Folder, Imatrix, InTurn, Part, Prefix, Record, Run, Settings, Text, calibrate,
-    model_key,
+    Calibration, Folder, Imatrix, Imported, InTurn, Part, Prefix, Record, Run, Settings, Text,
+    calibrate, model_key,
 };
 use crate::checkpoint::Checkpoint;
 use crate::disk;
@@ -241,7 +241,8 @@ pub fn import_imatrix(
     (root, cache): (&Path, Option<&Cache>),
     observer: &dyn Observer,
 ) -> Result<(Folder, Calibration, Vec<String>)> {
-    let (records, unsaid) = Imatrix::read(path)?.records(checkpoint);
+    let matrix = Imatrix::read(path)?;
+    let (records, unsaid) = matrix.records(checkpoint);
     if records.is_empty() {
         return Err(Error::plan(
             format!("no entry of {} belongs to a layer of {}", path.display(), checkpoint.title()),
@@ -253,14 +254,20 @@ pub fn import_imatrix(
     let settings = Settings {
         model: checkpoint.title(),
         model_key: model_key(checkpoint, cache, observer)?,
-        texts: vec![Text { name, hash: blake3::hash(&bytes).to_hex().to_string() }],
+        texts: vec![Text { name: name.clone(), hash: blake3::hash(&bytes).to_hex().to_string() }],
         sequence_tokens: 0,
         tokens: records.iter().map(|record| record.inputs.tokens).max().unwrap_or(0),
         seed: 0,
         prefix: Prefix::Original,
         has_grams: false,
     };
-    let folder = Folder::create(root, settings)?;
+    let imported = Imported {
+        file: name,
+        entries: u32::try_from(matrix.entries.len()).unwrap_or(u32::MAX),
+        chunks: matrix.chunk_count,
+        datasets: matrix.datasets,
+    };
+    let folder = Folder::create_imported(root, settings, imported)?;
     for (part, records) in by_part(checkpoint, records) {
         observer.go_on()?;
         folder.write_part(part, &records)?;

@@ -25,7 +25,8 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder, a lone `.safetensors` file, or an index. Reads headers only.
+    /// Opens a Hugging Face folder, a lone `.safetensors` file, an index, or a GGUF file (any part of one that was split
+    /// opens all of them). Reads headers only.
     ///
     /// # Errors
     /// [`Error::Malformed`] for any defect of a header or index, [`Error::Io`] for a file that cannot be
@@ -38,18 +39,17 @@ impl Checkpoint {
 }
 
 fn open_file(path: &Path) -> Result<Checkpoint> {
-    let source = Source::open(path)?;
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     if is_gguf {
-        let opened = gguf_file::open(source)?;
+        let opened = gguf_file::open(path)?;
         let mut tensors = opened.tensors;
         tensors.sort_by_cached_key(order);
-        let file = File { metadata: BTreeMap::new(), ..opened.file };
         let beside = (Some(opened.config), Vec::new(), false);
-        let mut checkpoint = assemble(path, vec![file], tensors, beside)?;
+        let mut checkpoint = assemble(path, opened.files, tensors, beside)?;
         checkpoint.gguf = Some(opened.layers);
         return Ok(checkpoint);
     }
+    let source = Source::open(path)?;
     let folder = path.parent().filter(|folder| folder.join("config.json").is_file());
     build(path, vec![source], folder, false)
 }

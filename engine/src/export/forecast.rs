@@ -1,5 +1,5 @@
-//! What an export takes, before it begins: bytes to the byte, working memory from the limits of the job. Not time, which
-//! depends on layers that were not compressed yet.
+//! What an export takes, before it begins: bytes to the byte, working memory from the limits of the job. Time is
+//! estimated apart, as it depends on layers that were not compressed yet.
 
 use crate::checkpoint::Checkpoint;
 use crate::disk;
@@ -27,6 +27,8 @@ pub struct Forecast {
     pub dense: usize,
     /// Files of the output, the reports apart.
     pub files: usize,
+    /// Those of them that hold weights.
+    pub weight_files: usize,
     /// Their bytes, exactly.
     pub output_bytes: u64,
     /// Effective bits per weight, exactly.
@@ -66,6 +68,7 @@ pub fn forecast<'a>(
         coverage: coverage(checkpoint, &manifest),
         dense: manifest.entries.iter().filter(|entry| is_dense(&entry.storage)).count(),
         files: manifest.files.len() + manifest.texts.len() + manifest.copies.len(),
+        weight_files: manifest.files.len(),
         output_bytes: manifest.total_bytes(),
         bits_per_weight: manifest.bits_per_weight(checkpoint),
         store_bytes,
@@ -83,7 +86,9 @@ pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Ma
             "export from the safetensors checkpoint it was made from",
         ));
     }
-    let manifest = Manifest::new(checkpoint, plan, aim.target)?.in_shards(checkpoint, aim)?;
+    let manifest = Manifest::new(checkpoint, plan, aim.target)?;
+    let manifest = manifest.weighted(checkpoint, plan, subject.importance().as_ref())?;
+    let manifest = manifest.in_shards(checkpoint, aim)?;
     refuse_errors(&Case { checkpoint, plan, aim, entries: &manifest.entries })?;
     subject.check_plan(plan)?;
     Ok(manifest)

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::export::gguf_reader::{Opened, open, size_of};
 use crate::export::proof::{Proved, failed, round};
 use crate::export::{Work, gguf};
+use crate::format::gguf_split;
 use crate::format::gguf_writer::NewTensor;
 use crate::numeric::distance::relative_error;
 use crate::numeric::minifloat::E2M1;
@@ -22,14 +23,57 @@ use crate::tensor::{DType, Decoder};
 
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     let mut proofs = vec![Proved { relative_error: 0.0 }; work.manifest.entries.len()];
-    for file in &work.manifest.files {
-        let WeightFile::Gguf(plan) = &file.plan else { continue };
-        let source = Source::open(&folder.join(&file.name))?;
+    let files = work.manifest.files.iter();
+    let sources: Vec<Source> =
+        files.map(|file| Source::open(&folder.join(&file.name))).collect::<Result<_>>()?;
+    let mut parts = Vec::with_capacity(sources.len());
+    for source in &sources {
         let bytes = source.bytes(0..source.len_bytes())?;
-        let opened = open(bytes).map_err(|what| failed(source.path(), what))?;
-        Prover { work, path: source.path(), opened: &opened }.prove(plan, &mut proofs)?;
+        parts.push((source.path(), open(bytes).map_err(|what| failed(source.path(), what))?));
+    }
+    check_keys(&parts)?;
+    check_parts(&parts)?;
+    let mut done = 0;
+    for (file, (path, opened)) in work.manifest.files.iter().zip(&parts) {
+        if let WeightFile::Gguf(plan) = &file.plan {
+            Prover { work, path, opened }.prove(plan, &mut done, &mut proofs)?;
+        }
     }
     Ok(proofs)
+}
+
+/// What every loader asks for first.
+fn check_keys(parts: &[(&Path, Opened<'_>)]) -> Result<()> {
+    let Some((path, first)) = parts.first() else { return Ok(()) };
+    for key in ["general.architecture", "tokenizer.ggml.model"] {
+        if !first.texts.contains_key(key) {
+            return Err(failed(path, format!("it has no {key}")));
+        }
+    }
+    let embedding = parts.iter().find_map(|(_, part)| part.tensors.get("token_embd.weight"));
+    let rows = embedding.map(|tensor| tensor.extents[1]);
+    let tokens = first.lists.get("tokenizer.ggml.tokens");
+    if rows == tokens.copied() {
+        return Ok(());
+    }
+    Err(failed(path, format!("its embedding has {rows:?} rows for {tokens:?} tokens")))
+}
+
+/// Several parts say which they are, of how many, and how many tensors all hold; one alone says nothing.
+fn check_parts(parts: &[(&Path, Opened<'_>)]) -> Result<()> {
+    let tensors: usize = parts.iter().map(|(_, part)| part.tensors.len()).sum();
+    for (at, (path, part)) in parts.iter().enumerate() {
+        let said = [gguf_split::NUMBER, gguf_split::COUNT, gguf_split::TENSORS];
+        let said = said.map(|key| part.numbers.get(key).copied());
+        let wanted = match parts.len() {
+            1 => [None; 3],
+            count => [at, count, tensors].map(|number| Some(number as u64)),
+        };
+        if said != wanted {
+            return Err(failed(path, format!("it says {said:?} of its parts, not {wanted:?}")));
+        }
+    }
+    Ok(())
 }
 
 struct Prover<'a> {
@@ -39,39 +83,22 @@ struct Prover<'a> {
 }
 
 impl Prover<'_> {
-    fn prove(&self, file: &GgufFile, proofs: &mut [Proved]) -> Result<()> {
-        self.check_keys()?;
+    fn prove(&self, file: &GgufFile, done: &mut u64, proofs: &mut [Proved]) -> Result<()> {
         let (found, promised) = (self.opened.tensors.len(), file.contents.len());
         if found != promised {
             let what = format!("{found} tensors were written, {promised} were promised");
             return Err(failed(self.path, what));
         }
         let total = self.work.manifest.weight_file_bytes();
-        let mut done = 0;
         for ((tensor, bytes), content) in file.plan.tensors().iter().zip(&file.contents) {
             self.work.observer.go_on()?;
             let item = tensor.name.clone();
             let (stage, unit) = ("Proving", Unit::Bytes);
-            self.work.observer.progress(Progress { stage, item, done, total, unit });
-            done += bytes;
+            self.work.observer.progress(Progress { stage, item, done: *done, total, unit });
+            *done += bytes;
             self.prove_tensor(tensor, content, proofs)?;
         }
         Ok(())
-    }
-
-    /// What every loader asks for first.
-    fn check_keys(&self) -> Result<()> {
-        for key in ["general.architecture", "tokenizer.ggml.model"] {
-            if !self.opened.texts.contains_key(key) {
-                return Err(failed(self.path, format!("it has no {key}")));
-            }
-        }
-        let rows = self.opened.tensors.get("token_embd.weight").map(|tensor| tensor.extents[1]);
-        let tokens = self.opened.lists.get("tokenizer.ggml.tokens");
-        if rows == tokens.copied() {
-            return Ok(());
-        }
-        Err(failed(self.path, format!("its embedding has {rows:?} rows for {tokens:?} tokens")))
     }
 
     fn prove_tensor(

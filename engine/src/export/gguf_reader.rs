@@ -15,11 +15,13 @@ pub(super) struct Described<'a> {
 }
 
 /// What the proof asks of a file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Opened<'a> {
     pub(super) tensors: BTreeMap<&'a str, Described<'a>>,
     /// Values that are texts.
     pub(super) texts: BTreeMap<&'a str, &'a str>,
+    /// Values that are whole numbers.
+    pub(super) numbers: BTreeMap<&'a str, u64>,
     /// Lengths of values that are lists.
     pub(super) lists: BTreeMap<&'a str, u64>,
 }
@@ -101,8 +103,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<Opened<'_>, &'static str> {
     }
     let cut = "its header is cut short or makes no sense";
     let (tensors, pairs) = (rest.u64().ok_or(cut)?, rest.u64().ok_or(cut)?);
-    let mut opened =
-        Opened { tensors: BTreeMap::new(), texts: BTreeMap::new(), lists: BTreeMap::new() };
+    let mut opened = Opened::default();
     for _ in 0..pairs {
         pair(&mut rest, &mut opened).ok_or(cut)?;
     }
@@ -146,6 +147,15 @@ fn pair<'a>(rest: &mut Rest<'a>, opened: &mut Opened<'a>) -> Option<()> {
             for _ in 0..count {
                 rest.text()?;
             }
+        }
+        kind @ (2..=5 | 10 | 11) => {
+            let bytes = rest.take(match kind {
+                2 | 3 => 2,
+                4 | 5 => 4,
+                _ => 8,
+            })?;
+            let number = bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+            opened.numbers.insert(key, number);
         }
         other => return rest.skip(other, 1),
     }

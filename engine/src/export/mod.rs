@@ -3,6 +3,7 @@
 
 mod convert;
 mod coverage;
+mod estimate;
 mod forecast;
 mod gguf;
 mod gguf_proof;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 pub use convert::convert;
+pub use estimate::{Estimate, estimate};
 pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};
 pub use undone::folded_scales;

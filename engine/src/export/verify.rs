@@ -12,6 +12,7 @@ use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{Report, TensorReport, in_numbers, undone};
+use crate::format::gguf_split::PartName;
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
 use crate::tensor::Factors;
@@ -72,7 +73,7 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     Ok(Verified { tensors, is_reported: report.is_some(), faults })
 }
 
-/// The folder itself, or the one GGUF file in it.
+/// The folder itself, or the one GGUF file in it, or the first of its parts.
 fn weights_of(output: &Path) -> Result<PathBuf> {
     if !output.is_dir() {
         return Ok(output.to_path_buf());
@@ -80,9 +81,14 @@ fn weights_of(output: &Path) -> Result<PathBuf> {
     let ends = |name: &str, ending: &str| name.to_ascii_lowercase().ends_with(ending);
     let files = disk::list_files(output)?;
     let has_safetensors = files.iter().any(|(name, _)| ends(name, ".safetensors"));
-    let mut gguf = files.iter().filter(|(name, _)| ends(name, ".gguf"));
-    match (gguf.next(), gguf.next()) {
-        (Some((name, _)), None) if !has_safetensors => Ok(output.join(name)),
+    let gguf: Vec<&str> =
+        files.iter().map(|(name, _)| name.as_str()).filter(|name| ends(name, ".gguf")).collect();
+    let is_whole = |name: &str| match PartName::of(name) {
+        Some(part) => part.count == gguf.len() as u64,
+        None => gguf.len() == 1,
+    };
+    match gguf.iter().min() {
+        Some(first) if !has_safetensors && is_whole(first) => Ok(output.join(first)),
         _ => Ok(output.to_path_buf()),
     }
 }

@@ -14,8 +14,12 @@ pub const MAX_NAME_BYTES: usize = 63;
 /// A value of the metadata to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NewValue {
+    /// 16 bits without sign.
+    U16(u16),
     /// 32 bits without sign.
     U32(u32),
+    /// 32 bits with sign.
+    I32(i32),
     /// 64 bits without sign.
     U64(u64),
     /// 32 bits with a fraction.
@@ -74,6 +78,7 @@ pub struct NewTensor {
 /// A file about to be written: its tensors, and its header to the byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GgufPlan {
+    metadata: Pairs,
     tensors: Vec<(NewTensor, u64)>,
     header: Vec<u8>,
     data_bytes: u64,
@@ -120,7 +125,38 @@ impl GgufPlan {
         }
         let aligned = header.len().next_multiple_of(ALIGNMENT as usize);
         header.resize(aligned, 0);
-        Ok(Self { tensors: laid_out, header, data_bytes: at })
+        Ok(Self { metadata: metadata.clone(), tensors: laid_out, header, data_bytes: at })
+    }
+
+    /// The same file with more pairs.
+    ///
+    /// # Errors
+    /// Those of [`GgufPlan::new`].
+    pub fn with(&self, more: &Pairs) -> Result<Self> {
+        let mut metadata = self.metadata.clone();
+        metadata.append(more);
+        Self::of(&metadata, self.tensors.iter().map(|(tensor, _)| tensor.clone()).collect())
+    }
+
+    /// Its key-value pairs.
+    pub fn metadata(&self) -> &Pairs {
+        &self.metadata
+    }
+
+    /// Bytes of a header of these pairs and no tensor, before it is filled up.
+    pub fn header_bytes(metadata: &Pairs) -> u64 {
+        // The magic word, the version, two counts.
+        4 + 4 + 8 + 8 + Self::pairs_bytes(metadata)
+    }
+
+    /// Bytes of pairs within a header.
+    pub fn pairs_bytes(metadata: &Pairs) -> u64 {
+        metadata.bytes.len() as u64
+    }
+
+    /// Bytes filled up to where something may begin.
+    pub fn aligned(bytes: u64) -> u64 {
+        bytes.next_multiple_of(ALIGNMENT)
     }
 
     /// Bytes of the file.
@@ -167,6 +203,12 @@ impl NewTensor {
         Self { name: name.into(), extents: extents.to_vec(), kind: 0 }
     }
 
+    /// Bytes that a header says of it.
+    pub fn info_bytes(&self) -> u64 {
+        // Name and its length, the number of extents, each, the type, the place.
+        8 + self.name.len() as u64 + 4 + 8 * self.extents.len() as u64 + 4 + 8
+    }
+
     /// Bytes of its data; `None` where they cannot be counted.
     fn bytes(&self) -> Option<u64> {
         let block = BlockType::of(self.kind)?;
@@ -192,9 +234,24 @@ fn write_text(text: &str, out: &mut Vec<u8>) {
     out.extend(text.as_bytes());
 }
 
+/// What comes before the elements of a list.
+fn begin_list(kind: u32, count: usize, out: &mut Vec<u8>) {
+    out.extend(9_u32.to_le_bytes());
+    out.extend(kind.to_le_bytes());
+    out.extend((count as u64).to_le_bytes());
+}
+
 fn write_value(value: &NewValue, out: &mut Vec<u8>) {
     let mut kind = |number: u32| out.extend(number.to_le_bytes());
     match value {
+        NewValue::U16(value) => {
+            kind(2);
+            out.extend(value.to_le_bytes());
+        }
+        NewValue::I32(value) => {
+            kind(5);
+            out.extend(value.to_le_bytes());
+        }
         NewValue::U32(value) => {
             kind(4);
             out.extend(value.to_le_bytes());
@@ -212,23 +269,17 @@ fn write_value(value: &NewValue, out: &mut Vec<u8>) {
             write_text(value, out);
         }
         NewValue::Texts(values) => {
-            kind(9);
-            kind(8);
-            out.extend((values.len() as u64).to_le_bytes());
+            begin_list(8, values.len(), out);
             for value in values {
                 write_text(value, out);
             }
         }
         NewValue::I32s(values) => {
-            kind(9);
-            kind(5);
-            out.extend((values.len() as u64).to_le_bytes());
+            begin_list(5, values.len(), out);
             out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         NewValue::F32s(values) => {
-            kind(9);
-            kind(6);
-            out.extend((values.len() as u64).to_le_bytes());
+            begin_list(6, values.len(), out);
             out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
         }
         NewValue::U64(value) => {
@@ -253,6 +304,8 @@ mod tests {
             ("general.type", NewValue::Text("imatrix".to_owned())),
             ("a.u32", NewValue::U32(7)),
             ("a.u64", NewValue::U64(u64::MAX)),
+            ("a.u16", NewValue::U16(60_000)),
+            ("a.i32", NewValue::I32(-3)),
             ("a.f32", NewValue::F32(0.5)),
             ("a.bool", NewValue::Bool(true)),
             ("a.texts", NewValue::Texts(vec!["x".to_owned(), String::new()])),
@@ -267,6 +320,11 @@ mod tests {
         let header = read_header(&source).unwrap();
         assert_eq!(header.text("general.type"), Some("imatrix"));
         assert_eq!(header.unsigned("a.u64"), Some(u64::MAX));
+        assert_eq!(header.unsigned("a.u16"), Some(60_000));
+        assert_eq!(header.metadata["a.i32"], Value::Signed(-3));
+        let bytes: u64 = plan.tensors().iter().map(|(tensor, _)| tensor.info_bytes()).sum();
+        let header_bytes = GgufPlan::header_bytes(plan.metadata()) + bytes;
+        assert_eq!(header.data, GgufPlan::aligned(header_bytes));
         assert_eq!(header.metadata["a.f32"], Value::Float(0.5));
         assert_eq!(header.metadata["a.bool"], Value::Bool(true));
         assert!(matches!(&header.metadata["a.texts"], Value::Array(list) if list.count == 2));

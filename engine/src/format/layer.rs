@@ -139,7 +139,7 @@ pub enum Config {
     CompressedTensors(compressed_tensors::Config),
     /// In those of MLX.
     Mlx(mlx::Config),
-    /// In those of GPTQ.
+    /// In those of GPTQ, or of `AutoRound` for the same layout.
     Gptq(gptq::Config),
     /// In those of AWQ.
     Awq(awq::Config),
@@ -159,6 +159,9 @@ impl Config {
         // MLX alone names no method.
         match found.get("quant_method").and_then(Value::as_str) {
             Some("gptq") => gptq::Config::read(found).map(Self::Gptq),
+            Some("auto-round" | "intel/auto-round") => {
+                gptq::Config::read_auto_round(found).map(Self::Gptq)
+            }
             Some("awq") => awq::Config::read(found).map(Self::Awq),
             None if found.get("bits").is_some() => mlx::Config::read(found).map(Self::Mlx),
             _ => compressed_tensors::Config::read(found).map(Self::CompressedTensors),

@@ -7,6 +7,8 @@ mod codes;
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
+pub mod gguf_importance;
+pub mod gguf_split;
 pub mod gguf_values;
 pub mod gguf_writer;
 pub mod gptq;

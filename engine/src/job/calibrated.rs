@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::calibration::{Calibration, Folder, Record, Settings};
+use crate::calibration::{Calibration, Folder, Imported, Record, Settings};
 use crate::checkpoint::{Checkpoint, MatrixKind};
 use crate::error::{Error, Result};
 use crate::method::{self, LayerInputs, Needs, Step};
@@ -23,6 +23,11 @@ pub trait Calibrated: Sync {
 
     /// The calibration it is of; `None` where nothing is known.
     fn settings(&self) -> Option<&Settings>;
+
+    /// The importance matrix it was taken from, where it was.
+    fn imported(&self) -> Option<&Imported> {
+        None
+    }
 
     /// What tells it from others: the same key says the same of a layer. Empty where nothing is known.
     fn key(&self) -> String {
@@ -94,6 +99,10 @@ impl Calibrated for Measured<'_> {
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.calibration.settings)
+    }
+
+    fn imported(&self) -> Option<&Imported> {
+        self.folder.imported()
     }
 }
 

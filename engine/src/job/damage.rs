@@ -206,7 +206,8 @@ impl Sample {
         Self::of_rows(checkpoint, layer, usize::MAX, observer)
     }
 
-    fn of_rows(
+    /// At most that many rows, spread evenly.
+    pub(super) fn of_rows(
         checkpoint: &Checkpoint,
         layer: usize,
         most: usize,
@@ -266,6 +267,11 @@ impl Sample {
         Self { inputs, ..self }
     }
 
+    /// What was given with it.
+    pub(super) fn into_inputs(self) -> Option<LayerInputs> {
+        self.inputs
+    }
+
     /// What the layer receives, where it was given.
     pub fn inputs(&self) -> Option<&LayerInputs> {
         self.inputs.as_ref()
@@ -316,7 +322,8 @@ impl Sample {
         Ok(Damage { relative_error, weighting, rows: self.weights.nrows(), of: self.of })
     }
 
-    fn compress(&self, steps: &[Step], observer: &dyn Observer) -> Result<Encoding> {
+    /// What the steps make of the rows as if they were the layer.
+    pub(super) fn compress(&self, steps: &[Step], observer: &dyn Observer) -> Result<Encoding> {
         observer.go_on()?;
         let task = Task {
             tensor: &self.tensor,

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, MatrixKind, Role, place_of};
 use crate::checkpoint::{from_gguf, to_gguf};
-use crate::disk::{self, Source};
+use crate::disk;
 use crate::error::{Error, Result};
-use crate::format::gguf::{self, TensorInfo};
+use crate::format::gguf::TensorInfo;
+use crate::format::gguf_split::{self, PartName};
 use crate::method::Step;
 use crate::recipe::rules::{self, Module, RuleSet};
 use crate::recipe::sentences::Unsaid;
@@ -18,9 +19,8 @@ use crate::recipe::{
     Imported, MAX_BYTES, auto_round, block_types, compressed_tensors, form, gptq, mlx,
 };
 
-/// The most experts of a tensor, and the most parts of a split file, that are believed.
+/// The most experts of a tensor that are believed.
 const MAX_EXPERTS: u64 = 4096;
-const MAX_PARTS: u64 = 10_000;
 
 /// The recipe of a finished checkpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -128,7 +128,7 @@ fn only_gguf(folder: &Path) -> Result<PathBuf> {
     let files = disk::list_files(folder)?;
     let is_model = |name: &&str| is_gguf(Path::new(name)) && !name.starts_with("mmproj");
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).filter(is_model).collect();
-    let is_whole = |name| part(name).is_some_and(|(_, _, parts)| parts == names.len() as u64);
+    let is_whole = |name| PartName::of(name).is_some_and(|part| part.count == names.len() as u64);
     match names.as_slice() {
         [] => Err(unquantised(folder, "it has no config.json and no .gguf file")),
         [name, others @ ..] if others.is_empty() || is_whole(name) => Ok(folder.join(name)),
@@ -232,8 +232,7 @@ fn recover_gguf(path: &Path) -> Result<Recovered> {
     let mut layers = BTreeMap::new();
     let mut tensors = 0;
     let mut architecture = None;
-    for path in parts(path)? {
-        let header = gguf::read_header(&Source::open(&path)?)?;
+    for (_, header) in gguf_split::open(path)? {
         tensors += header.tensors.len();
         // Of a split file only the first part need say it.
         let own = header.text("general.architecture").map(str::to_owned);
@@ -289,36 +288,5 @@ fn add_tensor(
             let before = format!("Experts of extents {extents:?} are not understood: ");
             unsaid.of(&before, own, ".");
         }
-    }
-}
-
-/// The name, number and count of a part of a split file, as `model-00001-of-00003.gguf`.
-fn part(name: &str) -> Option<(&str, u64, u64)> {
-    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let both = digits(number) && digits(count);
-    both.then(|| Some((stem, number.parse().ok()?, count.parse().ok()?)))?
-}
-
-/// Every part of the file at `path`.
-fn parts(path: &Path) -> Result<Vec<PathBuf>> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
-    let Some((stem, _, count @ 2..=MAX_PARTS)) = part(name) else {
-        return Ok(vec![path.to_path_buf()]);
-    };
-    let folder = path.parent().unwrap_or(path);
-    let file = |number| folder.join(format!("{stem}-{number:05}-of-{count:05}.gguf"));
-    let parts: Vec<PathBuf> = (1..=count).map(file).collect();
-    match parts.iter().find(|part| !part.is_file()) {
-        Some(missing) => Err(Error::plan(
-            format!(
-                "{} is one of {count} parts, and {} is missing",
-                path.display(),
-                missing.display()
-            ),
-            "put all parts into one folder",
-        )),
-        None => Ok(parts),
     }
 }

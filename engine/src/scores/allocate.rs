@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::allocator::{Choice, Group, Level, Problem};
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
+use crate::job::Subject;
 use crate::network::architectures;
 use crate::plan::{Assignment, Plan};
 use crate::scores::{Scored, UnitScores, cache_bytes};
@@ -116,16 +117,18 @@ pub fn uniform(scores: &[UnitScores], candidate: usize) -> Option<Choice> {
 /// # Errors
 /// What `solve` says; [`Error::Plan`] for a budget that is no number, or too small for any choice, and for memory of a
 /// model whose cache is not known.
-pub fn solve_within(
-    (checkpoint, target): (&Checkpoint, &dyn Target),
+pub fn solve_within<'a>(
+    (subject, target): (impl Into<Subject<'a>>, &dyn Target),
     (scores, plan, bounds): (&[UnitScores], &Plan, &Bounds),
     budget: Budget,
     solve: &dyn Fn(&Problem) -> Result<Choice>,
 ) -> Result<(Choice, Plan)> {
+    let subject = subject.into();
+    let checkpoint = subject.checkpoint;
     let groups = groups(checkpoint, scores, bounds);
     let weights: u64 = groups.iter().map(|group| group.weights).sum();
     let least = least(scores);
-    let empty = Manifest::new(checkpoint, &plan_of(checkpoint, scores, &least, plan), target)?;
+    let empty = laid_out(subject, &plan_of(checkpoint, scores, &least, plan), target)?;
     let within = |units: u64| -> Result<(Choice, Plan)> {
         let choice = solve(&Problem::new(groups.clone(), units)?)?;
         let plan = plan_of(checkpoint, scores, &choice, plan);
@@ -148,7 +151,7 @@ pub fn solve_within(
     let mut units = files.saturating_sub(all.saturating_sub(least.bytes));
     for _ in 0..CORRECTIONS {
         let (choice, found) = within(units)?;
-        let bytes = Manifest::new(checkpoint, &found, target)?.weight_file_bytes();
+        let bytes = laid_out(subject, &found, target)?.weight_file_bytes();
         if bytes <= files {
             return Ok((choice, found));
         }
@@ -158,6 +161,12 @@ pub fn solve_within(
         format!("no plan of at most {files} bytes was found; the smallest has {all}"),
         "allow more bytes, or fewer bits to some layers",
     ))
+}
+
+/// The export of a plan, with what its files say of the data.
+fn laid_out(subject: Subject<'_>, plan: &Plan, target: &dyn Target) -> Result<Manifest> {
+    let manifest = Manifest::new(subject.checkpoint, plan, target)?;
+    manifest.weighted(subject.checkpoint, plan, subject.importance().as_ref())
 }
 
 /// Bytes that memory leaves for the units, beside the cache and everything else that is stored.

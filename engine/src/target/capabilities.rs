@@ -48,6 +48,8 @@ pub struct Capabilities {
     pub kernel: Option<Kernel>,
     /// Element types of scales it has a form for; empty for all.
     pub scale_dtypes: &'static [DType],
+    /// The target of later readers of the same format, which hold more.
+    pub newer: Option<&'static str>,
 }
 
 /// What a format holds at all.
@@ -192,6 +194,7 @@ impl Capabilities {
         sparsity: "zeros are stored like any weight, and save 0 bytes",
         kernel: None,
         scale_dtypes: &[],
+        newer: None,
     };
 }
 

@@ -1,7 +1,7 @@
 //! compressed-tensors folders, packed for vLLM and transformers, or with one byte a weight.
 //!
-//! Rules: grouped integers and small floats of linear layers only; groups divide the inputs; packed codes have 2, 4 or 8 bits
-//! (3, 5, 6 and 7 are packed differently before and after June 2026, so they would load wrong somewhere);
+//! Rules: grouped integers and small floats of linear layers only; groups divide the inputs; packed codes have 2, 4 or 8 bits,
+//! for the target of readers from 0.18 on also 3, 5, 6 and 7 (earlier ones pad those to whole words);
 //! layers that vLLM fuses share one scheme; routers, embeddings and convolutions stay in full precision.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub(super) struct CompressedTensors {
     about: &'static About,
     capabilities: &'static Capabilities,
     packing: Packing,
+    /// The first release of the package whose readers take what is written, where that matters.
+    from_release: Option<&'static str>,
 }
 
 /// What both layouts have in common.
@@ -43,7 +45,25 @@ const BOTH: Capabilities = Capabilities {
     ..Capabilities::NONE
 };
 
-/// The registry's entry for packed words.
+/// Small floats that both packed targets hold.
+const FLOATS: &[Floats] = &[
+    Floats::fp8(Tiling::Rows(Grouping::Channel)),
+    Floats::fp8(Tiling::Rows(Grouping::Tensor)),
+    Floats::fp8(Tiling::Squares(128)),
+    Floats {
+        levels: Levels::E2m1,
+        tiling: Tiling::Rows(Grouping::Group(16)),
+        scale_dtypes: &[DType::F8E4M3],
+        inputs_multiple: 16,
+    },
+    Floats::microscaling(Levels::E2m1),
+    Floats::microscaling(Levels::E4m3),
+];
+
+/// Name of [`DENSE`], for the note of [`PACKED`].
+const DENSE_ID: &str = "compressed-tensors-0.18";
+
+/// The registry's entry for packed words, as readers of every age take them.
 pub(super) static PACKED: CompressedTensors = CompressedTensors {
     about: &About {
         id: "compressed-tensors",
@@ -57,24 +77,40 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
             Integers { bits: &[2, 4, 8], symmetric: true, groups: &[], rows: true },
             Integers { bits: &[2, 4, 8], symmetric: false, groups: &[], rows: true },
         ],
-        why_not_bits: "are packed differently before and after June 2026; choose 2, 4 or 8 bits",
+        why_not_bits: "are packed differently before and after compressed-tensors 0.18; choose 2, 4 or 8 bits, or the target for 0.18",
         kernel: Some(MARLIN),
-        floats: &[
-            Floats::fp8(Tiling::Rows(Grouping::Channel)),
-            Floats::fp8(Tiling::Rows(Grouping::Tensor)),
-            Floats::fp8(Tiling::Squares(128)),
-            Floats {
-                levels: Levels::E2m1,
-                tiling: Tiling::Rows(Grouping::Group(16)),
-                scale_dtypes: &[DType::F8E4M3],
-                inputs_multiple: 16,
-            },
-            Floats::microscaling(Levels::E2m1),
-            Floats::microscaling(Levels::E4m3),
-        ],
+        floats: FLOATS,
+        newer: Some(DENSE_ID),
         ..BOTH
     },
     packing: Packing::Packed,
+    from_release: None,
+};
+
+/// The registry's entry for packed words as readers from 0.18 on take them: codes of 3, 5, 6 and 7 bits are a stream
+/// without padding too. Inputs are a multiple of 32, so that a row has fewer words than earlier readers ask for: those
+/// refuse the layer rather than read other codes from it.
+pub(super) static DENSE: CompressedTensors = CompressedTensors {
+    about: &About {
+        id: DENSE_ID,
+        title: "vLLM, transformers (compressed-tensors 0.18)",
+        summary: "The same with packed integers of 3, 5, 6 and 7 bits too: for readers with compressed-tensors 0.18 (July 2026) or later, earlier ones refuse those layers.",
+        source: "compressed-tensors 0.17.0, 0.18.0 and 0.20.0 (pack_to_int32), 2026-11",
+        writes: true,
+    },
+    capabilities: &Capabilities {
+        integers: &[
+            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: true, groups: &[], rows: true },
+            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: false, groups: &[], rows: true },
+        ],
+        why_not_bits: "do not fit a byte",
+        inputs_multiple: 32,
+        kernel: Some(MARLIN),
+        floats: FLOATS,
+        ..BOTH
+    },
+    packing: Packing::Packed,
+    from_release: Some("0.18.0"),
 };
 
 /// The registry's entry for one byte a weight.
@@ -95,6 +131,7 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
         ..BOTH
     },
     packing: Packing::Int,
+    from_release: None,
 };
 
 /// The integers of an encoding, under a mask or not: dropped weights already have the code of zero.
@@ -204,7 +241,10 @@ impl Target for CompressedTensors {
         }
         let groups =
             modules.iter().map(|(scheme, targets)| scheme.config(self.packing, targets)).collect();
-        let value = quantization_config(groups, &ignore);
+        let mut value = quantization_config(groups, &ignore);
+        if let Some(release) = self.from_release {
+            value["version"] = release.into();
+        }
         config.as_object_mut()?.insert("quantization_config".to_owned(), value);
         Some(config)
     }

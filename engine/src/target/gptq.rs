@@ -1,7 +1,9 @@
 //! GPTQ folders (`AutoGPTQ` and `GPTQModel` layout), as vLLM and transformers load them: v1 for symmetric integers,
-//! and v2, which stores whole zero points as they are, for asymmetric ones too.
+//! and v2, which stores whole zero points as they are, for asymmetric ones too; and v1 in the words of `AutoRound`.
 //!
 //! `qweight` i32 `[in·b/32, out]`, `qzeros` i32 `[groups, out·b/32]`, `scales` f16 `[groups, out]`, `g_idx` i32 `[in]`.
+
+use std::collections::BTreeSet;
 
 use ndarray::Array2;
 use serde_json::Value;
@@ -9,7 +11,7 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, FusedGroup, FusedKind, Role, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::error::Result;
-use crate::format::gptq::{Form, Scheme, Version, pack, quantization_config};
+use crate::format::gptq::{Form, Scheme, Version, auto_round_config, pack, quantization_config};
 use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
@@ -23,6 +25,16 @@ pub(super) struct Gptq {
     about: &'static About,
     capabilities: &'static Capabilities,
     version: Version,
+    wording: Wording,
+}
+
+/// In whose words config.json tells of the layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wording {
+    /// In those of GPTQ.
+    Gptq,
+    /// In those of `AutoRound`, whose loaders know no `g_idx`.
+    AutoRound,
 }
 
 /// What loaders share.
@@ -62,6 +74,7 @@ pub(super) static V1: Gptq = Gptq {
     },
     capabilities: &BOTH,
     version: Version::V1,
+    wording: Wording::Gptq,
 };
 
 /// The registry's entry for v2.
@@ -78,6 +91,24 @@ pub(super) static V2: Gptq = Gptq {
         ..BOTH
     },
     version: Version::V2,
+    wording: Wording::Gptq,
+};
+
+/// The registry's entry for `AutoRound`. Symmetric layers only: its loaders of `auto_round:auto_gptq` take no others.
+pub(super) static AUTO_ROUND: Gptq = Gptq {
+    about: &About {
+        id: "auto-round",
+        title: "transformers, vLLM (AutoRound)",
+        summary: "Linear layers of the blocks as 2-, 3-, 4- or 8-bit symmetric integers in the layout of GPTQ, in the words of AutoRound: transformers loads it with auto-round, on CPUs too, each layer with settings of its own.",
+        source: "auto-round 0.16.1 (convert_model, backend, qlinear_torch_zp) and transformers 5.23, 2026-11",
+        writes: true,
+    },
+    capabilities: &Capabilities {
+        why_not_bits: "have no form in AutoRound that loaders share; choose 2, 3, 4 or 8 bits",
+        ..BOTH
+    },
+    version: Version::V1,
+    wording: Wording::AutoRound,
 };
 
 impl Gptq {
@@ -101,20 +132,29 @@ impl Target for Gptq {
 
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
         let stored = || self.form(tensor, layout)?.stored(tensor.matrix?.shape).ok();
+        let is_said = |stored: &Stored| self.wording == Wording::Gptq || stored.0 != "g_idx";
         let spec = |(suffix, dtype, shape): Stored| part(tensor, suffix, dtype, &shape.0);
-        stored().into_iter().flatten().map(spec).collect()
+        stored().into_iter().flatten().filter(is_said).map(spec).collect()
     }
 
     fn config(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Value> {
         let mut config = checkpoint.config()?.value().clone();
-        let quantization = quantization_config(self.version, &modules(checkpoint, entries))?;
+        let quantization = match self.wording {
+            Wording::Gptq => quantization_config(self.version, &modules(checkpoint, entries)),
+            Wording::AutoRound => {
+                auto_round_config(&linear(checkpoint, entries), &blocks(checkpoint))
+            }
+        }?;
         config.as_object_mut()?.insert("quantization_config".to_owned(), quantization);
         Some(config)
     }
 
     fn texts(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<(&'static str, Value)> {
-        // Older loaders read the same in a file of its own.
-        let value = quantization_config(self.version, &modules(checkpoint, entries));
+        // Older loaders of GPTQ read the same in a file of its own.
+        let value = match self.wording {
+            Wording::Gptq => quantization_config(self.version, &modules(checkpoint, entries)),
+            Wording::AutoRound => None,
+        };
         value.map(|value| ("quantize_config.json", value)).into_iter().collect()
     }
 
@@ -147,18 +187,33 @@ fn scheme(entry: &Entry) -> Option<Scheme> {
     Some(Scheme { bits: layout.bits, group_size, symmetric: layout.symmetric })
 }
 
-/// Every linear module but the head, which `lm_head` speaks of, with its scheme; and what vLLM makes of several, under the
-/// name it has there.
-fn modules(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<(String, Option<Scheme>)> {
+/// Every linear module but the head with its scheme.
+fn linear(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<(String, Option<Scheme>)> {
     let tensors = entries.iter().map(|entry| (&checkpoint.tensors()[entry.tensor], entry));
-    let linear = tensors
+    tensors
         .filter(|(tensor, _)| is_linear_module(tensor) && tensor.place.role != Role::Head)
-        .map(|(tensor, entry)| (tensor.module().to_owned(), scheme(entry)));
+        .map(|(tensor, entry)| (tensor.module().to_owned(), scheme(entry)))
+        .collect()
+}
+
+/// What the names of all blocks begin with, as `model.layers`: several for models of several parts.
+fn blocks(checkpoint: &Checkpoint) -> Vec<String> {
+    let mut blocks = BTreeSet::new();
+    for tensor in checkpoint.tensors() {
+        let number = tensor.place.block.map(|block| format!(".{block}."));
+        let at = number.and_then(|number| tensor.name.find(&number));
+        blocks.extend(at.map(|at| tensor.name[..at].to_owned()));
+    }
+    blocks.into_iter().collect()
+}
+
+/// [`linear`], where `lm_head` speaks of the head; and what vLLM makes of several layers, under the name it has there.
+fn modules(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<(String, Option<Scheme>)> {
     let fused = checkpoint.fused_groups().iter().filter_map(|group| {
         let first = *group.members.first()?;
         Some((fused_name(checkpoint, group)?, scheme(entries.get(first)?)))
     });
-    linear.chain(fused).collect()
+    linear(checkpoint, entries).into_iter().chain(fused).collect()
 }
 
 /// The module that a fused group is in vLLM; experts are told there by the first of them.

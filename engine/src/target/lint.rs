@@ -7,7 +7,9 @@ use crate::encoding::{AffineLayout, BlockType, Layout, Levels, Tiling};
 use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
-use crate::target::{Agreement, Aim, Entry, Holds, Storage, biases, mend, names, vectors};
+use crate::target::{
+    Agreement, Aim, Entry, Holds, Storage, biases, mend, names, vectors, versions,
+};
 
 /// The kinds of lints there are.
 pub static LINTS: &[&str] = &[
@@ -24,6 +26,7 @@ pub static LINTS: &[&str] = &[
     "cut-groups",
     "slow-kernel",
     "in-full",
+    "newer-readers",
     "asymmetric-mix",
     "scales-kept",
     "new-bias",
@@ -154,6 +157,7 @@ pub fn lints(case: &Case<'_>) -> Vec<Lint> {
     names::unjoined_experts(case, &mut lints);
     split(case, &mut lints);
     in_full(case, &mut lints);
+    versions::newer_readers(case, &mut lints);
     asymmetric_mix(case, &mut lints);
     vectors::scales_kept(case, &mut lints);
     biases::new_biases(case, &mut lints);
@@ -431,7 +435,7 @@ fn in_full(case: &Case<'_>, lints: &mut Vec<Lint>) {
 
 /// Packed layers with zero points load in transformers only where all share one scheme.
 fn asymmetric_mix(case: &Case<'_>, lints: &mut Vec<Lint>) {
-    if case.aim.target.about().id != "compressed-tensors" {
+    if !["compressed-tensors", "compressed-tensors-0.18"].contains(&case.aim.target.about().id) {
         return;
     }
     let mut schemes = std::collections::BTreeSet::new();

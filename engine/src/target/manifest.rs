@@ -11,7 +11,7 @@ use crate::fold;
 use crate::format::safetensors::{FilePlan, Spec};
 use crate::method;
 use crate::plan::{Assignment, Plan};
-use crate::target::{Aim, GgufFile, Storage, Target, biases, place_biases, shards};
+use crate::target::{Aim, GgufFile, Storage, Target, biases, gguf, place_biases, shards};
 
 /// Says which file holds which tensor.
 const INDEX: &str = "model.safetensors.index.json";
@@ -150,7 +150,12 @@ impl Manifest {
         if aim.shard_bytes == 0 {
             return Ok(self);
         }
-        shards::check(checkpoint, aim)?;
+        shards::check(checkpoint)?;
+        if self.files.iter().any(|file| matches!(file.plan, WeightFile::Gguf(_))) {
+            let parts = self.files.into_iter().map(|file| gguf::split(file, aim.shard_bytes));
+            self.files = parts.collect::<Result<Vec<_>>>()?.concat();
+            return Ok(self);
+        }
         self.files = shards::files(checkpoint, aim.target, &self.entries, aim.shard_bytes)?;
         self.texts.retain(|text| text.name != INDEX);
         if self.files.len() > 1 {

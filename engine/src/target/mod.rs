@@ -18,6 +18,7 @@ mod names;
 mod preset;
 mod shards;
 mod vectors;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -47,9 +48,11 @@ use crate::tensor::{DType, Shape};
 pub static TARGETS: &[&dyn Target] = &[
     &dense::ENTRY,
     &compressed_tensors::PACKED,
+    &compressed_tensors::DENSE,
     &compressed_tensors::INT,
     &gptq::V1,
     &gptq::V2,
+    &gptq::AUTO_ROUND,
     &awq::ENTRY,
     &gguf::ENTRY,
     &mlx::ENTRY,
@@ -146,11 +149,6 @@ pub trait Target: Sync {
 
     /// The tensors that hold a natively stored layer.
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec>;
-
-    /// Whether all weights are written to one file, so that its size is no matter of choice.
-    fn is_one_file(&self) -> bool {
-        false
-    }
 
     /// The weight files of the output, where they are not those of the source with other tensors.
     ///

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::format::safetensors::{FilePlan, Spec};
-use crate::target::{Aim, Entry, OutputFile, Target, WeightFile};
+use crate::target::{Entry, OutputFile, Target, WeightFile};
 
 /// Bytes that the header's length, its brackets and its padding take at most, with the framework's name.
 const HEADER_BYTES: u64 = 64;
@@ -17,15 +17,8 @@ const ENTRY_BYTES: u64 = 96;
 /// Refuses a size of files where an output has none to choose.
 ///
 /// # Errors
-/// [`Error::Plan`] for a file of llama.cpp, which is one, and for archives that are copied, whose layers are told in the
-/// header of the file that holds them.
-pub(super) fn check(checkpoint: &Checkpoint, aim: Aim) -> Result<()> {
-    if aim.target.is_one_file() {
-        return Err(Error::plan(
-            format!("{} is written as one file", aim.target.about().title),
-            "wish for no size of files, or split it with llama-gguf-split",
-        ));
-    }
+/// [`Error::Plan`] for archives that are copied, whose layers are told in the header of the file that holds them.
+pub(super) fn check(checkpoint: &Checkpoint) -> Result<()> {
     if checkpoint.is_archive() {
         return Err(Error::plan(
             format!("{} is an archive, whose files stay as they are", checkpoint.path().display()),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::disk::Source;
 use crate::error::{Error, Result};
-use crate::format::gguf::{self, Header};
+use crate::format::gguf::{self, Header, TensorInfo};
 use crate::tensor::{DType, Decoder};
 
 /// The tensor of what rotary frequencies are divided by.
@@ -25,11 +25,24 @@ pub(super) fn refused(path: &Path, what: impl std::fmt::Display) -> Error {
     )
 }
 
-/// A config.json.
+/// A part of the model with its header.
+type Part = (Source, Header);
+
+/// The tensor of this name, with the part it lies in.
+fn find<'p>(parts: &'p [Part], name: &str) -> Option<(&'p Part, &'p TensorInfo)> {
+    let within = |part: &'p Part| {
+        let info = part.1.tensors.iter().find(|info| info.name == name)?;
+        Some((part, info))
+    };
+    parts.iter().find_map(within)
+}
+
+/// A config.json of the keys of the first part.
 ///
 /// # Errors
 /// [`Error::Plan`] for another architecture, a key that is missing or one that is not understood.
-pub(super) fn of(source: &Source, header: &Header) -> Result<Value> {
+pub(super) fn of(parts: &[Part]) -> Result<Value> {
+    let (source, header) = parts.first().ok_or_else(|| refused(Path::new(""), "it is no file"))?;
     let path = source.path();
     let name = header.text("general.architecture").unwrap_or("unnamed");
     let class = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, class)| class);
@@ -43,15 +56,17 @@ pub(super) fn of(source: &Source, header: &Header) -> Result<Value> {
     if header.metadata.contains_key(&format!("{name}.expert_count")) {
         return Err(refused(path, "it is a mixture of experts"));
     }
-    let has = |tensor: &str| header.tensors.iter().any(|info| info.name == tensor);
+    let has = |tensor: &str| find(parts, tensor).is_some();
     let mut config = Map::new();
     config.insert("architectures".to_owned(), json!([class]));
     config.insert("model_type".to_owned(), json!(name));
-    numbers(header, name, &mut config).ok_or_else(|| refused(path, "its keys are not complete"))?;
+    let rows = find(parts, "token_embd.weight").map(|(_, info)| info);
+    numbers((header, rows), name, &mut config)
+        .ok_or_else(|| refused(path, "its keys are not complete"))?;
     config.insert("tie_word_embeddings".to_owned(), json!(!has("output.weight")));
     config.insert("attention_bias".to_owned(), json!(has("blk.0.attn_output.bias")));
     config.insert("mlp_bias".to_owned(), json!(has("blk.0.ffn_gate.bias")));
-    config.insert("rope_scaling".to_owned(), scaling(source, header, name)?);
+    config.insert("rope_scaling".to_owned(), scaling((path, header), find(parts, DIVISORS), name)?);
     Ok(Value::Object(config))
 }
 
@@ -62,7 +77,11 @@ fn real(header: &Header, key: &str) -> Option<f64> {
     }
 }
 
-fn numbers(header: &Header, name: &str, config: &mut Map<String, Value>) -> Option<()> {
+fn numbers(
+    (header, embedding): (&Header, Option<&TensorInfo>),
+    name: &str,
+    config: &mut Map<String, Value>,
+) -> Option<()> {
     let number = |key: &str| header.unsigned(&format!("{name}.{key}"));
     let mut put = |key: &str, value: Value| config.insert(key.to_owned(), value);
     let (hidden, heads) = (number("embedding_length")?, number("attention.head_count")?);
@@ -74,8 +93,7 @@ fn numbers(header: &Header, name: &str, config: &mut Map<String, Value>) -> Opti
     put("num_hidden_layers", json!(number("block_count")?));
     put("intermediate_size", json!(number("feed_forward_length")?));
     put("max_position_embeddings", json!(number("context_length")?));
-    let rows = header.tensors.iter().find(|info| info.name == "token_embd.weight")?;
-    put("vocab_size", json!(rows.extents.get(1)?));
+    put("vocab_size", json!(embedding?.extents.get(1)?));
     let epsilon = real(header, &format!("{name}.attention.layer_norm_rms_epsilon"))?;
     put("rms_norm_eps", json!(epsilon));
     let base = real(header, &format!("{name}.rope.freq_base")).unwrap_or(1e4);
@@ -85,18 +103,20 @@ fn numbers(header: &Header, name: &str, config: &mut Map<String, Value>) -> Opti
 }
 
 /// Rotary scaling: even, or by divisors of each frequency.
-fn scaling(source: &Source, header: &Header, name: &str) -> Result<Value> {
-    let path = source.path();
+fn scaling(
+    (path, header): (&Path, &Header),
+    found: Option<(&Part, &TensorInfo)>,
+    name: &str,
+) -> Result<Value> {
     let key = |key: &str| format!("{name}.rope.scaling.{key}");
-    let found = header.tensors.iter().find(|info| info.name == DIVISORS);
     let factor = real(header, &key("factor"));
     match (header.text(&key("type")), found) {
         (None | Some("none"), None) => Ok(Value::Null),
         (Some("linear"), None) => Ok(json!({"rope_type": "linear", "factor": factor})),
-        (None | Some("none"), Some(info)) => {
+        (None | Some("none"), Some(((source, of), info))) => {
             let count = info.elements().filter(|&n| n <= MAX_DIVISORS && info.kind == 0);
             let count = count.ok_or_else(|| refused(path, "its rope_freqs make no sense"))?;
-            let begin = header.data + info.offset;
+            let begin = of.data + info.offset;
             let mut divisors = vec![0.0_f32; count as usize];
             let bytes = source.bytes(begin..begin + 4 * count)?;
             if let Some(decoder) = Decoder::new(DType::F32) {

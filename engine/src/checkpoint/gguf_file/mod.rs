@@ -1,5 +1,5 @@
 //! A GGUF file as a checkpoint: its tensors under the names of the source, its keys as a config.json, its vocabulary as
-//! a tokenizer.json. Of llama, qwen2 and qwen3; others are refused by name.
+//! a tokenizer.json. Of llama, qwen2 and qwen3; others are refused by name. One that was split is opened by any part.
 //!
 //! Tensors of blocks are listed as bytes, and none can be compressed again: the rows of q and k are not in the order of
 //! the source. A network reads values by [`GgufTensors::read`], which puts them back.
@@ -9,17 +9,17 @@ mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 use crate::checkpoint::{Config, File, RowOrder, SideFile, Tensor, from_gguf, roles};
-use crate::disk::Source;
 use crate::error::{Error, Result};
-use crate::format::gguf::{self, Header, TensorInfo};
-use crate::format::gguf_values;
+use crate::format::gguf::{Header, TensorInfo};
+use crate::format::{gguf_split, gguf_values};
 use crate::tensor::{DType, Shape};
 
-/// What the header of a file says.
+/// What the headers of all parts say.
 pub(super) struct Opened {
-    pub(super) file: File,
+    pub(super) files: Vec<File>,
     pub(super) tensors: Vec<Tensor>,
     pub(super) config: Config,
     pub(super) layers: GgufTensors,
@@ -35,6 +35,8 @@ pub struct GgufTensors {
 /// Where a tensor lies, and how.
 #[derive(Debug)]
 struct Layer {
+    /// The part it lies in.
+    file: usize,
     /// Rows and columns, or values.
     extents: Vec<usize>,
     range: Range<u64>,
@@ -50,41 +52,44 @@ const INSIDE: [(&str, &str); 4] = [
     ("attn_k_norm", "self_attn.k_norm"),
 ];
 
-/// Opens a file. Reads its header and its vocabulary.
+/// Opens a file, all parts where there are several. Reads headers and the vocabulary.
 ///
 /// # Errors
-/// Those of [`gguf::read_header`]; [`Error::Plan`] for an architecture or a tensor that is not known here.
-pub(super) fn open(source: Source) -> Result<Opened> {
-    let header = gguf::read_header(&source)?;
-    let path = source.path();
-    let file = SideFile { path: path.to_path_buf(), bytes: source.len_bytes() };
-    let config = Config::said_by(config::of(&source, &header)?, file);
+/// Those of [`gguf_split::open`]; [`Error::Plan`] for an architecture or a tensor that is not known here.
+pub(super) fn open(path: &Path) -> Result<Opened> {
+    let parts = gguf_split::open(path)?;
+    let nothing = || config::refused(path, "it is no file");
+    let (source, first) = parts.first().ok_or_else(nothing)?;
+    let file = SideFile { path: source.path().to_path_buf(), bytes: source.len_bytes() };
+    let config = Config::said_by(config::of(&parts)?, file);
+    let tokenizer = tokenizer::of(source, first)?;
+    let architecture = first.text("general.architecture").unwrap_or_default().to_owned();
     let mut layers = BTreeMap::new();
     let mut tensors = Vec::new();
-    for info in &header.tensors {
-        if info.name == config::DIVISORS {
-            continue;
+    let mut files = Vec::new();
+    for (part, (source, header)) in parts.into_iter().enumerate() {
+        let known = header.tensors.iter().filter(|info| info.name != config::DIVISORS);
+        for info in known {
+            let of = (architecture.as_str(), config.value());
+            let (name, layer) = layer((part, &header), info, of).ok_or_else(|| {
+                config::refused(source.path(), format!("its tensor {} is not known", info.name))
+            })?;
+            tensors.push(listed(&name, &layer));
+            layers.insert(name, layer);
         }
-        let (name, layer) = layer(&header, info, config.value()).ok_or_else(|| {
-            config::refused(path, format!("its tensor {} is not known", info.name))
-        })?;
-        tensors.push(listed(&name, &layer));
-        layers.insert(name, layer);
+        let name = source.path().file_name();
+        let name = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        files.push(File { name, metadata: BTreeMap::new(), source });
     }
-    let tokenizer = tokenizer::of(&source, &header)?;
-    let name =
-        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let layers = GgufTensors { layers, tokenizer };
-    Ok(Opened { file: File { name, metadata: BTreeMap::new(), source }, tensors, config, layers })
+    Ok(Opened { files, tensors, config, layers: GgufTensors { layers, tokenizer } })
 }
 
 /// The name in the source, and where the tensor lies.
 fn layer(
-    header: &Header,
+    (file, header): (usize, &Header),
     info: &TensorInfo,
-    config: &serde_json::Value,
+    (architecture, config): (&str, &serde_json::Value),
 ) -> Option<(String, Layer)> {
-    let architecture = header.text("general.architecture")?;
     let (base, suffix) = info.name.rsplit_once('.')?;
     let module = match from_gguf(base, architecture) {
         Some(module) if !module.contains('*') => module,
@@ -114,7 +119,7 @@ fn layer(
     gguf_values::row_bytes(info.kind, *extents.last()?)?;
     let begin = header.data.checked_add(info.offset)?;
     let range = begin..begin.checked_add(info.bytes()?)?;
-    Some((format!("{module}.{suffix}"), Layer { extents, range, kind: info.kind, rows }))
+    Some((format!("{module}.{suffix}"), Layer { file, extents, range, kind: info.kind, rows }))
 }
 
 /// The tensor as the checkpoint lists it.
@@ -130,7 +135,7 @@ fn listed(name: &str, layer: &Layer) -> Tensor {
         shape: Shape(shape),
         place: roles::place_of(name),
         matrix: None,
-        file: 0,
+        file: layer.file,
         range: layer.range.clone(),
     }
 }
@@ -152,7 +157,7 @@ impl GgufTensors {
     /// [`Error::Unsupported`] for a type that is not read here, or parts of rows; [`Error::Io`].
     pub(super) fn read(
         &self,
-        file: &File,
+        files: &[File],
         name: &str,
         first: usize,
         out: &mut [f32],
@@ -160,6 +165,7 @@ impl GgufTensors {
         let unread =
             || Error::Unsupported { what: format!("reading the tensor {name} of this GGUF file") };
         let layer = self.layers.get(name).ok_or_else(unread)?;
+        let file = files.get(layer.file).ok_or_else(unread)?;
         let (rows, cols) = match layer.extents[..] {
             [rows, cols] => (rows, cols),
             // Each value of a vector is a row, as their order may change.
@@ -188,9 +194,9 @@ impl crate::checkpoint::Checkpoint {
     /// # Errors
     /// [`Error::Unsupported`] for a type that is not read here, or another file; [`Error::Io`].
     pub fn read_gguf(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
-        let (Some(gguf), Some(file)) = (&self.gguf, self.files.first()) else {
+        let Some(gguf) = &self.gguf else {
             return Err(Error::Unsupported { what: format!("reading {name} as a tensor of GGUF") });
         };
-        gguf.read(file, name, first, out)
+        gguf.read(&self.files, name, first, out)
     }
 }

@@ -21,7 +21,7 @@ pub struct Scheme {
 }
 
 impl Scheme {
-    fn settings(self) -> Map<String, Value> {
+    pub(super) fn settings(self) -> Map<String, Value> {
         let size = self.group_size.map_or_else(|| json!(-1), |size| json!(size));
         Map::from_iter([
             ("bits".to_owned(), json!(self.bits)),
@@ -37,13 +37,7 @@ pub fn quantization_config(
     version: Version,
     modules: &[(String, Option<Scheme>)],
 ) -> Option<Value> {
-    let mut counts: BTreeMap<Scheme, usize> = BTreeMap::new();
-    for (_, scheme) in modules {
-        if let Some(scheme) = scheme {
-            *counts.entry(*scheme).or_default() += 1;
-        }
-    }
-    let (&base, _) = counts.iter().max_by_key(|(_, count)| **count)?;
+    let base = commonest(modules)?;
     let mut config = Map::from_iter([("quant_method".to_owned(), json!("gptq"))]);
     config.extend(base.settings());
     config.insert("desc_act".to_owned(), json!(false));
@@ -64,8 +58,19 @@ pub fn quantization_config(
     Some(config.into())
 }
 
+/// The commonest scheme of modules; `None` if all are kept.
+pub(super) fn commonest(modules: &[(String, Option<Scheme>)]) -> Option<Scheme> {
+    let mut counts: BTreeMap<Scheme, usize> = BTreeMap::new();
+    for (_, scheme) in modules {
+        if let Some(scheme) = scheme {
+            *counts.entry(*scheme).or_default() += 1;
+        }
+    }
+    counts.iter().max_by_key(|(_, count)| **count).map(|(scheme, _)| *scheme)
+}
+
 /// A name as a pattern that matches it alone.
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     let mut pattern = String::new();
     for c in name.chars() {
         if c.is_ascii_punctuation() && c != '_' && c != '-' {
@@ -79,9 +84,11 @@ fn escaped(name: &str) -> String {
 /// A `quantization_config` as far as it tells how weights are stored.
 #[derive(Clone, Debug)]
 pub struct Config {
-    all: Raw,
+    all: Settings,
     version: Version,
     rules: Vec<(Regex, Option<Settings>)>,
+    /// Bits that the stated kind of folder has.
+    known_bits: &'static [u32],
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -92,10 +99,10 @@ struct Raw {
     dynamic: Option<Map<String, Value>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-struct Settings {
-    bits: Option<u32>,
-    group_size: Option<i64>,
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(super) struct Settings {
+    pub(super) bits: Option<u32>,
+    pub(super) group_size: Option<i64>,
 }
 
 impl Config {
@@ -123,7 +130,17 @@ impl Config {
             Ok((regex, settings))
         };
         let rules = all.dynamic.iter().flatten().map(rule).collect::<Result<_, String>>()?;
-        Ok(Self { all, version, rules })
+        let all = Settings { bits: Some(all.bits), group_size: all.group_size };
+        Ok(Self { all, version, rules, known_bits: &[2, 3, 4, 8] })
+    }
+
+    /// Settings of all modules, and rules before them: the first that matches a name decides, nothing means kept.
+    pub(super) fn of_rules(
+        all: Settings,
+        version: Version,
+        rules: Vec<(Regex, Option<Settings>)>,
+    ) -> Self {
+        Self { all, version, rules, known_bits: &[2, 3, 4, 5, 6, 7, 8] }
     }
 
     /// How zero points are stored.
@@ -142,9 +159,9 @@ impl Config {
             Some((_, Some(settings))) => Some(settings),
             None => None,
         };
-        let bits = own.and_then(|own| own.bits).unwrap_or(self.all.bits);
+        let bits = own.and_then(|own| own.bits).or(self.all.bits).unwrap_or(4);
         let size = own.and_then(|own| own.group_size).or(self.all.group_size).unwrap_or(128);
-        if ![2, 3, 4, 8].contains(&bits) {
+        if !self.known_bits.contains(&bits) {
             return Err(format!("its codes have {bits} bits"));
         }
         match (size, usize::try_from(size)) {

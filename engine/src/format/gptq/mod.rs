@@ -5,10 +5,14 @@
 //! group of each input, i div g unless inputs were taken in another order. w = s·(q − z), q of 2, 3, 4 or 8 bits.
 //! `gptq` (v1) stores z − 1, `gptq_v2` z. Source: `pack` of `GPTQModel` and `gptq_marlin` of vLLM, 2026-08.
 //!
+//! `AutoRound` (`auto_round:auto_gptq`) stores the same without `g_idx`, and says it in other words.
+//!
 //! [`pack`] writes; [`Reader`] reads with other code, value by value, so that it can prove what was written.
 
+mod auto_round;
 mod config;
 
+pub use auto_round::auto_round_config;
 pub use config::{Config, Scheme, quantization_config};
 
 use crate::encoding::{Affine, AffineLayout, Encoding};

@@ -1,4 +1,4 @@
-//! The one file of an export for llama.cpp, before it is written: its keys, its tensors, and what each is made of.
+//! The file of an export for llama.cpp, before it is written: its keys, its tensors, and what each is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
 

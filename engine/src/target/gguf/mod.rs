@@ -7,10 +7,13 @@
 mod architectures;
 mod blocks;
 mod file;
+mod importance;
 mod settings;
+mod split;
 
 pub use blocks::write_row;
 pub use file::{Content, GgufFile};
+pub(super) use split::split;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
 use crate::encoding::{AffineLayout, BlockType, Layout, Levels};
@@ -106,10 +109,6 @@ impl Target for Gguf {
             tensor.matrix.is_none() || matches!(tensor.place.role, Role::Router | Role::Position);
         let dtype = if is_small && dtype.is_compressible() { DType::F32 } else { *dtype };
         Spec { name: name.clone(), dtype, shape: shape.clone() }
-    }
-
-    fn is_one_file(&self) -> bool {
-        true
     }
 
     fn files(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Result<Vec<OutputFile>>> {
