@@ -21,7 +21,7 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
-pub use folded::{carried_weights, freed_weights};
+pub use folded::{carried_weights, folded_factors, freed_weights};
 pub use in_turn::Sequential;
 pub use kept::{Finished, finished, resume};
 pub use levels::{Level, Levels};
