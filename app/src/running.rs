@@ -10,11 +10,13 @@ use lapidary_engine::evaluation::{
     BlockScore, Continuation, Evaluation, OutputError, Probe, Sampling, TextRun, block_scores,
     evaluate_in_rounds, output_errors, probe, subject_key,
 };
+use lapidary_engine::export;
 use lapidary_engine::job::{self, Limits, Sequential, Store, StoreWeights};
-use lapidary_engine::network::{CheckpointWeights, Network, Weights};
+use lapidary_engine::network::{CheckpointWeights, Freed, Network, Weights};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::Cache;
 use lapidary_engine::target::{self, Manifest, Target};
+use lapidary_engine::tensor::Factors;
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
@@ -40,6 +42,8 @@ pub struct Subject {
     pub assignments: Option<BTreeMap<String, String>>,
     /// What the plan made of layers.
     store: Option<Store>,
+    /// By what it multiplied those whose scales it folded.
+    scales: BTreeMap<usize, Factors>,
 }
 
 impl Subject {
@@ -48,7 +52,8 @@ impl Subject {
         let bytes = checkpoint.files().iter().map(lapidary_engine::checkpoint::File::bytes).sum();
         let path = lapidary_engine::disk::absolute(checkpoint.path());
         let key = subject_key([path.to_string_lossy().as_ref()]);
-        Self { checkpoint, label: label.to_owned(), key, bytes, assignments: None, store: None }
+        let (label, scales) = (label.to_owned(), BTreeMap::new());
+        Self { checkpoint, label, key, bytes, assignments: None, store: None, scales }
     }
 
     /// A checkpoint after a plan, which is carried out now, with a calibration where it needs one.
@@ -67,7 +72,8 @@ impl Subject {
         let label = plan_label(&checkpoint, plan);
         let key = plan_key(&checkpoint, (plan, loaded), target);
         let assignments = Some(assignments(&checkpoint, plan).collect());
-        Ok(Self { checkpoint, label, key, bytes, assignments, store: Some(store) })
+        let scales = job::folded_factors(&checkpoint, plan, &store)?;
+        Ok(Self { checkpoint, label, key, bytes, assignments, store: Some(store), scales })
     }
 
     /// A folder, a file or a project (.ron), whose plan is carried out, with the calibration that is chosen; with a
@@ -101,6 +107,18 @@ impl Subject {
             Some(store) => Box::new(StoreWeights::new(&self.checkpoint, store)),
             None => Box::new(CheckpointWeights::new(&self.checkpoint)),
         }
+    }
+
+    /// By what its layers are multiplied beside those of an original, whose names are given: by its own plan, or by that of an
+    /// export whose report lies beside it.
+    fn scales(&self, original: &Checkpoint) -> Result<BTreeMap<String, Factors>> {
+        let found = match &self.store {
+            Some(_) => self.scales.clone(),
+            None => export::folded_scales(original, &self.checkpoint)?,
+        };
+        let named =
+            |(index, factors): (usize, Factors)| (original.tensors()[index].name.clone(), factors);
+        Ok(found.into_iter().map(named).collect())
     }
 
     /// The network it is, with these weights of it.
@@ -289,8 +307,12 @@ pub fn evaluate(
     }
     let ids: Vec<Vec<u32>> = sequences.list.into_iter().map(|sequence| sequence.ids).collect();
     // What was scored stays, whatever comes of the rest.
-    if let (true, Some(other), Some(of_other)) = (wanted.layers, &other, &other_weights) {
-        match output_errors((other, of_other.as_ref()), weights.as_ref(), &ids, observer) {
+    if let (true, Some(original), Some(other), Some(of_other)) =
+        (wanted.layers, reference, &other, &other_weights)
+    {
+        let factors = subject.scales(&original.checkpoint)?;
+        let freed = Freed { base: weights.as_ref(), factors: &factors };
+        match output_errors((other, of_other.as_ref()), &freed, &ids, observer) {
             Err(Error::Cancelled) => return Ok(found),
             result => found.layers = result?,
         }

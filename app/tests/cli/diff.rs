@@ -99,6 +99,27 @@ fn diff_undoes_the_scales_that_an_export_folded_and_says_so() {
     let source = sample();
     let arguments = [OsStr::new("verify"), out.as_os_str(), OsStr::new("--source")];
     works(&run(home.path(), [&arguments[..], &[source.as_os_str()]].concat()));
+    // Layer by layer on the original's inputs, the export and the plan are as near as their weights.
+    let text = source.join("heldout_oz.txt");
+    let layers = |model: &Path, more: &[&OsStr]| {
+        let text =
+            [OsStr::new("--text"), text.as_os_str(), OsStr::new("--tokens"), OsStr::new("300")];
+        let how = [
+            OsStr::new("evaluate"),
+            model.as_os_str(),
+            OsStr::new("--layers"),
+            OsStr::new("--json"),
+        ];
+        let output = run(home.path(), [&how[..], &text, more].concat());
+        let found: Value = serde_json::from_str(works(&output)).unwrap();
+        let layers = found["layers"].as_array().unwrap().clone();
+        assert!(layers.len() >= 42, "{}", layers.len());
+        layers.iter().map(|row| row["output_error"].as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    let most = layers(&out, &[OsStr::new("--reference"), source.as_os_str()]);
+    assert!(most > 0.0 && most < 0.15, "{most}");
+    let planned = layers(&home.path().join("awq.ron"), &[]);
+    assert!((planned / most - 1.0).abs() < 0.05, "{planned}, {most}");
     // Without the report nobody knows of them, and nothing is undone.
     std::fs::remove_file(out.join(REPORT)).unwrap();
     let plain = diff(home.path(), &sample(), &out);

@@ -17,7 +17,7 @@ const MAX_REPORT_BYTES: u64 = 256 << 20;
 /// By what each tensor of `source` is multiplied to be compared with that of `output`, by index: where the report of an
 /// export from that source lies beside the output, the scales that it folded; otherwise nothing. With these
 /// [`crate::compare::compare_scaled`] measures what a layer comes to and not where its scales went, as the report and
-/// [`crate::export::verify`] do. Cost: config.json, and the vectors that were divided.
+/// [`crate::export::verify()`] do. Cost: config.json, and the vectors that were divided.
 ///
 /// # Errors
 /// [`Error::Malformed`] for a report that is not understood; [`Error::Io`].

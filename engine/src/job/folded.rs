@@ -1,6 +1,6 @@
 //! What takes the scales of the layers behind it: the scales searched, norms and rows divided, and what layers carry.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use ndarray::{Array2, s};
@@ -13,6 +13,7 @@ use crate::fold::{self, Bounds, ByNorm, ByRows, Divides, Norm, Producer, Rows, S
 use crate::job::{Encodings, Store, Subject};
 use crate::method::{AsWanted, Needs, Shared, Takes, Task, rows_for_scales, shared_scales};
 use crate::observer::Observer;
+use crate::plan::Plan;
 use crate::tensor::{DType, Factors, MatrixShape};
 
 /// Rows of a matrix that are looked at together.
@@ -265,6 +266,25 @@ fn factors(
     }
     let why = "by what it is scaled cannot be told".to_owned();
     Err(Error::Numeric { tensor: tensor.name.clone(), why })
+}
+
+/// By what the weights of every layer were multiplied whose scales went elsewhere, or that took those of others.
+///
+/// # Errors
+/// Those of [`carried_weights`].
+pub fn folded_factors(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    encodings: &dyn Encodings,
+) -> Result<BTreeMap<usize, Factors>> {
+    let settled = fold::settle(checkpoint, plan);
+    let mut all = BTreeMap::new();
+    for producer in &settled.folds {
+        for layer in producer.layers.iter().copied().chain(producer.matrix()) {
+            all.insert(layer, factors(checkpoint, &settled, encodings, layer)?);
+        }
+    }
+    Ok(all)
 }
 
 /// The weights that a layer in what a job made stands for: those of the source times what its inputs are divided by, over

@@ -25,7 +25,7 @@ pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use capacity::{Held, Source, capacity, entropy_coded, forms};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
-pub use folded::{carried_weights, freed_weights};
+pub use folded::{carried_weights, folded_factors, freed_weights};
 pub use in_turn::Sequential;
 pub use kept::{Finished, finished, resume};
 pub use levels::{Level, Levels};

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, MatrixKind};
 use crate::compare::{CompressedLayer, Counterpart, layers};
 use crate::error::{Error, Result};
 use crate::observer::Observer;
-use crate::tensor::{CHUNK_ELEMENTS, Decoder};
+use crate::tensor::{CHUNK_ELEMENTS, Decoder, Factors};
 
 /// Numbers by the name of their tensor. Matrices are `[out, in]`, whichever way they are stored.
 pub trait Weights: Sync {
@@ -200,6 +200,49 @@ impl Weights for Replaced<'_> {
         if self.by.contains_key(name) {
             return Ok(self.shifts.get(name).cloned());
         }
+        self.base.shift(name, observer)
+    }
+}
+
+/// Weights freed of scales that were folded, so that each layer can be held against the original on the original's inputs.
+/// As a network they are not what `base` is.
+pub struct Freed<'a> {
+    /// The weights as they are.
+    pub base: &'a dyn Weights,
+    /// By what matrices `[out, in]` were multiplied, by name.
+    pub factors: &'a BTreeMap<String, Factors>,
+}
+
+impl std::fmt::Debug for Freed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Freed").field("layers", &self.factors.len()).finish_non_exhaustive()
+    }
+}
+
+impl Weights for Freed<'_> {
+    fn extents(&self, name: &str) -> Option<Vec<usize>> {
+        self.base.extents(name)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        self.base.read(name, first, out, observer)?;
+        if let (Some(factors), Some([_, cols])) =
+            (self.factors.get(name), self.extents(name).as_deref())
+        {
+            for (row, weights) in (first / cols.max(&1)..).zip(out.chunks_mut(*cols.max(&1))) {
+                factors.divide(row, weights);
+            }
+        }
+        Ok(())
+    }
+
+    fn shift(&self, name: &str, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
         self.base.shift(name, observer)
     }
 }
