@@ -90,7 +90,10 @@ fn one_stroke_of_the_brush_is_one_step_and_leaves_locks_alone() {
     drag(&mut screen, &["map 0 · down", "map 1 · down"]);
     assert_eq!(draft(&screen), before.0);
     let notice = screen.state().document().notice.as_ref().unwrap().text.clone();
-    assert!(notice.contains("packed differently before and after June 2026"), "{notice}");
+    assert!(
+        notice.contains("packed differently before and after compressed-tensors 0.18"),
+        "{notice}"
+    );
     // A click paints too; fused layers go together; Escape lays the brush down.
     screen.get_by_label("brush 8").click();
     screen.run_steps(2);
