@@ -1,7 +1,7 @@
 //! What bits cost: error against size for every way to quantise a layer, the next steps and what they are worth.
 
 use egui::{RichText, Ui};
-use lapidary_engine::job::{Curve, Damage};
+use lapidary_engine::job::{Curve, Damage, Source};
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::{self, Next};
 
@@ -78,6 +78,9 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
         .filter(|series| !series.points.is_empty())
         .collect();
     let is_weighted = model.record(layer).is_some();
+    if !is_weighted && !series.is_empty() {
+        series.push(bound(&series));
+    }
     let now = model.assignment(layer);
     if let Some(at) = point(&now).filter(|_| !now.is_keep()) {
         series.push(Series::new("now", Ink::Mark, Kind::Vertical, vec![at]));
@@ -94,6 +97,15 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
         .or_log(Scale::Log),
         series,
     }
+}
+
+/// What no code of so many bits leaves less of, were the weights normal, over the bits of the curves.
+fn bound(curves: &[Series]) -> Series {
+    let bits = || curves.iter().flat_map(|series| &series.points).map(|point| point[0]);
+    let (least, most) = (bits().fold(f64::INFINITY, f64::min), bits().fold(0.0, f64::max));
+    let at = |i: u8| least + (most - least) * f64::from(i) / 32.0;
+    let points = (0..=32).map(|i| [at(i), Source::Normal.bound(at(i)).sqrt()]).collect();
+    Series::new("Shannon's bound, normal weights", Ink::Fit, Kind::Dashed, points)
 }
 
 /// The next step down and up: what they change, and at what price.
