@@ -137,6 +137,9 @@ pub fn exported(subject: Subject<'_>, plan: &Plan, target: &str, out: &Path) -> 
     let destination = Destination { folder: out, replace: true, limits: Limits::default() };
     let target = find(target).expect("a target");
     let manifest = Manifest::new(subject.checkpoint, plan, target).expect("a manifest");
+    let importance = subject.importance();
+    let manifest = manifest.weighted(subject.checkpoint, plan, importance.as_ref());
+    let manifest = manifest.expect("the same with what weighted it");
     let report = export(subject, plan, target, destination, &Silent)
         .unwrap_or_else(|error| panic!("{}: {error}", target.about().id));
     assert_eq!(report.totals.total_bytes, manifest.total_bytes(), "{}", target.about().id);

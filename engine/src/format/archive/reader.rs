@@ -264,6 +264,27 @@ impl<'a> Node<'a> {
         Some(Self::LowRank { left: Box::new(left), rank, right })
     }
 
+    /// A run of the product with a right factor of this rank: sums in f64 in the order of the rank.
+    fn times(
+        &self,
+        (rank, right): (usize, &[f32]),
+        shape: MatrixShape,
+        (row, col): (usize, usize),
+        out: &mut [f32],
+    ) -> Option<()> {
+        let mut factors = vec![0.0; rank];
+        self.run(MatrixShape { rows: shape.rows, cols: rank }, (row, 0), &mut factors)?;
+        let mut sums = vec![0.0_f64; out.len()];
+        for (k, &factor) in factors.iter().enumerate() {
+            let first = k * shape.cols + col;
+            let values = right.get(first..first + out.len())?;
+            let products = values.iter().map(|&v| f64::from(factor) * f64::from(v));
+            sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
+        }
+        out.iter_mut().zip(sums).for_each(|(value, sum)| *value = sum as f32);
+        Some(())
+    }
+
     /// Decodes the weights of a matrix from a place on, all in one row.
     fn run(&self, shape: MatrixShape, (row, col): (usize, usize), out: &mut [f32]) -> Option<()> {
         if out.is_empty() {
@@ -273,20 +294,7 @@ impl<'a> Node<'a> {
             Self::Leaf(leaf) => leaf.run(shape, (row, col), out),
             Self::Blocks { kind, bytes } => blocks(*kind, bytes, shape, (row, col), out),
             Self::LowRank { left, rank, right } => {
-                let mut factors = vec![0.0; *rank];
-                let of_left = MatrixShape { rows: shape.rows, cols: *rank };
-                left.run(of_left, (row, 0), &mut factors)?;
-                let mut sums = vec![0.0; out.len()];
-                for (k, &factor) in factors.iter().enumerate() {
-                    let first = k * shape.cols + col;
-                    let values = right.get(first..first + out.len())?;
-                    let products = values.iter().map(|&v| f64::from(factor) * f64::from(v));
-                    sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
-                }
-                out.iter_mut()
-                    .zip(sums)
-                    .for_each(|(value, sum): (&mut f32, f64)| *value = sum as f32);
-                Some(())
+                left.times((*rank, right), shape, (row, col), out)
             }
             Self::Outliers(few) => few.run((row, col), out),
             Self::Points(points) => points.run(shape, (row, col), out),
