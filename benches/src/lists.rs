@@ -3,7 +3,7 @@
 use crate::trials::Trial;
 
 const fn blocks(title: &'static str, chain: &'static str) -> Trial<'static> {
-    Trial { title, chain, embedding: None, is_sequential: false }
+    Trial { title, chain, embedding: None, head: None, is_sequential: false }
 }
 
 const fn whole(
@@ -11,7 +11,16 @@ const fn whole(
     chain: &'static str,
     embedding: &'static str,
 ) -> Trial<'static> {
-    Trial { title, chain, embedding: Some(embedding), is_sequential: false }
+    Trial { title, chain, embedding: Some(embedding), head: None, is_sequential: false }
+}
+
+/// With a chain for the embedding and one for the head.
+const fn quip(
+    title: &'static str,
+    chain: &'static str,
+    [embedding, head]: [&'static str; 2],
+) -> Trial<'static> {
+    Trial { title, chain, embedding: Some(embedding), head: Some(head), is_sequential: false }
 }
 
 /// Every method at 4 bits on the layers of the blocks, embedding and head kept; groups of 64.
@@ -253,54 +262,44 @@ pub static WHOLE: &[Trial<'static>] = &[
         "gptq bits=2 group_size=128 symmetry=asymmetric clipping=weighted; polish",
         "round-to-nearest bits=2 group_size=16 symmetry=asymmetric clipping=mse",
     ),
-    whole(
+    quip(
         "QuIP# 4 bits, embedding 8",
-        "quip-sharp bits=4 outputs=kept",
-        "round-to-nearest bits=8 group_size=128 clipping=mse",
+        "quip-sharp bits=4",
+        ["round-to-nearest bits=8 group_size=128 clipping=mse", "quip-sharp bits=4 outputs=kept"],
     ),
-    whole(
-        "QuIP# 4 bits, embedding 6",
-        "quip-sharp bits=4 outputs=kept",
-        "round-to-nearest bits=6 group_size=128 clipping=mse",
+    quip(
+        "QuIP# 4 bits, embedding 4",
+        "quip-sharp bits=4",
+        ["quip-sharp bits=4 rounding=nearest outputs=kept", "quip-sharp bits=4 outputs=kept"],
     ),
-    whole(
-        "QuIP# 4 bits",
-        "quip-sharp bits=4 outputs=kept",
-        "quip-sharp bits=4 rounding=nearest outputs=kept",
+    quip(
+        "QuIP# 3 bits, head 4, embedding 8",
+        "quip-sharp bits=3",
+        ["round-to-nearest bits=8 group_size=128 clipping=mse", "quip-sharp bits=4 outputs=kept"],
     ),
-    whole(
-        "QuIP# 3 bits, embedding 8",
-        "quip-sharp bits=3 outputs=kept",
-        "round-to-nearest bits=8 group_size=128 clipping=mse",
+    quip(
+        "QuIP# 3 bits, head and embedding 4",
+        "quip-sharp bits=3",
+        ["quip-sharp bits=4 rounding=nearest outputs=kept", "quip-sharp bits=4 outputs=kept"],
     ),
-    whole(
-        "QuIP# 3 bits, embedding 6",
-        "quip-sharp bits=3 outputs=kept",
-        "round-to-nearest bits=6 group_size=128 clipping=mse",
+    quip(
+        "QuIP# 3 bits, embedding 3",
+        "quip-sharp bits=3",
+        ["quip-sharp bits=3 rounding=nearest outputs=kept", "quip-sharp bits=3 outputs=kept"],
     ),
-    whole(
-        "QuIP# 3 bits, embedding 4",
-        "quip-sharp bits=3 outputs=kept",
-        "quip-sharp bits=4 rounding=nearest outputs=kept",
+    quip(
+        "QuIP# 2 bits, head 4, embedding 6",
+        "quip-sharp bits=2",
+        ["round-to-nearest bits=6 group_size=128 clipping=mse", "quip-sharp bits=4 outputs=kept"],
     ),
-    whole(
-        "QuIP# 2 bits, embedding 6",
-        "quip-sharp bits=2 outputs=kept",
-        "round-to-nearest bits=6 group_size=128 clipping=mse",
+    quip(
+        "QuIP# 2 bits, head and embedding 4",
+        "quip-sharp bits=2",
+        ["quip-sharp bits=4 rounding=nearest outputs=kept", "quip-sharp bits=4 outputs=kept"],
     ),
-    whole(
-        "QuIP# 2 bits, embedding 5",
-        "quip-sharp bits=2 outputs=kept",
-        "round-to-nearest bits=5 group_size=128 clipping=mse",
-    ),
-    whole(
-        "QuIP# 2 bits, embedding 4",
-        "quip-sharp bits=2 outputs=kept",
-        "quip-sharp bits=4 rounding=nearest outputs=kept",
-    ),
-    whole(
-        "QuIP# 2 bits, embedding 3",
-        "quip-sharp bits=2 outputs=kept",
-        "quip-sharp bits=3 rounding=nearest outputs=kept",
+    quip(
+        "QuIP# 2 bits, head and embedding 3",
+        "quip-sharp bits=2",
+        ["quip-sharp bits=3 rounding=nearest outputs=kept", "quip-sharp bits=3 outputs=kept"],
     ),
 ];

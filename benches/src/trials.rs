@@ -32,6 +32,8 @@ pub struct Trial<'a> {
     pub chain: &'a str,
     /// The steps of the embedding, where every matrix is compressed; the blocks' alone without.
     pub embedding: Option<&'a str>,
+    /// The steps of the head, where they are others than the blocks'.
+    pub head: Option<&'a str>,
     /// Whether blocks are compressed in turn, each with what it receives behind those before.
     pub is_sequential: bool,
 }
@@ -186,7 +188,7 @@ impl Bench {
         for tensor in self.checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some()) {
             let chain = match (tensor.place.role, trial.embedding) {
                 (Role::Embedding, embedding) => embedding,
-                (Role::Head, None) => None,
+                (Role::Head, embedding) => embedding.and(trial.head.or(Some(trial.chain))),
                 _ => Some(trial.chain),
             };
             if let Some(chain) = chain {

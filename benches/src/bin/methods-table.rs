@@ -3,7 +3,8 @@
 //!
 //! `cargo run --release -p lapidary-benches --bin methods-table -- TEXT`, where TEXT is a file to calibrate with, another
 //! than the sample's held-out text. `--try CHAIN` measures one chain instead, as
-//! `gptq bits=3 group_size=64; polish`; with `--embedding CHAIN` every matrix is compressed, without it the blocks' alone;
+//! `gptq bits=3 group_size=64; polish`; with `--embedding CHAIN` every matrix is compressed, without it the blocks' alone, `--head CHAIN` is that of
+//! the head where it is another;
 //! with `--sequential` each block with what it receives behind the compressed ones before it. `--only MARK` measures
 //! that table alone, by its mark in the page: `4 bits`, `3 bits`, `2 bits`, `others`, `whole` (with that of llama.cpp).
 #![expect(clippy::print_stderr, reason = "what was measured is said as it comes")]
@@ -44,10 +45,12 @@ fn run(arguments: &[String]) -> Result<()> {
     })?;
     let bench = Bench::new(Path::new(text), arguments.iter().any(|flag| flag == "--hurry"))?;
     let embedding = after(arguments, "--embedding").first().copied();
+    let head = after(arguments, "--head").first().copied();
     let is_sequential = arguments.iter().any(|flag| flag == "--sequential");
     let tried = after(arguments, "--try");
     for chain in &tried {
-        let found = bench.measure(&Trial { title: chain, chain, embedding, is_sequential })?;
+        let found =
+            bench.measure(&Trial { title: chain, chain, embedding, head, is_sequential })?;
         let mut table = Table::new(&[&trials::HEADING[..], &["chain"]].concat());
         table.row(&cells(&found));
         table.print();

@@ -65,7 +65,7 @@ const GROUP: Parameter = Parameter {
     name: "group_size",
     title: "Group size",
     help: "Inputs that are mixed and share a scale. The more, the more normal they become; a scale costs 16 bits.",
-    kind: Kind::Integer { min: 64, max: 4096, default: 1024, usual: &[64, 128, 256, 512, 1024] },
+    kind: Kind::Integer { min: 32, max: 4096, default: 1024, usual: &[64, 128, 256, 512, 1024] },
     only_when: None,
 };
 

@@ -12,6 +12,9 @@ use crate::theme::{PLOT_HEIGHT, text};
 use crate::views::ViewContext;
 use crate::views::inspector::parts::{self, note};
 
+/// The name of the marks at the present assignment.
+const NOW: &str = "now";
+
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
     if !model.is_matrix(layer) {
         let tensor = &model.checkpoint.tensors()[layer];
@@ -26,7 +29,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
         ui.weak(format!("{title} holds none of these forms for this layer: it is best kept."));
         return;
     }
-    parts::plot(context, ui, "damage", &figure, PLOT_HEIGHT * 1.25);
+    // So many names would cover the curves.
+    parts::plot_of_layers(context, ui, "damage", &figure, PLOT_HEIGHT * 1.25);
+    parts::swatches(context, ui, figure.series.iter().filter(|series| series.name != NOW));
     let (known, all) = progress(model, layer, &curves);
     let sampled = known.iter().find(|damage| !damage.is_exact());
     let text = match (sampled, known.len() < all) {
@@ -73,7 +78,12 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
         .enumerate()
         .map(|(i, curve)| {
             let points: Vec<[f64; 2]> = curve.assignments.iter().filter_map(point).collect();
-            Series::new(&curve.name, Ink::Data(i % 8), Kind::Line, points)
+            // Colours come again after eight, dashed.
+            let (name, kind) = match i {
+                0..8 => (curve.name.clone(), Kind::Line),
+                _ => (format!("{} (dashed)", curve.name), Kind::Dashed),
+            };
+            Series::new(&name, Ink::Data(i % 8), kind, points)
         })
         .filter(|series| !series.points.is_empty())
         .collect();
@@ -83,8 +93,8 @@ fn figure(model: &Model, layer: usize, curves: &[Curve]) -> Figure {
     }
     let now = model.assignment(layer);
     if let Some(at) = point(&now).filter(|_| !now.is_keep()) {
-        series.push(Series::new("now", Ink::Mark, Kind::Vertical, vec![at]));
-        series.push(Series::new("now", Ink::Mark, Kind::Horizontal, vec![at]));
+        series.push(Series::new(NOW, Ink::Mark, Kind::Vertical, vec![at]));
+        series.push(Series::new(NOW, Ink::Mark, Kind::Horizontal, vec![at]));
     }
     Figure {
         title: format!("Damage of {}", model.short_name(layer)),

@@ -126,7 +126,7 @@ pub(super) fn plot(context: &ViewContext<'_>, ui: &mut Ui, id: &str, figure: &Fi
     context.answer(plot::plot(ui, context.tokens, id, figure, options));
 }
 
-/// The same for layers that [`legend`] lists on the same tab.
+/// The same for series that [`legend`] or [`swatches`] lists on the same tab.
 pub(super) fn plot_of_layers(
     context: &ViewContext<'_>,
     ui: &mut Ui,
