@@ -31,6 +31,9 @@ RULES = {
     "*.1.self_attn.o_proj.weight": [SPARSE, ("optimal-palette", {"bits": 4})],
     "*.1.mlp.up_proj.weight": ("gguf-blocks", {"type": "Q8_0"}),
     "*.1.mlp.down_proj.weight": ("fp8", {"levels": "e5m2", "granularity": "channel"}),
+    "*.3.self_attn.q_proj.weight": ("higgs", {"bits": 3, "group_size": 128}),
+    "*.3.mlp.down_proj.weight": ("higgs", {"bits": 2, "grid": "scalars", "group_size": 512}),
+    "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
     "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
@@ -138,7 +141,11 @@ def decode(layout, rows, cols, part, mask=None):
         scale = blocks[..., :2].copy().view("<f2").astype(np.float32)
         return (blocks[..., 2:].view(np.int8).astype(np.float32) * scale).reshape(rows, -1)[:, :cols]
     if kind == "vectors":
-        return turned.vectors(of, rows, cols, part("codes")[1], numbers(part("scales")))
+        codes, scales = part("codes"), numbers(part("scales"))
+        if isinstance(of["codebook"], dict):
+            read = lambda bits, count: stream(codes, bits, count)
+            return turned.grid(of, rows, cols, read, scales, tile(of["grouping"], rows, cols))
+        return turned.vectors(of, rows, cols, codes[1], scales)
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)

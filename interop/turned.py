@@ -1,6 +1,8 @@
 """Points of the lattice E8 and turned bases in numpy, as docs/archive.md describes them."""
 
 import itertools
+import math
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +26,38 @@ def short():
 
 
 ENTRIES, SHORT = entries(), short()
+
+
+def levels(count):
+    """The levels of Lloyd and Max for normal values."""
+    cumulative = lambda x: 0.5 * math.erfc(-x / math.sqrt(2))
+    density = lambda x: math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    found = [(2 * i + 1) / count * 3 - 3 for i in range(count)]
+    for _ in range(20_000):
+        ends = [-math.inf, *[(a + b) / 2 for a, b in zip(found, found[1:])], math.inf]
+        new = [(density(a) - density(b)) / (cumulative(b) - cumulative(a)) for a, b in zip(ends, ends[1:])]
+        moved = max(abs(a - b) for a, b in zip(new, found))
+        found = new
+        if moved < 1e-12:
+            break
+    return np.array(found)
+
+
+def pairs(bits):
+    """The points of the plane, as the engine's table has them."""
+    table = Path(__file__).parent.parent / "engine/src/numeric/pairs.txt"
+    lines = [line.split() for line in table.read_text().splitlines()]
+    return np.array([[float(x), float(y)] for of, x, y in lines if int(of) == bits])
+
+
+def grid(of, rows, cols, stream, scales, tile):
+    """Weights [rows, cols] of codes in a stream; `stream(bits, count)` reads it, `tile` gives each weight its scale."""
+    (kind, bits), = of["codebook"].items()
+    points = levels(1 << bits)[:, None] if kind == "scalars" else pairs(bits)
+    dim = points.shape[1]
+    per_row = -(-cols // dim)
+    codes = stream(bits * dim, rows * per_row)
+    return points[codes].reshape(rows, per_row * dim)[:, :cols] * scales[tile]
 
 
 def e8p(codes):
