@@ -14,7 +14,7 @@ fn higgs(bits: i64, grid: &str) -> Step {
 
 #[test]
 fn what_is_left_is_that_of_the_grid_whatever_the_weights() {
-    let normal = normals(4, 64, 1024);
+    let normal = normals(4, 256, 1024);
     let heavy = normal.mapv(|x| x * x.abs());
     let two = normal.mapv(|x| 3.0 * x.signum());
     for (bits, alone, paired) in
