@@ -40,7 +40,8 @@ struct Found {
 
 #[derive(Serialize)]
 struct Form {
-    form: String,
+    #[serde(rename = "form")]
+    name: String,
     bits: f64,
     distortion: f64,
     /// What no code of so many bits can be below; null where that is not known.
@@ -56,7 +57,7 @@ impl Capacity {
             let held = capacity(&sample, &forms(), &terminal)?;
             let form = |held: Held| Form {
                 bound: source.map(|source| source.bound(held.bits)),
-                form: held.label,
+                name: held.label,
                 bits: held.bits,
                 distortion: held.distortion,
                 is_best: held.is_best,
@@ -103,7 +104,7 @@ fn table(found: &Found) -> String {
     let dash = || "-".to_owned();
     for form in &found.forms {
         table.row(vec![
-            form.form.clone(),
+            form.name.clone(),
             format!("{:.3}", form.bits),
             text::value(form.distortion),
             form.bound.map_or_else(dash, text::value),

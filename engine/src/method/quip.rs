@@ -1,4 +1,4 @@
-//! QuIP#: weights of a randomly turned basis, eight at a time, to the nearest points of a lattice.
+//! `QuIP#`: weights of a randomly turned basis, eight at a time, to the nearest points of a lattice.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};

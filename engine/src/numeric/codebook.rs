@@ -76,12 +76,12 @@ fn lloyd_max(n: usize) -> Vec<[f32; 2]> {
         let mut moved = 0.0_f64;
         let ends: Vec<f64> =
             levels.windows(2).map(|pair| f64::midpoint(pair[0], pair[1])).collect();
-        for i in 0..n {
+        for (i, level) in levels.iter_mut().enumerate() {
             let low = i.checked_sub(1).map_or(f64::NEG_INFINITY, |i| ends[i]);
             let high = ends.get(i).copied().unwrap_or(f64::INFINITY);
             let middle = (density(low) - density(high)) / (cumulative(high) - cumulative(low));
-            moved = moved.max((middle - levels[i]).abs());
-            levels[i] = middle;
+            moved = moved.max((middle - *level).abs());
+            *level = middle;
         }
         if moved < 1e-12 {
             break;
@@ -108,8 +108,8 @@ impl Loops for Nearest<'_> {
     fn run(self) -> u32 {
         let (table, [x, y]) = (self.table, self.at);
         let mut scores = [0.0_f32; ENTRIES];
-        for entry in 0..self.entries {
-            scores[entry] = table.squares[entry] - 2.0 * (x * table.x[entry] + y * table.y[entry]);
+        for (entry, score) in scores[..self.entries].iter_mut().enumerate() {
+            *score = table.squares[entry] - 2.0 * (x * table.x[entry] + y * table.y[entry]);
         }
         let least = scores[..self.entries].iter().copied().fold(f32::INFINITY, f32::min);
         scores.iter().position(|&score| score == least).unwrap_or(0) as u32

@@ -310,11 +310,10 @@ mod tests {
             // D = V⁻¹·H·V⁻ᵀ must be zero outside its blocks: V⁻¹ by substitution from the last row up.
             let mut d = h.clone();
             for _ in 0..2 {
-                for i in (0..n).rev() {
-                    for k in i + 1..n {
-                        let (mut row, behind) = d.multi_slice_mut((s![i, ..], s![k, ..]));
-                        row.scaled_add(-v[[i, k]], &behind);
-                    }
+                let pairs = (0..n).rev().flat_map(|i| (i + 1..n).map(move |k| (i, k)));
+                for (i, k) in pairs {
+                    let (mut row, behind) = d.multi_slice_mut((s![i, ..], s![k, ..]));
+                    row.scaled_add(-v[[i, k]], &behind);
                 }
                 d.swap_axes(0, 1);
             }

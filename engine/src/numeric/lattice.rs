@@ -1,4 +1,4 @@
-//! The codebooks of QuIP# (Tseng et al. 2024, section 4.1): 2¹⁶ points of the lattice E8 shifted by 1/4 on every axis, and
+//! The codebooks of `QuIP#` (Tseng et al. 2024, section 4.1): 2¹⁶ points of the lattice E8 shifted by 1/4 on every axis, and
 //! 2⁸ short vectors of E8 itself for what they leave.
 
 #![expect(
@@ -118,7 +118,7 @@ impl Loops for Halves<'_> {
     #[inline(always)]
     fn run(self) -> (usize, f32) {
         let mut scores = [0.0_f32; ENTRIES];
-        for entry in 0..ENTRIES {
+        for (entry, score) in scores.iter_mut().enumerate() {
             let (mut dot, mut smallest) = (0.0_f32, f32::INFINITY);
             for axis in 0..DIM {
                 let product = self.x[axis] * self.table.points[axis][entry];
@@ -127,7 +127,7 @@ impl Loops for Halves<'_> {
             }
             // Where the signs of x are not allowed, that one turns which costs least.
             let turned = f32::from(self.table.odd[entry] ^ self.odd);
-            scores[entry] = self.table.squares[entry] - 2.0 * dot + 4.0 * turned * smallest;
+            *score = self.table.squares[entry] - 2.0 * dot + 4.0 * turned * smallest;
         }
         let best = least(&scores);
         (best, scores[best])
@@ -184,12 +184,12 @@ impl Loops for Short<'_> {
     #[inline(always)]
     fn run(self) -> usize {
         let mut scores = [0.0_f32; ENTRIES];
-        for entry in 0..ENTRIES {
+        for (entry, score) in scores.iter_mut().enumerate() {
             let mut dot = 0.0_f32;
             for axis in 0..DIM {
                 dot += self.x[axis] * self.table.points[axis][entry];
             }
-            scores[entry] = self.table.squares[entry] - 2.0 * dot;
+            *score = self.table.squares[entry] - 2.0 * dot;
         }
         least(&scores)
     }

@@ -1,5 +1,5 @@
 //! Random orthogonal changes of basis, which spread what stands out over all coordinates: the randomised Hadamard
-//! transform (Chee et al., QuIP, 2023; Tseng et al., QuIP#, 2024), for any number of coordinates.
+//! transform (Chee et al., `QuIP`, 2023; Tseng et al., `QuIP#`, 2024), for any number of coordinates.
 
 #![expect(
     clippy::inline_always,
@@ -150,14 +150,14 @@ pub fn undo_both<T: Real>(cols: &Rotation, rows: Option<&Rotation>, values: &mut
     each_row(cols.len(), values, |row| cols.undo(row));
 }
 
-fn each_row<T: Real>(cols: usize, values: &mut [T], turn: impl Fn(&mut [T]) + Sync) {
-    values.par_chunks_mut(cols.max(1)).for_each(|row| turn(row));
+fn each_row<T: Real>(cols: usize, values: &mut [T], turn: impl Fn(&mut [T]) + Send + Sync) {
+    values.par_chunks_mut(cols.max(1)).for_each(turn);
 }
 
 fn each_column<T: Real>(
     (rows, cols): (usize, usize),
     values: &mut [T],
-    turn: impl Fn(&mut [T]) + Sync,
+    turn: impl Fn(&mut [T]) + Send + Sync,
 ) {
     assert_eq!(values.len(), rows * cols, "whole rows");
     if values.is_empty() {
@@ -203,9 +203,7 @@ impl<T: Real> Loops for Hadamard<'_, T> {
             while half < self.two {
                 for pair in run.chunks_mut(2 * half) {
                     let (left, right) = pair.split_at_mut(half);
-                    for (left, right) in left.iter_mut().zip(right) {
-                        (*left, *right) = (*left + *right, *left - *right);
-                    }
+                    butterfly(left, right);
                 }
                 half *= 2;
             }
@@ -213,6 +211,14 @@ impl<T: Real> Loops for Hadamard<'_, T> {
                 *value = *value * scale;
             }
         }
+    }
+}
+
+/// Sums in the place of the left values, differences in that of the right.
+#[inline(always)]
+fn butterfly<T: Real>(left: &mut [T], right: &mut [T]) {
+    for (left, right) in left.iter_mut().zip(right) {
+        (*left, *right) = (*left + *right, *left - *right);
     }
 }
 

@@ -117,7 +117,7 @@ impl Grid {
         let rows = codes.par_chunks_mut(cols).zip(values.par_chunks(cols)).enumerate();
         rows.with_min_len(rows_at_once(cols)).for_each(|(row, (codes, values))| {
             let steps = &steps[grouping.first_scale(row, shape.cols)..];
-            vectorised(Codes { grid: self, width, values, steps, codes });
+            vectorised(Codes { grid: self, width, values, steps, out: codes });
         });
         self.affine(shape, codes, steps)
     }
@@ -142,7 +142,7 @@ impl Grid {
         rows.try_for_each(|((codes, values), steps)| {
             task.observer.go_on()?;
             vectorised(Fits { grid: self, width, values, importance, steps });
-            vectorised(Codes { grid: self, width, values, steps, codes });
+            vectorised(Codes { grid: self, width, values, steps, out: codes });
             Ok(())
         })?;
         Ok(self.affine(shape, codes, &steps))
@@ -333,7 +333,7 @@ struct Codes<'a> {
     width: usize,
     values: &'a [f32],
     steps: &'a [Step],
-    codes: &'a mut [u8],
+    out: &'a mut [u8],
 }
 
 impl Loops for Codes<'_> {
@@ -342,7 +342,7 @@ impl Loops for Codes<'_> {
     #[inline(always)]
     fn run(self) {
         let ends = self.grid.ends();
-        let groups = self.codes.chunks_mut(self.width).zip(self.values.chunks(self.width));
+        let groups = self.out.chunks_mut(self.width).zip(self.values.chunks(self.width));
         for ((codes, values), step) in groups.zip(self.steps) {
             let grid = (step.scale, f32::from(step.zero));
             for (code, &value) in codes.iter_mut().zip(values) {

@@ -1,4 +1,4 @@
-//! QuIP#: what its codebooks leave of any independent weights, and what feedback is good for.
+//! `QuIP#`: what its codebooks leave of any independent weights, and what feedback is good for.
 
 use super::*;
 
