@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use crate::encoding::{RotatedLayout, VectorsLayout};
-use crate::format::archive::reader::{Get, is_set};
+use crate::format::archive::leaf::is_set;
+use crate::format::archive::reader::Get;
 use crate::format::words::{floats, for_each_run};
 use crate::numeric::codebook::Codebook;
 use crate::numeric::grouping::Grouping;
