@@ -1,8 +1,9 @@
 //! What formats can hold: no form holds values in fewer bits than Shannon allows, and what is known of scalar codes is found.
 
 use lapidary_engine::Silent;
-use lapidary_engine::job::{Source, capacity, entropy_coded, forms};
+use lapidary_engine::job::{Sample, Source, capacity, entropy_coded, forms};
 use lapidary_engine::method::{METHODS, Stage};
+use lapidary_engine::tensor::DType;
 
 /// Every 5th form on normal and Laplace values; all of them take a minute in this profile.
 #[test]
@@ -27,6 +28,16 @@ fn no_form_is_below_shannons_bound() {
         assert!(best.windows(2).all(|pair| pair[1].distortion < pair[0].distortion));
         assert!(best.len() > 5, "{} are best", best.len());
     }
+}
+
+/// What is no number is refused, rather than held by no form at all.
+#[test]
+fn values_that_are_not_finite_are_an_error() {
+    let mut values = Source::Normal.sample().weights().to_owned();
+    values[[3, 5]] = f32::NAN;
+    let sample = Sample::of_values("broken", values, DType::BF16);
+    let error = capacity(&sample, &forms(), &Silent).unwrap_err();
+    assert!(error.sentence().contains("broken"), "{}", error.sentence());
 }
 
 /// The entropy-coded scalar quantiser of normal values: 0.3483, 0.1777, 0.0889, 0.0222 at 1, 1.5, 2, 3 bits.

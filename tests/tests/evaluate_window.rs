@@ -53,7 +53,6 @@ fn a_plan_is_scored_kept_and_held_against_the_original() {
         });
         screen.get_by_label("Score").click();
         screen.run_steps(2);
-        assert!(screen.query_by_label("Cancel").is_some(), "what runs can be stopped");
         wait_until(&mut screen, "the text is scored", is_idle);
         assert_no_failure(&screen);
     }
@@ -87,6 +86,24 @@ fn a_plan_is_scored_kept_and_held_against_the_original() {
     let mut screen = open_sample(folder.path());
     send(&mut screen, Evaluate::Show(Page::Text));
     wait_until(&mut screen, "the runs are listed", |d| d.evaluation.runs.len() == 2);
+}
+
+#[test]
+fn a_long_run_is_stopped_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut screen = open_sample(folder.path());
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::R);
+    screen.run_steps(4);
+    ask(&mut screen, |wish| {
+        wish.what = What::Original;
+        wish.tokens = 60_000;
+    });
+    screen.get_by_label("Score").click();
+    screen.run_steps(2);
+    screen.get_by_label("Cancel").click();
+    wait_until(&mut screen, "the run is stopped", is_idle);
+    assert_no_failure(&screen);
+    assert!(screen.state().document().evaluation.runs.is_empty());
 }
 
 #[test]

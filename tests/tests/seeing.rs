@@ -7,14 +7,16 @@ use std::path::Path;
 use egui::{Key, Modifiers};
 use egui_kittest::kittest::Queryable as _;
 use lapidary::commands::Command;
+use lapidary::document::capacity::{Choice, Values};
 use lapidary::document::columns::{self, Column};
 use lapidary::document::list::Row;
 use lapidary::document::look::{Quantity, Seen, Tab};
 use lapidary::document::metrics::{METRICS, Needs, find};
-use lapidary::document::{FigureToSave, Sheet, Slot};
+use lapidary::document::{Document, FigureToSave, Sheet, Slot};
 use lapidary::figure::{Axis, Drawing, Figure, Format, Ink, Kind, Series};
 use lapidary::jobs::Purpose;
 use lapidary_engine::Silent;
+use lapidary_engine::job::{Held, Sample, Source};
 use lapidary_tests::{Weights, normals, sample_path};
 use ndarray::s;
 use window::{Screen, open, open_sample, wait_until};
@@ -225,6 +227,53 @@ fn the_error_of_an_assignment_is_pictured_and_has_a_spectrum() {
     let of_spectrum = values.iter().map(|s| s * s).sum::<f64>().sqrt();
     let of_weights = norm(&mut weights.iter().copied());
     assert!((of_spectrum / of_weights - measured).abs() < 1e-6, "the same norm");
+}
+
+#[test]
+fn forms_are_tried_while_the_panel_shows_them_and_one_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    Weights::new().normal("model.layers.0.mlp.up_proj.weight", &[32, 64]).write(&path);
+    let mut screen = open(&folder.path().join("home"), &path);
+    screen.state().send(Command::SetTab(Tab::Capacity));
+    screen.state().send(Command::Hold(Choice::Source(Source::Laplace)));
+    let laplace = Values::Source(Source::Laplace);
+    let found = |document: &Document, values: Values| {
+        let capacity = document.model.as_ref().map(|model| &model.look.capacity);
+        capacity.and_then(|capacity| capacity.found(values)).cloned()
+    };
+    wait_until(&mut screen, "a form holds Laplace values", |document| {
+        found(document, laplace).is_some_and(|found| !found.held.is_empty())
+    });
+    screen.run_steps(2);
+    assert!(screen.query_by_label_contains("forms tried").is_some());
+    let coded = found(screen.state().document(), laplace).unwrap().entropy_coded;
+    assert!(coded.iter().all(|&[bits, found]| found > Source::Laplace.bound(bits) * 0.99));
+
+    // What nobody looks at is not gone on with.
+    screen.state().send(Command::SetTab(Tab::Weights));
+    screen.run_steps(3);
+    assert!(screen.state().model().look.capacity.in_flight.is_none());
+    assert!(found(screen.state().document(), laplace).is_none());
+
+    screen.state().send(Command::SetTab(Tab::Capacity));
+    screen.state().send(Command::Hold(Choice::Layer));
+    let layer = screen.state().model().selection.cursor().unwrap();
+    wait_until(&mut screen, "every form is tried", |document| {
+        found(document, Values::Layer(layer)).is_some_and(|found| found.is_complete())
+    });
+    let held = found(screen.state().document(), Values::Layer(layer)).unwrap().held;
+    let sample = Sample::new(&screen.state().model().checkpoint, layer, &Silent).unwrap();
+    let error = |held: &Held| sample.distortion(&held.steps, &Silent).unwrap().0;
+    assert!(held.len() > 100 && held.iter().step_by(9).all(|held| error(held) == held.distortion));
+    // The first row: of those of equal bits as they are written the last.
+    let best = held.iter().filter(|held| held.is_best);
+    let first = format!("{:.3}", best.clone().next().unwrap().bits);
+    let best = best.filter(|held| format!("{:.3}", held.bits) == first).last().unwrap();
+    screen.run_steps(2);
+    screen.get_by_label(&best.label).click();
+    screen.run_steps(3);
+    assert_eq!(screen.state().model().assignment(layer).steps, best.steps);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
+use lapidary::document::capacity::{News, Values};
 use lapidary::document::draft::Draft;
 use lapidary::document::look::{Picture, Seen, Tab};
 use lapidary::document::measurements::{Finding, Measurements};
@@ -19,6 +20,7 @@ use lapidary::views::{self, VIEWS, ViewContext};
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::compare;
+use lapidary_engine::job::{self, Sample};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{
     Field, measure, measure_heat, measure_profile, measure_spectrum, measure_structure,
@@ -149,6 +151,14 @@ fn look_closely(model: &mut Model, layers: &[usize]) {
     for &layer in layers.iter().filter(is_matrix) {
         let profile = measure_profile(&checkpoint, layer, 0.0, &Silent).expect("a profile");
         model.look.profiles.insert(layer, Some(Ok(Arc::new(profile))));
+    }
+    let sample = Sample::new(&checkpoint, cursor, &Silent).expect("a sample");
+    let capacity = &mut model.look.capacity;
+    capacity.take(Values::Layer(cursor), News::Begun(job::entropy_coded(sample.weights()), 2));
+    for bits in [2, 4] {
+        let steps = Assignment::keep().with_bits(bits).steps;
+        let held = job::hold(&sample, &steps, &Silent).expect("a form");
+        capacity.take(Values::Layer(cursor), News::Tried(held.map(Box::new)));
     }
     let map = Arc::new(measure_heat(&checkpoint, cursor, Field::Weights, &Silent).expect("a map"));
     let picture = Picture { map, encoding: None };

@@ -117,6 +117,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
             }
             model.changed();
         }
+        Event::Capacity(values, news) => model.look.capacity.take(values, news),
         Event::Estimate(layer, estimate) => model.look.estimate = Some((layer, estimate)),
         Event::ErrorSpectrum(subject, result) => {
             model.look.error_spectrum = Some((subject, result));

@@ -7,6 +7,7 @@ use lapidary_engine::job::Preview;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::Next;
 
+use crate::document::capacity::Values;
 use crate::document::damages::Found;
 use crate::document::look::{Seen, Subject, Tab, Trying};
 use crate::document::metrics::{Needs, sensitive};
@@ -36,8 +37,9 @@ pub fn request(model: &mut Model, jobs: &mut Jobs) {
             through(model, jobs);
         }
         Tab::Activations => through(model, jobs),
-        Tab::Bits | Tab::Compare | Tab::Damage => {}
+        Tab::Bits | Tab::Compare | Tab::Damage | Tab::Capacity => {}
     }
+    capacity(model, jobs);
 }
 
 /// What is to be tried on samples of layers: what the inspector shows, then the whole plan, then the prices of steps.
@@ -259,5 +261,25 @@ fn error_spectrum(model: &mut Model, jobs: &mut Jobs) {
     if !is_known && model.look.asked.error_spectrum.as_ref() != Some(&subject) {
         model.look.asked.error_spectrum = Some(subject.clone());
         jobs.error_spectrum(model, subject);
+    }
+}
+
+/// Has forms tried on what the panel shows, for as long as it does.
+fn capacity(model: &mut Model, jobs: &mut Jobs) {
+    let wanted = model.selection.cursor().filter(|_| model.tab == Tab::Capacity);
+    let wanted = wanted.map(|layer| model.look.capacity.values(layer));
+    let is_matrix = |values: &Values| match values {
+        Values::Layer(layer) => model.is_matrix(*layer),
+        Values::Source(_) => true,
+    };
+    let wanted = wanted.filter(is_matrix);
+    if model.look.capacity.in_flight.is_some() && model.look.capacity.in_flight != wanted {
+        jobs.stop_capacity();
+        model.look.capacity.stop();
+    }
+    let Some(values) = wanted else { return };
+    if model.look.capacity.in_flight.is_none() && model.look.capacity.found(values).is_none() {
+        model.look.capacity.in_flight = Some(values);
+        jobs.try_capacity(model, values);
     }
 }

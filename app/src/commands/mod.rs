@@ -30,6 +30,7 @@ use crate::commands::allocate::Allocate;
 use crate::commands::evaluate::Evaluate;
 use crate::document::brush::Brush;
 use crate::document::calibrations::Ask;
+use crate::document::capacity;
 use crate::document::columns::{self, Column};
 use crate::document::look::{Quantity, Tab};
 use crate::document::model::{MapMode, Pane, Side};
@@ -161,6 +162,10 @@ pub enum Command {
     Copy(String),
     /// Show a part of the inspector.
     SetTab(Tab),
+    /// Try what forms can hold of these values.
+    Hold(capacity::Choice),
+    /// Let the forms of a method stand out.
+    Highlight(Option<&'static str>),
     /// Choose what the picture shows.
     SetQuantity(Quantity),
     /// Picture these rows and columns of the inspected layer near by.

@@ -54,6 +54,8 @@ pub(super) fn view(model: &mut Model, command: Command) -> Option<String> {
         }
         Command::Visible(pane, tensors) => model.visible[pane as usize] = tensors,
         Command::SetTab(tab) => model.tab = tab,
+        Command::Hold(choice) => model.look.capacity.choice = choice,
+        Command::Highlight(method) => model.look.capacity.highlighted = method,
         Command::SetQuantity(quantity) => model.look.quantity = quantity,
         Command::LookNear(rows, cols) => model.look.wanted = Some((rows, cols)),
         Command::SetRank(rank) => model.look.rank = Some(rank),

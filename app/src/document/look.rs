@@ -8,6 +8,7 @@ use lapidary_engine::encoding::Encoding;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{HeatMap, Pooled, Profile, Spectrum, SpectrumEstimate};
 
+use crate::document::capacity::Capacity;
 use crate::document::measurements::Measured;
 
 /// The most layers the inspector lays over one another.
@@ -29,13 +30,15 @@ pub enum Tab {
     Compare,
     /// What bits cost: error against size.
     Damage,
+    /// What forms can hold at all.
+    Capacity,
     /// What the layer receives when text runs through the model.
     Activations,
 }
 
 impl Tab {
     /// Every tab with its title and what it shows.
-    pub const ALL: [(Self, &'static str, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str, &'static str); 8] = [
         (
             Self::Weights,
             "Weights",
@@ -65,6 +68,11 @@ impl Tab {
             Self::Damage,
             "Damage",
             "What bits and groups cost: error against size for every way to quantise the layer, and what the next step is worth.",
+        ),
+        (
+            Self::Capacity,
+            "Capacity",
+            "What every form that needs no data can hold of this layer, of normal and of Laplace values: true bits against distortion, beside Shannon's bound.",
         ),
         (
             Self::Activations,
@@ -227,6 +235,8 @@ pub struct Look {
     pub error_spectrum: Option<(Subject, Result<Arc<Spectrum>, String>)>,
     /// Whether histogram and picture show the layer after its assignment.
     pub after: bool,
+    /// What forms can hold.
+    pub capacity: Capacity,
     /// The rank the person is asking about.
     pub rank: Option<usize>,
 }

@@ -3,6 +3,7 @@
 pub mod allocation;
 pub mod brush;
 pub mod calibrations;
+pub mod capacity;
 pub mod columns;
 pub mod damages;
 pub mod draft;

@@ -3,6 +3,7 @@
 
 mod allocate;
 mod calibrate;
+mod capacity;
 mod compare;
 mod damage;
 mod evaluate;
@@ -32,6 +33,7 @@ use lapidary_engine::{Observer, Progress};
 use thread_priority::ThreadPriority;
 
 use crate::document::calibrations::News;
+use crate::document::capacity::{News as CapacityNews, Values};
 use crate::document::look::{Near, Picture, Subject};
 use crate::document::measurements::Finding;
 use crate::document::model::Opened;
@@ -69,6 +71,8 @@ pub enum Event {
     Estimate(usize, Arc<SpectrumEstimate>),
     /// The spectrum of an assignment's error was computed.
     ErrorSpectrum(Subject, Result<Arc<Spectrum>, String>),
+    /// A form was tried on values, or the trial began or failed.
+    Capacity(Values, CapacityNews),
     /// A second checkpoint was opened, or not.
     OtherOpened(Result<Box<Other>, String>),
     /// A tensor was compared with its counterpart.
@@ -123,6 +127,7 @@ enum Kind {
     Near,
     Estimate,
     ErrorSpectrum,
+    Capacity,
     Compare,
     Export,
     Pick,
@@ -138,7 +143,7 @@ enum Kind {
     Foretell,
 }
 
-const KINDS: usize = 23;
+const KINDS: usize = 24;
 
 /// A running piece of work.
 #[derive(Clone)]

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::Sample;
-use crate::method::{Kind, METHODS, Method, Needs, Parameter, Stage, Step, chain_label};
+use crate::method::{About, Kind, METHODS, Method, Needs, Parameter, Stage, Step, chain_label};
 use crate::numeric::seeds::Random;
 use crate::observer::{Observer, Progress, Unit};
-use crate::tensor::{DType, MatrixShape};
+use crate::tensor::DType;
 
 /// Rows and columns of a source: whole blocks and groups of every form.
 const SHAPE: (usize, usize) = (256, 1024);
@@ -19,7 +19,7 @@ const SHAPE: (usize, usize) = (256, 1024);
 const STEPS: [f64; 12] = [0.12, 0.18, 0.259, 0.37, 0.522, 0.747, 1.082, 1.3, 1.61, 2.0, 2.42, 3.0];
 
 /// Independent values of variance 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Normal: nothing is below 2^(−2·bits).
     Normal,
@@ -85,6 +85,12 @@ pub fn forms() -> Vec<Vec<Step>> {
     quantisers.flat_map(|method| of(*method)).map(|step| vec![step]).collect()
 }
 
+/// The methods these forms are of.
+pub fn holders() -> impl Iterator<Item = &'static About> {
+    let quantisers = METHODS.iter().filter(|method| method.about().stage == Stage::Quantise);
+    quantisers.filter(|method| !of(**method).is_empty()).map(|method| method.about())
+}
+
 fn of(method: &dyn Method) -> Vec<Step> {
     let about = method.about();
     let mut steps = vec![Step::new(about.id)];
@@ -118,44 +124,47 @@ fn varied(step: Step, parameter: &Parameter) -> Vec<Step> {
     }
 }
 
-/// Tries forms on a sample, those that refuse its shape left out; by bits, of equal ones the least distortion first.
+/// Tries forms on a sample, those that refuse its shape left out; as [`by_bits`] has them.
 ///
 /// # Errors
-/// [`crate::Error::Cancelled`].
+/// [`crate::Error::Cancelled`], and where the values are not finite.
 pub fn capacity(
     sample: &Sample,
     forms: &[Vec<Step>],
     observer: &dyn Observer,
 ) -> Result<Vec<Held>> {
-    let shape = sample.shape();
     let mut found = Vec::new();
     for (at, steps) in forms.iter().enumerate() {
-        observer.go_on()?;
         let item = chain_label(steps);
         let (done, total) = (at as u64, forms.len() as u64);
         observer.progress(Progress { stage: "Trying", item, done, total, unit: Unit::Candidates });
-        found.extend(held(sample, steps, shape, observer)?);
+        found.extend(hold(sample, steps, observer)?);
     }
-    found.sort_by(|a, b| a.bits.total_cmp(&b.bits).then(a.distortion.total_cmp(&b.distortion)));
-    let mut least = f64::INFINITY;
-    for held in &mut found {
-        held.is_best = held.distortion < least;
-        least = least.min(held.distortion);
-    }
+    by_bits(&mut found);
     Ok(found)
 }
 
-fn held(
-    sample: &Sample,
-    steps: &[Step],
-    shape: MatrixShape,
-    observer: &dyn Observer,
-) -> Result<Option<Held>> {
+/// Sorts by bits, of equal ones the least distortion first, and finds which are best.
+pub fn by_bits(found: &mut [Held]) {
+    found.sort_by(|a, b| a.bits.total_cmp(&b.bits).then(a.distortion.total_cmp(&b.distortion)));
+    let mut least = f64::INFINITY;
+    for held in found {
+        held.is_best = held.distortion < least;
+        least = least.min(held.distortion);
+    }
+}
+
+/// Tries one form on a sample; `None` where it refuses the shape.
+///
+/// # Errors
+/// [`crate::Error::Cancelled`], and where the values are not finite.
+pub fn hold(sample: &Sample, steps: &[Step], observer: &dyn Observer) -> Result<Option<Held>> {
+    observer.go_on()?;
     let (distortion, layout) = match sample.distortion(steps, observer) {
-        Err(crate::Error::Cancelled) => return Err(crate::Error::Cancelled),
-        Err(_) => return Ok(None),
-        Ok(found) => found,
+        Err(Error::Plan { .. } | Error::Shape { .. }) => return Ok(None),
+        found => found?,
     };
+    let shape = sample.shape();
     let bits = layout.bytes(shape) as f64 * 8.0 / shape.elements().max(1) as f64;
     let title = |step: &Step| {
         METHODS.iter().map(|m| m.about()).find(|about| about.id == step.method).map(|a| a.title)

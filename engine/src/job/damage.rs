@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::job::folded::Alone;
-use crate::method::{self, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
+use crate::method::{self, About, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
 use crate::numeric::distance::relative_error;
 use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
@@ -353,8 +353,26 @@ pub struct Curve {
     pub assignments: Vec<Assignment>,
 }
 
-/// Every way to quantise a layer that takes bits and needs the weights alone: each method with groups of 32, 64 and 128 and whole rows. Other
-/// parameters are those of `now`, where it uses the method; what stands before the quantiser stays.
+/// What may share a scale in the curves of a method: where it has groups alone, those it has by default in place of rows.
+fn groupings(about: &About) -> Vec<Option<Grouping>> {
+    let parameter = |name: &str| about.parameters.iter().find(|p| p.name == name).map(|p| &p.kind);
+    match (parameter("granularity"), parameter("group_size")) {
+        (_, None) => vec![None],
+        (Some(_), Some(_)) => GROUPINGS.map(Some).to_vec(),
+        (None, Some(size)) => {
+            let groups = GROUPINGS.into_iter().filter(|&grouping| grouping != Grouping::Channel);
+            let own = match size {
+                Kind::Integer { default, .. } => Some(Grouping::Group(*default as usize)),
+                _ => None,
+            };
+            let own = own.filter(|own| !GROUPINGS.contains(own));
+            groups.chain(own).map(Some).collect()
+        }
+    }
+}
+
+/// Every way to quantise a layer that takes bits and needs the weights alone: each method with groups of 32, 64 and 128 and whole rows,
+/// or the groups it has by default where it knows no rows. Other parameters are those of `now`, where it uses the method; what stands before the quantiser stays.
 pub fn curves(now: &Assignment) -> Vec<Curve> {
     let mut curves = Vec::new();
     let quantisers = METHODS.iter().filter(|method| {
@@ -368,20 +386,43 @@ pub fn curves(now: &Assignment) -> Vec<Curve> {
         };
         let own = now.step_at(Stage::Quantise).filter(|step| step.method == about.id);
         let base = own.cloned().unwrap_or_else(|| Step::new(about.id));
-        let has_groups = about.parameters.iter().any(|p| p.name == "group_size");
-        let rows = [Grouping::Channel];
-        let groupings = if has_groups { &GROUPINGS[..] } else { &rows };
-        for &grouping in groupings {
+        for grouping in groupings(about) {
             let with = now.with_step_at(Stage::Quantise, Some(base.clone()));
-            let with = if has_groups { with.with_grouping(grouping) } else { with };
+            let with = grouping.map_or(with.clone(), |grouping| with.with_grouping(grouping));
             let name = match grouping {
-                Grouping::Group(size) => format!("{}, groups of {size}", about.title),
-                _ if !has_groups => about.title.to_owned(),
-                Grouping::Channel | Grouping::Tensor => format!("{}, rows", about.title),
+                None => about.title.to_owned(),
+                Some(Grouping::Group(size)) => format!("{}, groups of {size}", about.title),
+                Some(Grouping::Channel | Grouping::Tensor) => format!("{}, rows", about.title),
             };
             let assignments = (*min..=*max).map(|bits| with.with_bits(bits)).collect();
             curves.push(Curve { name, assignments });
         }
     }
     curves
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::method::chain_layout;
+    use crate::tensor::{DType, MatrixShape};
+
+    #[test]
+    fn every_curve_is_of_a_form_of_its_own() {
+        let shape = MatrixShape { rows: 8, cols: 2048 };
+        let mut known: HashMap<(String, Layout), String> = HashMap::new();
+        let curves = curves(&Assignment::keep());
+        assert!(curves.len() > 5);
+        for curve in curves {
+            for assignment in &curve.assignments {
+                let layout = chain_layout(&assignment.steps, shape, DType::BF16).unwrap();
+                let of = (assignment.steps[0].method.clone(), layout);
+                if let Some(other) = known.insert(of, curve.name.clone()) {
+                    panic!("{} and {other} are the same", curve.name);
+                }
+            }
+        }
+    }
 }

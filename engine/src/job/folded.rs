@@ -213,9 +213,7 @@ impl Alone {
             Divides::Norm(_) => None,
         }))
     }
-}
 
-impl Alone {
     fn by(rows: &Rows) -> ByRows<'_> {
         ByRows { rows, bounds: &[], is_by_twos: false }
     }

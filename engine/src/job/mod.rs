@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
-pub use capacity::{Held, Source, capacity, entropy_coded, forms};
+pub use capacity::{Held, Source, by_bits, capacity, entropy_coded, forms, hold, holders};
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
 pub use folded::{carried_weights, folded_factors, freed_weights};

@@ -3,6 +3,7 @@
 mod activations;
 mod assignment;
 mod bits;
+mod capacity;
 mod compare;
 mod damage;
 mod outliers;
@@ -41,6 +42,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             Tab::Bits => bits::ui(context, ui, model, layer),
             Tab::Compare => compare::ui(context, ui, model, &layers),
             Tab::Damage => damage::ui(context, ui, model, layer),
+            Tab::Capacity => capacity::ui(context, ui, model, layer),
             Tab::Activations => activations::ui(context, ui, model, layer),
         }
         ui.separator();

@@ -1,0 +1,42 @@
+//! Trying every form that needs no data on a layer or on values whose bounds are known.
+
+use lapidary_engine::job::{self, Sample};
+
+use crate::document::capacity::{News, Values};
+use crate::document::model::Model;
+use crate::jobs::measure::sentence;
+use crate::jobs::{Event, Jobs, Kind, Ticket};
+
+impl Jobs {
+    /// Tries the forms, one after another.
+    pub fn try_capacity(&mut self, model: &Model, values: Values) {
+        let ticket = self.begin(Kind::Capacity);
+        let checkpoint = model.checkpoint.clone();
+        self.spawn("capacity", move || {
+            let sample = match values {
+                Values::Source(source) => Ok(source.sample()),
+                Values::Layer(layer) => Sample::new(&checkpoint, layer, &ticket),
+            };
+            let tried = sample.and_then(|sample| run(&sample, values, &ticket));
+            if let Some(Err(sentence)) = sentence(tried) {
+                ticket.send(Event::Capacity(values, News::Failed(sentence)));
+            }
+        });
+    }
+
+    /// Stops trying.
+    pub fn stop_capacity(&mut self) {
+        self.stop(Kind::Capacity);
+    }
+}
+
+fn run(sample: &Sample, values: Values, ticket: &Ticket) -> lapidary_engine::Result<()> {
+    let forms = job::forms();
+    let coded = job::entropy_coded(sample.weights());
+    ticket.send(Event::Capacity(values, News::Begun(coded, forms.len())));
+    for steps in forms {
+        let held = job::hold(sample, &steps, ticket)?;
+        ticket.send(Event::Capacity(values, News::Tried(held.map(Box::new))));
+    }
+    Ok(())
+}
