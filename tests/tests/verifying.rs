@@ -65,6 +65,9 @@ fn what_was_changed_since_is_named() {
     let is_named =
         |fault: &String| fault.contains("model.norm.weight was copied, and is not the same");
     assert!(faults.iter().any(is_named), "{faults:?}");
+    assert!(
+        faults.iter().any(|fault| fault.contains("model.safetensors was changed: its SHA-256"))
+    );
     write(&weights, &good);
     // A file more or less, a report of nonsense, none at all.
     let licence = out.join("tokenizer.json");
@@ -72,6 +75,11 @@ fn what_was_changed_since_is_named() {
     write(&licence, b"{}");
     let faults = verified(&out, &sample).faults;
     assert!(faults.len() == 1 && faults[0].contains("tokenizer.json has 2 bytes"), "{faults:?}");
+    let mut other = kept.clone();
+    other[0] = b' ';
+    write(&licence, &other);
+    let faults = verified(&out, &sample).faults;
+    assert!(faults.len() == 1 && faults[0].contains("tokenizer.json was changed"), "{faults:?}");
     write(&licence, &kept);
     let report = out.join(REPORT);
     write(&report, b"{");

@@ -1,8 +1,9 @@
 //! SHA-256 of files, as Hugging Face shows it and `sha256sum` prints it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::{IntoParallelRefMutIterator as _, ParallelIterator as _};
+use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::Source;
@@ -16,27 +17,54 @@ const PIECE_BYTES: u64 = 4 << 20;
 /// Fills in the hashes of the source's files and of the output's, several files at once. Cost: reading both once.
 pub(super) fn fill(
     report: &mut Report,
-    (source, output): (&dyn Fn(&str) -> std::path::PathBuf, &Path),
+    (source, output): (&dyn Fn(&str) -> PathBuf, &Path),
     observer: &dyn Observer,
 ) -> Result<()> {
-    let total: u64 = report.sources.iter().chain(&report.files).map(|file| file.bytes).sum();
-    let paths = report.sources.iter().map(|file| source(&file.name));
-    let paths: Vec<_> =
-        paths.chain(report.files.iter().map(|file| output.join(&file.name))).collect();
-    let mut files: Vec<(&mut FileReport, _)> =
-        report.sources.iter_mut().chain(&mut report.files).zip(paths).collect();
-    let done = std::sync::atomic::AtomicU64::new(0);
-    files.par_iter_mut().try_for_each(|(file, path)| {
+    let sources = report.sources.iter().map(|file| (file, source(&file.name)));
+    let files = sources.chain(report.files.iter().map(|file| (file, output.join(&file.name))));
+    let hashes = of(&files.collect::<Vec<_>>(), observer)?;
+    for (file, hash) in report.sources.iter_mut().chain(&mut report.files).zip(hashes) {
+        file.sha256 = hash;
+    }
+    Ok(())
+}
+
+/// A sentence for each of these files of a folder whose hash is not the one reported; those without one are left out.
+/// Cost: reading them once.
+pub(super) fn different(
+    folder: &Path,
+    files: &[&FileReport],
+    observer: &dyn Observer,
+) -> Result<Vec<String>> {
+    let files = files.iter().filter(|file| !file.sha256.is_empty());
+    let files: Vec<_> = files.map(|&file| (file, folder.join(&file.name))).collect();
+    let pairs = files.iter().zip(of(&files, observer)?);
+    let differs = pairs.filter(|((file, _), hash)| file.sha256 != *hash);
+    Ok(differs
+        .map(|((file, _), hash)| {
+            let FileReport { name, sha256, .. } = file;
+            format!(
+                "the file {name} was changed: its SHA-256 is {hash}, and the report says {sha256}"
+            )
+        })
+        .collect())
+}
+
+/// The hashes of files, several at once.
+fn of(files: &[(&FileReport, PathBuf)], observer: &dyn Observer) -> Result<Vec<String>> {
+    let total: u64 = files.iter().map(|(file, _)| file.bytes).sum();
+    let done = AtomicU64::new(0);
+    let hash = |(file, path): &(&FileReport, PathBuf)| {
         let each = |bytes: u64| {
             observer.go_on()?;
-            let done = done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             let item = file.name.clone();
             observer.progress(Progress { stage: "Hashing", item, done, total, unit: Unit::Bytes });
             Ok(())
         };
-        file.sha256 = sha256(path, &each)?;
-        Ok(())
-    })
+        sha256(path, &each)
+    };
+    files.par_iter().map(hash).collect()
 }
 
 /// The hash of a file in hexadecimal; `each` is told the bytes of every piece.

@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::export::{Report, TensorReport, in_numbers, undone};
+use crate::export::{Report, TensorReport, hashes, in_numbers, undone};
 use crate::format::gguf_split::PartName;
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
@@ -47,8 +47,8 @@ pub struct VerifiedTensor {
 /// Proves an output against the checkpoint it was made from: a folder or file in any format that is read here.
 ///
 /// A fault is a tensor that is missing, too many, of other extents, not finite or not readable; and against a report: a
-/// file of another size, a tensor that was copied and is not the same, an error that is not the one measured then.
-/// Cost: reading both once.
+/// file of another size or SHA-256, a tensor that was copied and is not the same, an error that is not the one measured then.
+/// Cost: reading both once, and the output again for its hashes where there is a report.
 ///
 /// # Errors
 /// What opening says; [`Error::Malformed`] for a report that is not understood; [`Error::Io`]; [`Error::Cancelled`].
@@ -59,7 +59,7 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     let report = undone::read_report(folder)?;
     let mut faults = Vec::new();
     if let Some(report) = &report {
-        check_files(folder, report, &mut faults)?;
+        check_files(folder, report, &mut faults, observer)?;
     }
     // A converted output is reported against what it was converted from.
     let report = report.filter(|report| report.source == source.title());
@@ -93,11 +93,17 @@ fn weights_of(output: &Path) -> Result<PathBuf> {
     }
 }
 
-fn check_files(folder: &Path, report: &Report, faults: &mut Vec<String>) -> Result<()> {
+fn check_files(
+    folder: &Path,
+    report: &Report,
+    faults: &mut Vec<String>,
+    observer: &dyn Observer,
+) -> Result<()> {
     let found: BTreeMap<String, u64> = disk::list_files(folder)?.into_iter().collect();
+    let mut whole = Vec::new();
     for file in &report.files {
         match found.get(&file.name) {
-            Some(bytes) if *bytes == file.bytes => {}
+            Some(bytes) if *bytes == file.bytes => whole.push(file),
             Some(bytes) => faults.push(format!(
                 "the file {} has {bytes} bytes, and the report says {}",
                 file.name, file.bytes
@@ -105,6 +111,7 @@ fn check_files(folder: &Path, report: &Report, faults: &mut Vec<String>) -> Resu
             None => faults.push(format!("the file {} of the report is not there", file.name)),
         }
     }
+    faults.extend(hashes::different(folder, &whole, observer)?);
     Ok(())
 }
 

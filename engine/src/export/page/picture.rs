@@ -109,7 +109,8 @@ pub(super) fn map(tensors: &[TensorReport]) -> String {
         draw(&mut svg, (margin + x * CELL.0, 24 + y * CELL.1), cell, is_written);
     }
     svg.push_str("</svg>\n");
-    let caption = "Columns are blocks (“out”: outside them), rows roles, numbers effective bits per weight, rounded.";
+    let caption =
+        "Columns are blocks (“out”: outside them), rows roles, numbers effective bits per weight.";
     format!("<figure>\n{svg}{}<figcaption>{caption}</figcaption>\n</figure>\n", legend())
 }
 
@@ -127,9 +128,10 @@ fn draw(svg: &mut String, (x, y): (usize, usize), cell: &Cell<'_>, is_written: b
     .ok();
     if is_written {
         let (x, y) = (x + CELL.0 / 2 - 1, y + 13);
+        let bits = if bits < 9.95 { format!("{bits:.1}") } else { format!("{bits:.0}") };
         write!(
             svg,
-            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" fill=\"{ink}\">{bits:.0}</text>"
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\" fill=\"{ink}\">{bits}</text>"
         )
         .ok();
     }
