@@ -34,6 +34,8 @@ RULES = {
     "*.3.self_attn.q_proj.weight": ("higgs", {"bits": 3, "group_size": 128}),
     "*.3.mlp.down_proj.weight": ("higgs", {"bits": 2, "grid": "scalars", "group_size": 512}),
     "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
+    "*.3.self_attn.k_proj.weight": ("ccq", {}),
+    "*.3.mlp.gate_proj.weight": ("ccq", {"form": "wint2"}),
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
     "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
@@ -41,9 +43,13 @@ RULES = {
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
 }
 
-# Those that take a calibration: scales of inputs kept with the layer, and biases for the mean of the inputs.
+# Those that take a calibration: small groups whose scales are codes, scales of inputs kept with the layer, and biases for the mean of the inputs.
 CALIBRATED = {
     "*.self_attn.q_proj.weight": ("awq", {"bits": 4, "group_size": 64}),
+    "*.self_attn.k_proj.weight": ("spqr", {}),
+    "*.mlp.gate_proj.weight": ("gqsa", {"group_size": 24}),
+    "*.mlp.up_proj.weight": ("mixllm", {"share": 0.1}),
+    "*.self_attn.v_proj.weight": [("magnitude", {"fraction": 0.3}), ("spqr", {"bits": 2, "share": 0, "statistic_rows": 7})],
     "*.self_attn.o_proj.weight": ("low-rank", {"rank": 16, "nearest": "outputs", "centre": "bias"}),
     "*.mlp.down_proj.weight": ("low-rank", {"rank": 8, "nearest": "outputs", "centre": "bias", "factors": "integers"}),
 }
@@ -119,6 +125,47 @@ def decode(layout, rows, cols, part, mask=None):
             return scales[at] * codes + numbers(part("offsets"))[at]
         zeros = np.full(len(scales), 1 << (of["bits"] - 1)) if of["symmetric"] else stream(part("zeros"), of["bits"], len(scales))
         return scales[at] * (codes - zeros[at].astype(np.float32))
+    if kind == "bilevel":
+        per_row = -(-cols // of["group"])
+        tile = np.arange(rows)[:, None] // of["rows"] * per_row + np.arange(per_row)
+        numbers_of = numbers(part("statistics")).reshape(-1, 4)[tile]
+        statistic = lambda name: stream(part(name), of["statistic_bits"], rows * per_row).reshape(rows, per_row).astype(np.float32)
+        scales = numbers_of[..., 0] * statistic("scale_codes") + numbers_of[..., 1]
+        zeros = numbers_of[..., 2] * statistic("zero_codes") + numbers_of[..., 3]
+        at = np.arange(cols) // of["group"]
+        codes = matrix(stream(part("codes"), of["bits"], count)).astype(np.float32)
+        return scales[:, at] * (codes - zeros[:, at])
+    if kind == "windows":
+        blocks = -(-cols // 64)
+        supers = numbers(part("super_scales"))[:, None]
+        if of["form"] == "wint2.5":
+            words = part("words")[1].astype(np.int64).reshape(rows, blocks, 10)
+            windows = words[..., None] >> np.array([13, 11, 9, 6, 4, 2, 0]) & 7
+            levels = windows.reshape(rows, blocks, 70)[..., :64].reshape(rows, -1)[:, :cols] - 4
+            local = words[..., 9] & 0x1FFF
+        else:
+            codes = part("codes")[1].reshape(rows, -1).astype(np.float32)
+            scale, zero = numbers(part("code_scales"))[:, None], numbers(part("code_zeros"))[:, None]
+            mapped = np.floor(codes * scale + zero + np.float32(0.5)).astype(np.int64)
+            levels = (mapped[..., None] >> np.array([9, 6, 3, 0]) & 63).reshape(rows, -1)[:, :cols] - 32
+            pairs = part("local_scales")[1].reshape(rows, -1)
+            local = np.stack([pairs >> 4, pairs & 15], -1).reshape(rows, -1)[:, :blocks]
+        scales = local.astype(np.float32) * supers
+        return levels.astype(np.float32) * scales[:, np.arange(cols) // 64]
+    if kind == "runs":
+        per_row = -(-cols // of["run"])
+        keep = np.unpackbits(part("run_mask")[1], bitorder="little")[: rows * per_row].astype(bool)
+        assert keep.sum() == of["kept"]
+        out = np.zeros((rows * per_row, of["run"]), np.float32)
+        out[keep] = decode(of["inner"], of["kept"], of["run"], part)
+        return out.reshape(rows, -1)[:, :cols]
+    if kind == "mixed":
+        is_high = np.unpackbits(part("row_mask")[1], bitorder="little")[:rows].astype(bool)
+        assert is_high.sum() == of["rows"]
+        out = np.zeros((rows, cols), np.float32)
+        out[is_high] = decode(of["high"], of["rows"], cols, lambda name: part(f"high.{name}"))
+        out[~is_high] = decode(of["low"], rows - of["rows"], cols, lambda name: part(f"low.{name}"))
+        return out
     if kind == "palette":
         tables = numbers(part("palette")).reshape(-1, 1 << of["bits"])
         run = of["rows"] or rows
@@ -220,7 +267,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)
@@ -232,7 +279,7 @@ def check_calibrated(checks, binary, work, bf16):
     subprocess.run(command, capture_output=True, check=True, env=home)
     variant = Variant("archive of what takes a calibration", "archive", project("archive", CALIBRATED))
     kinds, shifts, found, dense = layers(checks, variant, work, binary, bf16, home)
-    checks.check(kinds == {"scaled", "shifted", "low-rank"}, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
+    checks.check(kinds == {"scaled", "shifted", "low-rank", "sum", "sparse", "runs", "mixed"}, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     biases = {name: dense.pop(name) for name in list(dense) if name.endswith("_proj.bias")}
     same = all(biases[name][0] == kind and np.array_equal(biases[name][1], values) for name, (kind, values) in shifts.items())
     # config.json gives all layers of a kind biases; those that need none have zeros.

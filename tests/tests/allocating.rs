@@ -15,10 +15,11 @@ use lapidary_engine::network::design::Feed;
 use lapidary_engine::network::{CheckpointWeights, Network, architectures};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::scores::{
-    Bounds, Budget, Measuring, Metric, Question, Solved, active_bytes, cache_bytes, plan_of,
-    solve_within, uniform,
+    Bounds, Budget, Measuring, Metric, Promoted, Question, Solved, active_bytes, cache_bytes,
+    plan_of, solve_within, uniform,
 };
 use lapidary_engine::target::{self, Manifest, Target};
+use lapidary_tests::networks::{calibrated, golden};
 use lapidary_tests::{assert_says, repository, sample};
 use serde_json::json;
 
@@ -36,6 +37,49 @@ fn question<'a>(model: &'a Checkpoint, plan: &'a Plan, palette: &'a [Assignment]
 
 fn knapsack(problem: &Problem) -> lapidary_engine::Result<allocator::Choice> {
     Ok(allocator::find("knapsack")?.solve(problem, &Silent)?.choice)
+}
+
+/// By the metric of outputs, against the same share of each layer.
+#[test]
+fn one_ranking_of_all_outputs_leaves_less_than_the_same_share_everywhere() {
+    let root = tempfile::tempdir().expect("a folder");
+    let model = golden("llama");
+    let (folder, calibration) = calibrated(&model, &root);
+    let measured = job::Measured { folder: &folder, calibration: &calibration };
+    let subject = job::Subject { checkpoint: &model, calibrated: &measured };
+    let locked = "model.layers.0.self_attn.q_proj.weight";
+    let mut plan = Plan::default();
+    plan.set(locked, Assignment { locked: true, ..Assignment::keep() });
+    let step = "mixllm bits=2 high_bits=6 group_size=16".parse::<Assignment>().expect("a chain");
+    let palette = [step.clone()];
+    let target = target::find("archive").expect("a target");
+    let question = Question { subject, plan: &plan, palette: &palette, target };
+    let (found, ranked) = question.promote(0.25, &Silent).expect("a ranking");
+    assert!(found.len() > 5);
+    let sum = |of: fn(&Promoted) -> usize| found.iter().map(of).sum::<usize>();
+    let (rows, promoted) = (sum(|of| of.rows), sum(|of| of.promoted));
+    assert_eq!(promoted, (0.25 * rows as f64).round() as usize);
+    assert!(found.iter().any(|of| 4 * of.promoted > of.rows + 8), "all alike: {found:?}");
+    assert!(ranked.assignment(locked).is_keep(), "a lock holds");
+    let damage = |layer: usize, assignment: Assignment| -> f64 {
+        let question = Question { palette: &[assignment], ..question };
+        let scores = question.score(Metric::Outputs, None, &Silent).expect("scores");
+        let of = scores.iter().find(|of| of.unit.layers == [layer]).expect("the layer");
+        of.options.last().expect("a candidate").damage
+    };
+    let alike = Assignment::of(vec![step.steps[0].clone().with("share", 0.25)]);
+    let (mut by_ranking, mut by_share) = (0.0, 0.0);
+    for Promoted { layer, .. } in found {
+        let name = &model.tensors()[layer].name;
+        by_ranking += damage(layer, Assignment::clone(&ranked.assignment(name)));
+        by_share += damage(layer, alike.clone());
+    }
+    assert!(by_ranking < by_share, "{by_ranking} and {by_share}");
+    let gptq = [Assignment::of(vec![Step::new("gptq")])];
+    assert_says(Question { palette: &gptq, ..question }.promote(0.1, &Silent), &["choose MixLLM"]);
+    let subject = job::Subject::from(&model);
+    let refused = Question { subject, ..question }.promote(0.1, &Silent);
+    assert_says(refused, &["calibrate with Gram matrices"]);
 }
 
 #[test]

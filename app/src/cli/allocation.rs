@@ -99,6 +99,9 @@ struct Wanted {
     /// Bytes while the model runs, as 4GB: all weights, and the keys and values of --context tokens in half floats.
     #[arg(long)]
     memory: Option<String>,
+    /// Share of the outputs of all layers that have more bits, by one ranking (MixLLM); --candidate may say how many bits both have.
+    #[arg(long, value_name = "SHARE")]
+    promote: Option<f64>,
 }
 
 /// What is opened.
@@ -164,9 +167,18 @@ impl Allocation {
         Ok(Opened { checkpoint, plan, target, loaded, metric, palette })
     }
 
+    /// The share of all outputs that one ranking gives more bits, where that is asked for.
+    pub(super) fn promoted(&self) -> Option<f64> {
+        self.wanted.promote
+    }
+
     fn palette(&self) -> Result<Vec<Assignment>> {
         let others = self.candidate.iter().map(|chain| chain.parse());
-        let others = others.collect::<Result<Vec<Assignment>>>()?;
+        let mut others = others.collect::<Result<Vec<Assignment>>>()?;
+        if self.wanted.promote.is_some() {
+            others.push(Assignment::of(vec![method::promoting()]));
+            return Ok(others);
+        }
         allocating::palette(&self.method, &self.candidates, &others)
     }
 
@@ -216,6 +228,10 @@ impl Allocation {
             Wanted { memory: Some(memory), .. } => {
                 Ok(Budget::Memory { bytes: bytes_of(memory)?, context })
             }
+            Wanted { promote: Some(_), .. } => Err(Error::plan(
+                "a ranking of outputs is no budget",
+                "use it with plan, or give --bits, --size or --memory",
+            )),
             _ => Err(Error::plan("there is no budget", "give --bits, --size or --memory")),
         }
     }
@@ -291,10 +307,10 @@ impl Allocation {
     }
 
     /// Writes the project, where one was asked for.
-    pub(super) fn write(&self, opened: &Opened, solved: &Solved) -> anyhow::Result<()> {
+    pub(super) fn write(&self, opened: &Opened, plan: &Layers) -> anyhow::Result<()> {
         if let Some(out) = &self.out {
             let named = relative_checkpoint(opened.checkpoint.path(), out);
-            let draft = Draft::new(solved.plan.clone(), opened.target);
+            let draft = Draft::new(plan.clone(), opened.target);
             Project::of(named, &draft, View::default()).write(out)?;
         }
         Ok(())
@@ -303,13 +319,7 @@ impl Allocation {
     /// What became of the units, for the end of a table.
     pub(super) fn told(&self, opened: &Opened, solved: &Solved) -> Result<String> {
         let manifest = opened.laid_out(&solved.plan)?;
-        let size = text::bytes(manifest.weight_file_bytes());
-        let place = self.out.as_ref().map_or_else(
-            || "--out keeps it".to_owned(),
-            |out| format!("written to {}", out.display()),
-        );
-        let title = opened.target.about().title;
-        let files = format!("weight files of {size} for {title}; {place}\n");
+        let files = self.files(opened, &manifest);
         let memory = self.memory(opened, &manifest).map_or_else(String::new, |memory| {
             let [weights, cache, active] = memory.map(text::bytes);
             let context = text::count(self.context);
@@ -318,6 +328,16 @@ impl Allocation {
             )
         });
         Ok(spread(solved) + &files + &memory)
+    }
+
+    /// What the files of a plan take and where it is.
+    pub(super) fn files(&self, opened: &Opened, manifest: &Manifest) -> String {
+        let size = text::bytes(manifest.weight_file_bytes());
+        let place = self.out.as_ref().map_or_else(
+            || "--out keeps it".to_owned(),
+            |out| format!("written to {}", out.display()),
+        );
+        format!("weight files of {size} for {}; {place}\n", opened.target.about().title)
     }
 
     /// Bytes of weights, of keys and values, and of weights read for a token; `None` where that was not asked for, or

@@ -3,7 +3,9 @@
 use clap::Args;
 use lapidary_engine::Result;
 use lapidary_engine::allocator::{self, Choice as Chosen, Problem};
-use lapidary_engine::scores::uniform;
+use lapidary_engine::plan::Plan as Layers;
+use lapidary_engine::scores::{Promoted, uniform};
+use serde_json::json;
 
 use crate::cli::allocation::{Allocation, Opened, Solved};
 use crate::cli::output::{self, Table, Terminal};
@@ -32,10 +34,20 @@ struct Found {
 impl Plan {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let terminal = Terminal::new();
+        if let Some(share) = self.allocation.promoted() {
+            let ranked = self.allocation.open(&terminal).and_then(|opened| {
+                let found = opened.question().promote(share, &terminal)?;
+                Ok((opened, found))
+            });
+            terminal.finish();
+            let (opened, (found, plan)) = ranked?;
+            self.allocation.write(&opened, &plan)?;
+            return self.print_promoted(&opened, &found, &plan);
+        }
         let found = self.solve(&terminal);
         terminal.finish();
         let found = found?;
-        self.allocation.write(&found.opened, &found.solved)?;
+        self.allocation.write(&found.opened, &found.solved.plan)?;
         self.print(&found)
     }
 
@@ -54,6 +66,34 @@ impl Plan {
         };
         let solved = allocation.solve(&opened, scores, &solve)?;
         Ok(Found { opened, solved, within_bytes: within.get(), measured })
+    }
+
+    /// The outputs of each layer that have more bits.
+    fn print_promoted(
+        &self,
+        opened: &Opened,
+        found: &[Promoted],
+        plan: &Layers,
+    ) -> anyhow::Result<()> {
+        let name = |of: &Promoted| opened.checkpoint.tensors()[of.layer].name.as_str();
+        let manifest = opened.laid_out(plan)?;
+        if self.allocation.json {
+            let layer = |of: &Promoted| json!({ "layer": name(of), "promoted": of.promoted, "outputs": of.rows });
+            let object = json!({
+                "target": opened.target.about().id,
+                "weight_file_bytes": manifest.weight_file_bytes(),
+                "layers": found.iter().map(layer).collect::<Vec<_>>(),
+            });
+            return output::print(&(serde_json::to_string_pretty(&object)? + "\n"));
+        }
+        let mut table = Table::new(&["<layer", "outputs", "of more bits", "%"]);
+        for of in found {
+            let share = 100.0 * of.promoted as f64 / of.rows.max(1) as f64;
+            let [rows, promoted] = [of.rows, of.promoted].map(|n| text::count(n as u64));
+            table.row(vec![name(of).to_owned(), rows, promoted, format!("{share:.1}")]);
+        }
+        output::print(&table.render())?;
+        output::print(&self.allocation.files(opened, &manifest))
     }
 
     fn print(&self, found: &Found) -> anyhow::Result<()> {

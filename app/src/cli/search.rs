@@ -82,7 +82,7 @@ impl Search {
             }
             found => found?,
         };
-        self.allocation.write(&found.opened, &found.solved)?;
+        self.allocation.write(&found.opened, &found.solved.plan)?;
         self.print(&found)
     }
 

@@ -3,8 +3,8 @@
 
 use crate::encoding::outliers::index_type;
 use crate::encoding::{
-    AffineLayout, FloatLayout, Layout, LowRankLayout, OutliersLayout, PaletteLayout, RotatedLayout,
-    SparseLayout, SumLayout, Tiling, VectorsLayout,
+    AffineLayout, BilevelLayout, FloatLayout, Layout, LowRankLayout, MixedLayout, OutliersLayout,
+    PaletteLayout, RotatedLayout, RunsLayout, SparseLayout, SumLayout, Tiling, VectorsLayout,
 };
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::dense_bytes;
@@ -46,6 +46,7 @@ impl Layout {
         match self {
             Self::Dense(dtype) => vec![PartSpec::new("values", *dtype, kept)],
             Self::Affine(layout) => affine(layout, shape, kept),
+            Self::Bilevel(layout) => bilevel(layout, shape, kept),
             Self::Palette(layout) => vec![
                 codes(kept, layout.bits),
                 PartSpec::new(
@@ -60,6 +61,12 @@ impl Layout {
             }
             Self::Vectors(layout) => vectors(layout, shape),
             Self::Rotated(layout) => rotated(layout, shape),
+            Self::Mixed(layout) => mixed(layout, shape),
+            Self::Runs(layout) => runs(layout, shape),
+            Self::Windows(layout) => {
+                let part = |(name, dtype, n): (&str, _, _)| PartSpec::new(name, dtype, n);
+                layout.parts(shape).into_iter().map(part).collect()
+            }
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
             Self::Sum(layout) => {
@@ -68,22 +75,16 @@ impl Layout {
                 base.chain(layout.correction.parts(shape)).collect()
             }
             Self::Scaled(layout) => {
-                let prefix = prefix_under(&[INPUT_SCALES], &layout.inner, "inner.");
                 let scales = PartSpec::new(INPUT_SCALES, layout.scale_dtype, shape.cols);
-                let inner = layout.inner.parts_of(shape, kept).into_iter();
-                std::iter::once(scales).chain(inner.map(|part| part.before(prefix))).collect()
+                around(scales, &layout.inner, (shape, kept))
             }
             Self::Sparse(layout) => {
-                let prefix = prefix_under(&[MASK], &layout.inner, "inner.");
                 let mask = PartSpec::new(MASK, DType::U8, shape.elements().div_ceil(8));
-                let inner = layout.inner.parts_of(shape, layout.kept).into_iter();
-                std::iter::once(mask).chain(inner.map(|part| part.before(prefix))).collect()
+                around(mask, &layout.inner, (shape, layout.kept))
             }
             Self::Shifted(layout) => {
-                let prefix = prefix_under(&[SHIFT], &layout.inner, "inner.");
                 let shift = PartSpec::new(SHIFT, layout.dtype, shape.rows);
-                let inner = layout.inner.parts(shape).into_iter();
-                std::iter::once(shift).chain(inner.map(|part| part.before(prefix))).collect()
+                around(shift, &layout.inner, (shape, shape.elements()))
             }
         }
     }
@@ -112,18 +113,13 @@ impl Layout {
                 let is_grouped = (1..=8).contains(&layout.bits) && has_width(layout.grouping);
                 is_grouped && is_float(layout.scale_dtype)
             }
+            Self::Bilevel(layout) => layout.is_valid() && is_float(layout.dtype),
             Self::Palette(PaletteLayout { bits, rows, value_dtype }) => {
                 (1..=8).contains(bits) && *rows != Some(0) && is_float(*value_dtype)
             }
-            Self::Float(layout) => {
-                let is_tiled = match layout.tiling {
-                    Tiling::Rows(grouping) => has_width(grouping),
-                    Tiling::Squares(side) => side > 0,
-                };
-                let dtype = layout.scale_dtype;
-                is_tiled && (is_float(dtype) || matches!(dtype, DType::F8E8M0 | DType::F8E4M3))
-            }
+            Self::Float(layout) => is_tiled(layout.tiling) && layout.has_scale_dtype(),
             Self::Blocks(_) => true,
+            Self::Windows(layout) => is_float(layout.dtype),
             Self::Vectors(layout) => layout.is_valid() && is_float(layout.scale_dtype),
             Self::Rotated(layout) => {
                 let is_run = |run: usize, n: usize| (1..=n.max(1)).contains(&run);
@@ -131,6 +127,10 @@ impl Layout {
                 rows && is_run(layout.cols, shape.cols) && layout.inner.is_valid_at(shape, depth)
             }
             Self::LowRank(layout) => layout.is_valid_at(shape, depth),
+            Self::Mixed(layout) => layout.is_valid_at(shape, depth),
+            Self::Runs(layout) => {
+                layout.is_valid(shape) && layout.inner.is_valid_at(layout.inner_shape(), depth)
+            }
             Self::Outliers(layout) => layout.kept <= shape.elements() && is_float(layout.dtype),
             Self::Sum(layout) => {
                 layout.base.is_valid_at(shape, depth) && layout.correction.is_valid_at(shape, depth)
@@ -162,6 +162,21 @@ impl SumLayout {
     }
 }
 
+impl FloatLayout {
+    fn has_scale_dtype(&self) -> bool {
+        let dtype = self.scale_dtype;
+        is_float(dtype) || matches!(dtype, DType::F8E8M0 | DType::F8E4M3)
+    }
+}
+
+impl MixedLayout {
+    fn is_valid_at(&self, shape: MatrixShape, depth: usize) -> bool {
+        let [high, low] = self.shapes(shape);
+        let is_inside = self.rows <= shape.rows;
+        is_inside && self.high.is_valid_at(high, depth) && self.low.is_valid_at(low, depth)
+    }
+}
+
 impl LowRankLayout {
     fn is_valid_at(&self, shape: MatrixShape, depth: usize) -> bool {
         let [left, right] = self.shapes(shape);
@@ -171,6 +186,13 @@ impl LowRankLayout {
 
 /// What the parts of the factors of a product begin with.
 pub(super) const SIDES: [&str; 2] = ["left.", "right."];
+/// What the parts of both encodings of rows begin with.
+pub(super) const HIGH: &str = "high.";
+pub(super) const LOW: &str = "low.";
+/// The part with a bit for each row.
+pub(super) const ROW_MASK: &str = "row_mask";
+/// The part with a bit for each run of inputs.
+pub(super) const RUN_MASK: &str = "run_mask";
 /// What the parts of outliers begin with.
 pub(super) const OUTLIERS: &str = "outliers.";
 /// What the parts of the base of a sum begin with, where they need it.
@@ -194,8 +216,22 @@ pub(super) fn prefix_under(own: &[&str], inner: &Layout, word: &'static str) -> 
     if parts.iter().any(is_taken) { word } else { "" }
 }
 
+/// A part and those of what lies within.
+fn around(own: PartSpec, inner: &Layout, (shape, kept): (MatrixShape, usize)) -> Vec<PartSpec> {
+    let prefix = prefix_under(&[&own.name], inner, "inner.");
+    let inner = inner.parts_of(shape, kept).into_iter().map(|part| part.before(prefix));
+    std::iter::once(own).chain(inner).collect()
+}
+
 fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16 | DType::F32)
+}
+
+fn is_tiled(tiling: Tiling) -> bool {
+    match tiling {
+        Tiling::Rows(grouping) => has_width(grouping),
+        Tiling::Squares(side) => side > 0,
+    }
 }
 
 fn has_width(grouping: Grouping) -> bool {
@@ -216,6 +252,16 @@ fn affine(layout: &AffineLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpe
         parts.push(PartSpec::new("zeros", DType::U8, dense_bytes(groups, layout.bits)));
     }
     parts
+}
+
+fn bilevel(layout: &BilevelLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec> {
+    let statistics = dense_bytes(layout.groups(shape), layout.statistic_bits);
+    vec![
+        codes(kept, layout.bits),
+        PartSpec::new("scale_codes", DType::U8, statistics),
+        PartSpec::new("zero_codes", DType::U8, statistics),
+        PartSpec::new("statistics", layout.dtype, 4 * layout.tiles(shape)),
+    ]
 }
 
 fn float(layout: &FloatLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec> {
@@ -241,6 +287,22 @@ fn rotated(layout: &RotatedLayout, shape: MatrixShape) -> Vec<PartSpec> {
     let prefix = prefix_under(&[SIGNS, ROW_SIGNS], &layout.inner, "inner.");
     parts.extend(layout.inner.parts(shape).into_iter().map(|part| part.before(prefix)));
     parts
+}
+
+fn mixed(layout: &MixedLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let [high, low] = layout.shapes(shape);
+    let of = |layout: &Layout, shape, prefix: &'static str| {
+        layout.parts(shape).into_iter().map(move |part| part.before(prefix))
+    };
+    let mask = PartSpec::new(ROW_MASK, DType::U8, shape.rows.div_ceil(8));
+    let both = of(&layout.high, high, HIGH).chain(of(&layout.low, low, LOW));
+    std::iter::once(mask).chain(both).collect()
+}
+
+fn runs(layout: &RunsLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let mask = PartSpec::new(RUN_MASK, DType::U8, layout.runs(shape).div_ceil(8));
+    let inner = layout.inner_shape();
+    around(mask, &layout.inner, (inner, inner.elements()))
 }
 
 fn outliers(layout: &OutliersLayout, shape: MatrixShape) -> Vec<PartSpec> {

@@ -4,38 +4,46 @@
 //! A [`Layout`] describes an encoding without its data, so that sizes are exact before anything is computed.
 
 mod affine;
+mod bilevel;
 mod blocks;
 mod dense;
 mod described;
 mod float;
 mod low_rank;
+mod mixed;
 mod outliers;
 mod palette;
 mod rotated;
+mod runs;
 mod scaled;
 mod shifted;
 mod sparse;
 mod sum;
 mod vectors;
+mod windows;
 
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde::{Deserialize, Serialize};
 
 pub use affine::{Affine, AffineData, AffineLayout};
+pub use bilevel::{Bilevel, BilevelData, BilevelLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
 pub use low_rank::{LowRank, LowRankLayout};
+pub use mixed::{Mixed, MixedLayout};
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
 pub use rotated::{Rotated, RotatedLayout};
+pub use runs::{Runs, RunsLayout};
 pub use scaled::{Scaled, ScaledLayout};
 pub use shifted::{Shifted, ShiftedLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
 pub use sum::{Sum, SumLayout};
 pub use vectors::{Vectors, VectorsLayout};
+pub use windows::{BLOCK, WindowForm, Windows, WindowsData, WindowsLayout};
 
 use crate::numeric::grouping::Grouping;
 use crate::tensor::{DType, MatrixShape};
@@ -48,6 +56,8 @@ pub enum Layout {
     Dense(DType),
     /// Grouped scale and zero point.
     Affine(AffineLayout),
+    /// Small groups whose scales and zero points are codes.
+    Bilevel(BilevelLayout),
     /// Codes into tables of values.
     Palette(PaletteLayout),
     /// Small floats under scales.
@@ -56,6 +66,8 @@ pub enum Layout {
     Blocks(BlockType),
     /// A product of two thin matrices.
     LowRank(LowRankLayout),
+    /// Rows in two layouts.
+    Mixed(MixedLayout),
     /// A few single weights.
     Outliers(OutliersLayout),
     /// Another layout and a correction.
@@ -70,6 +82,10 @@ pub enum Layout {
     Vectors(VectorsLayout),
     /// Another layout in a turned basis.
     Rotated(RotatedLayout),
+    /// Whole runs of inputs, kept or zero.
+    Runs(RunsLayout),
+    /// Codes that share bits.
+    Windows(WindowsLayout),
 }
 
 impl Layout {
@@ -83,10 +99,12 @@ impl Layout {
         match self {
             Self::Dense(dtype) => kept as u64 * dtype.bits() / 8,
             Self::Affine(layout) => layout.bytes_of(shape, kept),
+            Self::Bilevel(layout) => layout.bytes_of(shape, kept),
             Self::Palette(layout) => layout.bytes_of(shape, kept),
             Self::Float(layout) => layout.bytes_of(shape, kept),
             Self::Blocks(kind) => blocks::bytes_of(*kind, shape),
             Self::LowRank(layout) => layout.bytes(shape),
+            Self::Mixed(layout) => layout.bytes(shape),
             Self::Outliers(layout) => layout.bytes(shape),
             Self::Sum(layout) => layout.bytes(shape),
             Self::Scaled(layout) => layout.bytes_of(shape, kept),
@@ -94,6 +112,8 @@ impl Layout {
             Self::Shifted(layout) => layout.bytes(shape),
             Self::Vectors(layout) => layout.bytes(shape),
             Self::Rotated(layout) => layout.bytes(shape),
+            Self::Runs(layout) => layout.bytes(shape),
+            Self::Windows(layout) => layout.bytes(shape),
         }
     }
 
@@ -102,10 +122,12 @@ impl Layout {
         match self {
             Self::Dense(dtype) => dtype.bits() as u32,
             Self::Affine(layout) => layout.bits,
+            Self::Bilevel(layout) => layout.bits,
             Self::Palette(layout) => layout.bits,
             Self::Float(layout) => layout.levels.bits(),
             Self::Blocks(kind) => kind.bits(),
             Self::LowRank(layout) => layout.left.nominal_bits(),
+            Self::Mixed(layout) => layout.low.nominal_bits(),
             Self::Outliers(layout) => layout.dtype.bits() as u32,
             Self::Sum(layout) => layout.base.nominal_bits(),
             Self::Scaled(layout) => layout.inner.nominal_bits(),
@@ -113,6 +135,8 @@ impl Layout {
             Self::Shifted(layout) => layout.inner.nominal_bits(),
             Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
             Self::Rotated(layout) => layout.inner.nominal_bits(),
+            Self::Runs(layout) => layout.inner.nominal_bits(),
+            Self::Windows(layout) => layout.bits(),
         }
     }
 
@@ -122,6 +146,9 @@ impl Layout {
             Self::Sparse(layout) if shape.elements() > 0 => {
                 layout.kept as f64 / shape.elements() as f64
             }
+            Self::Runs(layout) if layout.runs(shape) > 0 => {
+                layout.kept as f64 / layout.runs(shape) as f64
+            }
             _ => 1.0,
         }
     }
@@ -130,7 +157,7 @@ impl Layout {
     /// nothing is shared by rows, and nothing is chosen among the weights of several.
     pub fn is_by_row(&self) -> bool {
         match self {
-            Self::Dense(_) | Self::Blocks(_) => true,
+            Self::Dense(_) | Self::Blocks(_) | Self::Windows(_) => true,
             Self::Affine(layout) => layout.grouping != Grouping::Tensor,
             Self::Palette(layout) => layout.rows == Some(1),
             Self::Float(layout) => {
@@ -141,8 +168,11 @@ impl Layout {
             Self::Scaled(layout) => layout.inner.is_by_row(),
             Self::Vectors(layout) => layout.grouping != Grouping::Tensor,
             Self::Rotated(layout) => layout.rows.is_none() && layout.inner.is_by_row(),
-            Self::LowRank(_)
+            Self::Bilevel(_)
+            | Self::LowRank(_)
+            | Self::Mixed(_)
             | Self::Outliers(_)
+            | Self::Runs(_)
             | Self::Sum(_)
             | Self::Sparse(_)
             | Self::Shifted(_) => false,
@@ -180,7 +210,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`, `signs`, `row_signs`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// `input_scales`, `shift`, `signs`, `row_signs`, `scale_codes`, `zero_codes`, `statistics`, `run_mask`, `row_mask`, `words`, `super_scales`, `local_scales`, `code_scales`, `code_zeros`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
@@ -207,6 +237,8 @@ pub enum Encoding {
     Dense(Dense),
     /// Grouped scale and zero point.
     Affine(Affine),
+    /// Small groups whose scales and zero points are codes.
+    Bilevel(Bilevel),
     /// Codes into tables of values.
     Palette(Palette),
     /// Small floats under scales.
@@ -215,6 +247,8 @@ pub enum Encoding {
     Blocks(Blocks),
     /// A product of two thin matrices.
     LowRank(LowRank),
+    /// Rows in two encodings.
+    Mixed(Mixed),
     /// A few single weights, all others zero.
     Outliers(Outliers),
     /// Another encoding and a correction.
@@ -229,6 +263,10 @@ pub enum Encoding {
     Vectors(Vectors),
     /// Another encoding in a turned basis.
     Rotated(Rotated),
+    /// Whole runs of inputs, kept or zero.
+    Runs(Runs),
+    /// Codes that share bits.
+    Windows(Windows),
 }
 
 impl Encoding {
@@ -237,10 +275,12 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.shape(),
             Self::Affine(affine) => affine.shape(),
+            Self::Bilevel(bilevel) => bilevel.shape(),
             Self::Palette(palette) => palette.shape(),
             Self::Float(float) => float.shape(),
             Self::Blocks(blocks) => blocks.shape(),
             Self::LowRank(product) => product.shape(),
+            Self::Mixed(mixed) => mixed.shape(),
             Self::Outliers(few) => few.shape(),
             Self::Sum(sum) => sum.base().shape(),
             Self::Scaled(scaled) => scaled.inner().shape(),
@@ -248,6 +288,8 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().shape(),
             Self::Vectors(vectors) => vectors.shape(),
             Self::Rotated(rotated) => rotated.inner().shape(),
+            Self::Runs(runs) => runs.shape(),
+            Self::Windows(windows) => windows.shape(),
         }
     }
 
@@ -256,10 +298,12 @@ impl Encoding {
         match self {
             Self::Dense(dense) => Layout::Dense(dense.dtype()),
             Self::Affine(affine) => Layout::Affine(affine.layout().clone()),
+            Self::Bilevel(bilevel) => Layout::Bilevel(*bilevel.layout()),
             Self::Palette(palette) => Layout::Palette(palette.layout().clone()),
             Self::Float(float) => Layout::Float(*float.layout()),
             Self::Blocks(blocks) => Layout::Blocks(blocks.kind()),
             Self::LowRank(product) => Layout::LowRank(product.layout()),
+            Self::Mixed(mixed) => Layout::Mixed(mixed.layout()),
             Self::Outliers(few) => Layout::Outliers(few.layout()),
             Self::Sum(sum) => Layout::Sum(sum.layout()),
             Self::Scaled(scaled) => Layout::Scaled(scaled.layout()),
@@ -267,6 +311,8 @@ impl Encoding {
             Self::Shifted(shifted) => Layout::Shifted(shifted.layout()),
             Self::Vectors(vectors) => Layout::Vectors(vectors.layout().clone()),
             Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
+            Self::Runs(runs) => Layout::Runs(runs.layout()),
+            Self::Windows(windows) => Layout::Windows(*windows.layout()),
         }
     }
 
@@ -299,10 +345,12 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.decode_row(row, out),
             Self::Affine(affine) => affine.decode_row(row, out),
+            Self::Bilevel(bilevel) => bilevel.decode_row(row, out),
             Self::Palette(palette) => palette.decode_row(row, out),
             Self::Float(float) => float.decode_row(row, out),
             Self::Blocks(blocks) => blocks.decode_row(row, out),
             Self::LowRank(product) => product.decode_row(row, out),
+            Self::Mixed(mixed) => mixed.decode_row(row, out),
             Self::Outliers(few) => few.decode_row(row, out),
             Self::Sum(sum) => sum.decode_row(row, out),
             Self::Scaled(scaled) => scaled.decode_row(row, out),
@@ -310,6 +358,8 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().decode_row(row, out),
             Self::Vectors(vectors) => vectors.decode_row(row, out),
             Self::Rotated(rotated) => rotated.decode_row(row, out),
+            Self::Runs(runs) => runs.decode_row(row, out),
+            Self::Windows(windows) => windows.decode_row(row, out),
         }
     }
 
@@ -327,10 +377,12 @@ impl Encoding {
         match self {
             Self::Dense(dense) => dense.parts(mask),
             Self::Affine(affine) => affine.parts(mask),
+            Self::Bilevel(bilevel) => bilevel.parts(mask),
             Self::Palette(palette) => palette.parts(mask),
             Self::Float(float) => float.parts(mask),
             Self::Blocks(blocks) => blocks.parts(),
             Self::LowRank(product) => product.parts(),
+            Self::Mixed(mixed) => mixed.parts(),
             Self::Outliers(few) => few.parts(),
             Self::Sum(sum) => sum.parts(),
             Self::Scaled(scaled) => scaled.parts(mask),
@@ -338,6 +390,8 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.parts(),
             Self::Vectors(vectors) => vectors.parts(),
             Self::Rotated(rotated) => rotated.parts(),
+            Self::Runs(runs) => runs.parts(),
+            Self::Windows(windows) => windows.parts(),
         }
     }
 
@@ -359,12 +413,16 @@ impl Encoding {
         Some(match layout {
             Layout::Dense(dtype) => Self::Dense(Dense::from_parts(*dtype, shape, mask, part)?),
             Layout::Affine(layout) => Self::Affine(Affine::from_parts(layout, shape, mask, part)?),
+            Layout::Bilevel(layout) => {
+                Self::Bilevel(Bilevel::from_parts(layout, shape, mask, part)?)
+            }
             Layout::Palette(layout) => {
                 Self::Palette(Palette::from_parts(layout, shape, mask, part)?)
             }
             Layout::Float(layout) => Self::Float(Float::from_parts(layout, shape, mask, part)?),
             Layout::Blocks(kind) => Self::Blocks(Blocks::from_parts(*kind, shape, part)?),
             Layout::LowRank(layout) => Self::LowRank(LowRank::from_parts(layout, shape, part)?),
+            Layout::Mixed(layout) => Self::Mixed(Mixed::from_parts(layout, shape, part)?),
             Layout::Outliers(layout) => Self::Outliers(Outliers::from_parts(layout, shape, part)?),
             Layout::Sum(layout) => Self::Sum(Sum::from_parts(layout, shape, part)?),
             Layout::Scaled(layout) => Self::Scaled(Scaled::from_parts(layout, shape, mask, part)?),
@@ -372,6 +430,8 @@ impl Encoding {
             Layout::Shifted(layout) => Self::Shifted(Shifted::from_parts(layout, shape, part)?),
             Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
+            Layout::Runs(layout) => Self::Runs(Runs::from_parts(layout, shape, part)?),
+            Layout::Windows(layout) => Self::Windows(Windows::from_parts(layout, shape, part)?),
         })
     }
 }

@@ -295,6 +295,9 @@ fn described(layout: &Layout) -> String {
     match layout {
         Layout::Dense(dtype) => dtype.name().to_owned(),
         Layout::Affine(affine) => format!("{}-bit integers", affine.bits),
+        Layout::Bilevel(small) => {
+            format!("{}-bit integers, scales in {}", small.bits, small.statistic_bits)
+        }
         Layout::Palette(palette) => format!("{}-bit palette", palette.bits),
         Layout::Float(float) => format!("{}-bit floats", float.levels.bits()),
         Layout::Blocks(kind) => kind.name().to_owned(),
@@ -307,6 +310,16 @@ fn described(layout: &Layout) -> String {
         Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
         Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
+        Layout::Mixed(mixed) => {
+            format!(
+                "{} rows of {}, others {}",
+                mixed.rows,
+                described(&mixed.high),
+                described(&mixed.low)
+            )
+        }
+        Layout::Runs(runs) => format!("{}, runs of {} left out", described(&runs.inner), runs.run),
+        Layout::Windows(_) => "codes that share bits".to_owned(),
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
     }
 }

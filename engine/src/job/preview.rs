@@ -3,7 +3,7 @@
 use ndarray::ArrayView2;
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 
-use crate::encoding::Encoding;
+use crate::encoding::{Bilevel, Encoding};
 use crate::error::Result;
 use crate::job::{self, Subject};
 use crate::numeric::distance::relative_error;
@@ -69,17 +69,21 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
     match encoding {
-        // Corrections, scales of inputs and other bases put the weights off the levels, and a point is no level.
+        // Corrections, scales of inputs and other bases put the weights off the levels, rows have levels of two kinds, and
+        // a point is no level.
         Encoding::Dense(_)
         | Encoding::Blocks(_)
         | Encoding::LowRank(_)
         | Encoding::Outliers(_)
         | Encoding::Sum(_)
+        | Encoding::Mixed(_)
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
+        | Encoding::Windows(_)
         | Encoding::Rotated(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
+        Encoding::Runs(runs) => grid_of(runs.inner()),
         Encoding::Affine(affine) => {
             let codes = 0..=affine.layout().largest();
             let levels = |group: usize| {
@@ -89,6 +93,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
             };
             grid(affine.scales().to_vec(), levels)
         }
+        Encoding::Bilevel(bilevel) => grid_of_groups(bilevel),
         Encoding::Palette(palette) => {
             let tables: Vec<&[f32]> = palette.values().chunks(palette.layout().levels()).collect();
             let steps = tables.iter().map(|table| least_gap(table)).collect();
@@ -106,6 +111,17 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
             })
         }
     }
+}
+
+fn grid_of_groups(bilevel: &Bilevel) -> Option<Grid> {
+    let (layout, shape) = (bilevel.layout(), bilevel.shape());
+    let per_row = layout.groups_per_row(shape.cols);
+    let place = |group: usize| bilevel.grid(group / per_row, group % per_row);
+    let steps = (0..shape.rows * per_row).map(|group| place(group).0).collect();
+    grid(steps, |group| {
+        let (step, zero) = place(group);
+        (0..1_u16 << layout.bits).map(|code| step * (f32::from(code) - zero)).collect()
+    })
 }
 
 /// The grid of groups with these steps; the levels drawn are those of the group whose step is the median.

@@ -8,7 +8,7 @@ use crate::method::grid::{self, Grid, Step};
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
 };
-use crate::numeric::feedback::{Levels, walk};
+use crate::numeric::feedback::{Feedback, Levels, walk};
 use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
 use crate::numeric::sweep::{BLOCK, Choice, sweep};
@@ -49,7 +49,8 @@ static ABOUT: About = About {
     ],
 };
 
-const ORDER: Parameter = Parameter {
+/// Which inputs are rounded first.
+pub(super) const ORDER: Parameter = Parameter {
     name: "order",
     title: "Order",
     help: "Which inputs are rounded first. Those rounded late have fewer others left to make good their error.",
@@ -156,11 +157,29 @@ impl Levels for Fixed<'_> {
 }
 
 /// Inputs by mean square, the largest first; of equal ones the first.
-fn by_activation(gram: &Gram) -> Vec<usize> {
+pub(super) fn by_activation(gram: &Gram) -> Vec<usize> {
     let diagonal = gram.diagonal();
     let mut order: Vec<usize> = (0..diagonal.len()).collect();
     order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
     order
+}
+
+/// The weights of a task along a factor, on grids fitted to `values`.
+pub(super) fn on_fitted(
+    grid: &Grid,
+    task: &Task<'_>,
+    (values, mask): (&[f32], Option<&Mask>),
+    factor: &Feedback,
+) -> Result<Affine> {
+    let shape = task.shape();
+    let importance = if grid.is_weighted { Some(task.mean_squares()?) } else { None };
+    let steps = grid.fit_all(values, shape.cols, importance.as_deref(), task)?;
+    let fixed = Fixed::new(grid, factor.order(), (shape.rows, &steps));
+    let fixed = Fixed { mask, ..fixed };
+    let mut walked: Vec<f32> = task.weights.iter().copied().collect();
+    let is_cancelled = || task.observer.is_cancelled();
+    walk(&mut walked, factor, &fixed, &is_cancelled).ok_or(Error::Cancelled)?;
+    Ok(grid.encode(shape, &walked, &steps))
 }
 
 /// Columns fixed before those behind are brought up to date: whole groups, so that a group is up to date when its
@@ -181,23 +200,11 @@ struct Work<'a, 't> {
 }
 
 impl Work<'_, '_> {
-    /// From the weights as they were: what the mask drops is made good from the start.
-    fn weights(&self) -> Vec<f32> {
-        self.task.weights.iter().copied().collect()
-    }
-
-    /// On grids fitted to `values`, inputs of large E\[x²\] first.
+    /// Inputs of large E\[x²\] first.
     fn by_activation(&self, values: &[f32], mask: Option<&Mask>) -> Result<Affine> {
-        let (task, shape) = (self.task, self.task.shape());
-        let importance = if self.grid.is_weighted { Some(task.mean_squares()?) } else { None };
-        let steps = self.grid.fit_all(values, shape.cols, importance.as_deref(), task)?;
-        let factor = task.feedback(self.gram, by_activation(self.gram), (self.damping, 1))?;
-        let fixed = Fixed::new(&self.grid, factor.order(), (shape.rows, &steps));
-        let fixed = Fixed { mask, ..fixed };
-        let mut walked = self.weights();
-        let is_cancelled = || task.observer.is_cancelled();
-        walk(&mut walked, &factor, &fixed, &is_cancelled).ok_or(Error::Cancelled)?;
-        Ok(self.grid.encode(shape, &walked, &steps))
+        let order = by_activation(self.gram);
+        let factor = self.task.feedback(self.gram, order, (self.damping, 1))?;
+        on_fitted(&self.grid, self.task, (values, mask), &factor)
     }
 
     /// As the inputs lie.
@@ -215,7 +222,8 @@ impl Work<'_, '_> {
         let order = (0..shape.cols).collect();
         let factor = task.inverse_factor(self.gram, order, self.damping)?;
         let late = Late { grid: &self.grid, importance, mask, cols: shape.cols };
-        let mut walked = self.weights();
+        // From the weights as they were: what the mask drops is made good from the start.
+        let mut walked: Vec<f32> = task.weights.iter().copied().collect();
         let is_cancelled = || task.observer.is_cancelled();
         let choice = (&late, rows.as_mut_slice());
         sweep(&mut walked, &factor, choice, block(grouping), &is_cancelled)

@@ -6,12 +6,14 @@
 
 mod alone;
 mod awq;
+mod ccq;
 mod eora;
 mod factors;
 mod floats;
 mod fp8;
 mod gguf;
 mod gptq;
+mod gqsa;
 mod grid;
 mod higgs;
 mod hqq;
@@ -20,6 +22,7 @@ mod keep;
 mod low_rank;
 mod magnitude;
 mod microscaling;
+mod mixllm;
 mod nf4;
 mod outliers;
 mod palette;
@@ -29,6 +32,7 @@ mod polish;
 mod quip;
 mod round_to_nearest;
 mod sparsegpt;
+mod spqr;
 mod wanda;
 
 use std::borrow::Cow;
@@ -43,6 +47,7 @@ pub use awq::{
 };
 pub use inputs::{LayerInputs, uncalibrated};
 pub use low_rank::{shifts as chain_shifts, without_shift};
+pub use mixllm::{promoting, row_saliences, with_share};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
 use crate::encoding::{Encoding, Layout, Mask};
@@ -60,9 +65,13 @@ pub static METHODS: &[&dyn Method] = &[
     &round_to_nearest::ENTRY,
     &hqq::ENTRY,
     &gptq::ENTRY,
+    &spqr::ENTRY,
+    &gqsa::ENTRY,
+    &mixllm::ENTRY,
     &awq::ENTRY,
     &higgs::ENTRY,
     &quip::ENTRY,
+    &ccq::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,

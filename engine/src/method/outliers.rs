@@ -56,7 +56,8 @@ fn nothing_to_correct() -> Error {
     )
 }
 
-fn layout_of(parameters: &Resolved, shape: MatrixShape, dtype: DType) -> OutliersLayout {
+/// As many single weights as `share` of a matrix.
+pub(super) fn layout_of(parameters: &Resolved, shape: MatrixShape, dtype: DType) -> OutliersLayout {
     let kept = (parameters.fraction("share") * shape.elements() as f64).ceil() as usize;
     let dtype = if dtype == DType::F16 { DType::F16 } else { DType::BF16 };
     OutliersLayout { kept: kept.min(shape.elements()), dtype }

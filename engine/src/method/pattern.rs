@@ -1,5 +1,6 @@
 //! Which weights may be dropped: anywhere, or so many of every run of inputs.
 
+use crate::encoding::Layout;
 use crate::error::{Error, Result};
 use crate::method::{Kind, Option_, Parameter, Resolved};
 use crate::tensor::MatrixShape;
@@ -92,6 +93,15 @@ impl Pattern {
 /// Weights that stay of a run of `run`.
 pub(super) fn kept_of_run(n: usize, m: usize, run: usize) -> usize {
     (n * run).div_ceil(m)
+}
+
+/// Refuses a mask before a method that has no place for one.
+pub(super) fn refuse_mask(method: &str, previous: Option<&Layout>) -> Result<()> {
+    if !matches!(previous, Some(Layout::Sparse(_))) {
+        return Ok(());
+    }
+    let what = format!("{method} stores no mask of single weights");
+    Err(Error::plan(what, "remove the sparsity before it, or choose another quantiser"))
 }
 
 /// The pattern in a few characters, as `50 %` or `2:4`.

@@ -1,5 +1,7 @@
 //! The Cholesky factor of the inverse of a damped Gram matrix: what one-shot quantisers and pruners walk along.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par};
 use ndarray::{Array2, ArrayView2, Axis};
@@ -58,6 +60,30 @@ impl InverseFactor {
     /// U, `[n, n]`.
     pub fn upper(&self) -> ArrayView2<'_, f32> {
         self.values.view()
+    }
+
+    /// L, row by row, of (H + d·I)⁻¹ = L·Lᵀ on a block of the diagonal: ‖L⁻¹·w‖² is what it costs to set these inputs of a
+    /// row w to zero where all others may change (Hassibi & Stork 1993). Cost: end·n² operations, n inputs of the block.
+    pub fn block(&self, at: Range<usize>) -> Vec<f64> {
+        let n = at.len();
+        let mut l = vec![0.0; n * n];
+        for k in 0..at.end {
+            let row = self.values.row(k);
+            for i in k.max(at.start)..at.end {
+                let u = f64::from(row[i]);
+                for j in k.max(at.start)..=i {
+                    l[(i - at.start) * n + j - at.start] += u * f64::from(row[j]);
+                }
+            }
+        }
+        for i in 0..n {
+            for j in 0..=i {
+                let sum: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
+                let left = l[i * n + j] - sum;
+                l[i * n + j] = if i == j { left.sqrt() } else { left / l[j * n + j] };
+            }
+        }
+        l
     }
 
     /// Row `i` of U from its diagonal on.
@@ -144,6 +170,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Against the change of all other weights that leaves least, by normal equations.
+    #[test]
+    fn a_block_tells_what_it_costs_to_drop_its_inputs() {
+        let (n, block) = (12, 4..7);
+        let gram = gram(n, 200);
+        let factor = InverseFactor::new(&gram, (0..n).collect(), 0.01, &|| false).unwrap();
+        let l = factor.block(block.clone());
+        let mean = gram.diagonal().iter().sum::<f64>() / 200.0 / n as f64;
+        let h =
+            |i: usize, j: usize| gram.get(i, j) / 200.0 + if i == j { 0.01 * mean } else { 0.0 };
+        let others: Vec<usize> = (0..n).filter(|i| !block.contains(i)).collect();
+        let dropped = [0.7, -1.1, 0.4];
+        // min over x of (d, x)·H·(d, x)ᵀ = d·(H_dd − H_do·H_oo⁻¹·H_od)·dᵀ, by elimination of the others.
+        let order: Vec<usize> = others.iter().copied().chain(block).collect();
+        let mut a: Vec<Vec<f64>> =
+            order.iter().map(|&i| order.iter().map(|&j| h(i, j)).collect()).collect();
+        for k in 0..others.len() {
+            for i in k + 1..n {
+                let factor = a[i][k] / a[k][k];
+                for j in k..n {
+                    a[i][j] -= factor * a[k][j];
+                }
+            }
+        }
+        let m = others.len();
+        let mut expected = 0.0;
+        for i in 0..3 {
+            for j in 0..3 {
+                expected += dropped[i] * a[m + i][m + j] * dropped[j];
+            }
+        }
+        let mut solved = [0.0; 3];
+        for i in 0..3 {
+            let sum: f64 = (0..i).map(|k| l[i * 3 + k] * solved[k]).sum();
+            solved[i] = (dropped[i] - sum) / l[i * 3 + i];
+        }
+        let found: f64 = solved.iter().map(|x| x * x).sum();
+        assert!((found / expected - 1.0).abs() < 1e-4, "{found} for {expected}");
     }
 
     #[test]

@@ -37,3 +37,4 @@ pub mod spectrum;
 pub mod sweep;
 pub mod vector;
 pub mod weighted;
+pub mod windows;

@@ -5,6 +5,7 @@ mod agreement;
 mod allocate;
 mod linearity;
 mod memory;
+mod promote;
 mod refined;
 mod remembered;
 mod solved;
@@ -16,6 +17,7 @@ pub use agreement::{Disagreement, RankAgreement, rank_agreement};
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
 pub use linearity::Sensitivity;
 pub use memory::{active_bytes, cache_bytes};
+pub use promote::Promoted;
 pub use remembered::Remembered;
 pub use solved::Solved;
 

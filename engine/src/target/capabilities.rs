@@ -230,6 +230,10 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Sparse(sparse) => why_not_form(&sparse.inner),
         Layout::Shifted(shifted) => why_not_form(&shifted.inner)
             .or(Some("the format has no biases of its own for compressed layers")),
+        Layout::Mixed(_) => Some("the format has no rows of different bits in one matrix"),
+        Layout::Windows(_) => Some("the format has no codes that share bits"),
+        Layout::Runs(_) => Some("the format has no runs of inputs that are left out"),
+        Layout::Bilevel(_) => Some("the format has no codes for scales and zero points"),
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
         Layout::Dense(_)

@@ -140,6 +140,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         Encoding::Affine(affine) => Some(affine),
         Encoding::Sparse(sparse) => affine_of(sparse.inner()),
         Encoding::Dense(_)
+        | Encoding::Bilevel(_)
         | Encoding::Palette(_)
         | Encoding::Float(_)
         | Encoding::Blocks(_)
@@ -148,7 +149,10 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Sum(_)
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
+        | Encoding::Mixed(_)
+        | Encoding::Runs(_)
         | Encoding::Vectors(_)
+        | Encoding::Windows(_)
         | Encoding::Rotated(_) => None,
     }
 }

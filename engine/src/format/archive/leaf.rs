@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::encoding::{AffineLayout, FloatLayout, Layout, Levels, PaletteLayout};
+use crate::encoding::{AffineLayout, BilevelLayout, FloatLayout, Layout, Levels, PaletteLayout};
 use crate::format::archive::reader::Get;
 use crate::format::words::floats;
+use crate::numeric::grouping::Grouping;
 use crate::numeric::minifloat::{FP4, NF4};
 use crate::tensor::{DType, Decoder, MatrixShape};
 
@@ -59,7 +60,7 @@ impl<'a> Marks<'a> {
     }
 
     /// Stored weights before weight `i`.
-    fn before(&self, i: usize) -> Option<usize> {
+    pub(super) fn before(&self, i: usize) -> Option<usize> {
         let first = i / BLOCK * BLOCK;
         let within = (first..i).filter(|&i| is_set(self.bits, i)).count();
         Some(self.before.get(i / BLOCK)? + within)
@@ -88,6 +89,7 @@ impl<'a> Leaf<'a> {
         let (name, values) = match layout {
             Layout::Dense(dtype) => ("values", Values::Dense(*dtype)),
             Layout::Affine(layout) => ("codes", Values::affine(layout, shape, get)?),
+            Layout::Bilevel(layout) => ("codes", Values::bilevel(layout, shape, get)?),
             Layout::Palette(layout) => ("codes", Values::palette(layout, shape, get)?),
             Layout::Float(layout) => ("codes", Values::float(layout, shape, get)?),
             _ => return None,
@@ -135,6 +137,32 @@ impl Values {
             zeros = (0..groups).map(zero).collect::<Option<_>>()?;
         }
         Some(Self::Affine { layout: layout.clone(), scales: floats("scales")?, zeros, offsets })
+    }
+
+    /// Integers of groups whose scales and zero points are worked out beforehand.
+    fn bilevel(layout: &BilevelLayout, shape: MatrixShape, get: &Get<'_, '_>) -> Option<Self> {
+        let per_row = shape.cols.div_ceil(layout.group);
+        let tiles = shape.rows.div_ceil(layout.rows) * per_row;
+        let numbers = floats(get("statistics")?, layout.dtype, 4 * tiles)?;
+        let of = |name: &str, first: usize| -> Option<Vec<f32>> {
+            let codes = get(name)?;
+            let value = |group: usize| {
+                let tile = group / per_row / layout.rows * per_row + group % per_row;
+                let (step, least) =
+                    (numbers.get(4 * tile + first)?, numbers.get(4 * tile + first + 1)?);
+                Some(step * code(codes, group, layout.statistic_bits)? as f32 + least)
+            };
+            (0..shape.rows * per_row).map(value).collect()
+        };
+        let (scales, zeros) = (of("scale_codes", 0)?, of("zero_codes", 2)?);
+        let layout = AffineLayout {
+            bits: layout.bits,
+            grouping: Grouping::Group(layout.group),
+            symmetric: false,
+            scale_dtype: layout.dtype,
+            has_offsets: false,
+        };
+        Some(Self::Affine { layout, scales, zeros, offsets: Vec::new() })
     }
 
     fn palette(layout: &PaletteLayout, shape: MatrixShape, get: &Get<'_, '_>) -> Option<Self> {

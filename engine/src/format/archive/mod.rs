@@ -7,8 +7,10 @@
 //! [`specs`] and [`pack`] write; [`Reader`] reads with other code, run by run, so that it can prove what was written.
 
 mod leaf;
+mod parted;
 mod reader;
 mod turned;
+mod windowed;
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,11 @@
 //! Parts of an archive to weights, without the encodings that wrote them: any run of a row, straight from the bytes. What
 //! a mask drops is found by counting bits. In: layout, bytes by name. Out: f32 weights, to the bit what was computed.
 
-use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout};
+use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout, SumLayout};
 use crate::format::archive::leaf::{Leaf, Marks};
+use crate::format::archive::parted::{MixedRows, RunsOf};
 use crate::format::archive::turned::{Points, Turned};
+use crate::format::archive::windowed::Windowed;
 use crate::format::words::{floats, for_each_run};
 use crate::tensor::MatrixShape;
 
@@ -18,7 +20,7 @@ pub struct Reader<'a> {
 
 /// An encoding as it is read.
 #[derive(Debug)]
-enum Node<'a> {
+pub(super) enum Node<'a> {
     /// Codes or values one after another, and what each means.
     Leaf(Leaf<'a>),
     Blocks {
@@ -35,6 +37,9 @@ enum Node<'a> {
     Points(Points<'a>),
     /// What lies within, in another basis.
     Turned(Box<Self>, Turned),
+    Runs(RunsOf<'a>),
+    Mixed(MixedRows<'a>),
+    Windowed(Windowed<'a>),
     Sum(Box<Self>, Box<Self>),
     Scaled {
         scales: Vec<f32>,
@@ -48,7 +53,7 @@ enum Node<'a> {
 
 /// A few weights of a matrix, row by row, all others zero.
 #[derive(Debug)]
-struct Few {
+pub(super) struct Few {
     /// How many there are in each row and those before it.
     ends: Vec<usize>,
     columns: Vec<usize>,
@@ -119,42 +124,37 @@ impl<'a> Reader<'a> {
 }
 
 /// The name that parts have within a layer or encoding around them.
-fn within<'g, 'a>(get: &'g Get<'_, 'a>, prefix: &'g str) -> impl Fn(&str) -> Option<&'a [u8]> + 'g {
+pub(super) fn within<'g, 'a>(
+    get: &'g Get<'_, 'a>,
+    prefix: &'g str,
+) -> impl Fn(&str) -> Option<&'a [u8]> + 'g {
     move |name| get(&format!("{prefix}{name}"))
 }
 
 /// `word` where a part within has a name that one around it has.
-fn prefix(inner: &Layout, own: &[&str], word: &'static str) -> &'static str {
+pub(super) fn prefix(inner: &Layout, own: &[&str], word: &'static str) -> &'static str {
     let parts = inner.parts(MatrixShape { rows: 1, cols: 1 });
     let is_taken = parts.iter().any(|part| own.iter().any(|own| part.name.starts_with(own)));
     if is_taken { word } else { "" }
 }
 
 impl<'a> Node<'a> {
-    fn new(
+    pub(super) fn new(
         layout: &Layout,
         shape: MatrixShape,
         marks: Option<&Marks<'a>>,
         get: &Get<'_, 'a>,
     ) -> Option<Self> {
         Some(match layout {
-            Layout::Dense(_) | Layout::Affine(_) | Layout::Palette(_) | Layout::Float(_) => {
-                Self::Leaf(Leaf::new(layout, shape, marks, get)?)
-            }
+            Layout::Dense(_)
+            | Layout::Affine(_)
+            | Layout::Bilevel(_)
+            | Layout::Palette(_)
+            | Layout::Float(_) => Self::Leaf(Leaf::new(layout, shape, marks, get)?),
             Layout::Blocks(kind) => Self::Blocks { kind: *kind, bytes: get("blocks")? },
             Layout::LowRank(product) => Self::product(product, shape, get)?,
             Layout::Outliers(few) => Self::Outliers(Few::new(few, shape, get)?),
-            Layout::Sum(sum) => {
-                let parts = sum.correction.parts(MatrixShape { rows: 1, cols: 1 });
-                let names: Vec<&str> = match sum.correction.as_ref() {
-                    Layout::LowRank(_) => vec!["left.", "right."],
-                    _ => parts.iter().map(|part| part.name.as_str()).collect(),
-                };
-                let prefix = prefix(&sum.base, &names, "base.");
-                let base = Self::new(&sum.base, shape, None, &within(get, prefix))?;
-                let correction = Self::new(&sum.correction, shape, None, get)?;
-                Self::Sum(Box::new(base), Box::new(correction))
-            }
+            Layout::Sum(sum) => Self::sum(sum, shape, get)?,
             Layout::Scaled(scaled) => {
                 let prefix = prefix(&scaled.inner, &["input_scales"], "inner.");
                 let inner = Self::new(&scaled.inner, shape, marks, &within(get, prefix))?;
@@ -167,6 +167,9 @@ impl<'a> Node<'a> {
                 let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
                 Self::Turned(Box::new(inner), Turned::new(rotated, shape, get)?)
             }
+            Layout::Windows(windows) => Self::Windowed(Windowed::new(windows, shape, get)?),
+            Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
+            Layout::Mixed(mixed) => Self::Mixed(MixedRows::new(mixed, shape, get)?),
             Layout::Shifted(shifted) => {
                 let prefix = prefix(&shifted.inner, &["shift"], "inner.");
                 floats(get("shift")?, shifted.dtype, shape.rows)?;
@@ -180,6 +183,18 @@ impl<'a> Node<'a> {
                 Self::Sparse { marks, inner }
             }
         })
+    }
+
+    fn sum(layout: &SumLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
+        let parts = layout.correction.parts(MatrixShape { rows: 1, cols: 1 });
+        let names: Vec<&str> = match layout.correction.as_ref() {
+            Layout::LowRank(_) => vec!["left.", "right."],
+            _ => parts.iter().map(|part| part.name.as_str()).collect(),
+        };
+        let prefix = prefix(&layout.base, &names, "base.");
+        let base = Self::new(&layout.base, shape, None, &within(get, prefix))?;
+        let correction = Self::new(&layout.correction, shape, None, get)?;
+        Some(Self::Sum(Box::new(base), Box::new(correction)))
     }
 
     fn product(layout: &LowRankLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
@@ -217,7 +232,12 @@ impl<'a> Node<'a> {
     }
 
     /// Decodes the weights of a matrix from a place on, all in one row.
-    fn run(&self, shape: MatrixShape, (row, col): (usize, usize), out: &mut [f32]) -> Option<()> {
+    pub(super) fn run(
+        &self,
+        shape: MatrixShape,
+        (row, col): (usize, usize),
+        out: &mut [f32],
+    ) -> Option<()> {
         if out.is_empty() {
             return Some(());
         }
@@ -229,11 +249,13 @@ impl<'a> Node<'a> {
             }
             Self::Outliers(few) => few.run((row, col), out),
             Self::Points(points) => points.run(shape, (row, col), out),
+            Self::Runs(runs) => runs.run(shape, (row, col), out),
+            Self::Mixed(mixed) => mixed.run((row, col), out),
+            Self::Windowed(windowed) => windowed.run(shape, (row, col), out),
             Self::Turned(inner, turned) => {
-                let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;
                 let first = row * shape.cols + col;
-                out.copy_from_slice(all.get(first..first + out.len())?);
-                Some(())
+                let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;
+                all.get(first..first + out.len()).map(|found| out.copy_from_slice(found))
             }
             Self::Sum(base, correction) => {
                 base.run(shape, (row, col), out)?;

@@ -67,9 +67,15 @@ impl Grid {
         }
     }
 
+    /// Grids of this layout with clipping by its id.
+    pub(in crate::method) fn clipped(layout: AffineLayout, clipping: &str) -> Self {
+        let (is_weighted, search) = (clipping == "weighted", clipping != "min-max");
+        Self { layout, is_weighted, is_restricted: false, search }
+    }
+
     /// Grids of this layout, searched for the least squared error.
     pub(in crate::method) fn of(layout: AffineLayout) -> Self {
-        Self { layout, is_weighted: false, is_restricted: false, search: true }
+        Self::clipped(layout, "mse")
     }
 
     /// The grid of a group; the search counts each squared error with its entry of `importance`, or with 1.
@@ -151,6 +157,11 @@ impl Grid {
     /// Puts the nearest level of each value in its place: under scale and zero point of the same index.
     pub(in crate::method) fn to_levels(&self, values: &mut [f32], scales: &[f32], zeros: &[f32]) {
         vectorised(Levels { ends: self.ends(), values, scales, zeros });
+    }
+
+    /// The code of the nearest level.
+    pub(in crate::method) fn code(&self, value: f32, step: Step) -> u8 {
+        byte(code_of(value, (step.scale, f32::from(step.zero)), self.ends()))
     }
 
     /// The nearest level.

@@ -1,12 +1,16 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
 mod adjusted;
+mod ccq;
 mod centred;
 mod factors;
+mod gqsa;
 mod higgs;
+mod mixllm;
 mod outliers;
 mod polish;
 mod quip;
+mod spqr;
 
 use ndarray::{Array2, ArrayView2, s};
 
@@ -387,6 +391,12 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
         vec![rank("low-rank"), Step::new("sparse-outliers").with("nearest", "outputs")],
         vec![Step::new("gptq"), rank("eora").with("factors", "integers")],
         vec![rank("low-rank").with("factors", "integers").with("factor_bits", 3)],
+        vec![Step::new("spqr")],
+        vec![Step::new("ccq"), rank("eora")],
+        vec![Step::new("ccq").with("form", "wint2"), Step::new("sparse-outliers")],
+        vec![Step::new("gqsa").with("symmetry", "symmetric"), rank("eora")],
+        vec![Step::new("mixllm"), rank("eora"), Step::new("sparse-outliers")],
+        vec![Step::new("wanda"), Step::new("spqr"), rank("eora"), Step::new("sparse-outliers")],
         vec![Step::new("wanda"), Step::new("awq"), rank("eora"), Step::new("sparse-outliers")],
     ];
     for steps in chains {
