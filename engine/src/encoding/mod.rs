@@ -5,6 +5,7 @@
 
 mod affine;
 mod blocks;
+mod coded;
 mod dense;
 mod described;
 mod float;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
+pub use coded::{Coded, CodedLayout};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
@@ -70,6 +72,8 @@ pub enum Layout {
     Vectors(VectorsLayout),
     /// Another layout in a turned basis.
     Rotated(RotatedLayout),
+    /// Codes of a grid as a range coder writes them.
+    Coded(CodedLayout),
 }
 
 impl Layout {
@@ -94,6 +98,7 @@ impl Layout {
             Self::Shifted(layout) => layout.bytes(shape),
             Self::Vectors(layout) => layout.bytes(shape),
             Self::Rotated(layout) => layout.bytes(shape),
+            Self::Coded(layout) => layout.bytes(shape),
         }
     }
 
@@ -113,6 +118,7 @@ impl Layout {
             Self::Shifted(layout) => layout.inner.nominal_bits(),
             Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
             Self::Rotated(layout) => layout.inner.nominal_bits(),
+            Self::Coded(layout) => layout.bits,
         }
     }
 
@@ -145,6 +151,7 @@ impl Layout {
             | Self::Outliers(_)
             | Self::Sum(_)
             | Self::Sparse(_)
+            | Self::Coded(_)
             | Self::Shifted(_) => false,
         }
     }
@@ -180,7 +187,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`, `signs`, `row_signs`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// `input_scales`, `shift`, `signs`, `row_signs`, `ends`, `levels`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
@@ -229,6 +236,8 @@ pub enum Encoding {
     Vectors(Vectors),
     /// Another encoding in a turned basis.
     Rotated(Rotated),
+    /// Codes of a grid as a range coder writes them.
+    Coded(Coded),
 }
 
 impl Encoding {
@@ -248,6 +257,7 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().shape(),
             Self::Vectors(vectors) => vectors.shape(),
             Self::Rotated(rotated) => rotated.inner().shape(),
+            Self::Coded(coded) => coded.shape(),
         }
     }
 
@@ -267,6 +277,7 @@ impl Encoding {
             Self::Shifted(shifted) => Layout::Shifted(shifted.layout()),
             Self::Vectors(vectors) => Layout::Vectors(vectors.layout().clone()),
             Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
+            Self::Coded(coded) => Layout::Coded(coded.layout()),
         }
     }
 
@@ -310,6 +321,7 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().decode_row(row, out),
             Self::Vectors(vectors) => vectors.decode_row(row, out),
             Self::Rotated(rotated) => rotated.decode_row(row, out),
+            Self::Coded(coded) => coded.decode_row(row, out),
         }
     }
 
@@ -338,6 +350,7 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.parts(),
             Self::Vectors(vectors) => vectors.parts(),
             Self::Rotated(rotated) => rotated.parts(),
+            Self::Coded(coded) => coded.parts(),
         }
     }
 
@@ -372,6 +385,7 @@ impl Encoding {
             Layout::Shifted(layout) => Self::Shifted(Shifted::from_parts(layout, shape, part)?),
             Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
+            Layout::Coded(layout) => Self::Coded(Coded::from_parts(layout, shape, part)?),
         })
     }
 }

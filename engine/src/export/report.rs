@@ -308,5 +308,6 @@ fn described(layout: &Layout) -> String {
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
         Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
+        Layout::Coded(_) => "range-coded grid".to_owned(),
     }
 }

@@ -6,6 +6,7 @@
 
 mod alone;
 mod awq;
+mod coded;
 mod eora;
 mod factors;
 mod floats;
@@ -63,6 +64,7 @@ pub static METHODS: &[&dyn Method] = &[
     &awq::ENTRY,
     &higgs::ENTRY,
     &quip::ENTRY,
+    &coded::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,

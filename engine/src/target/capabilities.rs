@@ -232,6 +232,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
             .or(Some("the format has no biases of its own for compressed layers")),
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
+        Layout::Coded(_) => Some("the format has no codes of varying length"),
         Layout::Dense(_)
         | Layout::Affine(_)
         | Layout::Palette(_)

@@ -2,6 +2,7 @@
 
 mod adjusted;
 mod centred;
+mod coded;
 mod factors;
 mod higgs;
 mod outliers;
