@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod bit_planes;
+pub mod byte_codes;
 pub mod channels;
 mod cholesky;
 pub mod codebook;
