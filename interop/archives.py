@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import safetensors
 
+import coded
 import turned
 from plans import EVERY, SAMPLE, Variant, export, project
 
@@ -36,6 +37,8 @@ RULES = {
     "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
     "*.3.self_attn.k_proj.weight": ("ccq", {}),
     "*.3.mlp.gate_proj.weight": ("ccq", {"form": "wint2"}),
+    "*.2.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
+    "*.2.self_attn.o_proj.weight": [SPARSE, ("entropy-coded", {"rate": 6.0})],
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
     "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
@@ -48,6 +51,7 @@ CALIBRATED = {
     "*.self_attn.q_proj.weight": ("awq", {"bits": 4, "group_size": 64}),
     "*.self_attn.k_proj.weight": ("spqr", {}),
     "*.mlp.gate_proj.weight": ("gqsa", {"group_size": 24}),
+    "*.0.mlp.up_proj.weight": ("entropy-coded", {"rate": 2.0, "nearest": "outputs"}),
     "*.mlp.up_proj.weight": ("mixllm", {"share": 0.1}),
     "*.self_attn.v_proj.weight": [("magnitude", {"fraction": 0.3}), ("spqr", {"bits": 2, "share": 0, "statistic_rows": 7})],
     "*.self_attn.o_proj.weight": ("low-rank", {"rank": 16, "nearest": "outputs", "centre": "bias"}),
@@ -193,6 +197,9 @@ def decode(layout, rows, cols, part, mask=None):
             read = lambda bits, count: stream(codes, bits, count)
             return turned.grid(of, rows, cols, read, scales, tile(of["grouping"], rows, cols))
         return turned.vectors(of, rows, cols, codes[1], scales)
+    if kind == "coded":
+        ends, levels = part("ends")[1].astype(np.int64), numbers(part("levels"))
+        return coded.weights(of, rows, cols, part("codes")[1], ends, levels)
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)
@@ -267,7 +274,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)

@@ -131,6 +131,7 @@ fn steps() -> Vec<(String, Step, usize)> {
     steps.push(step("higgs 4-bit pairs", Step::new("higgs"), 1));
     let nearest = Step::new("quip-sharp").with("rounding", "nearest");
     steps.push(step("quip 2-bit nearest", nearest, 1));
+    steps.push(step("3 bits entropy-coded", Step::new("entropy-coded"), 1));
     steps.push(step("4-bit palette", Step::new("optimal-palette"), 1));
     steps.push(step("4-bit g64 hqq", Step::new("hqq"), 1));
     steps

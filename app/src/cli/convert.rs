@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::Args;
+use lapidary_engine::Error;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{self, Destination, Report};
 use lapidary_engine::job::Limits;
@@ -12,6 +14,7 @@ use lapidary_engine::target::{self, Aim, Target};
 use crate::cli::compress::describe;
 use crate::cli::output::{self, Terminal};
 use crate::cli::size::bytes_of;
+use crate::cli::squeeze;
 
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
@@ -28,8 +31,11 @@ pub(super) struct Convert {
 /// Arguments of `unpack`.
 #[derive(Debug, Args)]
 pub(super) struct Unpack {
-    /// An archive, or another compressed checkpoint that is read here.
+    /// An archive, another compressed checkpoint that is read here, or a folder that `squeeze` made.
     archive: PathBuf,
+    /// What the folder was squeezed against.
+    #[arg(long, value_name = "CHECKPOINT")]
+    base: Option<PathBuf>,
     #[command(flatten)]
     to: To,
 }
@@ -59,6 +65,16 @@ impl Convert {
 
 impl Unpack {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        if export::is_squeezed(&self.archive) {
+            let to = (self.to.out.as_deref(), self.to.force);
+            return squeeze::restore(&self.archive, self.base.as_deref(), to);
+        }
+        if self.base.is_some() {
+            bail!(Error::plan(
+                format!("{} was not squeezed, so it has no base", self.archive.display()),
+                "leave --base out",
+            ));
+        }
         run(&self.archive, target::find("dense")?, &self.to)
     }
 }

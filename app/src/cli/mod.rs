@@ -16,6 +16,7 @@ mod plan;
 mod recipe;
 mod search;
 mod size;
+mod squeeze;
 mod verify;
 mod window;
 
@@ -51,7 +52,9 @@ enum Command {
     Compress(compress::Compress),
     /// Write a compressed checkpoint for another target, without compressing it again.
     Convert(convert::Convert),
-    /// Make a dense checkpoint of an archive, or of another compressed checkpoint.
+    /// Put weight files into fewer bytes that give every bit back.
+    Squeeze(squeeze::Squeeze),
+    /// Make a dense checkpoint of an archive, or of another compressed checkpoint; or a squeezed folder as it was.
     Unpack(convert::Unpack),
     /// Prove an output that is there already against the checkpoint it was made from.
     Verify(verify::Verify),
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Some(Command::Evaluate(command)) => command.run(),
         Some(Command::Compress(command)) => command.run(),
         Some(Command::Convert(command)) => command.run(),
+        Some(Command::Squeeze(command)) => command.run(),
         Some(Command::Unpack(command)) => command.run(),
         Some(Command::Verify(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),

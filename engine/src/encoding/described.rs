@@ -67,6 +67,10 @@ impl Layout {
                 let part = |(name, dtype, n): (&str, _, _)| PartSpec::new(name, dtype, n);
                 layout.parts(shape).into_iter().map(part).collect()
             }
+            Self::Coded(layout) => {
+                let part = |(name, dtype, n)| PartSpec::new(name, dtype, n);
+                layout.parts(shape).into_iter().map(part).collect()
+            }
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
             Self::Sum(layout) => {
@@ -141,6 +145,7 @@ impl Layout {
             Self::Sparse(SparseLayout { kept, inner }) => {
                 *kept <= shape.elements() && inner.is_valid_at(shape, depth)
             }
+            Self::Coded(layout) => layout.is_valid(shape),
             // What another holds has no outputs of its own.
             Self::Shifted(_) => false,
         }

@@ -6,6 +6,7 @@
 mod affine;
 mod bilevel;
 mod blocks;
+mod coded;
 mod dense;
 mod described;
 mod float;
@@ -13,6 +14,7 @@ mod low_rank;
 mod mixed;
 mod outliers;
 mod palette;
+mod part;
 mod rotated;
 mod runs;
 mod scaled;
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use bilevel::{Bilevel, BilevelData, BilevelLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
+pub use coded::{Coded, CodedLayout};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
@@ -36,6 +39,8 @@ pub use low_rank::{LowRank, LowRankLayout};
 pub use mixed::{Mixed, MixedLayout};
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
+pub use part::Part;
+use part::{gather, scatter};
 pub use rotated::{Rotated, RotatedLayout};
 pub use runs::{Runs, RunsLayout};
 pub use scaled::{Scaled, ScaledLayout};
@@ -86,6 +91,8 @@ pub enum Layout {
     Runs(RunsLayout),
     /// Codes that share bits.
     Windows(WindowsLayout),
+    /// Codes of a grid as a range coder writes them.
+    Coded(CodedLayout),
 }
 
 impl Layout {
@@ -114,6 +121,7 @@ impl Layout {
             Self::Rotated(layout) => layout.bytes(shape),
             Self::Runs(layout) => layout.bytes(shape),
             Self::Windows(layout) => layout.bytes(shape),
+            Self::Coded(layout) => layout.bytes(shape),
         }
     }
 
@@ -137,6 +145,7 @@ impl Layout {
             Self::Rotated(layout) => layout.inner.nominal_bits(),
             Self::Runs(layout) => layout.inner.nominal_bits(),
             Self::Windows(layout) => layout.bits(),
+            Self::Coded(layout) => layout.bits,
         }
     }
 
@@ -175,6 +184,7 @@ impl Layout {
             | Self::Runs(_)
             | Self::Sum(_)
             | Self::Sparse(_)
+            | Self::Coded(_)
             | Self::Shifted(_) => false,
         }
     }
@@ -203,30 +213,6 @@ impl Layout {
     /// Whether weights keep the precision they have on disk, masked or not.
     pub fn is_dense(&self) -> bool {
         matches!(self.under_masks(), Self::Dense(_))
-    }
-}
-
-/// A piece of an encoding as it is stored: a small tensor of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`, `signs`, `row_signs`, `scale_codes`, `zero_codes`, `statistics`, `run_mask`, `row_mask`, `words`, `super_scales`, `local_scales`, `code_scales`, `code_zeros`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
-    /// lies within would have the same name as what lies around it.
-    pub name: String,
-    /// Element type of the bytes.
-    pub dtype: DType,
-    /// Little-endian bytes.
-    pub bytes: Vec<u8>,
-}
-
-impl Part {
-    fn new(name: &str, dtype: DType, bytes: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), dtype, bytes }
-    }
-
-    /// The part under a name that begins with `prefix`.
-    fn before(self, prefix: &str) -> Self {
-        Self { name: format!("{prefix}{}", self.name), ..self }
     }
 }
 
@@ -267,6 +253,8 @@ pub enum Encoding {
     Runs(Runs),
     /// Codes that share bits.
     Windows(Windows),
+    /// Codes of a grid as a range coder writes them.
+    Coded(Coded),
 }
 
 impl Encoding {
@@ -290,6 +278,7 @@ impl Encoding {
             Self::Rotated(rotated) => rotated.inner().shape(),
             Self::Runs(runs) => runs.shape(),
             Self::Windows(windows) => windows.shape(),
+            Self::Coded(coded) => coded.shape(),
         }
     }
 
@@ -313,6 +302,7 @@ impl Encoding {
             Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
             Self::Runs(runs) => Layout::Runs(runs.layout()),
             Self::Windows(windows) => Layout::Windows(*windows.layout()),
+            Self::Coded(coded) => Layout::Coded(coded.layout()),
         }
     }
 
@@ -360,6 +350,7 @@ impl Encoding {
             Self::Rotated(rotated) => rotated.decode_row(row, out),
             Self::Runs(runs) => runs.decode_row(row, out),
             Self::Windows(windows) => windows.decode_row(row, out),
+            Self::Coded(coded) => coded.decode_row(row, out),
         }
     }
 
@@ -392,6 +383,7 @@ impl Encoding {
             Self::Rotated(rotated) => rotated.parts(),
             Self::Runs(runs) => runs.parts(),
             Self::Windows(windows) => windows.parts(),
+            Self::Coded(coded) => coded.parts(),
         }
     }
 
@@ -432,35 +424,7 @@ impl Encoding {
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
             Layout::Runs(layout) => Self::Runs(Runs::from_parts(layout, shape, part)?),
             Layout::Windows(layout) => Self::Windows(Windows::from_parts(layout, shape, part)?),
+            Layout::Coded(layout) => Self::Coded(Coded::from_parts(layout, shape, part)?),
         })
     }
-}
-
-/// The elements of `all` that `mask` keeps; all of them without a mask.
-fn gather<T: Copy>(all: &[T], mask: Option<&Mask>) -> Vec<T> {
-    match mask {
-        None => all.to_vec(),
-        Some(mask) => all
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| mask.keeps(*i))
-            .map(|(_, value)| *value)
-            .collect(),
-    }
-}
-
-/// The inverse of [`gather`]: `fill(i)` where the mask keeps nothing.
-fn scatter<T: Copy>(
-    kept: &[T],
-    n: usize,
-    mask: Option<&Mask>,
-    fill: impl Fn(usize) -> T,
-) -> Option<Vec<T>> {
-    let mut next = kept.iter();
-    let all: Option<Vec<T>> = (0..n)
-        .map(|i| {
-            if mask.is_none_or(|mask| mask.keeps(i)) { next.next().copied() } else { Some(fill(i)) }
-        })
-        .collect();
-    if next.next().is_some() { None } else { all }
 }

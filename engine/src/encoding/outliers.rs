@@ -118,7 +118,7 @@ impl Outliers {
 }
 
 /// Numbers up to `largest` in the narrowest type.
-fn indices(name: &str, numbers: &[usize], largest: usize) -> Part {
+pub(super) fn indices(name: &str, numbers: &[usize], largest: usize) -> Part {
     let dtype = index_type(largest);
     let width = (dtype.bits() / 8) as usize;
     let bytes = numbers.iter().flat_map(|&number| {
@@ -129,7 +129,7 @@ fn indices(name: &str, numbers: &[usize], largest: usize) -> Part {
 }
 
 /// `count` numbers of the type that holds `largest`.
-fn read_indices(bytes: &[u8], largest: usize, count: usize) -> Option<Vec<usize>> {
+pub(super) fn read_indices(bytes: &[u8], largest: usize, count: usize) -> Option<Vec<usize>> {
     let width = (index_type(largest).bits() / 8) as usize;
     if count.checked_mul(width)? != bytes.len() {
         return None;

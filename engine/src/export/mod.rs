@@ -12,6 +12,8 @@ mod hashes;
 mod page;
 mod proof;
 mod report;
+mod restore;
+mod squeeze;
 mod undone;
 mod verify;
 mod write;
@@ -25,6 +27,8 @@ pub use convert::convert;
 pub use estimate::{Estimate, estimate};
 pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};
+pub use restore::{is_squeezed, unsqueeze};
+pub use squeeze::{LIST, Squeezed, SqueezedFile, estimate_squeezed, squeeze};
 pub use undone::folded_scales;
 pub use verify::{Verified, VerifiedTensor, verify};
 

@@ -321,5 +321,6 @@ fn described(layout: &Layout) -> String {
         Layout::Runs(runs) => format!("{}, runs of {} left out", described(&runs.inner), runs.run),
         Layout::Windows(_) => "codes that share bits".to_owned(),
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
+        Layout::Coded(_) => "range-coded grid".to_owned(),
     }
 }

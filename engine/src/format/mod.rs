@@ -15,6 +15,7 @@ pub mod gptq;
 pub mod layer;
 pub mod mlx;
 pub mod safetensors;
+pub mod squeezed;
 mod words;
 
 use crate::tensor::{DType, Shape};

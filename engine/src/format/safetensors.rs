@@ -46,10 +46,16 @@ pub struct Header {
 
 /// Reads and checks the header of a file; touches no tensor.
 pub fn read_header(source: &Source) -> Result<Header> {
-    let path = source.path();
-    let file_bytes = source.len_bytes();
     let data_start = data_start(source)?;
     let text = source.bytes(8..data_start)?;
+    parse_header(source.path(), text, data_start..source.len_bytes())
+}
+
+/// Checks the header `text` of a file whose tensors fill `data`; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn parse_header(path: &Path, text: &[u8], data: Range<u64>) -> Result<Header> {
     if text.first() != Some(&b'{') {
         return Err(bad(path, "its header is not a JSON object"));
     }
@@ -57,12 +63,12 @@ pub fn read_header(source: &Source) -> Result<Header> {
         .map_err(|error| bad(path, format!("its header cannot be read: {error}")))?;
     let mut entries = Vec::with_capacity(raw.entries.len());
     for (name, entry) in raw.entries {
-        entries.push(check_entry(path, name, &entry, data_start..file_bytes)?);
+        entries.push(check_entry(path, name, &entry, data.clone())?);
     }
     entries.sort_by(|a, b| {
         (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name))
     });
-    check_tiling(path, &entries, data_start..file_bytes)?;
+    check_tiling(path, &entries, data)?;
     Ok(Header { entries, metadata: raw.metadata })
 }
 

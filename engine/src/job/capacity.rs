@@ -108,6 +108,9 @@ fn of(method: &dyn Method) -> Vec<Step> {
     steps
 }
 
+/// Bits a weight that are tried of forms that have any number of them.
+const RATES: [f64; 9] = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0];
+
 fn varied(step: Step, parameter: &Parameter) -> Vec<Step> {
     let with = |value: i64| step.clone().with(parameter.name, value);
     match parameter.kind {
@@ -119,6 +122,9 @@ fn varied(step: Step, parameter: &Parameter) -> Vec<Step> {
         }
         Kind::Integer { usual, .. } if parameter.name == "group_size" => {
             usual.iter().copied().map(with).collect()
+        }
+        Kind::Fraction { .. } if parameter.name == "rate" => {
+            RATES.iter().map(|&rate| step.clone().with(parameter.name, rate)).collect()
         }
         Kind::Integer { .. } | Kind::Fraction { .. } => vec![step],
     }

@@ -81,6 +81,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
         | Encoding::Windows(_)
+        | Encoding::Coded(_)
         | Encoding::Rotated(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Runs(runs) => grid_of(runs.inner()),

@@ -7,6 +7,7 @@
 mod alone;
 mod awq;
 mod ccq;
+mod coded;
 mod eora;
 mod factors;
 mod floats;
@@ -72,6 +73,7 @@ pub static METHODS: &[&dyn Method] = &[
     &higgs::ENTRY,
     &quip::ENTRY,
     &ccq::ENTRY,
+    &coded::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,

@@ -1,10 +1,11 @@
 //! Functions of slices and matrix views: bit packing, bit planes, grouping, small floats, palettes, moments,
-//! products, activations, sums by channel, Gram matrices, histograms, pooling, spectra, lines through points, random
+//! products, activations, range coding, sums by channel, Gram matrices, histograms, pooling, spectra, lines through points, random
 //! numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
 pub mod activation;
 pub mod bit_planes;
+pub mod byte_codes;
 pub mod channels;
 mod cholesky;
 pub mod codebook;
@@ -14,6 +15,7 @@ pub mod distance;
 pub mod distributions;
 pub mod feedback;
 pub mod gram;
+pub mod grid_codes;
 pub mod grouping;
 pub mod histogram;
 pub mod inverse;
@@ -30,6 +32,7 @@ pub mod peaks;
 pub mod pooling;
 pub mod product;
 pub mod pursuit;
+pub mod range_coder;
 pub mod regression;
 pub mod rotation;
 pub mod seeds;

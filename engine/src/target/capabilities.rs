@@ -236,6 +236,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Bilevel(_) => Some("the format has no codes for scales and zero points"),
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
+        Layout::Coded(_) => Some("the format has no codes of varying length"),
         Layout::Dense(_)
         | Layout::Affine(_)
         | Layout::Palette(_)

@@ -153,6 +153,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Runs(_)
         | Encoding::Vectors(_)
         | Encoding::Windows(_)
+        | Encoding::Coded(_)
         | Encoding::Rotated(_) => None,
     }
 }

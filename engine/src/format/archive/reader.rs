@@ -2,6 +2,7 @@
 //! a mask drops is found by counting bits. In: layout, bytes by name. Out: f32 weights, to the bit what was computed.
 
 use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout, SumLayout};
+use crate::format::archive::coded::Runs;
 use crate::format::archive::leaf::{Leaf, Marks};
 use crate::format::archive::parted::{MixedRows, RunsOf};
 use crate::format::archive::turned::{Points, Turned};
@@ -35,6 +36,7 @@ pub(super) enum Node<'a> {
     },
     Outliers(Few),
     Points(Points<'a>),
+    Coded(Runs<'a>),
     /// What lies within, in another basis.
     Turned(Box<Self>, Turned),
     Runs(RunsOf<'a>),
@@ -87,7 +89,7 @@ impl Few {
 }
 
 /// `count` little-endian whole numbers, as wide as their bytes say.
-fn whole_numbers(bytes: &[u8], count: usize) -> Option<Vec<usize>> {
+pub(super) fn whole_numbers(bytes: &[u8], count: usize) -> Option<Vec<usize>> {
     if count == 0 {
         return bytes.is_empty().then(Vec::new);
     }
@@ -162,6 +164,7 @@ impl<'a> Node<'a> {
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
             Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
+            Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
             Layout::Rotated(rotated) => {
                 let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
                 let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
@@ -252,6 +255,7 @@ impl<'a> Node<'a> {
             Self::Runs(runs) => runs.run(shape, (row, col), out),
             Self::Mixed(mixed) => mixed.run((row, col), out),
             Self::Windowed(windowed) => windowed.run(shape, (row, col), out),
+            Self::Coded(runs) => runs.run(shape, (row, col), out),
             Self::Turned(inner, turned) => {
                 let first = row * shape.cols + col;
                 let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;

@@ -3,6 +3,7 @@
 mod adjusted;
 mod ccq;
 mod centred;
+mod coded;
 mod factors;
 mod gqsa;
 mod higgs;

@@ -1,0 +1,58 @@
+//! What encodings are stored as: small tensors, of which masks keep some elements.
+
+use crate::encoding::Mask;
+use crate::tensor::DType;
+
+/// A piece of an encoding as it is stored: a small tensor of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
+    /// `input_scales`, `shift`, `signs`, `row_signs`, `scale_codes`, `zero_codes`, `statistics`, `run_mask`, `row_mask`, `words`, `super_scales`, `local_scales`, `code_scales`, `code_zeros`, `ends`, `levels`;
+    /// behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// lies within would have the same name as what lies around it.
+    pub name: String,
+    /// Element type of the bytes.
+    pub dtype: DType,
+    /// Little-endian bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Part {
+    pub(super) fn new(name: &str, dtype: DType, bytes: Vec<u8>) -> Self {
+        Self { name: name.to_owned(), dtype, bytes }
+    }
+
+    /// The part under a name that begins with `prefix`.
+    pub(super) fn before(self, prefix: &str) -> Self {
+        Self { name: format!("{prefix}{}", self.name), ..self }
+    }
+}
+
+/// The elements of `all` that `mask` keeps; all of them without a mask.
+pub(super) fn gather<T: Copy>(all: &[T], mask: Option<&Mask>) -> Vec<T> {
+    match mask {
+        None => all.to_vec(),
+        Some(mask) => all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| mask.keeps(*i))
+            .map(|(_, value)| *value)
+            .collect(),
+    }
+}
+
+/// The inverse of [`gather`]: `fill(i)` where the mask keeps nothing.
+pub(super) fn scatter<T: Copy>(
+    kept: &[T],
+    n: usize,
+    mask: Option<&Mask>,
+    fill: impl Fn(usize) -> T,
+) -> Option<Vec<T>> {
+    let mut next = kept.iter();
+    let all: Option<Vec<T>> = (0..n)
+        .map(|i| {
+            if mask.is_none_or(|mask| mask.keeps(i)) { next.next().copied() } else { Some(fill(i)) }
+        })
+        .collect();
+    if next.next().is_some() { None } else { all }
+}

@@ -1,0 +1,172 @@
+//! Bytes by how often each occurs: what has less than eight bits of entropy becomes as small as that.
+
+use crate::numeric::range_coder::{Decoder, Encoder};
+
+/// Bits of the shares.
+const BITS: u32 = 16;
+/// How bytes are held: as they are, as one that all are, or coded.
+const RAW: u8 = 0;
+const SAME: u8 = 1;
+const CODED: u8 = 2;
+
+/// `bytes` in the fewest bytes of three ways: 0 and they themselves; 1 and the one that all are; 2, 32 bytes with a bit for each value that occurs,
+/// lowest first, their shares of 2¹⁶ in two bytes each, and what the range coder makes of all. Never more than one byte longer.
+pub fn encode(bytes: &[u8]) -> Vec<u8> {
+    if let Some((&first, rest)) = bytes.split_first()
+        && rest.iter().all(|&byte| byte == first)
+    {
+        return vec![SAME, first];
+    }
+    let coded = coded(bytes);
+    match coded {
+        Some(coded) if coded.len() <= bytes.len() => coded,
+        _ => [&[RAW], bytes].concat(),
+    }
+}
+
+/// `None` where it would not become smaller, told from the entropy alone.
+fn coded(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut counts = [0_u64; 256];
+    for &byte in bytes {
+        counts[usize::from(byte)] += 1;
+    }
+    let n = bytes.len() as f64;
+    let used = counts.iter().filter(|&&count| count > 0).count();
+    let entropy: f64 =
+        counts.iter().filter(|&&c| c > 0).map(|&c| -libm::log2(c as f64 / n) * c as f64).sum();
+    if bytes.is_empty() || entropy / 8.0 + (33 + 2 * used) as f64 >= n {
+        return None;
+    }
+    let sizes = shares(&counts, bytes.len() as u64);
+    let starts = starts(&sizes);
+    let mut out = vec![CODED];
+    out.extend(sizes.chunks(8).map(|run| {
+        let bit = |(at, &size): (usize, &u32)| u8::from(size > 0) << at;
+        run.iter().enumerate().map(bit).sum::<u8>()
+    }));
+    let present = sizes.iter().filter(|&&size| size > 0);
+    out.extend(present.flat_map(|&size| (size as u16).to_le_bytes()));
+    let mut encoder = Encoder::default();
+    for &byte in bytes {
+        let at = usize::from(byte);
+        encoder.choose(starts[at], sizes[at], BITS);
+    }
+    out.extend(encoder.finish());
+    Some(out)
+}
+
+/// Shares of 2¹⁶ near to the counts, none of what occurs 0; the most frequent value takes what rounding leaves.
+fn shares(counts: &[u64; 256], n: u64) -> [u32; 256] {
+    let share = |count: u64| if count == 0 { 0 } else { ((count << BITS) / n).max(1) as u32 };
+    let mut sizes = counts.map(share);
+    let most = (0..256).max_by_key(|&at| (counts[at], 255 - at)).unwrap_or(0);
+    let others: u32 = sizes.iter().sum::<u32>() - sizes[most];
+    // At least 1/256 of 2¹⁶, and others have at most one too many each.
+    sizes[most] = (1 << BITS) - others;
+    sizes
+}
+
+fn starts(sizes: &[u32; 256]) -> [u32; 256] {
+    let mut at = 0;
+    sizes.map(|size| {
+        at += size;
+        at - size
+    })
+}
+
+/// The `n` bytes of what [`encode`] made; `None` where it did not.
+pub fn decode(coded: &[u8], n: usize) -> Option<Vec<u8>> {
+    let (&way, rest) = coded.split_first()?;
+    match (way, rest) {
+        (RAW, _) => (rest.len() == n).then(|| rest.to_vec()),
+        (SAME, &[byte]) => Some(vec![byte; n]),
+        (CODED, _) => decode_shares(rest, n),
+        _ => None,
+    }
+}
+
+fn decode_shares(rest: &[u8], n: usize) -> Option<Vec<u8>> {
+    let (present, mut rest) = rest.split_at_checked(32)?;
+    let mut sizes = [0_u32; 256];
+    for (value, size) in sizes.iter_mut().enumerate() {
+        if present[value / 8] >> (value % 8) & 1 == 1 {
+            let (share, behind) = rest.split_first_chunk::<2>()?;
+            *size = u32::from(u16::from_le_bytes(*share));
+            rest = behind;
+        }
+    }
+    if sizes.iter().sum::<u32>() != 1 << BITS {
+        return None;
+    }
+    let starts = starts(&sizes);
+    let mut values = vec![0_u8; 1 << BITS];
+    for (value, (&start, &size)) in starts.iter().zip(&sizes).enumerate() {
+        values[start as usize..(start + size) as usize].fill(value as u8);
+    }
+    let mut decoder = Decoder::new(rest);
+    let bytes = (0..n).map(|_| {
+        let value = values[decoder.share(BITS) as usize];
+        let at = usize::from(value);
+        decoder.take(starts[at], sizes[at], BITS);
+        value
+    });
+    let bytes = bytes.collect();
+    decoder.is_whole().then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::seeds::Random;
+
+    #[test]
+    fn bytes_come_back_in_their_entropy() {
+        let mut random = Random::new(1);
+        for size in [0.3, 3.0, 25.0] {
+            let bytes: Vec<u8> =
+                (0..100_000).map(|_| (random.normal() * size + 100.0) as u8).collect();
+            let mut counts = [0_u32; 256];
+            bytes.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+            let shares = counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) / 1e5);
+            let entropy: f64 = shares.map(|p| -p * p.log2() * 1e5 / 8.0).sum();
+            let coded = encode(&bytes);
+            let over = coded.len() as f64 - entropy;
+            assert!((0.0..500.0 + 0.001 * entropy).contains(&over), "{size}: {over} of {entropy}");
+            assert_eq!(decode(&coded, bytes.len()), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn what_has_no_entropy_to_lose_is_held_as_it_is() {
+        let mut random = Random::new(2);
+        let bytes: Vec<u8> = (0..50_000).map(|_| random.bits() as u8).collect();
+        assert_eq!(encode(&bytes).len(), 50_001);
+        for bytes in [&bytes[..], &[], &[7], &[7; 1000], &[1, 2], &bytes[..300]] {
+            let coded = encode(bytes);
+            assert!(coded.len() <= bytes.len() + 1 || bytes.len() < 2);
+            assert_eq!(decode(&coded, bytes.len()).as_deref(), Some(bytes));
+        }
+        // One byte among very many others, and all values in turn.
+        let mut rare = vec![9; 300_000];
+        rare[1234] = 1;
+        let every: Vec<u8> =
+            (0..300_000).map(|i| if i % 300 < 256 { i as u8 } else { 3 }).collect();
+        for bytes in [rare, every] {
+            assert_eq!(decode(&encode(&bytes), bytes.len()), Some(bytes));
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_refused_or_read_but_never_more() {
+        let bytes: Vec<u8> = (0..4000).map(|i| (i * i % 7) as u8).collect();
+        let coded = encode(&bytes);
+        assert!(coded.len() < 2000);
+        for at in 0..coded.len() {
+            let mut other = coded.clone();
+            other[at] ^= 0x55;
+            assert!(decode(&other, 4000).is_none_or(|read| read.len() == 4000));
+            assert!(decode(&coded[..at], 4000).is_none_or(|read| read.len() == 4000));
+        }
+        assert!(decode(&[3, 4], 1).is_none() && decode(&[1, 2, 3], 2).is_none());
+    }
+}
