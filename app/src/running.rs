@@ -310,7 +310,11 @@ pub fn evaluate(
     if let (true, Some(original), Some(other), Some(of_other)) =
         (wanted.layers, reference, &other, &other_weights)
     {
-        let factors = subject.scales(&original.checkpoint)?;
+        let factors = subject.scales(&original.checkpoint).unwrap_or_else(|error| {
+            let sentence = error.sentence();
+            observer.warn(format!("scales that an export folded are not undone: {sentence}"));
+            BTreeMap::default()
+        });
         let freed = Freed { base: weights.as_ref(), factors: &factors };
         match output_errors((other, of_other.as_ref()), &freed, &ids, observer) {
             Err(Error::Cancelled) => return Ok(found),

@@ -351,11 +351,22 @@ fn the_export_form_says_what_an_export_takes_and_of_which_plan() {
     // Another plan is another export.
     screen.state().send(Command::Undo);
     screen.run_steps(4);
-    assert!(screen.query_by_label_contains("for an earlier plan").is_some());
+    assert!(screen.query_by_label_contains("for another plan, folder").is_some());
     screen.get_by_label("Estimate again").click();
     screen.run_steps(2);
     wait_until(&mut screen, "it is told again", |document| match &document.foretold {
         Slot::Ready(foretold) => foretold.forecast.layers == 0,
         _ => false,
     });
+    // So is another folder, and an export that begins ends the estimate.
+    screen.state().send(Command::SetExportFolder(folder.path().join("else").display().to_string()));
+    screen.run_steps(2);
+    assert!(screen.query_by_label_contains("for another plan, folder").is_some());
+    screen.get_by_label("Estimate again").click();
+    screen.state().send(Command::Export(false));
+    screen.run_steps(2);
+    assert!(matches!(screen.state().document().foretold, Slot::Idle));
+    wait_until(&mut screen, "the export ends", |document| !document.export.is_running());
+    screen.run_steps(2);
+    assert!(screen.query_by_label("Estimate time, disk and memory").is_some());
 }

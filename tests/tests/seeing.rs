@@ -264,7 +264,7 @@ fn forms_are_tried_while_the_panel_shows_them_and_one_is_taken() {
     });
     let held = found(screen.state().document(), Values::Layer(layer)).unwrap().held;
     let sample = Sample::new(&screen.state().model().checkpoint, layer, &Silent).unwrap();
-    let error = |held: &Held| sample.distortion(&held.steps, &Silent).unwrap().0;
+    let error = |held: &Held| sample.distortion(&held.steps, &Silent).unwrap();
     assert!(held.len() > 100 && held.iter().step_by(9).all(|held| error(held) == held.distortion));
     // The first row: of those of equal bits as they are written the last.
     let best = held.iter().filter(|held| held.is_best);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::commands::{Command, ask};
-use crate::document::{Document, Sheet, Slot};
+use crate::document::{Document, Foretelling, Sheet, Slot};
 use crate::jobs::Jobs;
 
 /// Opens a small window, or closes it. The export form suggests a folder and begins to say what the export takes.
@@ -25,6 +25,7 @@ pub(super) fn foretell(document: &mut Document, jobs: &mut Jobs) {
         return;
     };
     jobs.foretell(model, PathBuf::from(document.export_folder.trim()));
+    document.foretelling = Foretelling::now(document);
     document.foretold =
         Slot::Running { what: "Estimating time, disk and memory".to_owned(), progress: None };
 }
@@ -49,6 +50,8 @@ pub(super) fn export(document: &mut Document, jobs: &mut Jobs, replace: bool) {
         return;
     }
     jobs.export(model, folder.clone(), replace);
+    // Both would want the whole machine, and what is finished and free changes with it.
+    document.foretold = Slot::Idle;
     document.export =
         Slot::Running { what: format!("Exporting to {}", folder.display()), progress: None };
 }

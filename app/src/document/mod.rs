@@ -37,6 +37,7 @@ use lapidary_engine::plan::Assignment;
 
 use crate::commands::Command;
 use crate::document::allocation::Allocating;
+use crate::document::calibrations::Loaded;
 use crate::document::draft::Draft;
 use crate::document::evaluation::Evaluating;
 use crate::document::evolution::Evolving;
@@ -103,11 +104,42 @@ pub struct Exported {
     pub report: Arc<Report>,
 }
 
+/// What was asked for, of what an export takes.
+#[derive(Clone, Debug)]
+pub struct Foretelling {
+    /// Plan and target.
+    pub draft: Arc<Draft>,
+    /// The calibration in use.
+    pub loaded: Option<Arc<Loaded>>,
+    /// Where the export goes.
+    pub folder: String,
+}
+
+impl Foretelling {
+    /// What would be asked for now; nothing without a model.
+    pub fn now(document: &Document) -> Option<Self> {
+        let model = document.model.as_deref()?;
+        Some(Self {
+            draft: model.history.current().clone(),
+            loaded: model.calibrations.loaded.clone(),
+            folder: document.export_folder.trim().to_owned(),
+        })
+    }
+
+    /// Whether the same would be asked for now.
+    pub fn is_now(&self, document: &Document) -> bool {
+        Self::now(document).is_some_and(|now| {
+            let loaded = [&self.loaded, &now.loaded].map(|loaded| loaded.as_ref().map(Arc::as_ptr));
+            Arc::ptr_eq(&self.draft, &now.draft)
+                && loaded[0] == loaded[1]
+                && self.folder == now.folder
+        })
+    }
+}
+
 /// What an export takes.
 #[derive(Clone, Debug)]
 pub struct Foretold {
-    /// Plan and target it is of.
-    pub draft: Arc<Draft>,
     /// Bytes of the output, disk and memory.
     pub forecast: Forecast,
     /// Time.
@@ -169,6 +201,8 @@ pub struct Document {
     pub export: Slot<Exported>,
     /// What an export takes, as it was asked last.
     pub foretold: Slot<Foretold>,
+    /// What was asked for then.
+    pub foretelling: Option<Foretelling>,
     /// The folder in the export form.
     pub export_folder: String,
     /// What is entered to calibrate with.

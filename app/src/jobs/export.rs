@@ -25,7 +25,7 @@ impl Jobs {
             let foretold = export::forecast(subject, draft.plan(), draft.aim(), destination)
                 .and_then(|forecast| {
                     let estimate = export::estimate(subject, draft.plan(), &forecast, &ticket)?;
-                    Ok(Foretold { draft: draft.clone(), forecast, estimate })
+                    Ok(Foretold { forecast, estimate })
                 });
             match foretold {
                 Err(Error::Cancelled) => {}

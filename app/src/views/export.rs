@@ -74,7 +74,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
         }
     });
     shards(context, ui, model, manifest);
-    takes(context, ui, model);
+    takes(context, ui);
     let running = context.document.export.is_running();
     ui.horizontal_wrapped(|ui| {
         let enabled = errors == 0 && writes && !running;
@@ -121,7 +121,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
 /// How large a weight file may be.
 fn shards(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     ui.horizontal_wrapped(|ui| {
-        ui.label("Files").on_hover_text("The most bytes of a weight file, header included. Tensors of one layer stay in one file; a layer that is larger has a file of its own. Several files have an index, as those of transformers; parts of a GGUF file are numbered as llama-gguf-split numbers them.");
+        ui.label("Files").on_hover_text("The most bytes of a weight file, header included. Tensors of one layer stay in one file, but for parts of a GGUF file; a layer that is larger has a file of its own. Several files have an index, as those of transformers; parts of a GGUF file are numbered as llama-gguf-split numbers them.");
         let chosen = model.history.current().shard_bytes;
         for bytes in SHARD_BYTES {
             let label = if bytes == 0 { "as the source".to_owned() } else { text::bytes(bytes) };
@@ -141,14 +141,23 @@ fn shards(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Mani
 }
 
 /// Time, disk and memory.
-fn takes(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
+fn takes(context: &ViewContext<'_>, ui: &mut Ui) {
     let again = |ui: &mut Ui, label: &str| {
         let tip = "Every way to compress that the plan has is tried on some rows of one layer of each width.";
         if ui.small_button(label).on_hover_text(tip).clicked() {
             context.send(Command::Foretell);
         }
     };
+    if context.document.export.is_running() {
+        return;
+    }
+    let asked = &context.document.foretelling;
+    let is_now = asked.as_ref().is_some_and(|asked| asked.is_now(context.document));
     ui.horizontal_wrapped(|ui| match &context.document.foretold {
+        Slot::Ready(_) | Slot::Failed(_) if !is_now => {
+            ui.weak("time, disk and memory were estimated for another plan, folder or calibration");
+            again(ui, "Estimate again");
+        }
         Slot::Idle => again(ui, "Estimate time, disk and memory"),
         Slot::Running { what, .. } => {
             ui.spinner();
@@ -158,12 +167,7 @@ fn takes(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             ui.colored_label(context.tokens.warning, sentence);
             again(ui, "Try again");
         }
-        Slot::Ready(Foretold { draft, forecast, estimate }) => {
-            if !std::sync::Arc::ptr_eq(draft, model.history.current()) {
-                ui.weak("time, disk and memory were estimated for an earlier plan");
-                again(ui, "Estimate again");
-                return;
-            }
+        Slot::Ready(Foretold { forecast, estimate }) => {
             ui.vertical(|ui| {
                 ui.label(format!("Time: {}", text::estimated(estimate)));
                 ui.label(format!(

@@ -229,8 +229,13 @@ fn by_name(files: &[File], tensors: &[Tensor]) -> Result<HashMap<String, usize>>
     let mut by_name = HashMap::with_capacity(tensors.len());
     for (index, tensor) in tensors.iter().enumerate() {
         if by_name.insert(tensor.name.clone(), index).is_some() {
-            let what = format!("tensor {} is also in another file of the folder", tensor.name);
-            return Err(Error::malformed("safetensors", files[tensor.file].path(), what));
+            let path = files[tensor.file].path();
+            let is_gguf =
+                path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"));
+            let (kind, other) =
+                if is_gguf { ("GGUF", "part") } else { ("safetensors", "file of the folder") };
+            let what = format!("tensor {} is also in another {other}", tensor.name);
+            return Err(Error::malformed(kind, path, what));
         }
     }
     Ok(by_name)

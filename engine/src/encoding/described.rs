@@ -126,9 +126,7 @@ impl Layout {
             Self::Windows(layout) => is_float(layout.dtype),
             Self::Vectors(layout) => layout.is_valid() && is_float(layout.scale_dtype),
             Self::Rotated(layout) => {
-                let is_run = |run: usize, n: usize| (1..=n.max(1)).contains(&run);
-                let rows = layout.rows.is_none_or(|run| is_run(run, shape.rows));
-                rows && is_run(layout.cols, shape.cols) && layout.inner.is_valid_at(shape, depth)
+                layout.is_valid(shape) && layout.inner.is_valid_at(shape, depth)
             }
             Self::LowRank(layout) => layout.is_valid_at(shape, depth),
             Self::Mixed(layout) => layout.is_valid_at(shape, depth),

@@ -18,7 +18,23 @@ pub struct RotatedLayout {
     pub inner: Box<Layout>,
 }
 
+/// The largest odd factor of a run that is read: mixing takes as many operations a weight.
+const MOST_ODD: usize = 4096;
+
 impl RotatedLayout {
+    /// Whether runs lie within the matrix and are mixed in reasonable time, and weights that are decoded all at once are of
+    /// a layout whose parts tell how many there are.
+    pub(super) fn is_valid(&self, shape: MatrixShape) -> bool {
+        let odd = |n: usize| n >> n.trailing_zeros().min(usize::BITS - 1);
+        let is_run = |run: usize, n: usize| {
+            let is_within = (1..=n.max(1)).contains(&run);
+            is_within && odd(run).max(odd(n % run)) <= MOST_ODD
+        };
+        let is_bounded = self.rows.is_none() || matches!(*self.inner, Layout::Vectors(_));
+        let are_rows = self.rows.is_none_or(|run| is_run(run, shape.rows));
+        is_bounded && are_rows && is_run(self.cols, shape.cols)
+    }
+
     /// A bit for each input, and for each output if they are mixed, and the inner layout's bytes.
     pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
         let rows = self.rows.map_or(0, |_| shape.rows.div_ceil(8));

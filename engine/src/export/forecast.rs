@@ -9,7 +9,7 @@ use crate::export::{Destination, REPORT, refuse_own_source};
 use crate::format::archive;
 use crate::job::{self, Finished, Subject};
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Entry, Manifest, Storage, refuse_errors};
+use crate::target::{Aim, Case, Entry, Manifest, Storage, is_joint, refuse_errors};
 
 /// Bytes that a header of the store takes at most beside the parts.
 const STORED_HEADER_BYTES: u64 = 2048;
@@ -59,7 +59,7 @@ pub fn forecast<'a>(
     disk::may_become(destination.folder, destination.replace, REPORT)?;
     let there = disk::finished_for(destination.folder);
     let there = there.map_or_else(Finished::default, |of| job::finished(subject, plan, &of));
-    let store_bytes = store_bytes(checkpoint, &manifest);
+    let store_bytes = store_bytes(checkpoint, plan, &manifest);
     let free_bytes = room(destination, manifest.total_bytes(), store_bytes, there.bytes)?;
     let is_dense = |storage: &Storage| matches!(storage, Storage::Dense { .. });
     Ok(Forecast {
@@ -95,10 +95,10 @@ pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Ma
 }
 
 /// Bytes of the finished layers, which lie beside the output while it is written, at most.
-pub(super) fn store_bytes(checkpoint: &Checkpoint, manifest: &Manifest) -> u64 {
+pub(super) fn store_bytes(checkpoint: &Checkpoint, plan: &Plan, manifest: &Manifest) -> u64 {
     // By what outputs were divided is stored too, where anything was.
     let is_changed = |entry: &&Entry| matches!(entry.storage, Storage::Changed { .. });
-    let has_divisors = manifest.entries.iter().any(|entry| is_changed(&entry));
+    let has_divisors = is_joint(plan);
     let divisors = |outputs: u64| {
         if has_divisors { outputs.saturating_mul(4) + STORED_HEADER_BYTES } else { 0 }
     };

@@ -140,7 +140,7 @@ pub fn export<'a>(
     let manifest = forecast::laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;
     checkpoint.check_all_unchanged()?;
-    let store_bytes = forecast::store_bytes(checkpoint, &manifest);
+    let store_bytes = forecast::store_bytes(checkpoint, plan, &manifest);
     let there_bytes = |folder: &Path| job::finished(subject, plan, folder).bytes;
     let folder = begin(destination, (manifest.total_bytes(), store_bytes), &there_bytes)?;
     let finished = folder.finished_parts();

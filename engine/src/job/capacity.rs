@@ -8,7 +8,9 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use crate::error::{Error, Result};
 use crate::job::Sample;
-use crate::method::{About, Kind, METHODS, Method, Needs, Parameter, Stage, Step, chain_label};
+use crate::method::{
+    About, Kind, METHODS, Method, Needs, Parameter, Stage, Step, chain_label, chain_layout,
+};
 use crate::numeric::seeds::Random;
 use crate::observer::{Observer, Progress, Unit};
 use crate::tensor::DType;
@@ -166,11 +168,14 @@ pub fn by_bits(found: &mut [Held]) {
 /// [`crate::Error::Cancelled`], and where the values are not finite.
 pub fn hold(sample: &Sample, steps: &[Step], observer: &dyn Observer) -> Result<Option<Held>> {
     observer.go_on()?;
-    let (distortion, layout) = match sample.distortion(steps, observer) {
+    // What is stored once for all rows is paid by those of the whole layer.
+    let shape = sample.whole_shape();
+    let tried = chain_layout(steps, shape, sample.dtype())
+        .and_then(|layout| Ok((sample.distortion(steps, observer)?, layout)));
+    let (distortion, layout) = match tried {
         Err(Error::Plan { .. } | Error::Shape { .. }) => return Ok(None),
         found => found?,
     };
-    let shape = sample.shape();
     let bits = layout.bytes(shape) as f64 * 8.0 / shape.elements().max(1) as f64;
     let title = |step: &Step| {
         METHODS.iter().map(|m| m.about()).find(|about| about.id == step.method).map(|a| a.title)

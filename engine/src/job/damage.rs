@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2, s};
 
 use crate::checkpoint::Checkpoint;
-use crate::encoding::{Encoding, Layout};
+use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::job::folded::Alone;
 use crate::method::{self, About, Kind, LayerInputs, METHODS, Needs, Stage, Step, Task};
@@ -13,7 +13,7 @@ use crate::numeric::grouping::Grouping;
 use crate::numeric::weighted::{WeightedError, diagonal_weighted_error, gram_weighted_error};
 use crate::observer::Observer;
 use crate::plan::Assignment;
-use crate::tensor::MatrixShape;
+use crate::tensor::{DType, MatrixShape};
 
 /// Weights of a sample: some 64 rows of 4096.
 const SAMPLE: usize = 1 << 18;
@@ -179,7 +179,7 @@ impl Damage {
 /// A sample of the rows of a layer, on which assignments are tried. A layer of at most 2¹⁸ weights is taken whole.
 pub struct Sample {
     tensor: String,
-    dtype: crate::tensor::DType,
+    dtype: DType,
     weights: Array2<f32>,
     of: usize,
     inputs: Option<LayerInputs>,
@@ -235,7 +235,7 @@ impl Sample {
     }
 
     /// Values of no checkpoint, all of them.
-    pub fn of_values(title: &str, weights: Array2<f32>, dtype: crate::tensor::DType) -> Self {
+    pub fn of_values(title: &str, weights: Array2<f32>, dtype: DType) -> Self {
         let of = weights.nrows();
         let alone = Alone::default();
         Self { tensor: title.to_owned(), dtype, weights, of, inputs: None, alone }
@@ -246,19 +246,28 @@ impl Sample {
         MatrixShape { rows: self.weights.nrows(), cols: self.weights.ncols() }
     }
 
+    /// `[rows, cols]` of the layer.
+    pub fn whole_shape(&self) -> MatrixShape {
+        MatrixShape { rows: self.of, cols: self.weights.ncols() }
+    }
+
+    /// Element type of the layer.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// The rows taken.
     pub fn weights(&self) -> ArrayView2<'_, f32> {
         self.weights.view()
     }
 
-    /// Σ(w − ŵ)²/Σw² over the sample taken for a layer, and how it is held.
+    /// Σ(w − ŵ)²/Σw² over the sample taken for a layer.
     ///
     /// # Errors
     /// Those of [`method::run_chain`].
-    pub fn distortion(&self, steps: &[Step], observer: &dyn Observer) -> Result<(f64, Layout)> {
-        let encoding = self.compress(steps, observer)?;
-        let error = relative_error(self.weights.view(), encoding.decode().view());
-        Ok((error * error, encoding.layout()))
+    pub fn distortion(&self, steps: &[Step], observer: &dyn Observer) -> Result<f64> {
+        let decoded = self.compress(steps, observer)?.decode();
+        Ok(relative_error(self.weights.view(), decoded.view()).powi(2))
     }
 
     /// The same sample with what the layer receives, for methods that need it.
@@ -406,8 +415,8 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::encoding::Layout;
     use crate::method::chain_layout;
-    use crate::tensor::{DType, MatrixShape};
 
     #[test]
     fn every_curve_is_of_a_form_of_its_own() {

@@ -47,8 +47,9 @@ use crate::plan::Plan;
 /// decoded values under a mask, an order of 32-bit indices, codes and packed codes.
 const WORKING_BYTES_PER_WEIGHT: u64 = 20;
 
-/// Bytes of working memory that an entry of a layer's Gram matrix takes.
-const GRAM_BYTES_PER_ENTRY: u64 = 4 + 8 + 4 + 4;
+/// Bytes of working memory that an entry of a layer's Gram matrix takes: half of it in f64, and where it is turned three
+/// whole copies in f64; factors and inverses take less.
+const GRAM_BYTES_PER_ENTRY: u64 = 4 + 3 * 8;
 
 /// How a job may use the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

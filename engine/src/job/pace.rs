@@ -35,7 +35,8 @@ type Alike = BTreeMap<(String, usize), Vec<usize>>;
 
 /// Tries every way to compress that a plan has on one layer of each width, with `8` rows or more and with four times as
 /// many, and takes the straight line through the two for layers of that width: what does not depend on the rows, as the
-/// factor of a Gram matrix, is in its beginning. Scales that go into a norm are tried as if they were kept.
+/// factor of a Gram matrix, is in its beginning. Where a method searches on some rows what holds for all, both trials have
+/// as many at least. Scales that go into a norm are tried as if they were kept.
 ///
 /// An estimate: rows differ, layers of one machine share it, and a sample fits caches that a layer does not. Cost: some
 /// 2¹⁸ weights a trial, and what a method does to the Gram matrix of a layer.
@@ -102,6 +103,16 @@ impl Line {
     }
 }
 
+/// Rows of the smaller and the larger trial on a layer of `(rows, cols)`.
+fn trial_rows((rows, cols): (usize, usize), searched: usize) -> (usize, usize) {
+    let many = (WEIGHTS / cols.max(1)).max(LARGER * LEAST_ROWS);
+    let few = (many / LARGER).max(LEAST_ROWS);
+    if searched > few {
+        return (searched.min(rows), (2 * searched).min(rows));
+    }
+    (few.min(rows), many.min(rows))
+}
+
 fn line(
     subject: Subject<'_>,
     steps: &[Step],
@@ -117,8 +128,8 @@ fn line(
     let reading = begun.elapsed().as_secs_f64();
     let shape = tensor.matrix.map(|matrix| matrix.shape);
     let (rows, cols) = shape.map_or((0, 0), |shape| (shape.rows, shape.cols));
-    let many = (WEIGHTS / cols.max(1)).max(LARGER * LEAST_ROWS).min(rows);
-    let few = (many / LARGER).max(LEAST_ROWS).min(rows);
+    let (few, many) = trial_rows((rows, cols), method::chain_searched_rows(steps));
+    let is_quick = inputs.is_none();
     let mut inputs = inputs;
     let mut trial = |rows: usize| -> Result<(usize, f64)> {
         let sample = Sample::of_rows(subject.checkpoint, layer, rows, observer)?;
@@ -132,6 +143,10 @@ fn line(
         inputs = sample.into_inputs();
         Ok((rows, seconds))
     };
+    if is_quick {
+        // Tables that are made once, threads that sleep.
+        trial(few.min(LEAST_ROWS))?;
+    }
     let line = Line::through(trial(few)?, trial(many)?);
     Ok(Line { start: line.start + reading, ..line })
 }
@@ -139,6 +154,18 @@ fn line(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trials_lie_beyond_the_rows_of_a_search() {
+        assert_eq!(trial_rows((4096, 4096), 0), (16, 64));
+        assert_eq!(trial_rows((20, 4096), 0), (16, 20));
+        assert_eq!(trial_rows((4096, 4096), 256), (256, 512));
+        assert_eq!(trial_rows((300, 14_336), 256), (256, 300));
+        // A search of 256 rows in 5 s, then a second for 256 rows: not 5 s for every 256.
+        let (few, many) = trial_rows((4096, 4096), 256);
+        let line = Line::through((few, 6.0), (many, 7.0));
+        assert!((line.seconds(4096) - 21.0).abs() < 1e-9);
+    }
 
     #[test]
     fn a_line_goes_through_both_trials_and_never_falls() {

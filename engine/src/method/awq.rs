@@ -245,6 +245,10 @@ impl Method for Awq {
         format!("{} awq{folded}", grid::label(parameters))
     }
 
+    fn searched_rows(&self) -> usize {
+        SAMPLE_ROWS
+    }
+
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let affine = Grid::new(parameters, input.dtype).layout;
         let scale_dtype = affine.scale_dtype;

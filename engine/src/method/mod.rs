@@ -199,6 +199,11 @@ pub trait Method: Sync {
         false
     }
 
+    /// Rows on which it searches what holds for all, at most: a layer of more takes no longer for that. 0 without a search.
+    fn searched_rows(&self) -> usize {
+        0
+    }
+
     /// Compresses one matrix.
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding>;
 }
@@ -317,6 +322,12 @@ pub fn chain_shares_peak(steps: &[Step]) -> bool {
         Some(method.shares_peak(&method.about().resolve(&step.parameters).ok()?))
     };
     steps.iter().any(|step| shares(step).unwrap_or(false))
+}
+
+/// The most rows on which a step of a chain searches what holds for all of them.
+pub fn chain_searched_rows(steps: &[Step]) -> usize {
+    let of = |step: &Step| find(&step.method).map_or(0, |method| method.searched_rows());
+    steps.iter().map(of).max().unwrap_or(0)
 }
 
 /// Runs a chain of steps; refuses weights that are not finite, naming the tensor.

@@ -31,7 +31,7 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 /// else each by itself, without data. A scale is the root mean square of its weights, in the end that of least
 /// tr(Δ·H·Δᵀ) for these codes (without data Σ Δ²). The authors' rescaling of inputs, their tuning of the layers and of
 /// the signs by gradients are not done.
-/// Cost: 1/3·cols³ + 2·rows·cols² operations and some 700 a weight for the points; memory 16·cols² + 12·rows·cols bytes.
+/// Cost: 1/3·cols³ + 2·rows·cols² operations and some 700 a weight for the points; memory 24·cols² + 12·rows·cols bytes.
 pub(super) struct Quip;
 
 /// The registry's entry.

@@ -34,7 +34,13 @@ static ABOUT: About = About {
 };
 
 static CAPABILITIES: Capabilities = Capabilities {
-    integers: &[Integers { bits: &[4], symmetric: false, groups: &[32, 64, 128], rows: false }],
+    integers: &[Integers {
+        bits: &[4],
+        symmetric: false,
+        groups: &[32, 64, 128],
+        rows: false,
+        inputs_multiple: 1,
+    }],
     why_not_bits: "have no form in AWQ; choose 4 bits, or keep the layer",
     kept: &[
         NOT_LINEAR[0],

@@ -73,6 +73,8 @@ pub struct Integers {
     pub groups: &'static [usize],
     /// Whether a scale may be for a whole output row, or the whole tensor written as equal rows.
     pub rows: bool,
+    /// Inputs of a layer must be a multiple of this, and of [`Capabilities::inputs_multiple`].
+    pub inputs_multiple: usize,
 }
 
 /// Small floats under scales.
@@ -297,8 +299,13 @@ impl Capabilities {
         if let Some(why) = self.why_not_integers(affine) {
             return Some(why);
         }
+        let is_held = |held: &&Integers| {
+            held.bits.contains(&affine.bits) && held.symmetric == affine.symmetric
+        };
+        let own = self.integers.iter().find(is_held).map_or(1, |held| held.inputs_multiple);
+        // Both are powers of two.
         for (n, multiple, what) in [
-            (shape.cols, self.inputs_multiple, "inputs"),
+            (shape.cols, self.inputs_multiple.max(own), "inputs"),
             (shape.rows, self.outputs_multiple, "outputs"),
         ] {
             if !n.is_multiple_of(multiple) {

@@ -60,6 +60,10 @@ const FLOATS: &[Floats] = &[
     Floats::microscaling(Levels::E4m3),
 ];
 
+/// Codes that fill words without a rest, which readers of every age take.
+const WHOLE: Integers =
+    Integers { bits: &[2, 4, 8], symmetric: true, groups: &[], rows: true, inputs_multiple: 1 };
+
 /// Name of [`DENSE`], for the note of [`PACKED`].
 const DENSE_ID: &str = "compressed-tensors-0.18";
 
@@ -73,10 +77,7 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
         writes: true,
     },
     capabilities: &Capabilities {
-        integers: &[
-            Integers { bits: &[2, 4, 8], symmetric: true, groups: &[], rows: true },
-            Integers { bits: &[2, 4, 8], symmetric: false, groups: &[], rows: true },
-        ],
+        integers: &[WHOLE, Integers { symmetric: false, ..WHOLE }],
         why_not_bits: "are packed differently before and after compressed-tensors 0.18; choose 2, 4 or 8 bits, or the target for 0.18",
         kernel: Some(MARLIN),
         floats: FLOATS,
@@ -88,7 +89,7 @@ pub(super) static PACKED: CompressedTensors = CompressedTensors {
 };
 
 /// The registry's entry for packed words as readers from 0.18 on take them: codes of 3, 5, 6 and 7 bits are a stream
-/// without padding too. Inputs are a multiple of 32, so that a row has fewer words than earlier readers ask for: those
+/// without padding too. Inputs of those are a multiple of 32, so that a row has fewer words than earlier readers ask for: those
 /// refuse the layer rather than read other codes from it.
 pub(super) static DENSE: CompressedTensors = CompressedTensors {
     about: &About {
@@ -100,11 +101,12 @@ pub(super) static DENSE: CompressedTensors = CompressedTensors {
     },
     capabilities: &Capabilities {
         integers: &[
-            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: true, groups: &[], rows: true },
-            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: false, groups: &[], rows: true },
+            WHOLE,
+            Integers { symmetric: false, ..WHOLE },
+            Integers { bits: &[3, 5, 6, 7], inputs_multiple: 32, ..WHOLE },
+            Integers { bits: &[3, 5, 6, 7], symmetric: false, inputs_multiple: 32, ..WHOLE },
         ],
         why_not_bits: "do not fit a byte",
-        inputs_multiple: 32,
         kernel: Some(MARLIN),
         floats: FLOATS,
         ..BOTH
@@ -124,8 +126,20 @@ pub(super) static INT: CompressedTensors = CompressedTensors {
     },
     capabilities: &Capabilities {
         integers: &[
-            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: true, groups: &[], rows: true },
-            Integers { bits: &[2, 3, 4, 5, 6, 7, 8], symmetric: false, groups: &[], rows: true },
+            Integers {
+                bits: &[2, 3, 4, 5, 6, 7, 8],
+                symmetric: true,
+                groups: &[],
+                rows: true,
+                inputs_multiple: 1,
+            },
+            Integers {
+                bits: &[2, 3, 4, 5, 6, 7, 8],
+                symmetric: false,
+                groups: &[],
+                rows: true,
+                inputs_multiple: 1,
+            },
         ],
         why_not_bits: "do not fit a byte",
         ..BOTH

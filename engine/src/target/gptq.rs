@@ -39,8 +39,13 @@ enum Wording {
 
 /// What loaders share.
 const BITS: &[u32] = &[2, 3, 4, 8];
-const SYMMETRIC: Integers =
-    Integers { bits: BITS, symmetric: true, groups: &[32, 64, 128], rows: true };
+const SYMMETRIC: Integers = Integers {
+    bits: BITS,
+    symmetric: true,
+    groups: &[32, 64, 128],
+    rows: true,
+    inputs_multiple: 1,
+};
 
 /// What both versions have in common.
 const BOTH: Capabilities = Capabilities {

@@ -5,9 +5,10 @@ use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout, SumLayou
 use crate::format::archive::coded::Runs;
 use crate::format::archive::leaf::{Leaf, Marks};
 use crate::format::archive::parted::{MixedRows, RunsOf};
-use crate::format::archive::turned::{Points, Turned};
+use crate::format::archive::turned::{Basis, Points};
 use crate::format::archive::windowed::Windowed;
 use crate::format::words::{floats, for_each_run};
+use crate::numeric::rotation::Rotation;
 use crate::tensor::MatrixShape;
 
 pub(super) type Get<'g, 'a> = dyn Fn(&str) -> Option<&'a [u8]> + 'g;
@@ -37,8 +38,10 @@ pub(super) enum Node<'a> {
     Outliers(Few),
     Points(Points<'a>),
     Coded(Runs<'a>),
-    /// What lies within, in another basis.
-    Turned(Box<Self>, Turned),
+    /// What lies within, its inputs turned.
+    Turned(Box<Self>, Rotation),
+    /// Weights decoded at once: every one depends on all.
+    Whole(Vec<f32>),
     Runs(RunsOf<'a>),
     Mixed(MixedRows<'a>),
     Windowed(Windowed<'a>),
@@ -168,7 +171,12 @@ impl<'a> Node<'a> {
             Layout::Rotated(rotated) => {
                 let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
                 let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
-                Self::Turned(Box::new(inner), Turned::new(rotated, shape, get)?)
+                let basis = Basis::new(rotated, shape, get)?;
+                if basis.rows.is_none() {
+                    return Some(Self::Turned(Box::new(inner), basis.cols));
+                }
+                let row = |row, out: &mut [f32]| inner.run(shape, (row, 0), out);
+                Self::Whole(basis.weights(shape, row)?)
             }
             Layout::Windows(windows) => Self::Windowed(Windowed::new(windows, shape, get)?),
             Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
@@ -256,10 +264,15 @@ impl<'a> Node<'a> {
             Self::Mixed(mixed) => mixed.run((row, col), out),
             Self::Windowed(windowed) => windowed.run(shape, (row, col), out),
             Self::Coded(runs) => runs.run(shape, (row, col), out),
-            Self::Turned(inner, turned) => {
+            Self::Turned(inner, cols) => {
+                let mut all = vec![0.0; shape.cols];
+                inner.run(shape, (row, 0), &mut all)?;
+                cols.undo(&mut all);
+                all.get(col..col + out.len()).map(|found| out.copy_from_slice(found))
+            }
+            Self::Whole(weights) => {
                 let first = row * shape.cols + col;
-                let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;
-                all.get(first..first + out.len()).map(|found| out.copy_from_slice(found))
+                weights.get(first..first + out.len()).map(|found| out.copy_from_slice(found))
             }
             Self::Sum(base, correction) => {
                 base.run(shape, (row, col), out)?;

@@ -1,6 +1,6 @@
 //! Reading codes for several weights at once, and weights of a turned basis.
 
-use std::sync::OnceLock;
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
 use crate::encoding::{RotatedLayout, VectorsLayout};
 use crate::format::archive::leaf::is_set;
@@ -63,15 +63,13 @@ fn code(bytes: &[u8], i: usize, bits: u32) -> Option<u32> {
     Some((window >> (at % 8) & ((1 << bits) - 1)) as u32)
 }
 
-/// The basis of turned weights, and the weights once somebody has asked for one.
-#[derive(Debug)]
-pub(super) struct Turned {
-    cols: Rotation,
-    rows: Option<Rotation>,
-    weights: OnceLock<Option<Vec<f32>>>,
+/// The turned basis of inputs and, where they are turned too, of outputs.
+pub(super) struct Basis {
+    pub(super) cols: Rotation,
+    pub(super) rows: Option<Rotation>,
 }
 
-impl Turned {
+impl Basis {
     pub(super) fn new(
         layout: &RotatedLayout,
         shape: MatrixShape,
@@ -86,23 +84,19 @@ impl Turned {
             Some(run) => Some(rotation("row_signs", shape.rows, run)?),
             None => None,
         };
-        Some(Self { cols, rows, weights: OnceLock::new() })
+        Some(Self { cols, rows })
     }
 
-    /// All weights, of which `row` gives a row of the turned ones.
+    /// All weights, of which `row` gives a row of the turned ones; rows in parallel.
     pub(super) fn weights(
         &self,
         shape: MatrixShape,
-        row: impl Fn(usize, &mut [f32]) -> Option<()>,
-    ) -> Option<&[f32]> {
-        let weights = self.weights.get_or_init(|| {
-            let mut weights = vec![0.0; shape.elements()];
-            for (index, values) in weights.chunks_mut(shape.cols.max(1)).enumerate() {
-                row(index, values)?;
-            }
-            undo_both(&self.cols, self.rows.as_ref(), &mut weights);
-            Some(weights)
-        });
-        weights.as_deref()
+        row: impl Fn(usize, &mut [f32]) -> Option<()> + Sync,
+    ) -> Option<Vec<f32>> {
+        let mut weights = vec![0.0; shape.elements()];
+        let rows = weights.par_chunks_mut(shape.cols.max(1)).enumerate();
+        rows.try_for_each(|(index, values)| row(index, values))?;
+        undo_both(&self.cols, self.rows.as_ref(), &mut weights);
+        Some(weights)
     }
 }

@@ -241,7 +241,7 @@ impl Gram {
         scaled
     }
 
-    /// The sum of the turned inputs, Σ (R·x)·(R·x)ᵀ; 16·channels² bytes beside it.
+    /// The sum of the turned inputs, Σ (R·x)·(R·x)ᵀ; 24·channels² bytes beside it while it is turned.
     ///
     /// # Panics
     /// If the number of channels differs.

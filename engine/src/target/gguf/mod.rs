@@ -42,8 +42,20 @@ static ABOUT: About = About {
 
 static CAPABILITIES: Capabilities = Capabilities {
     integers: &[
-        Integers { bits: &[4, 5, 8], symmetric: true, groups: &[32], rows: false },
-        Integers { bits: &[4, 5], symmetric: false, groups: &[32], rows: false },
+        Integers {
+            bits: &[4, 5, 8],
+            symmetric: true,
+            groups: &[32],
+            rows: false,
+            inputs_multiple: 1,
+        },
+        Integers {
+            bits: &[4, 5],
+            symmetric: false,
+            groups: &[32],
+            rows: false,
+            inputs_multiple: 1,
+        },
     ],
     why_not_bits: "have no block of 32 in GGUF (2, 3 and 6 bits are K-quants: the method GGUF blocks makes them); choose 4, 5 or 8 bits",
     offsets: true,
