@@ -167,7 +167,7 @@ impl<'a> Node<'a> {
                 let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
                 Self::Turned(Box::new(inner), Turned::new(rotated, shape, get)?)
             }
-            Layout::Windows(windows) => Self::Windowed(Windowed::new(windows, shape, get)?),
+            Layout::Windows(windows) => Self::Windowed(Windowed::new(*windows, shape, get)?),
             Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
             Layout::Mixed(mixed) => Self::Mixed(MixedRows::new(mixed, shape, get)?),
             Layout::Shifted(shifted) => {
