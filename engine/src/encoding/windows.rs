@@ -1,5 +1,5 @@
 //! Codes that share bits: words or bytes of which every weight is a window, under scales for 64 inputs and for a row. The
-//! layouts WINT2.5 and WINT2 of FastDeploy, row by row.
+//! layouts WINT2.5 and WINT2 of `FastDeploy`, row by row.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ impl WindowsLayout {
     }
 
     /// Parts with their element types and numbers of elements.
-    pub(super) fn parts(&self, shape: MatrixShape) -> Vec<(&'static str, DType, usize)> {
+    pub(super) fn parts(self, shape: MatrixShape) -> Vec<(&'static str, DType, usize)> {
         let (rows, blocks) = (shape.rows, Self::blocks(shape.cols));
         let scales = ("super_scales", self.dtype, rows);
         match self.form {
@@ -56,12 +56,12 @@ impl WindowsLayout {
     }
 
     /// 10 words for 64 weights and a scale a row; or a byte for 4, half a byte for 64, and three numbers a row.
-    pub(super) fn bytes(&self, shape: MatrixShape) -> u64 {
+    pub(super) fn bytes(self, shape: MatrixShape) -> u64 {
         let of = |(_, dtype, n): (_, DType, usize)| n as u64 * dtype.bits() / 8;
         self.parts(shape).into_iter().map(of).sum()
     }
 
-    pub(super) fn bits(&self) -> u32 {
+    pub(super) fn bits(self) -> u32 {
         match self.form {
             WindowForm::Words => 3,
             WindowForm::Bytes => 2,
@@ -177,7 +177,7 @@ impl Windows {
     }
 
     pub(super) fn from_parts<'a>(
-        layout: &WindowsLayout,
+        layout: WindowsLayout,
         shape: MatrixShape,
         part: &dyn Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
@@ -207,7 +207,7 @@ impl Windows {
                 supers,
             }
         };
-        Some(Self { shape, layout: *layout, data })
+        Some(Self { shape, layout, data })
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
         let get = |name: &str| {
             parts.iter().find(|(part, _)| *part == name).map(|(_, bytes)| bytes.as_slice())
         };
-        let windows = Windows::from_parts(&layout, SHAPE, &get).unwrap();
+        let windows = Windows::from_parts(layout, SHAPE, &get).unwrap();
         let mut row = [0.0; 64];
         windows.decode_row(0, &mut row);
         let expected: Vec<f32> = expected.iter().map(|&level| f32::from(level) * scale).collect();
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(layout.bytes(SHAPE), stored as u64);
     }
 
-    /// Random words, decoded by numpy as FastDeploy's test of its kernel describes them.
+    /// Random words, decoded by numpy as `FastDeploy`'s test of its kernel describes them.
     #[test]
     fn words_are_those_of_wint25() {
         let words: [u16; 10] =

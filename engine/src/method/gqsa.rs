@@ -17,7 +17,7 @@ use crate::tensor::{DType, MatrixShape};
 
 /// Groups of inputs of each row, the least salient dropped, in the walk of GPTQ as the inputs lie.
 ///
-/// A group g of a row w goes for w_g·((H + d·I)⁻¹_gg)⁻¹·w_gᵀ, what it adds to the error of the outputs where all other
+/// A group v of a row goes for v·B⁻¹·vᵀ with B its block of (H + d·I)⁻¹, what it adds to the error of the outputs where all other
 /// weights of the row make up for it; *by weight*, for the mean of wᵢ²/(H + d·I)⁻¹ᵢᵢ over it, as in the paper. Of the
 /// whole matrix round(f·groups) go, of equal ones the later. Then, with (H + d·I)⁻¹ = Uᵀ·U, inputs are walked along: a
 /// dropped weight leaves e = w/Uᵢᵢ, a kept one (w − ŵ)/Uᵢᵢ, and wⱼ ← wⱼ − e·Uᵢⱼ for all later j; the grid of a kept group

@@ -1,7 +1,7 @@
 //! Codes that share bits: each value is a window of a word, and neighbouring windows overlap. Decoding is a shift and a mask.
 //!
 //! *Words*: 16 bits are 7 values of 3 bits at shifts 13, 11, 9, 6, 4, 2 and 0. *Bytes*: a byte is mapped to 15 bits by
-//! ⌊byte·scale + zero + ½⌋, which are 4 values of 6 bits at shifts 9, 6, 3 and 0. Both as FastDeploy has them.
+//! ⌊byte·scale + zero + ½⌋, which are 4 values of 6 bits at shifts 9, 6, 3 and 0. Both as in `FastDeploy`.
 
 use crate::numeric::vector::{Loops, vectorised};
 

@@ -178,7 +178,7 @@ impl<'a> Node<'a> {
                 let row = |row, out: &mut [f32]| inner.run(shape, (row, 0), out);
                 Self::Whole(basis.weights(shape, row)?)
             }
-            Layout::Windows(windows) => Self::Windowed(Windowed::new(windows, shape, get)?),
+            Layout::Windows(windows) => Self::Windowed(Windowed::new(*windows, shape, get)?),
             Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
             Layout::Mixed(mixed) => Self::Mixed(MixedRows::new(mixed, shape, get)?),
             Layout::Shifted(shifted) => {

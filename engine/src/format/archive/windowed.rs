@@ -17,7 +17,7 @@ pub(super) struct Windowed<'a> {
 
 impl<'a> Windowed<'a> {
     pub(super) fn new(
-        layout: &WindowsLayout,
+        layout: WindowsLayout,
         shape: MatrixShape,
         get: &Get<'_, 'a>,
     ) -> Option<Self> {

@@ -99,11 +99,6 @@ impl Small {
         Fit { scale, zero: f32::from(zero) }
     }
 
-    /// The grids of a group of the rows of a tile, whose scales and zero points are codes.
-    pub(super) fn together(&self, layout: BilevelLayout, groups: &[Weighed]) -> Tile {
-        vectorised(Together { layout, groups })
-    }
-
     /// Σ count·(w − ŵ)² of a group on its own grid less that of all others on theirs, for each weight that is left out.
     ///
     /// Only the least and the largest weight hold the grid where it is, so leaving out another gains its own error.
@@ -147,6 +142,11 @@ impl Small {
             (group.values[i], group.counts[i]) = (mean as f32, 0.0);
         }
     }
+}
+
+/// The grids of a group of the rows of a tile, whose scales and zero points are codes.
+pub(super) fn together(layout: BilevelLayout, groups: &[Weighed]) -> Tile {
+    vectorised(Together { layout, groups })
 }
 
 /// clamp(round(w/s + z)), ties to even; 0 where there is no such number.
@@ -372,7 +372,7 @@ mod tests {
         for (bits, most) in [(8, 1.0), (3, 1.25), (2, 1.7)] {
             let small = small(3, "codes");
             let layout = BilevelLayout { statistic_bits: bits, ..small.second.unwrap() };
-            let tile = small.together(layout, &groups);
+            let tile = together(layout, &groups);
             let left = groups.iter().zip(&tile.fits).map(|(group, &fit)| error(group, fit, 7.0));
             let left = f64::from(left.sum::<f32>());
             assert!(left < most * squares, "{bits} bits: {left} of {squares}");

@@ -9,7 +9,7 @@ use rayon::prelude::{
 use crate::encoding::{Mask, OutliersLayout};
 use crate::error::{Error, Result};
 use crate::method::Task;
-use crate::method::spqr::fit::{Fit, Small, Weighed};
+use crate::method::spqr::fit::{Fit, Small, Weighed, together};
 use crate::numeric::inverse::InverseFactor;
 use crate::numeric::sweep::{BLOCK, Choice, sweep};
 use crate::tensor::{DType, round_f32};
@@ -253,7 +253,7 @@ impl Walk<'_, '_, '_> {
             }
             return;
         };
-        let tile = small.together(layout, &groups);
+        let tile = together(layout, &groups);
         for ((row, fit), codes) in rows.iter_mut().zip(tile.fits).zip(tile.codes) {
             (row.fits[at], row.marks[at]) = (fit, codes);
         }
