@@ -423,7 +423,7 @@ impl Encoding {
             Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
             Layout::Runs(layout) => Self::Runs(Runs::from_parts(layout, shape, part)?),
-            Layout::Windows(layout) => Self::Windows(Windows::from_parts(layout, shape, part)?),
+            Layout::Windows(layout) => Self::Windows(Windows::from_parts(*layout, shape, part)?),
             Layout::Coded(layout) => Self::Coded(Coded::from_parts(layout, shape, part)?),
         })
     }
