@@ -227,7 +227,7 @@ impl Bench {
         let compressed = network(&self.checkpoint, &compressed)?;
         let whole = evaluate(&compressed, None, &self.sequences, &Silent)?;
         let first = evaluate(&compressed, Some(&original), &self.first, &Silent)?;
-        let unknown = Figure { value: f64::NAN, error: f64::NAN };
+        let unknown = Figure::exact(f64::NAN);
         let (bytes, bits_per_weight) = self.sizes(plan)?;
         Ok(Outcome {
             bytes,

@@ -220,11 +220,12 @@ impl Summary {
             n => format!("scales that the export folded undone in {n}, "),
         };
         format!(
-            "{} identical, {} differ, {scales_undone}{not_comparable}{} only in A, {} only in B, total relative error {}\n",
+            "{} identical, {} differ, {scales_undone}{not_comparable}{} only in A, {} only in B, total relative error{} {}\n",
             self.identical,
             self.differ,
             self.only_in_a,
             self.only_in_b,
+            if self.not_comparable > 0 { " of those compared" } else { "" },
             text::value(total)
         )
     }

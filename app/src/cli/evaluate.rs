@@ -241,7 +241,7 @@ fn describe(found: &Found) -> String {
     };
     row("perplexity", Some(evaluation.perplexity()));
     row("nats per token", Some(evaluation.nats_per_token()));
-    let exact = |value: f64| Some(Figure { value, error: f64::NAN });
+    let exact = |value: f64| Some(Figure::exact(value));
     row("bits per character", exact(evaluation.bits_per_character()));
     row("perplexity of the reference", evaluation.original_perplexity());
     row("nats per token beyond it", evaluation.excess_nats());

@@ -12,6 +12,7 @@ use crate::checkpoint::{
 };
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
+use crate::format::gguf_split::PartName;
 use crate::format::safetensors;
 use crate::tensor::{MatrixShape, Shape};
 
@@ -26,11 +27,11 @@ struct Index {
 
 impl Checkpoint {
     /// Opens a Hugging Face folder, a lone `.safetensors` file, an index, or a GGUF file (any part of one that was split
-    /// opens all of them). Reads headers only.
+    /// opens all of them), by itself or as the one in a folder without safetensors. Reads headers only.
     ///
     /// # Errors
     /// [`Error::Malformed`] for any defect of a header or index, [`Error::Io`] for a file that cannot be
-    /// mapped, [`Error::Plan`] for a folder without safetensors files.
+    /// mapped, [`Error::Plan`] for a folder with neither.
     pub fn open(path: &Path) -> Result<Self> {
         let is_index = path.file_name().is_some_and(|name| name == INDEX);
         let path = if is_index { path.parent().unwrap_or(path) } else { path };
@@ -74,20 +75,45 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
         weights = vec![model];
     }
     if weights.is_empty() {
-        return Err(Error::plan(
-            format!("{} holds no .safetensors file", folder.display()),
-            "open a Hugging Face folder or a .safetensors file; convert .bin and .pt files first, as they can run code",
-        ));
+        return match gguf_of(&names) {
+            Some(first) => open_file(&folder.join(first)),
+            None => Err(no_weights(folder, &names)),
+        };
     }
     let sources =
         weights.into_iter().map(|name| Source::open(&folder.join(name))).collect::<Result<_>>()?;
     build(folder, sources, Some(folder), false)
 }
 
+/// The one GGUF file among the files of a folder, or the first of its parts.
+fn gguf_of(names: &[String]) -> Option<&str> {
+    let all: Vec<&str> =
+        names.iter().map(String::as_str).filter(|name| ends(name, "gguf")).collect();
+    let first = *all.iter().min()?;
+    let is_whole = match PartName::of(first) {
+        Some(part) => part.count == all.len() as u64,
+        None => all.len() == 1,
+    };
+    is_whole.then_some(first)
+}
+
+fn no_weights(folder: &Path, names: &[String]) -> Error {
+    let what = format!("{} holds no .safetensors file", folder.display());
+    if names.iter().any(|name| ends(name, "gguf")) {
+        return Error::plan(what, "name one of its .gguf files");
+    }
+    Error::plan(
+        what,
+        "open a Hugging Face folder or a .safetensors file; convert .bin and .pt files first, as they can run code",
+    )
+}
+
 fn is_safetensors(name: &str) -> bool {
-    Path::new(name)
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+    ends(name, "safetensors")
+}
+
+fn ends(name: &str, extension: &str) -> bool {
+    Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 fn read_index(path: &Path) -> Result<Index> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::evaluation::{BlockScore, Evaluation, Figure, OutputError};
+use crate::numeric::distributions::within_student;
 
 const FORMAT: &str = "lapidary run 1";
 const ENDING: &str = ".json";
@@ -16,8 +17,8 @@ const ENDING: &str = ".json";
 const MAX_BYTES: u64 = 64 << 20;
 /// Files of one model that are read.
 const MAX_RUNS: usize = 10_000;
-/// Half the width of an interval that holds the true value 95 times of 100, in standard errors.
-const DEVIATIONS: f64 = 1.959_964;
+/// What lies in the middle of an interval's distribution.
+const CONFIDENCE: f64 = 0.95;
 
 /// A text that was run, and how it was cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,9 +104,11 @@ impl RunRecord {
 }
 
 impl Figure {
-    /// Half the width of the interval that holds the true mean 95 times of 100; NaN of a single window.
+    /// Half the width of the interval that holds the true mean 95 times of 100, by Student's t for n windows with n − 1
+    /// degrees of freedom; NaN of a single window.
     pub fn margin(&self) -> f64 {
-        DEVIATIONS * self.error
+        let degrees = if self.windows > 1 { self.windows - 1 } else { usize::MAX };
+        within_student(CONFIDENCE, degrees) * self.error
     }
 
     /// Whether a difference may as well be none: the interval holds zero, or there is no interval.

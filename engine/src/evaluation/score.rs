@@ -37,6 +37,22 @@ pub struct Figure {
     pub value: f64,
     /// Its standard error; NaN of a single window.
     pub error: f64,
+    /// Windows it is of; 0 where that is not known, as of records of before.
+    #[serde(default)]
+    pub windows: usize,
+}
+
+impl Figure {
+    /// A number that is exact, or not known as NaN.
+    pub fn exact(value: f64) -> Self {
+        Self { value, error: f64::NAN, windows: 0 }
+    }
+
+    /// e to a mean; the error is the first order of that of the mean.
+    fn exp(self) -> Self {
+        let value = self.value.exp();
+        Self { value, error: value * self.error, ..self }
+    }
 }
 
 /// A text scored by a network.
@@ -63,19 +79,17 @@ impl Evaluation {
 
     /// −Σ ln p / tokens, with the standard error over windows.
     pub fn nats_per_token(&self) -> Figure {
-        self.mean(|window| Some(window.nats)).unwrap_or(Figure { value: f64::NAN, error: f64::NAN })
+        self.mean(|window| Some(window.nats)).unwrap_or(Figure::exact(f64::NAN))
     }
 
     /// e to the nats per token; the error is the first order of that of the nats.
     pub fn perplexity(&self) -> Figure {
-        let nats = self.nats_per_token();
-        Figure { value: nats.value.exp(), error: nats.value.exp() * nats.error }
+        self.nats_per_token().exp()
     }
 
     /// Perplexity of the original on the same tokens.
     pub fn original_perplexity(&self) -> Option<Figure> {
-        let nats = self.mean(|window| Some(window.against.as_ref()?.nats))?;
-        Some(Figure { value: nats.value.exp(), error: nats.value.exp() * nats.error })
+        Some(self.mean(|window| Some(window.against.as_ref()?.nats))?.exp())
     }
 
     /// −Σ log₂ p / characters.
@@ -144,7 +158,7 @@ fn mean_of(windows: impl Iterator<Item = (u64, f64)>) -> Option<Figure> {
     let n = windows.len() as f64;
     let error =
         if windows.len() > 1 { (squares * n / (n - 1.0)).sqrt() / tokens as f64 } else { f64::NAN };
-    Some(Figure { value, error })
+    Some(Figure { value, error, windows: windows.len() })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! In: an output, its source. Out: how far each tensor is from its source, and every fault as a sentence.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -12,7 +12,6 @@ use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{Report, TensorReport, hashes, in_numbers, undone};
-use crate::format::gguf_split::PartName;
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
 use crate::tensor::Factors;
@@ -53,9 +52,9 @@ pub struct VerifiedTensor {
 /// # Errors
 /// What opening says; [`Error::Malformed`] for a report that is not understood; [`Error::Io`]; [`Error::Cancelled`].
 pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Result<Verified> {
-    let path = weights_of(output)?;
-    let opened = Checkpoint::open(&path)?;
-    let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
+    let opened = Checkpoint::open(output)?;
+    let path = opened.path();
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let report = undone::read_report(folder)?;
     let mut faults = Vec::new();
     if let Some(report) = &report {
@@ -71,26 +70,6 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     let tensors = verifier.tensors()?;
     let faults = verifier.faults;
     Ok(Verified { tensors, is_reported: report.is_some(), faults })
-}
-
-/// The folder itself, or the one GGUF file in it, or the first of its parts.
-fn weights_of(output: &Path) -> Result<PathBuf> {
-    if !output.is_dir() {
-        return Ok(output.to_path_buf());
-    }
-    let ends = |name: &str, ending: &str| name.to_ascii_lowercase().ends_with(ending);
-    let files = disk::list_files(output)?;
-    let has_safetensors = files.iter().any(|(name, _)| ends(name, ".safetensors"));
-    let gguf: Vec<&str> =
-        files.iter().map(|(name, _)| name.as_str()).filter(|name| ends(name, ".gguf")).collect();
-    let is_whole = |name: &str| match PartName::of(name) {
-        Some(part) => part.count == gguf.len() as u64,
-        None => gguf.len() == 1,
-    };
-    match gguf.iter().min() {
-        Some(first) if !has_safetensors && is_whole(first) => Ok(output.join(first)),
-        _ => Ok(output.to_path_buf()),
-    }
 }
 
 fn check_files(

@@ -78,6 +78,15 @@ pub fn with_kept_scales(steps: &[Step]) -> Vec<Step> {
     steps
 }
 
+/// The same chain with scales that go into what makes the inputs, where they can.
+pub fn with_folded_scales(steps: &[Step]) -> Vec<Step> {
+    let folded = |step: &Step| match step.method == ABOUT.id {
+        true => step.clone().with(SCALES.name, "folded"),
+        false => step.clone(),
+    };
+    steps.iter().map(folded).collect()
+}
+
 /// Strengths tried.
 const STRENGTHS: u32 = 20;
 /// Rows on which they are tried.

@@ -44,7 +44,8 @@ use serde::{Deserialize, Serialize};
 
 pub use alone::{alone_layout, run_alone, run_chain_divided};
 pub use awq::{
-    AsWanted, Shared, Takes, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales,
+    AsWanted, Shared, Takes, folds as chain_folds, rows_for_scales, shared_scales,
+    with_folded_scales, with_kept_scales,
 };
 pub use inputs::{LayerInputs, uncalibrated};
 pub use low_rank::{shifts as chain_shifts, without_shift};

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
-use crate::encoding::{AffineLayout, Layout};
+use crate::encoding::AffineLayout;
 use crate::method::{Stage, Step, with_kept_scales, without_shift};
 use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
 use crate::target::lint::{Case, Fix, Lint, Severity, lints};
-use crate::target::{Agreement, Aim, Kernel, Target, entry};
+use crate::target::nearest::{groupings_near, held_by_same_method, held_instead, is_held_by};
+use crate::target::{Agreement, Aim, Kernel, entry};
 
 /// Assignments by tensor.
 type Changes = Vec<(usize, Assignment)>;
@@ -44,9 +45,13 @@ fn keep(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
     changes(case, tensors, |_, _| Assignment::keep())
 }
 
-/// The nearest assignments the target holds.
+/// The nearest assignments the target holds: of the same method, if there is one.
 fn held(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
-    changes(case, tensors, |tensor, now| held_instead(tensor, now, case.aim.target))
+    let target = case.aim.target;
+    changes(case, tensors, |tensor, now| {
+        held_by_same_method(tensor, now, target)
+            .unwrap_or_else(|| held_instead(tensor, now, target))
+    })
 }
 
 fn unpruned(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
@@ -103,166 +108,6 @@ fn alike(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
 
 fn is_held(case: &Case<'_>, index: usize, steps: &[Step]) -> bool {
     is_held_by(case.tensor(index), &Assignment::of(steps.to_vec()), case.aim.target)
-}
-
-fn is_held_by(tensor: &Tensor, assignment: &Assignment, target: &dyn Target) -> bool {
-    let Some(matrix) = tensor.matrix else {
-        return false;
-    };
-    let layout = assignment.layout(matrix.shape, tensor.dtype);
-    layout.is_ok_and(|layout| target.capabilities().why_not(tensor, &layout).is_none())
-}
-
-/// Group sizes to try, and rows.
-const GROUPINGS: [Grouping; 6] = [
-    Grouping::Group(128),
-    Grouping::Group(64),
-    Grouping::Group(32),
-    Grouping::Group(16),
-    Grouping::Group(256),
-    Grouping::Channel,
-];
-
-/// Groupings to try, the nearest to `now` first: a finer one loses nothing, a coarser one is the last resort.
-fn groupings_near(now: Grouping) -> Vec<Grouping> {
-    let distance = |grouping: &Grouping| match (grouping, now) {
-        (a, b) if *a == b => 0,
-        (Grouping::Group(a), Grouping::Group(b)) if *a < b => 1 + b / a,
-        (Grouping::Group(a), Grouping::Channel | Grouping::Tensor) => 1 + 1024 / a,
-        (Grouping::Group(a), _) => 10_000 + a,
-        _ => 20_000,
-    };
-    let mut groupings: Vec<Grouping> = std::iter::once(now).chain(GROUPINGS).collect();
-    groupings.sort_by_key(distance);
-    groupings
-}
-
-/// The assignment nearest to `now` that a target holds: as many bits or more, the same grid and grouping where
-/// possible; otherwise the layer is kept.
-pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> Assignment {
-    let Some(matrix) = tensor.matrix else {
-        return Assignment::keep();
-    };
-    let layout = now.layout(matrix.shape, tensor.dtype);
-    let Some(layout) = layout.ok().filter(|layout| !layout.is_dense()) else {
-        return Assignment::keep();
-    };
-    let Some(affine) = layout.affine().cloned() else {
-        if let Some(found) = blocks_instead(tensor, now, &layout, target) {
-            return found;
-        }
-        // What is no grouped integers becomes such of as many bits.
-        let plain = now.with_step_at(Stage::Quantise, None);
-        let integers = plain.with_bits(i64::from(layout.nominal_bits().max(2)));
-        return held_instead(tensor, &Assignment { locked: now.locked, ..integers }, target);
-    };
-    let groupings = groupings_near(affine.grouping);
-    let own = now.grid().unwrap_or_else(|| "symmetric".to_owned());
-    let grids = [own.as_str(), "asymmetric", "symmetric"];
-    for bits in i64::from(affine.bits)..=8 {
-        for grid in grids {
-            let candidate = now.with_bits(bits).with_grid(grid);
-            let candidates = groupings.iter().map(|grouping| candidate.with_grouping(*grouping));
-            if let Some(found) =
-                { candidates }.find(|candidate| is_held_by(tensor, candidate, target))
-            {
-                return Assignment { locked: now.locked, ..found };
-            }
-        }
-    }
-    Assignment { locked: now.locked, ..Assignment::keep() }
-}
-
-/// The blocks of 32 that llama-quantize takes instead of super-blocks, where a target holds them.
-fn blocks_instead(
-    tensor: &Tensor,
-    now: &Assignment,
-    layout: &Layout,
-    target: &dyn Target,
-) -> Option<Assignment> {
-    let Layout::Blocks(kind) = layout.under_masks() else {
-        return None;
-    };
-    let step = now.step_at(Stage::Quantise)?.clone().with("type", kind.of_32().name());
-    let found = now.with_step_at(Stage::Quantise, Some(step));
-    is_held_by(tensor, &found, target).then_some(found)
-}
-
-/// Which way to go from an assignment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Next {
-    /// More bits.
-    Up,
-    /// Fewer bits.
-    Down,
-}
-
-/// The next assignment with more or fewer bits that a target holds. Beyond 8 bits the layer is kept; from a kept layer
-/// the next step down is 8 bits. `None` at the ends, and where the target holds nothing.
-pub fn step_from(
-    tensor: &Tensor,
-    now: &Assignment,
-    next: Next,
-    target: &dyn Target,
-) -> Option<Assignment> {
-    let matrix = tensor.matrix?;
-    let layout = now.layout(matrix.shape, tensor.dtype).ok()?;
-    let bits = (!layout.is_dense()).then(|| i64::from(layout.nominal_bits()));
-    let candidates: Vec<i64> = match (next, bits) {
-        (Next::Up, Some(bits)) => (bits + 1..=8).collect(),
-        (Next::Up, None) => return None,
-        (Next::Down, bits) => (2..bits.unwrap_or(9)).rev().collect(),
-    };
-    let found = candidates
-        .into_iter()
-        .find_map(|bits| held_at_same_bits(tensor, &now.with_bits(bits), target));
-    let last = (next == Next::Up).then(|| Assignment { locked: now.locked, ..Assignment::keep() });
-    found.or(last)
-}
-
-/// The assignment, or the nearest with as many bits that a target holds: another grouping or grid.
-pub fn held_at_same_bits(
-    tensor: &Tensor,
-    wanted: &Assignment,
-    target: &dyn Target,
-) -> Option<Assignment> {
-    if refusal(tensor, wanted, target).is_none() {
-        return Some(wanted.clone());
-    }
-    let shape = tensor.matrix?.shape;
-    let bits = |assignment: &Assignment| {
-        let layout = assignment.layout(shape, tensor.dtype).ok()?;
-        (!layout.is_dense()).then(|| layout.nominal_bits())
-    };
-    let near = held_instead(tensor, wanted, target);
-    (bits(&near).is_some() && bits(&near) == bits(wanted)).then_some(near)
-}
-
-/// The assignment with a grid that a target holds, where only its own grid keeps it from being held.
-pub fn held_in_other_grid(
-    tensor: &Tensor,
-    wanted: &Assignment,
-    target: &dyn Target,
-) -> Option<Assignment> {
-    refusal(tensor, wanted, target)?;
-    let grids = ["asymmetric", "symmetric"].map(|grid| wanted.with_grid(grid));
-    grids.into_iter().find(|candidate| refusal(tensor, candidate, target).is_none())
-}
-
-/// Why a hand may not give a layer this assignment for a target, in a sentence without a full stop; `None` if it may.
-/// Keeping is always allowed, and sparsity too, which is for measuring; a dense target takes everything.
-pub fn refusal(tensor: &Tensor, assignment: &Assignment, target: &dyn Target) -> Option<String> {
-    let Some(matrix) = tensor.matrix else {
-        return Some(tensor.why_no_matrix());
-    };
-    if assignment.is_keep() || target.capabilities().is_dense() {
-        return None;
-    }
-    match assignment.layout(matrix.shape, tensor.dtype) {
-        Err(error) => Some(error.to_string()),
-        Ok(layout) if layout.is_dense() => None,
-        Ok(layout) => target.capabilities().why_not(tensor, &layout),
-    }
 }
 
 /// Inputs and outputs of the part of a layer on one device; `None` where they cannot be split evenly.

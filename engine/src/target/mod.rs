@@ -15,6 +15,7 @@ mod manifest;
 mod mend;
 mod mlx;
 mod names;
+mod nearest;
 mod preset;
 mod shards;
 mod vectors;
@@ -32,8 +33,9 @@ pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{
     Entry, Manifest, OutputFile, Text, WeightFile, entries, entry, entry_of, is_joint,
 };
-pub use mend::{
-    Next, held_at_same_bits, held_in_other_grid, held_instead, mend_all, refusal, step_from,
+pub use mend::mend_all;
+pub use nearest::{
+    Next, held_at_same_bits, held_by_same_method, held_in_other_grid, refusal, step_from,
 };
 pub use preset::{PRESETS, Preset};
 

@@ -105,14 +105,12 @@ impl Form<'_> {
         (other.steps != self.assignment.steps).then_some(why_not)
     }
 
-    /// The assignment, or the nearest the target holds: a method is no reason to refuse its usual group size.
+    /// The assignment, or the nearest of the same method the target holds: a method is no reason to refuse its usual group
+    /// size.
     fn nearest(&self, other: &Assignment) -> Assignment {
         let tensor = &self.model.checkpoint.tensors()[self.layer];
-        if self.refusal(other).is_none() {
-            return other.clone();
-        }
-        let nearest = target::held_instead(tensor, other, self.model.target);
-        if nearest.is_keep() { other.clone() } else { nearest }
+        let nearest = target::held_by_same_method(tensor, other, self.model.target);
+        nearest.unwrap_or_else(|| other.clone())
     }
 
     fn at_same_bits(&self, wanted: &Assignment) -> Option<Assignment> {
@@ -281,7 +279,16 @@ fn field(
             (Kind::Choice(options), Value::Text(value)) => {
                 let clicked = options.iter().filter(|option| {
                     let shown = (option.id == value, option.title, option.help);
-                    form.choice(ui, shown, &other(Value::from(option.id)))
+                    let wanted = other(Value::from(option.id));
+                    // What else the target asks for is fitted, but not what was chosen.
+                    let is_kept = |held: &Assignment| {
+                        let same = |step: &Step| {
+                            step.parameters.0.get(parameter.name) == Some(&Value::from(option.id))
+                        };
+                        held.steps.iter().any(same)
+                    };
+                    let held = form.at_same_bits(&wanted).filter(is_kept);
+                    form.choice(ui, shown, held.as_ref().unwrap_or(&wanted))
                 });
                 clicked
                     .last()
