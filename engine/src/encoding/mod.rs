@@ -14,7 +14,10 @@ mod palette;
 mod rotated;
 mod scaled;
 mod shifted;
+mod signed;
 mod sparse;
+mod split;
+mod stack;
 mod sum;
 mod vectors;
 
@@ -33,7 +36,10 @@ pub use palette::{Palette, PaletteLayout};
 pub use rotated::{Rotated, RotatedLayout};
 pub use scaled::{Scaled, ScaledLayout};
 pub use shifted::{Shifted, ShiftedLayout};
+pub use signed::{Signed, SignedLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
+pub use split::{Split, SplitLayout};
+pub use stack::{Stack, StackLayout};
 pub use sum::{Sum, SumLayout};
 pub use vectors::{Vectors, VectorsLayout};
 
@@ -70,6 +76,12 @@ pub enum Layout {
     Vectors(VectorsLayout),
     /// Another layout in a turned basis.
     Rotated(RotatedLayout),
+    /// A plane of signs over another layout.
+    Signed(SignedLayout),
+    /// Some inputs in one layout, the others in another.
+    Split(SplitLayout),
+    /// Levels that are added.
+    Stack(StackLayout),
 }
 
 impl Layout {
@@ -94,6 +106,9 @@ impl Layout {
             Self::Shifted(layout) => layout.bytes(shape),
             Self::Vectors(layout) => layout.bytes(shape),
             Self::Rotated(layout) => layout.bytes(shape),
+            Self::Signed(layout) => layout.bytes(shape),
+            Self::Split(layout) => layout.bytes(shape),
+            Self::Stack(layout) => layout.bytes(shape),
         }
     }
 
@@ -111,8 +126,11 @@ impl Layout {
             Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
             Self::Shifted(layout) => layout.inner.nominal_bits(),
-            Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
+            Self::Vectors(layout) => layout.codebook.bits().div_ceil(layout.codebook.dim() as u32),
             Self::Rotated(layout) => layout.inner.nominal_bits(),
+            Self::Signed(_) => 1,
+            Self::Split(layout) => layout.rest.nominal_bits(),
+            Self::Stack(layout) => layout.levels.iter().map(Self::nominal_bits).sum(),
         }
     }
 
@@ -141,11 +159,14 @@ impl Layout {
             Self::Scaled(layout) => layout.inner.is_by_row(),
             Self::Vectors(layout) => layout.grouping != Grouping::Tensor,
             Self::Rotated(layout) => layout.rows.is_none() && layout.inner.is_by_row(),
+            Self::Stack(layout) => layout.levels.iter().all(Self::is_by_row),
             Self::LowRank(_)
             | Self::Outliers(_)
             | Self::Sum(_)
             | Self::Sparse(_)
-            | Self::Shifted(_) => false,
+            | Self::Shifted(_)
+            | Self::Signed(_)
+            | Self::Split(_) => false,
         }
     }
 
@@ -154,6 +175,14 @@ impl Layout {
         match self {
             Self::Sparse(layout) => layout.inner.under_masks(),
             other => other,
+        }
+    }
+
+    /// The first `count` levels of a stack, at least one; `None` of anything else.
+    pub fn first_levels(&self, count: usize) -> Option<Self> {
+        match self {
+            Self::Stack(stack) => Some(Self::Stack(stack.first(count))),
+            _ => None,
         }
     }
 
@@ -180,8 +209,9 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`, `signs`, `row_signs`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
-    /// lies within would have the same name as what lies around it.
+    /// `input_scales`, `shift`, `signs`, `row_signs`, `columns`; behind `left.` and `right.` in the factors of a product,
+    /// `apart.` and `rest.` in the halves of a split, `0.`, `1.`, … in the levels of a stack, `outliers.` before those of
+    /// outliers, behind `base.` or `inner.` where what lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
     pub dtype: DType,
@@ -229,6 +259,12 @@ pub enum Encoding {
     Vectors(Vectors),
     /// Another encoding in a turned basis.
     Rotated(Rotated),
+    /// A plane of signs over another encoding.
+    Signed(Signed),
+    /// Some inputs in one encoding, the others in another.
+    Split(Split),
+    /// Levels that are added.
+    Stack(Stack),
 }
 
 impl Encoding {
@@ -248,6 +284,9 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().shape(),
             Self::Vectors(vectors) => vectors.shape(),
             Self::Rotated(rotated) => rotated.inner().shape(),
+            Self::Signed(signed) => signed.inner().shape(),
+            Self::Split(split) => split.shape(),
+            Self::Stack(stack) => stack.shape(),
         }
     }
 
@@ -267,6 +306,17 @@ impl Encoding {
             Self::Shifted(shifted) => Layout::Shifted(shifted.layout()),
             Self::Vectors(vectors) => Layout::Vectors(vectors.layout().clone()),
             Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
+            Self::Signed(signed) => Layout::Signed(signed.layout()),
+            Self::Split(split) => Layout::Split(split.layout()),
+            Self::Stack(stack) => Layout::Stack(stack.layout()),
+        }
+    }
+
+    /// The first `count` levels of a stack, at least one; `None` of anything else.
+    pub fn first_levels(&self, count: usize) -> Option<Self> {
+        match self {
+            Self::Stack(stack) => Some(Self::Stack(stack.first(count))),
+            _ => None,
         }
     }
 
@@ -310,6 +360,9 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().decode_row(row, out),
             Self::Vectors(vectors) => vectors.decode_row(row, out),
             Self::Rotated(rotated) => rotated.decode_row(row, out),
+            Self::Signed(signed) => signed.decode_row(row, out),
+            Self::Split(split) => split.decode_row(row, out),
+            Self::Stack(stack) => stack.decode_row(row, out),
         }
     }
 
@@ -338,6 +391,9 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.parts(),
             Self::Vectors(vectors) => vectors.parts(),
             Self::Rotated(rotated) => rotated.parts(),
+            Self::Signed(signed) => signed.parts(),
+            Self::Split(split) => split.parts(),
+            Self::Stack(stack) => stack.parts(),
         }
     }
 
@@ -372,6 +428,9 @@ impl Encoding {
             Layout::Shifted(layout) => Self::Shifted(Shifted::from_parts(layout, shape, part)?),
             Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
+            Layout::Signed(layout) => Self::Signed(Signed::from_parts(layout, shape, part)?),
+            Layout::Split(layout) => Self::Split(Split::from_parts(layout, shape, part)?),
+            Layout::Stack(layout) => Self::Stack(Stack::from_parts(layout, shape, part)?),
         })
     }
 }

@@ -308,5 +308,21 @@ fn described(layout: &Layout) -> String {
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
         Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
+        Layout::Signed(signed) => format!("signs of {}", described(&signed.inner)),
+        Layout::Split(split) => {
+            format!(
+                "{}, {} inputs in {}",
+                described(&split.rest),
+                split.kept,
+                described(&split.apart)
+            )
+        }
+        Layout::Stack(stack) => {
+            let levels = stack.levels.len();
+            stack
+                .levels
+                .first()
+                .map_or_else(String::new, |level| format!("{levels} × {}", described(level)))
+        }
     }
 }

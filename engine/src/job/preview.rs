@@ -69,7 +69,8 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
     match encoding {
-        // Corrections, scales of inputs and other bases put the weights off the levels, and a point is no level.
+        // Corrections, levels that are added, scales of inputs and other bases put the weights off the levels, and a point
+        // is no level.
         Encoding::Dense(_)
         | Encoding::Blocks(_)
         | Encoding::LowRank(_)
@@ -78,7 +79,10 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
-        | Encoding::Rotated(_) => None,
+        | Encoding::Rotated(_)
+        | Encoding::Signed(_)
+        | Encoding::Split(_)
+        | Encoding::Stack(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Affine(affine) => {
             let codes = 0..=affine.layout().largest();

@@ -6,6 +6,9 @@
 
 mod alone;
 mod awq;
+mod bcq;
+mod bitstack;
+mod db_llm;
 mod eora;
 mod factors;
 mod floats;
@@ -13,6 +16,7 @@ mod fp8;
 mod gguf;
 mod gptq;
 mod grid;
+mod groups;
 mod higgs;
 mod hqq;
 mod inputs;
@@ -21,14 +25,18 @@ mod low_rank;
 mod magnitude;
 mod microscaling;
 mod nf4;
+mod onebit;
 mod outliers;
 mod palette;
 mod parameters;
 mod pattern;
 mod polish;
+mod ptq161;
 mod quip;
 mod round_to_nearest;
+mod signs;
 mod sparsegpt;
+mod ternary;
 mod wanda;
 
 use std::borrow::Cow;
@@ -41,6 +49,7 @@ pub use alone::{alone_layout, run_alone, run_chain_divided};
 pub use awq::{
     AsWanted, Shared, Takes, folds as chain_folds, rows_for_scales, shared_scales, with_kept_scales,
 };
+pub use bitstack::stacks;
 pub use inputs::{LayerInputs, uncalibrated};
 pub use low_rank::{shifts as chain_shifts, without_shift};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
@@ -68,6 +77,12 @@ pub static METHODS: &[&dyn Method] = &[
     &fp8::ENTRY,
     &microscaling::ENTRY,
     &gguf::ENTRY,
+    &bitstack::ENTRY,
+    &onebit::ENTRY,
+    &bcq::ENTRY,
+    &db_llm::ENTRY,
+    &ternary::ENTRY,
+    &ptq161::ENTRY,
     &low_rank::ENTRY,
     &magnitude::ENTRY,
     &wanda::ENTRY,

@@ -149,7 +149,10 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
-        | Encoding::Rotated(_) => None,
+        | Encoding::Rotated(_)
+        | Encoding::Signed(_)
+        | Encoding::Split(_)
+        | Encoding::Stack(_) => None,
     }
 }
 

@@ -53,9 +53,13 @@ impl<'a> Marks<'a> {
         (count - beyond == kept).then(|| Self { bits, before: before.into() })
     }
 
-    /// Whether weight `i` is stored.
-    pub(super) fn keeps(&self, i: usize) -> bool {
-        is_set(self.bits, i)
+    /// Puts zero where the weights from `first` on are not stored.
+    pub(super) fn drop(&self, first: usize, out: &mut [f32]) {
+        for (i, value) in out.iter_mut().enumerate() {
+            if !is_set(self.bits, first + i) {
+                *value = 0.0;
+            }
+        }
     }
 
     /// Stored weights before weight `i`.

@@ -7,6 +7,7 @@ mod higgs;
 mod outliers;
 mod polish;
 mod quip;
+mod signs;
 
 use ndarray::{Array2, ArrayView2, s};
 
