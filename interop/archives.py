@@ -42,6 +42,12 @@ RULES = {
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
     "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
+    "*.1.mlp.gate_proj.weight": ("bitstack", {"levels": 3, "rank": 8}),
+    "*.2.self_attn.k_proj.weight": ("onebit", {}),
+    "*.2.mlp.gate_proj.weight": ("ternary", {"group_size": 48}),
+    "*.3.self_attn.k_proj.weight": ("bcq", {"bits": 3}),
+    "*.3.self_attn.v_proj.weight": ("db-llm", {"group_size": 32}),
+    "*.3.mlp.up_proj.weight": [SPARSE, ("ternary", {"granularity": "channel"})],
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
 }
@@ -49,6 +55,7 @@ RULES = {
 # Those that take a calibration: small groups whose scales are codes, scales of inputs kept with the layer, and biases for the mean of the inputs.
 CALIBRATED = {
     "*.self_attn.q_proj.weight": ("awq", {"bits": 4, "group_size": 64}),
+    "*.0.self_attn.k_proj.weight": ("ptq161", {}),
     "*.self_attn.k_proj.weight": ("spqr", {}),
     "*.mlp.gate_proj.weight": ("gqsa", {"group_size": 24}),
     "*.0.mlp.up_proj.weight": ("entropy-coded", {"rate": 2.0, "nearest": "outputs"}),
@@ -193,6 +200,8 @@ def decode(layout, rows, cols, part, mask=None):
         return (blocks[..., 2:].view(np.int8).astype(np.float32) * scale).reshape(rows, -1)[:, :cols]
     if kind == "vectors":
         codes, scales = part("codes"), numbers(part("scales"))
+        if of["codebook"] in turned.DIGITS:
+            return turned.digits(of, rows, cols, codes[1], scales, tile(of["grouping"], rows, cols))
         if isinstance(of["codebook"], dict):
             read = lambda bits, count: stream(codes, bits, count)
             return turned.grid(of, rows, cols, read, scales, tile(of["grouping"], rows, cols))
@@ -200,6 +209,25 @@ def decode(layout, rows, cols, part, mask=None):
     if kind == "coded":
         ends, levels = part("ends")[1].astype(np.int64), numbers(part("levels"))
         return coded.weights(of, rows, cols, part("codes")[1], ends, levels)
+    if kind == "signed":
+        minus = turned.bits(part("signs")[1], rows * cols).reshape(rows, cols)
+        sizes = decode(of["inner"], rows, cols, part)
+        return np.where(minus, -sizes, sizes)
+    if kind == "stack":
+        within = lambda level: lambda suffix: part(f"{level}.{suffix}")
+        levels = [decode(layout, rows, cols, within(level)) for level, layout in enumerate(of["levels"])]
+        out = levels[0]
+        for level in levels[1:]:
+            out = out + level
+        return out
+    if kind == "split":
+        half = lambda name: lambda suffix: part(f"{name}.{suffix}")
+        columns = turned.bits(part("columns")[1], cols)
+        assert columns.sum() == of["kept"]
+        out = np.empty((rows, cols), np.float32)
+        out[:, columns] = decode(of["apart"], rows, of["kept"], half("apart"))
+        out[:, ~columns] = decode(of["rest"], rows, cols - of["kept"], half("rest"))
+        return out
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)
@@ -274,7 +302,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)
@@ -286,7 +314,7 @@ def check_calibrated(checks, binary, work, bf16):
     subprocess.run(command, capture_output=True, check=True, env=home)
     variant = Variant("archive of what takes a calibration", "archive", project("archive", CALIBRATED))
     kinds, shifts, found, dense = layers(checks, variant, work, binary, bf16, home)
-    checks.check(kinds == {"scaled", "shifted", "low-rank", "sum", "sparse", "runs", "mixed"}, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
+    checks.check(kinds == {"scaled", "shifted", "low-rank", "sum", "sparse", "runs", "mixed", "split"}, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     biases = {name: dense.pop(name) for name in list(dense) if name.endswith("_proj.bias")}
     same = all(biases[name][0] == kind and np.array_equal(biases[name][1], values) for name, (kind, values) in shifts.items())
     # config.json gives all layers of a kind biases; those that need none have zeros.

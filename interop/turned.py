@@ -1,4 +1,4 @@
-"""Points of the lattice E8 and turned bases in numpy, as docs/archive.md describes them."""
+"""Points of the lattice E8, digits and turned bases in numpy, as docs/archive.md describes them."""
 
 import itertools
 import math
@@ -58,6 +58,22 @@ def grid(of, rows, cols, stream, scales, tile):
     per_row = -(-cols // dim)
     codes = stream(bits * dim, rows * per_row)
     return points[codes].reshape(rows, per_row * dim)[:, :cols] * scales[tile]
+
+
+# What each bit or trit stands for.
+DIGITS = {"signs": [1, -1], "bits": [0, 1], "trits": [0, 1, -1]}
+
+
+def digits(of, rows, cols, codes, scales, tile):
+    """Weights [rows, cols] of digits in bytes, in f32; `tile` gives each weight its scale."""
+    values = np.array(DIGITS[of["codebook"]], np.float32)
+    if len(values) == 2:
+        places = bits(codes, rows * cols).astype(int).reshape(rows, cols)
+    else:
+        assert codes.max(initial=0) < 243
+        places = codes.reshape(rows, -(-cols // 5), 1) // 3 ** np.arange(5) % 3
+        places = places.reshape(rows, places.shape[1] * 5)[:, :cols]
+    return values[places] * scales[tile]
 
 
 def e8p(codes):

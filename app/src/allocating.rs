@@ -7,7 +7,7 @@ use lapidary_engine::allocator::{Problem, Refined, Search};
 use lapidary_engine::calibration::model_key;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::Baseline;
-use lapidary_engine::method::{self, Step};
+use lapidary_engine::method::{self, Needs, Step};
 use lapidary_engine::network::{CheckpointWeights, Network};
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::scores::{Measuring, Metric, Question, Remembered, UnitScores};
@@ -57,6 +57,11 @@ pub fn palette(methods: &[String], bits: &[i64], others: &[Assignment]) -> Resul
         return Err(Error::plan("there are no candidates", "choose a method and bits at least"));
     }
     Ok(palette)
+}
+
+/// Stacks of every height, of which each layer gets one: any of them is the beginning of the highest.
+pub fn stacks(known: Needs) -> Vec<Assignment> {
+    method::stacks(known).into_iter().map(|step| Assignment::of(vec![step])).collect()
 }
 
 /// A method at a number of bits; `None` where it has no such.

@@ -153,9 +153,28 @@ pub static TWO: &[Trial<'static>] = &[
     blocks("CCQ, WINT2.5 with feedback", "ccq rounding=feedback"),
     blocks("Entropy-coded grid", "entropy-coded rate=2"),
     blocks("Entropy-coded grid, by inputs", "entropy-coded rate=2 nearest=outputs"),
+    blocks("Binary codes", "bcq bits=2 group_size=64"),
+    blocks("Binary codes, by inputs", "bcq bits=2 group_size=64 counted=by-inputs"),
+    blocks("Dual binary", "db-llm group_size=64"),
+    blocks("BitStack, 2 levels of rank 4", "bitstack levels=2 rank=4"),
+    blocks("BitStack, the same by inputs", "bitstack levels=2 rank=4 counted=by-inputs"),
     blocks("Optimal palette, 16 rows", "optimal-palette bits=2"),
     blocks("Q2_K", "gguf-blocks type=Q2_K"),
     blocks("Q2_K, by inputs", "gguf-blocks type=Q2_K importance=inputs"),
+];
+
+/// Below 2 bits.
+pub static ONE: &[Trial<'static>] = &[
+    blocks("Ternary, mean size", "ternary group_size=64 scale=mean-size"),
+    blocks("Ternary", "ternary group_size=64"),
+    blocks("Ternary, by inputs", "ternary group_size=64 counted=by-inputs"),
+    blocks("PTQ1.61", "ptq161"),
+    blocks("PTQ1.61, no scales of inputs", "ptq161 rounds=0"),
+    blocks("Binary codes, 1 bit", "bcq bits=1 group_size=64"),
+    blocks("OneBit", "onebit"),
+    blocks("OneBit, by inputs", "onebit counted=by-inputs"),
+    blocks("BitStack, 1 level of rank 4", "bitstack levels=1 rank=4"),
+    blocks("BitStack, the same by inputs", "bitstack levels=1 rank=4 counted=by-inputs"),
 ];
 
 /// Methods that have no such bits.

@@ -199,3 +199,25 @@ fn scores_are_set_right_and_a_search_goes_on_where_it_was_and_its_best_is_one_st
     screen.run_steps(2);
     assert_eq!(*screen.state().model().plan(), before);
 }
+
+#[test]
+fn one_stack_for_any_size_is_one_click_where_the_target_holds_stacks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut screen = open_sample(folder.path());
+    send(&mut screen, Allocate::Toggle);
+    let click = |screen: &mut Screen| {
+        screen.get_by_label("One stack for any size").click();
+        screen.run_steps(3);
+    };
+    click(&mut screen);
+    assert!(screen.state().document().allocation.wish.others.is_empty(), "not held");
+    screen.state().send(Command::SetTarget("archive"));
+    screen.run_steps(3);
+    click(&mut screen);
+    let state = &screen.state().document().allocation;
+    assert!(state.work.is_some() || state.ready.is_some(), "scored at once");
+    let palette = state.wish.palette().expect("candidates");
+    assert_eq!(palette.len(), 8);
+    assert!(palette.iter().all(|of| of.label().contains("levels of signs")), "{palette:?}");
+    send(&mut screen, Allocate::Cancel);
+}

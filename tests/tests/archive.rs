@@ -7,7 +7,8 @@ use std::path::Path;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::compare::{Counterpart, compare, layers, pairs};
 use lapidary_engine::encoding::{
-    Dense, Encoding, Layout, LowRank, Mask, Outliers, Scaled, Shifted, Sparse, Sum,
+    Dense, Encoding, Layout, LowRank, Mask, Outliers, Scaled, Shifted, Signed, Sparse, Split,
+    Stack, Sum,
 };
 use lapidary_engine::export::{Destination, Report, convert, export};
 use lapidary_engine::format::archive::{self, Index};
@@ -212,6 +213,51 @@ fn encodings_within_encodings_come_back_to_the_bit() {
                 )),
             )),
         ),
+    ];
+    for (what, encoding) in cases {
+        assert_round_trip(&encoding, what);
+    }
+}
+
+#[test]
+fn levels_signs_and_splits_come_back_to_the_bit() {
+    let (rows, cols) = (12, 40);
+    let of = |rows: usize, cols: usize, steps: &[Step]| {
+        compress(steps, &normal_matrix(4, rows, cols), DType::BF16).expect("it compresses")
+    };
+    let four = || of(rows, cols, &[rtn(4).with("symmetry", "asymmetric")]);
+    let thin = || of(rows, cols, &[Step::new("low-rank").with("rank", 3)]);
+    let few = || {
+        let places = [1, 39, 40, 200, rows * cols - 1];
+        let values = [2.0, -3.0, 0.5, 8.0, -0.25];
+        Encoding::Outliers(Outliers::new(four().shape(), DType::BF16, &places, &values))
+    };
+    let sum = |base: Encoding, correction: Encoding| Encoding::Sum(Sum::new(base, correction));
+    let stack = |levels: Vec<Encoding>| Encoding::Stack(Stack::new(levels));
+    let scaled = |inner: Encoding| {
+        let scales = (0..inner.shape().cols).map(|j| 0.5 + j as f32 / 8.0).collect();
+        Encoding::Scaled(Scaled::new(DType::F32, scales, inner))
+    };
+    let signed = |inner: Encoding| {
+        let minus: Vec<bool> = (0..rows * cols).map(|i| i * 11 % 7 < 3).collect();
+        Encoding::Signed(Signed::new(&minus, inner))
+    };
+    let split = |apart: Encoding, rest: Encoding| {
+        let columns: Vec<bool> = (0..cols).map(|j| j * 3 % 5 == 1).collect();
+        Encoding::Split(Split::new(columns, apart, rest))
+    };
+    let turned = || of(rows, cols, &[Step::new("higgs").with("group_size", 32)]);
+    let part = |cols: usize| of(rows, cols, &[Step::new("ternary").with("group_size", 16)]);
+    let inner = || Split::new(vec![false; 32], of(rows, 0, &[rtn(4)]), part(32));
+    let apart = || scaled(of(rows, 8, &[rtn(4)]));
+    let cases = [
+        ("levels of anything", stack(vec![four(), thin(), few()])),
+        (
+            "a stack in a stack and in a sum",
+            sum(stack(vec![stack(vec![four(), signed(thin())]), turned()]), stack(vec![four()])),
+        ),
+        ("signs over signs of a turned basis", signed(signed(turned()))),
+        ("inputs apart, and none apart of the rest", split(apart(), Encoding::Split(inner()))),
     ];
     for (what, encoding) in cases {
         assert_round_trip(&encoding, what);

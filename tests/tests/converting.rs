@@ -1,10 +1,11 @@
 //! Compressed checkpoints written for other targets: codes taken over where a target has a form for them, numbers kept.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{Destination, Report, convert, export};
+use lapidary_engine::export::{Destination, Report, convert, cut, export};
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Weights as _};
@@ -97,4 +98,65 @@ fn integers_go_from_format_to_format() {
     let out = folder.path().join("out");
     let target = target::find("mlx").unwrap();
     assert_says(convert(&whole, target, to(&out), &Silent), &["holds no compressed layer"]);
+}
+
+/// Levels of each layer, by the parts that an archive has.
+fn heights(folder: &Path) -> BTreeMap<String, i64> {
+    let archive = Checkpoint::open(folder).expect("an archive");
+    let mut heights = BTreeMap::new();
+    for tensor in archive.tensors() {
+        let level = tensor.name.strip_suffix(".signs").and_then(|name| name.rsplit_once('.'));
+        if let Some((layer, _)) = level {
+            *heights.entry(layer.to_owned()).or_default() += 1;
+        }
+    }
+    heights
+}
+
+#[test]
+fn a_stack_is_cut_to_any_size_as_if_it_had_been_compressed_so() {
+    let sample = sample();
+    let stack = |levels: i64| vec![Step::new("bitstack").with("levels", levels).with("rank", 2)];
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let rules = [("*.mlp.*_proj.weight", stack(4)), ("*.self_attn.o_proj.weight", vec![rtn(4)])];
+    export_to(&sample, &plan(&sample, &rules).unwrap(), "archive", &at("whole"));
+    let whole = Checkpoint::open(&at("whole")).unwrap();
+    let target = target::find("archive").unwrap();
+    let file = |name: &str| read_output(&at(name))["model.safetensors"].len() as u64;
+    let most = file("whole");
+    let to_size = |size: u64, name: &str| cut(&whole, (size, target), to(&at(name)), &Silent);
+    assert_says(to_size(1000, "none"), &["one level of every layer", "more than 1,000", "bytes"]);
+    to_size(most, "all").unwrap();
+    assert_eq!(read_output(&at("all")), read_output(&at("whole")), "all of it fits");
+    let mut before: Option<(BTreeMap<String, i64>, f64)> = None;
+    for (name, less) in [("most", 300_000), ("more", 600_000), ("less", 900_000)] {
+        let size = most - less;
+        let report = to_size(size, name).unwrap();
+        let (found, heights) = (file(name), heights(&at(name)));
+        // A level of the largest layers, 704 × 256, takes 26 kB.
+        assert!(found <= size && found > size - 30_000, "{found} of {size}");
+        let as_planned: Vec<(String, Vec<Step>)> =
+            heights.iter().map(|(layer, &levels)| (layer.clone(), stack(levels))).collect();
+        let as_planned = as_planned.iter().map(|(layer, steps)| (layer.as_str(), steps.clone()));
+        let rules: Vec<_> = as_planned.chain([rules[1].clone()]).collect();
+        export_to(
+            &sample,
+            &plan(&sample, &rules).unwrap(),
+            "archive",
+            &at(&format!("{name} made")),
+        );
+        assert_eq!(read_output(&at(name)), read_output(&at(&format!("{name} made"))), "{name}");
+        let error: f64 = report.tensors.iter().map(|tensor| tensor.relative_error).sum();
+        if let Some((higher, less)) = before {
+            assert!(heights.iter().all(|(layer, &n)| n <= higher[layer]), "of a larger one");
+            assert!(error > less, "{error} and {less}");
+        }
+        before = Some((heights, error));
+    }
+    let rules = [("*.mlp.*_proj.weight", vec![rtn(4)])];
+    export_to(&sample, &plan(&sample, &rules).unwrap(), "archive", &at("integers"));
+    let integers = Checkpoint::open(&at("integers")).unwrap();
+    let out = at("out");
+    assert_says(cut(&integers, (most, target), to(&out), &Silent), &["no stack of levels"]);
 }

@@ -312,7 +312,9 @@ fn grid() -> Vec<Vec<Step>> {
     steps.retain(|step| chain_needs(std::slice::from_ref(step)) == Needs::Weights);
     let mask = || Step::new("magnitude").with("fraction", 0.3);
     let under_mask = |step: &Step| vec![mask(), step.clone()];
-    let masked = steps.iter().step_by(3).filter(|step| step.method != "low-rank").map(under_mask);
+    let has_zeros =
+        |step: &&Step| !["low-rank", "bitstack", "onebit"].contains(&step.method.as_str());
+    let masked = steps.iter().step_by(3).filter(has_zeros).map(under_mask);
     let alone = steps.iter().map(|step| vec![step.clone()]);
     alone.chain(masked).chain([vec![mask()]]).collect()
 }

@@ -49,6 +49,9 @@ pub(super) struct Allocation {
     /// One more candidate, as "magnitude pattern=n-of-m; gptq bits=3; eora rank=8"; may be given several times.
     #[arg(long, value_name = "CHAIN")]
     candidate: Vec<String>,
+    /// One stack for any size: stacks of 1 to 8 levels as the candidates, and no others but those of --candidate.
+    #[arg(long, conflicts_with_all = ["method", "candidates"])]
+    stack: bool,
     /// Keep no layer as it is.
     #[arg(long)]
     compress_all: bool,
@@ -160,7 +163,7 @@ impl Allocation {
             Some(id) => target::find(id)?,
             None => target::default_for(&checkpoint),
         };
-        let palette = self.palette()?;
+        let palette = self.palette(&checkpoint, terminal)?;
         let needs = palette.iter().map(|of| method::chain_needs(&of.steps)).max();
         let loaded = self.calibration(&checkpoint, needs.unwrap_or(Needs::Weights), terminal)?;
         let metric = self.metric(loaded.is_some())?;
@@ -172,14 +175,21 @@ impl Allocation {
         self.wanted.promote
     }
 
-    fn palette(&self) -> Result<Vec<Assignment>> {
+    fn palette(&self, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Vec<Assignment>> {
         let others = self.candidate.iter().map(|chain| chain.parse());
         let mut others = others.collect::<Result<Vec<Assignment>>>()?;
         if self.wanted.promote.is_some() {
             others.push(Assignment::of(vec![method::promoting()]));
             return Ok(others);
         }
-        allocating::palette(&self.method, &self.candidates, &others)
+        if !self.stack {
+            return allocating::palette(&self.method, &self.candidates, &others);
+        }
+        let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
+        let is_known = choice.latest(checkpoint, Needs::Moments, terminal)?.is_some();
+        let known = if is_known { Needs::Moments } else { Needs::Weights };
+        others.extend(allocating::stacks(known));
+        allocating::palette(&[], &[], &others)
     }
 
     /// The calibration that is named, or the latest there is; one must be there where a method needs it.

@@ -1,5 +1,5 @@
-//! `lapidary convert` and `lapidary unpack`: a compressed checkpoint written for another target, or in full, without
-//! compressing it again.
+//! `lapidary convert` and `lapidary unpack`: a compressed checkpoint written for another target, in fewer levels, or in full,
+//! without compressing it again.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,9 @@ pub(super) struct Convert {
     /// What to write it for, by its id (see `lapidary targets`). Layers that it has no form for are written in full.
     #[arg(long, value_name = "ID")]
     target: String,
+    /// Cut stacks of levels to as many as fit so many bytes of weight files, as 20MB; for the target archive.
+    #[arg(long, value_name = "SIZE")]
+    size: Option<String>,
     #[command(flatten)]
     to: To,
 }
@@ -59,7 +62,8 @@ struct To {
 
 impl Convert {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        run(&self.model, target::find(&self.target)?, &self.to)
+        let size = self.size.as_deref().map(bytes_of).transpose()?;
+        run(&self.model, (target::find(&self.target)?, size), &self.to)
     }
 }
 
@@ -75,11 +79,15 @@ impl Unpack {
                 "leave --base out",
             ));
         }
-        run(&self.archive, target::find("dense")?, &self.to)
+        run(&self.archive, (target::find("dense")?, None), &self.to)
     }
 }
 
-fn run(model: &Path, target: &'static dyn Target, to: &To) -> anyhow::Result<()> {
+fn run(
+    model: &Path,
+    (target, size): (&'static dyn Target, Option<u64>),
+    to: &To,
+) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(model)?;
     let default = || PathBuf::from(format!("{}-{}", checkpoint.title(), target.about().id));
     let out = to.out.clone().unwrap_or_else(default);
@@ -87,7 +95,10 @@ fn run(model: &Path, target: &'static dyn Target, to: &To) -> anyhow::Result<()>
     let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
     let destination = Destination { folder: &out, replace: to.force, limits };
     let terminal = Terminal::new();
-    let done = export::convert(&checkpoint, aim, destination, &terminal);
+    let done = match size {
+        Some(size) => export::cut(&checkpoint, (size, aim), destination, &terminal),
+        None => export::convert(&checkpoint, aim, destination, &terminal),
+    };
     terminal.finish();
     let report: Report = done?;
     output::print(&describe(&report, &out))

@@ -6,13 +6,15 @@ use lapidary_engine::Result;
 use lapidary_engine::allocator::{Choice, Point};
 use lapidary_engine::checkpoint::{Checkpoint, Role};
 use lapidary_engine::evaluation::{Figure, Kept};
+use lapidary_engine::method::Needs;
 use lapidary_engine::numeric::regression::Line;
 use lapidary_engine::plan::{Assignment, Plan, quantisers_of_bits};
 use lapidary_engine::scores::{Bounds, Metric, RankAgreement, Solved, rank_agreement};
-use lapidary_engine::target::{Aim, PRESETS};
+use lapidary_engine::target::{Aim, PRESETS, held_at_same_bits};
 
 use crate::allocating;
 use crate::document::evaluation::Work;
+use crate::document::model::Model;
 use crate::running::plan_of;
 
 /// Bits that can be candidates.
@@ -55,6 +57,19 @@ impl Wish {
     /// Those of [`allocating::palette`].
     pub fn palette(&self) -> Result<Vec<Assignment>> {
         allocating::palette(&self.methods, &self.bits, &self.others)
+    }
+
+    /// Stacks of every height as the only candidates, counted by inputs where a calibration is in use; `None` where the
+    /// target holds none of them.
+    pub fn of_stacks(&self, model: &Model) -> Option<Self> {
+        let is_calibrated = model.calibrations.loaded.is_some();
+        let others =
+            allocating::stacks(if is_calibrated { Needs::Moments } else { Needs::Weights });
+        let first = others.first()?;
+        let mut tensors = model.checkpoint.tensors().iter();
+        let matrix = tensors.find(|tensor| tensor.matrix.is_some())?;
+        let is_held = held_at_same_bits(matrix, first, model.target).is_some();
+        is_held.then(|| Self { methods: Vec::new(), bits: Vec::new(), others, ..self.clone() })
     }
 
     /// Whether an assignment is none of the candidates yet.

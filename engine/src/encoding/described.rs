@@ -2,9 +2,12 @@
 //! that somebody else wrote makes sense, so that nothing of what follows can go wrong.
 
 use crate::encoding::outliers::index_type;
+use crate::encoding::split::{COLUMNS, HALVES};
+use crate::encoding::stack::prefix;
 use crate::encoding::{
     AffineLayout, BilevelLayout, FloatLayout, Layout, LowRankLayout, MixedLayout, OutliersLayout,
-    PaletteLayout, RotatedLayout, RunsLayout, SparseLayout, SumLayout, Tiling, VectorsLayout,
+    PaletteLayout, RotatedLayout, RunsLayout, SparseLayout, SplitLayout, StackLayout, SumLayout,
+    Tiling, VectorsLayout,
 };
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::dense_bytes;
@@ -12,6 +15,8 @@ use crate::tensor::{DType, MatrixShape};
 
 /// How deep layouts may lie in one another: more than any chain of methods makes.
 const MAX_DEPTH: usize = 8;
+/// The most levels of a stack that are believed.
+const MAX_LEVELS: usize = 64;
 /// The most weights of a matrix that is believed: no product of two extents with bits or bytes overflows below it.
 const MAX_ELEMENTS: usize = 1 << 48;
 
@@ -73,6 +78,12 @@ impl Layout {
             }
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
+            Self::Signed(layout) => {
+                let signs = PartSpec::new(SIGNS, DType::U8, shape.elements().div_ceil(8));
+                around(signs, &layout.inner, layout.inner.parts(shape))
+            }
+            Self::Split(layout) => split(layout, shape),
+            Self::Stack(layout) => stack(layout, shape),
             Self::Sum(layout) => {
                 let prefix = layout.prefix();
                 let base = layout.base.parts(shape).into_iter().map(|part| part.before(prefix));
@@ -80,15 +91,15 @@ impl Layout {
             }
             Self::Scaled(layout) => {
                 let scales = PartSpec::new(INPUT_SCALES, layout.scale_dtype, shape.cols);
-                around(scales, &layout.inner, (shape, kept))
+                around(scales, &layout.inner, layout.inner.parts_of(shape, kept))
             }
             Self::Sparse(layout) => {
                 let mask = PartSpec::new(MASK, DType::U8, shape.elements().div_ceil(8));
-                around(mask, &layout.inner, (shape, layout.kept))
+                around(mask, &layout.inner, layout.inner.parts_of(shape, layout.kept))
             }
             Self::Shifted(layout) => {
                 let shift = PartSpec::new(SHIFT, layout.dtype, shape.rows);
-                around(shift, &layout.inner, (shape, shape.elements()))
+                around(shift, &layout.inner, layout.inner.parts(shape))
             }
         }
     }
@@ -144,6 +155,12 @@ impl Layout {
                 *kept <= shape.elements() && inner.is_valid_at(shape, depth)
             }
             Self::Coded(layout) => layout.is_valid(shape),
+            Self::Signed(layout) => layout.inner.is_valid_at(shape, depth),
+            Self::Split(layout) => layout.is_valid_at(shape, depth),
+            Self::Stack(StackLayout { levels }) => {
+                let is_high = (1..=MAX_LEVELS).contains(&levels.len());
+                is_high && levels.iter().all(|level| level.is_valid_at(shape, depth))
+            }
             // What another holds has no outputs of its own.
             Self::Shifted(_) => false,
         }
@@ -187,6 +204,14 @@ impl LowRankLayout {
     }
 }
 
+impl SplitLayout {
+    fn is_valid_at(&self, shape: MatrixShape, depth: usize) -> bool {
+        let [apart, rest] = self.shapes(shape);
+        let are_valid = self.apart.is_valid_at(apart, depth) && self.rest.is_valid_at(rest, depth);
+        self.kept <= shape.cols && are_valid
+    }
+}
+
 /// What the parts of the factors of a product begin with.
 pub(super) const SIDES: [&str; 2] = ["left.", "right."];
 /// What the parts of both encodings of rows begin with.
@@ -219,11 +244,11 @@ pub(super) fn prefix_under(own: &[&str], inner: &Layout, word: &'static str) -> 
     if parts.iter().any(is_taken) { word } else { "" }
 }
 
-/// A part and those of what lies within.
-fn around(own: PartSpec, inner: &Layout, (shape, kept): (MatrixShape, usize)) -> Vec<PartSpec> {
-    let prefix = prefix_under(&[&own.name], inner, "inner.");
-    let inner = inner.parts_of(shape, kept).into_iter().map(|part| part.before(prefix));
-    std::iter::once(own).chain(inner).collect()
+/// A part, and those of what lies within, under names that do not hide it.
+fn around(own: PartSpec, inner: &Layout, parts: Vec<PartSpec>) -> Vec<PartSpec> {
+    let prefix = prefix_under(&[own.name.as_str()], inner, "inner.");
+    let parts = parts.into_iter().map(|part| part.before(prefix));
+    std::iter::once(own).chain(parts).collect()
 }
 
 fn is_float(dtype: DType) -> bool {
@@ -305,7 +330,7 @@ fn mixed(layout: &MixedLayout, shape: MatrixShape) -> Vec<PartSpec> {
 fn runs(layout: &RunsLayout, shape: MatrixShape) -> Vec<PartSpec> {
     let mask = PartSpec::new(RUN_MASK, DType::U8, layout.runs(shape).div_ceil(8));
     let inner = layout.inner_shape();
-    around(mask, &layout.inner, (inner, inner.elements()))
+    around(mask, &layout.inner, layout.inner.parts(inner))
 }
 
 fn outliers(layout: &OutliersLayout, shape: MatrixShape) -> Vec<PartSpec> {
@@ -323,4 +348,21 @@ fn low_rank(layout: &LowRankLayout, shape: MatrixShape) -> Vec<PartSpec> {
         parts.into_iter().map(move |part| part.before(SIDES[side]))
     };
     of(0, layout.left.parts(left)).chain(of(1, layout.right.parts(right))).collect()
+}
+
+fn split(layout: &SplitLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let mut parts = vec![PartSpec::new(COLUMNS, DType::U8, shape.cols.div_ceil(8))];
+    let halves = [&layout.apart, &layout.rest].into_iter().zip(layout.shapes(shape));
+    for (half, (inner, shape)) in HALVES.into_iter().zip(halves) {
+        parts.extend(inner.parts(shape).into_iter().map(|part| part.before(half)));
+    }
+    parts
+}
+
+fn stack(layout: &StackLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let of = |(at, level): (usize, &Layout)| {
+        let prefix = prefix(at);
+        level.parts(shape).into_iter().map(move |part| part.before(&prefix)).collect::<Vec<_>>()
+    };
+    layout.levels.iter().enumerate().flat_map(of).collect()
 }

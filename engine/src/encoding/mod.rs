@@ -19,7 +19,10 @@ mod rotated;
 mod runs;
 mod scaled;
 mod shifted;
+mod signed;
 mod sparse;
+mod split;
+mod stack;
 mod sum;
 mod vectors;
 mod windows;
@@ -45,7 +48,10 @@ pub use rotated::{Rotated, RotatedLayout};
 pub use runs::{Runs, RunsLayout};
 pub use scaled::{Scaled, ScaledLayout};
 pub use shifted::{Shifted, ShiftedLayout};
+pub use signed::{Signed, SignedLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
+pub use split::{Split, SplitLayout};
+pub use stack::{Stack, StackLayout};
 pub use sum::{Sum, SumLayout};
 pub use vectors::{Vectors, VectorsLayout};
 pub use windows::{BLOCK, WindowForm, Windows, WindowsData, WindowsLayout};
@@ -93,6 +99,12 @@ pub enum Layout {
     Windows(WindowsLayout),
     /// Codes of a grid as a range coder writes them.
     Coded(CodedLayout),
+    /// A plane of signs over another layout.
+    Signed(SignedLayout),
+    /// Some inputs in one layout, the others in another.
+    Split(SplitLayout),
+    /// Levels that are added.
+    Stack(StackLayout),
 }
 
 impl Layout {
@@ -122,6 +134,9 @@ impl Layout {
             Self::Runs(layout) => layout.bytes(shape),
             Self::Windows(layout) => layout.bytes(shape),
             Self::Coded(layout) => layout.bytes(shape),
+            Self::Signed(layout) => layout.bytes(shape),
+            Self::Split(layout) => layout.bytes(shape),
+            Self::Stack(layout) => layout.bytes(shape),
         }
     }
 
@@ -141,11 +156,14 @@ impl Layout {
             Self::Scaled(layout) => layout.inner.nominal_bits(),
             Self::Sparse(layout) => layout.inner.nominal_bits(),
             Self::Shifted(layout) => layout.inner.nominal_bits(),
-            Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
+            Self::Vectors(layout) => layout.codebook.bits().div_ceil(layout.codebook.dim() as u32),
             Self::Rotated(layout) => layout.inner.nominal_bits(),
             Self::Runs(layout) => layout.inner.nominal_bits(),
             Self::Windows(layout) => layout.bits(),
             Self::Coded(layout) => layout.bits,
+            Self::Signed(_) => 1,
+            Self::Split(layout) => layout.rest.nominal_bits(),
+            Self::Stack(layout) => layout.levels.iter().map(Self::nominal_bits).sum(),
         }
     }
 
@@ -177,6 +195,7 @@ impl Layout {
             Self::Scaled(layout) => layout.inner.is_by_row(),
             Self::Vectors(layout) => layout.grouping != Grouping::Tensor,
             Self::Rotated(layout) => layout.rows.is_none() && layout.inner.is_by_row(),
+            Self::Stack(layout) => layout.levels.iter().all(Self::is_by_row),
             Self::Bilevel(_)
             | Self::LowRank(_)
             | Self::Mixed(_)
@@ -185,7 +204,9 @@ impl Layout {
             | Self::Sum(_)
             | Self::Sparse(_)
             | Self::Coded(_)
-            | Self::Shifted(_) => false,
+            | Self::Shifted(_)
+            | Self::Signed(_)
+            | Self::Split(_) => false,
         }
     }
 
@@ -194,6 +215,14 @@ impl Layout {
         match self {
             Self::Sparse(layout) => layout.inner.under_masks(),
             other => other,
+        }
+    }
+
+    /// The first `count` levels of a stack, at least one; `None` of anything else.
+    pub fn first_levels(&self, count: usize) -> Option<Self> {
+        match self {
+            Self::Stack(stack) => Some(Self::Stack(stack.first(count))),
+            _ => None,
         }
     }
 
@@ -255,6 +284,12 @@ pub enum Encoding {
     Windows(Windows),
     /// Codes of a grid as a range coder writes them.
     Coded(Coded),
+    /// A plane of signs over another encoding.
+    Signed(Signed),
+    /// Some inputs in one encoding, the others in another.
+    Split(Split),
+    /// Levels that are added.
+    Stack(Stack),
 }
 
 impl Encoding {
@@ -279,6 +314,9 @@ impl Encoding {
             Self::Runs(runs) => runs.shape(),
             Self::Windows(windows) => windows.shape(),
             Self::Coded(coded) => coded.shape(),
+            Self::Signed(signed) => signed.inner().shape(),
+            Self::Split(split) => split.shape(),
+            Self::Stack(stack) => stack.shape(),
         }
     }
 
@@ -303,6 +341,17 @@ impl Encoding {
             Self::Runs(runs) => Layout::Runs(runs.layout()),
             Self::Windows(windows) => Layout::Windows(*windows.layout()),
             Self::Coded(coded) => Layout::Coded(coded.layout()),
+            Self::Signed(signed) => Layout::Signed(signed.layout()),
+            Self::Split(split) => Layout::Split(split.layout()),
+            Self::Stack(stack) => Layout::Stack(stack.layout()),
+        }
+    }
+
+    /// The first `count` levels of a stack, at least one; `None` of anything else.
+    pub fn first_levels(&self, count: usize) -> Option<Self> {
+        match self {
+            Self::Stack(stack) => Some(Self::Stack(stack.first(count))),
+            _ => None,
         }
     }
 
@@ -351,6 +400,9 @@ impl Encoding {
             Self::Runs(runs) => runs.decode_row(row, out),
             Self::Windows(windows) => windows.decode_row(row, out),
             Self::Coded(coded) => coded.decode_row(row, out),
+            Self::Signed(signed) => signed.decode_row(row, out),
+            Self::Split(split) => split.decode_row(row, out),
+            Self::Stack(stack) => stack.decode_row(row, out),
         }
     }
 
@@ -384,6 +436,9 @@ impl Encoding {
             Self::Runs(runs) => runs.parts(),
             Self::Windows(windows) => windows.parts(),
             Self::Coded(coded) => coded.parts(),
+            Self::Signed(signed) => signed.parts(),
+            Self::Split(split) => split.parts(),
+            Self::Stack(stack) => stack.parts(),
         }
     }
 
@@ -425,6 +480,9 @@ impl Encoding {
             Layout::Runs(layout) => Self::Runs(Runs::from_parts(layout, shape, part)?),
             Layout::Windows(layout) => Self::Windows(Windows::from_parts(*layout, shape, part)?),
             Layout::Coded(layout) => Self::Coded(Coded::from_parts(layout, shape, part)?),
+            Layout::Signed(layout) => Self::Signed(Signed::from_parts(layout, shape, part)?),
+            Layout::Split(layout) => Self::Split(Split::from_parts(layout, shape, part)?),
+            Layout::Stack(layout) => Self::Stack(Stack::from_parts(layout, shape, part)?),
         })
     }
 }

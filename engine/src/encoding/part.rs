@@ -7,8 +7,8 @@ use crate::tensor::DType;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`, `signs`, `row_signs`, `scale_codes`, `zero_codes`, `statistics`, `run_mask`, `row_mask`, `words`, `super_scales`, `local_scales`, `code_scales`, `code_zeros`, `ends`, `levels`;
-    /// behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// `input_scales`, `shift`, `signs`, `row_signs`, `scale_codes`, `zero_codes`, `statistics`, `run_mask`, `row_mask`, `words`, `super_scales`, `local_scales`, `code_scales`, `code_zeros`, `ends`, `levels`, `columns`;
+    /// behind `left.` and `right.` in the factors of a product, `apart.` and `rest.` in the halves of a split, `0.`, `1.`, … in the levels of a stack, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.

@@ -14,7 +14,7 @@ use crate::tensor::{DType, MatrixShape, write_f32};
 pub struct VectorsLayout {
     /// The points.
     pub codebook: Codebook,
-    /// Which weights share a scale; groups are whole numbers of codes.
+    /// Which weights share a scale; groups are whole numbers of codes, unless those are digits.
     pub grouping: Grouping,
     /// Element type of the scales: F16, BF16 or F32.
     pub scale_dtype: DType,
@@ -44,7 +44,9 @@ impl VectorsLayout {
     /// Whether there is such a codebook and its codes lie within groups.
     pub(super) fn is_valid(&self) -> bool {
         let is_whole = match self.grouping {
-            Grouping::Group(size) => size > 0 && size.is_multiple_of(self.codebook.dim()),
+            Grouping::Group(size) => {
+                size > 0 && (self.codebook.is_digits() || size.is_multiple_of(self.codebook.dim()))
+            }
             Grouping::Tensor | Grouping::Channel => true,
         };
         self.codebook.is_valid() && is_whole
@@ -91,10 +93,11 @@ impl Vectors {
         let n = self.layout.codes_per_row(self.shape.cols);
         let codes = &self.codes[row * n..(row + 1) * n];
         let first = grouping.first_scale(row, self.shape.cols);
-        let per_scale = grouping.width(self.shape.cols).div_ceil(codebook.dim());
-        for (at, (values, &code)) in out.chunks_mut(codebook.dim()).zip(codes).enumerate() {
+        for (values, &code) in out.chunks_mut(codebook.dim()).zip(codes) {
             codebook.point(code, values);
-            let scale = self.scales[first + at / per_scale];
+        }
+        let groups = out.chunks_mut(grouping.width(self.shape.cols));
+        for (values, scale) in groups.zip(&self.scales[first..]) {
             for value in values {
                 *value *= scale;
             }
@@ -129,8 +132,11 @@ impl Vectors {
         let codes = if bits <= 8 {
             unpack_dense(bytes, bits, n).into_iter().map(u32::from).collect()
         } else {
-            bytes.chunks_exact(bits as usize / 8).map(number).collect()
+            bytes.chunks_exact(bits as usize / 8).map(number).collect::<Vec<u32>>()
         };
+        if !codes.iter().all(|&code| layout.codebook.has(code)) {
+            return None;
+        }
         let scales = layout.grouping.scales(shape.rows, shape.cols);
         let scales = floats(part("scales")?, layout.scale_dtype, scales)?;
         Some(Self { shape, layout: layout.clone(), codes, scales })

@@ -19,34 +19,76 @@ use crate::target::{Aim, Case, Entry, Manifest, Storage, place_biases, refuse_er
 /// Why a layer is decoded although the target might have held it.
 const NO_ENCODING: &str = "its inputs were taken in another order, which no other format says";
 
-/// The layers of a compressed checkpoint, read when they are asked for.
-struct Layers<'a> {
+/// A compressed checkpoint, and the model that it stands for.
+pub(super) struct Opened<'a> {
     source: &'a Checkpoint,
     /// By index of the tensor they are restored to.
     by_index: HashMap<usize, CompressedLayer>,
-    restored: &'a Checkpoint,
+    restored: Checkpoint,
     observer: &'a dyn Observer,
+}
+
+/// Layouts of compressed layers by index; `None` for one that is only known as it decodes.
+pub(super) type Layouts = HashMap<usize, Option<Layout>>;
+
+/// Its layers, read when they are asked for.
+struct Layers<'a> {
+    opened: &'a Opened<'a>,
+    /// How many levels are left of stacks that are cut.
+    levels: HashMap<usize, usize>,
 }
 
 impl Encodings for Layers<'_> {
     fn has(&self, tensor: usize) -> bool {
-        self.by_index.contains_key(&tensor)
+        self.opened.by_index.contains_key(&tensor)
     }
 
-    /// What has no encoding here is given as it decodes.
     fn encoding(&self, tensor: usize) -> Result<Arc<Encoding>> {
-        let absent = || Error::Unsupported { what: format!("tensor {tensor}, which is whole,") };
-        let layer = self.by_index.get(&tensor).ok_or_else(absent)?;
-        if let Some(encoding) = layer.encoding(self.source, self.observer)? {
-            return Ok(Arc::new(encoding));
-        }
-        let values = self.decoded(layer)?;
-        let dtype = self.restored.tensors()[tensor].dtype;
-        Ok(Arc::new(Encoding::Dense(Dense::new(layer.shape, dtype, &values))))
+        let whole = self.opened.whole(tensor)?;
+        let cut = self.levels.get(&tensor).and_then(|&levels| whole.first_levels(levels));
+        Ok(Arc::new(cut.unwrap_or(whole)))
     }
 }
 
-impl Layers<'_> {
+impl<'a> Opened<'a> {
+    /// What `source` stands for.
+    ///
+    /// # Errors
+    /// Those of [`convert`] that need no weight.
+    pub(super) fn new(
+        source: &'a Checkpoint,
+        memory_bytes: u64,
+        observer: &'a dyn Observer,
+    ) -> Result<Self> {
+        let compressed = compressed(source, memory_bytes)?;
+        let restored: Vec<Restored> = compressed
+            .iter()
+            .map(|(name, (layer, parts))| restored(source, name, layer, parts))
+            .collect();
+        let restored = source.restored(&restored)?;
+        let by_index = compressed
+            .into_iter()
+            .filter_map(|(name, (layer, _))| Some((restored.find(&name)?, layer)));
+        Ok(Self { source, by_index: by_index.collect(), restored, observer })
+    }
+
+    /// The model that it stands for.
+    pub(super) fn restored(&self) -> &Checkpoint {
+        &self.restored
+    }
+
+    /// The encoding of a layer; what has none here is given as it decodes.
+    fn whole(&self, tensor: usize) -> Result<Encoding> {
+        let absent = || Error::Unsupported { what: format!("tensor {tensor}, which is whole,") };
+        let layer = self.by_index.get(&tensor).ok_or_else(absent)?;
+        if let Some(encoding) = layer.encoding(self.source, self.observer)? {
+            return Ok(encoding);
+        }
+        let values = self.decoded(layer)?;
+        let dtype = self.restored.tensors()[tensor].dtype;
+        Ok(Encoding::Dense(Dense::new(layer.shape, dtype, &values)))
+    }
+
     fn decoded(&self, layer: &CompressedLayer) -> Result<Vec<f32>> {
         let damaged = || Error::Unsupported {
             what: format!("reading the parts of {}, which do not fit together,", layer.module),
@@ -58,25 +100,87 @@ impl Layers<'_> {
         Ok(values)
     }
 
+    /// The layouts of all compressed layers, each shown to `see` as it is read.
+    pub(super) fn layouts(
+        &self,
+        see: &mut dyn FnMut(usize, &Encoding) -> Result<()>,
+    ) -> Result<Layouts> {
+        let tensors = self.restored.tensors();
+        let total = self.restored.tensor_bytes();
+        let mut done = 0;
+        let mut layouts = Layouts::new();
+        for (index, tensor) in tensors.iter().enumerate() {
+            self.observer.go_on()?;
+            let item = tensor.name.clone();
+            let stage = "Reading";
+            self.observer.progress(Progress { stage, item, done, total, unit: Unit::Bytes });
+            done += tensor.bytes();
+            let Some(layer) = self.by_index.get(&index) else { continue };
+            let encoding = layer.encoding(self.source, self.observer)?;
+            if let Some(encoding) = &encoding {
+                see(index, encoding)?;
+            }
+            layouts.insert(index, encoding.map(|encoding| encoding.layout()));
+        }
+        Ok(layouts)
+    }
+
     /// What becomes of a tensor of the restored model.
-    fn entry(&self, index: usize, aim: Aim) -> Result<Entry> {
+    fn entry(&self, index: usize, layouts: &Layouts, aim: Aim) -> Result<Entry> {
         let tensor = &self.restored.tensors()[index];
-        let Some(layer) = self.by_index.get(&index) else {
+        let Some(layout) = layouts.get(&index) else {
             return entry(index, None, Storage::Copied, vec![aim.target.kept(tensor)]);
         };
-        let Some(encoding) = layer.encoding(self.source, self.observer)? else {
+        let Some(layout) = layout.clone() else {
             let because = NO_ENCODING.to_owned();
             let layout = Layout::Dense(tensor.dtype);
             let specs = vec![aim.target.kept(tensor)];
             return entry(index, Some(layout), Storage::Dense { because }, specs);
         };
-        let layout = encoding.layout();
         let storage = aim.target.storage(tensor, &layout);
         let specs = match storage {
             Storage::Native => aim.target.specs(tensor, &layout),
             _ => vec![aim.target.kept(tensor)],
         };
         entry(index, Some(layout), storage, specs)
+    }
+
+    /// The files of the layers in these layouts.
+    pub(super) fn manifest(&self, layouts: &Layouts, aim: Aim) -> Result<Manifest> {
+        let indices = 0..self.restored.tensors().len();
+        let entries = indices.map(|index| self.entry(index, layouts, aim));
+        let mut entries = entries.collect::<Result<Vec<_>>>()?;
+        let checkpoint = &self.restored;
+        place_biases(checkpoint, &mut entries)?;
+        refuse_errors(&Case { checkpoint, plan: &Plan::default(), aim, entries: &entries })?;
+        Manifest::of(checkpoint, aim.target, entries)?.in_shards(checkpoint, aim)
+    }
+
+    /// Writes those files, of stacks the first `levels` by index, and proves and reports them.
+    pub(super) fn write(
+        &self,
+        levels: HashMap<usize, usize>,
+        (manifest, aim): (&Manifest, Aim),
+        destination: Destination<'_>,
+    ) -> Result<Report> {
+        let layers = Layers { opened: self, levels };
+        export::refuse_own_source(self.source, destination.folder)?;
+        self.source.check_all_unchanged()?;
+        let folder = export::begin(destination, (manifest.total_bytes(), 0), &|_| 0)?;
+        let work = Work {
+            checkpoint: &self.restored,
+            encodings: &layers,
+            manifest,
+            target: aim.target,
+            observer: self.observer,
+            weights: &|index| {
+                if layers.has(index) {
+                    return Ok(self.whole(index)?.decode());
+                }
+                self.restored.weights(index, self.observer)
+            },
+        };
+        export::finish(&work, folder, &Plan::default())
     }
 }
 
@@ -105,37 +209,10 @@ pub fn convert(
     observer: &dyn Observer,
 ) -> Result<Report> {
     let aim = aim.into();
-    let compressed = compressed(source, destination.limits.memory_bytes)?;
-    let restored: Vec<Restored> = compressed
-        .iter()
-        .map(|(name, (layer, parts))| restored(source, name, layer, parts))
-        .collect();
-    let restored = source.restored(&restored)?;
-    let by_index = compressed
-        .into_iter()
-        .filter_map(|(name, (layer, _))| Some((restored.find(&name)?, layer)));
-    let layers = Layers { source, by_index: by_index.collect(), restored: &restored, observer };
-    let entries = entries(&layers, aim)?;
-    let plan = Plan::default();
-    refuse_errors(&Case { checkpoint: &restored, plan: &plan, aim, entries: &entries })?;
-    let manifest = Manifest::of(&restored, aim.target, entries)?.in_shards(&restored, aim)?;
-    export::refuse_own_source(source, destination.folder)?;
-    source.check_all_unchanged()?;
-    let folder = export::begin(destination, (manifest.total_bytes(), 0), &|_| 0)?;
-    let work = Work {
-        checkpoint: &restored,
-        encodings: &layers,
-        manifest: &manifest,
-        target: aim.target,
-        observer,
-        weights: &|index| {
-            if layers.has(index) {
-                return Ok(layers.encoding(index)?.decode());
-            }
-            restored.weights(index, observer)
-        },
-    };
-    export::finish(&work, folder, &plan)
+    let opened = Opened::new(source, destination.limits.memory_bytes, observer)?;
+    let layouts = opened.layouts(&mut |_, _| Ok(()))?;
+    let manifest = opened.manifest(&layouts, aim)?;
+    opened.write(HashMap::new(), (&manifest, aim), destination)
 }
 
 /// The compressed layers by name, with the tensors that hold them.
@@ -186,26 +263,4 @@ fn restored(source: &Checkpoint, name: &str, layer: &CompressedLayer, parts: &[u
         shape: layer.tensor_shape(),
         parts: parts.to_vec(),
     }
-}
-
-fn entries(layers: &Layers<'_>, aim: Aim) -> Result<Vec<Entry>> {
-    let tensors = layers.restored.tensors();
-    let total = layers.restored.tensor_bytes();
-    let mut done = 0;
-    let mut entries = Vec::with_capacity(tensors.len());
-    for (index, tensor) in tensors.iter().enumerate() {
-        layers.observer.go_on()?;
-        let item = tensor.name.clone();
-        layers.observer.progress(Progress {
-            stage: "Reading",
-            item,
-            done,
-            total,
-            unit: Unit::Bytes,
-        });
-        done += tensor.bytes();
-        entries.push(layers.entry(index, aim)?);
-    }
-    place_biases(layers.restored, &mut entries)?;
-    Ok(entries)
 }

@@ -3,6 +3,7 @@
 
 mod convert;
 mod coverage;
+mod cut;
 mod estimate;
 mod forecast;
 mod gguf;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 pub use convert::convert;
+pub use cut::cut;
 pub use estimate::{Estimate, estimate};
 pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};

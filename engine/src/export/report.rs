@@ -322,5 +322,21 @@ fn described(layout: &Layout) -> String {
         Layout::Windows(_) => "codes that share bits".to_owned(),
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
         Layout::Coded(_) => "range-coded grid".to_owned(),
+        Layout::Signed(signed) => format!("signs of {}", described(&signed.inner)),
+        Layout::Split(split) => {
+            format!(
+                "{}, {} inputs in {}",
+                described(&split.rest),
+                split.kept,
+                described(&split.apart)
+            )
+        }
+        Layout::Stack(stack) => {
+            let levels = stack.levels.len();
+            stack
+                .levels
+                .first()
+                .map_or_else(String::new, |level| format!("{levels} × {}", described(level)))
+        }
     }
 }

@@ -69,8 +69,8 @@ fn count(values: ArrayView2<'_, f32>, bins: &Histogram) -> Histogram {
 
 fn grid_of(encoding: &Encoding) -> Option<Grid> {
     match encoding {
-        // Corrections, scales of inputs and other bases put the weights off the levels, rows have levels of two kinds, and
-        // a point is no level.
+        // Corrections, levels that are added, scales of inputs and other bases put the weights off the levels, rows have
+        // levels of two kinds, and a point is no level.
         Encoding::Dense(_)
         | Encoding::Blocks(_)
         | Encoding::LowRank(_)
@@ -82,7 +82,10 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Vectors(_)
         | Encoding::Windows(_)
         | Encoding::Coded(_)
-        | Encoding::Rotated(_) => None,
+        | Encoding::Rotated(_)
+        | Encoding::Signed(_)
+        | Encoding::Split(_)
+        | Encoding::Stack(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Runs(runs) => grid_of(runs.inner()),
         Encoding::Affine(affine) => {

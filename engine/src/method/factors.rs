@@ -5,6 +5,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 use crate::encoding::{AffineLayout, Dense, Encoding, Layout, LowRank, LowRankLayout};
 use crate::error::{Error, Result};
 use crate::method::grid::Grid;
+use crate::method::signs::saturated;
 use crate::method::{Kind, Option_, Parameter, Resolved, Task};
 use crate::numeric::gram::Gram;
 use crate::numeric::grouping::Grouping;
@@ -113,17 +114,9 @@ pub(super) fn nearest(
     layout: &LowRankLayout,
     task: &Task<'_>,
 ) -> Result<LowRank> {
-    let (rank, rows) = (layout.rank, d.nrows());
-    let is_cancelled = || task.observer.is_cancelled();
-    let directions = leading_directions(d, gram, rank, &is_cancelled);
-    task.observer.go_on()?;
-    let directions = directions.ok_or_else(|| Error::Numeric {
-        tensor: task.tensor.to_owned(),
-        why: "its singular vectors were not found".to_owned(),
-    })?;
-    let mut left = Array2::from_shape_fn((rows, rank), |at| directions[at]);
+    let left = directions(d, gram, layout.rank, task)?;
     let wide = d.mapv(f64::from);
-    let mut right = left.t().dot(&wide);
+    let right = left.t().dot(&wide);
     if let (Layout::Affine(of_left), Layout::Affine(of_right)) = (&*layout.left, &*layout.right) {
         let carried = carried(&right, gram);
         let left = rounded(of_left, &left, Some(&carried), task)?;
@@ -133,6 +126,32 @@ pub(super) fn nearest(
         let right = rounded(of_right, &right, squares.as_deref(), task)?;
         return Ok(LowRank::new(left, right));
     }
+    Ok(balanced(left, right, task.dtype))
+}
+
+/// Orthonormal columns `[rows, rank]`: the leading directions of `d`, in outputs where there is `gram`.
+///
+/// # Errors
+/// As of [`nearest`].
+pub(super) fn directions(
+    d: ArrayView2<'_, f32>,
+    gram: Option<&Gram>,
+    rank: usize,
+    task: &Task<'_>,
+) -> Result<Array2<f64>> {
+    let is_cancelled = || task.observer.is_cancelled();
+    let found = leading_directions(d, gram, rank, &is_cancelled);
+    task.observer.go_on()?;
+    let found = found.ok_or_else(|| Error::Numeric {
+        tensor: task.tensor.to_owned(),
+        why: "its singular vectors were not found".to_owned(),
+    })?;
+    Ok(Array2::from_shape_fn((d.nrows(), rank), |at| found[at]))
+}
+
+/// The product of orthonormal columns and a right factor, held in an element type, each pair of a column and a row scaled to
+/// equal norms; what is beyond the type becomes its largest.
+pub(super) fn balanced(mut left: Array2<f64>, mut right: Array2<f64>, dtype: DType) -> LowRank {
     for (mut left, mut right) in left.columns_mut().into_iter().zip(right.rows_mut()) {
         let root = right.dot(&right).sqrt().sqrt();
         if root > 0.0 {
@@ -142,10 +161,10 @@ pub(super) fn nearest(
     }
     let factor = |values: Array2<f64>| {
         let shape = MatrixShape { rows: values.nrows(), cols: values.ncols() };
-        let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-        Encoding::Dense(Dense::new(shape, task.dtype, &values))
+        let values: Vec<f32> = values.iter().map(|&value| saturated(dtype, value as f32)).collect();
+        Encoding::Dense(Dense::new(shape, dtype, &values))
     };
-    Ok(LowRank::new(factor(left), factor(right)))
+    LowRank::new(factor(left), factor(right))
 }
 
 /// r·H·rᵀ of each row of the right factor: what an error in that column of the left one counts.

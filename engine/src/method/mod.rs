@@ -6,8 +6,11 @@
 
 mod alone;
 mod awq;
+mod bcq;
+mod bitstack;
 mod ccq;
 mod coded;
+mod db_llm;
 mod eora;
 mod factors;
 mod floats;
@@ -16,6 +19,7 @@ mod gguf;
 mod gptq;
 mod gqsa;
 mod grid;
+mod groups;
 mod higgs;
 mod hqq;
 mod inputs;
@@ -25,15 +29,19 @@ mod magnitude;
 mod microscaling;
 mod mixllm;
 mod nf4;
+mod onebit;
 mod outliers;
 mod palette;
 mod parameters;
 mod pattern;
 mod polish;
+mod ptq161;
 mod quip;
 mod round_to_nearest;
+mod signs;
 mod sparsegpt;
 mod spqr;
+mod ternary;
 mod wanda;
 
 use std::borrow::Cow;
@@ -47,6 +55,7 @@ pub use awq::{
     AsWanted, Shared, Takes, folds as chain_folds, rows_for_scales, shared_scales,
     with_folded_scales, with_kept_scales,
 };
+pub use bitstack::stacks;
 pub use inputs::{LayerInputs, uncalibrated};
 pub use low_rank::{shifts as chain_shifts, without_shift};
 pub use mixllm::{promoting, row_saliences, with_share};
@@ -80,6 +89,12 @@ pub static METHODS: &[&dyn Method] = &[
     &fp8::ENTRY,
     &microscaling::ENTRY,
     &gguf::ENTRY,
+    &bitstack::ENTRY,
+    &onebit::ENTRY,
+    &bcq::ENTRY,
+    &db_llm::ENTRY,
+    &ternary::ENTRY,
+    &ptq161::ENTRY,
     &low_rank::ENTRY,
     &magnitude::ENTRY,
     &wanda::ENTRY,

@@ -1,4 +1,4 @@
-//! Codebooks for normal values of variance 1: a code names one value or a few at once.
+//! Codebooks: a code names one value or a few at once, of points for normal values of variance 1 or of plain digits.
 
 use std::sync::OnceLock;
 
@@ -22,7 +22,18 @@ pub enum Codebook {
     E8pE81b,
     /// E8P twice: 32 bits for 8 values. 0.0097.
     E8pE8p,
+    /// 1 and −1, a bit each.
+    Signs,
+    /// 0 and 1, a bit each.
+    Bits,
+    /// 0, 1 and −1, five in a byte: the sum of d·3ⁱ, d = 0, 1, 2 in that order for the value at i. 1.6 bits each.
+    Trits,
 }
+
+/// Values in a byte of trits.
+const TRITS: usize = 5;
+/// The value of a trit.
+const TRIT: [f32; 3] = [0.0, 1.0, -1.0];
 
 /// The bits a value that tables are made for.
 const BITS: std::ops::RangeInclusive<u32> = 2..=4;
@@ -121,15 +132,28 @@ impl Codebook {
     pub fn is_valid(self) -> bool {
         match self {
             Self::Scalars(bits) | Self::Pairs(bits) => BITS.contains(&bits),
-            Self::E8p | Self::E8pE81b | Self::E8pE8p => true,
+            Self::E8p | Self::E8pE81b | Self::E8pE8p | Self::Signs | Self::Bits | Self::Trits => {
+                true
+            }
         }
+    }
+
+    /// Whether each value of a point is chosen by itself, so that a code may reach over the end of a group.
+    pub fn is_digits(self) -> bool {
+        matches!(self, Self::Signs | Self::Bits | Self::Trits)
+    }
+
+    /// Whether a code of [`Self::bits`] is one of its own: five trits are less than a byte.
+    pub fn has(self, code: u32) -> bool {
+        self != Self::Trits || code < 243
     }
 
     /// Values that share a code.
     pub fn dim(self) -> usize {
         match self {
-            Self::Scalars(_) => 1,
+            Self::Scalars(_) | Self::Signs | Self::Bits => 1,
             Self::Pairs(_) => 2,
+            Self::Trits => TRITS,
             Self::E8p | Self::E8pE81b | Self::E8pE8p => DIM,
         }
     }
@@ -142,6 +166,8 @@ impl Codebook {
             Self::E8p => 16,
             Self::E8pE81b => 24,
             Self::E8pE8p => 32,
+            Self::Signs | Self::Bits => 1,
+            Self::Trits => 8,
         }
     }
 
@@ -165,6 +191,9 @@ impl Codebook {
             Self::E8p | Self::E8pE81b | Self::E8pE8p => {
                 self.nearest_of_eight(&std::array::from_fn(of))
             }
+            Self::Signs => u32::from(of(0) < 0.0),
+            Self::Bits => u32::from(of(0) > 0.5),
+            Self::Trits => (0..TRITS).rev().fold(0, |code, i| 3 * code + trit(of(i))),
         }
     }
 
@@ -194,6 +223,16 @@ impl Codebook {
                 point
             }
             Self::E8p | Self::E8pE81b | Self::E8pE8p => self.point_of_eight(code),
+            Self::Signs => [1.0 - 2.0 * (code & 1) as f32; DIM],
+            Self::Bits => [(code & 1) as f32; DIM],
+            Self::Trits => {
+                let mut left = code & 0xff;
+                std::array::from_fn(|_| {
+                    let digit = left % 3;
+                    left /= 3;
+                    TRIT[digit as usize]
+                })
+            }
         };
         for (out, value) in out.iter_mut().zip(point) {
             *out = value;
@@ -210,6 +249,11 @@ impl Codebook {
         };
         std::array::from_fn(|i| (first[i] + second[i] / next) / scale)
     }
+}
+
+/// The digit of the trit nearest to a value.
+fn trit(value: f32) -> u32 {
+    if value > 0.5 { 1 } else { 2 * u32::from(value < -0.5) }
 }
 
 #[cfg(test)]
@@ -248,9 +292,11 @@ mod tests {
 
     #[test]
     fn every_code_is_nearest_to_its_own_point() {
-        for codebook in [Codebook::Scalars(3), Codebook::Pairs(2), Codebook::Pairs(4)] {
-            for code in 0..1 << codebook.bits() {
-                let mut point = [0.0; 2];
+        let digits = [Codebook::Signs, Codebook::Bits, Codebook::Trits];
+        let tables = [Codebook::Scalars(3), Codebook::Pairs(2), Codebook::Pairs(4)];
+        for codebook in tables.into_iter().chain(digits) {
+            for code in (0..1 << codebook.bits()).filter(|&code| codebook.has(code)) {
+                let mut point = [0.0; DIM];
                 codebook.point(code, &mut point[..codebook.dim()]);
                 assert_eq!(codebook.nearest(&point[..codebook.dim()]), code, "{codebook:?}");
             }

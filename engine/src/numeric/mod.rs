@@ -29,6 +29,7 @@ pub mod moments;
 pub mod packing;
 pub mod palette;
 pub mod peaks;
+pub mod planes;
 pub mod pooling;
 pub mod product;
 pub mod pursuit;

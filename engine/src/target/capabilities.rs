@@ -239,6 +239,9 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
         Layout::Coded(_) => Some("the format has no codes of varying length"),
+        Layout::Signed(_) => Some("the format has no planes of signs over a product"),
+        Layout::Split(_) => Some("the format has one form for all inputs of a layer"),
+        Layout::Stack(_) => Some("the format has no levels that are added"),
         Layout::Dense(_)
         | Layout::Affine(_)
         | Layout::Palette(_)

@@ -168,7 +168,10 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Vectors(_)
         | Encoding::Windows(_)
         | Encoding::Coded(_)
-        | Encoding::Rotated(_) => None,
+        | Encoding::Rotated(_)
+        | Encoding::Signed(_)
+        | Encoding::Split(_)
+        | Encoding::Stack(_) => None,
     }
 }
 

@@ -66,22 +66,38 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     let before = &context.document.allocation.wish;
     let mut wish = before.clone();
     candidates::ui(ui, model, &mut wish);
+    let mut is_asked = false;
     ui.horizontal_wrapped(|ui| {
         metric(context, ui, model, &mut wish);
         if context.document.allocation.work.is_some() {
             if ui.button("Cancel").on_hover_text("Stop scoring.").clicked() {
                 send(context, Allocate::Cancel);
             }
-        } else if ui.button("Score").clicked() {
-            send(context, Allocate::Score);
+        } else {
+            is_asked = ui.button("Score").clicked() | one_stack(ui, model, &mut wish);
         }
     });
     if wish != *before {
         send(context, Allocate::Wish(wish));
     }
+    if is_asked {
+        send(context, Allocate::Score);
+    }
     if let Some(sentence) = &context.document.allocation.failed {
         ui.colored_label(context.tokens.error, sentence);
     }
+}
+
+/// Stacks as the candidates; whether they are to be scored now.
+fn one_stack(ui: &mut Ui, model: &Model, wish: &mut Wish) -> bool {
+    let stacks = wish.of_stacks(model);
+    let button = ui.add_enabled(stacks.is_some(), Button::new("One stack for any size"));
+    let button = button.on_hover_text("Scores stacks of 1 to 8 levels for every layer, each the beginning of the next (BitStack). The budget below then takes levels on and off. Exported once at its largest, an archive can be cut to any size: lapidary convert --size.");
+    let button =
+        button.on_disabled_hover_text("The target holds no stacks of levels: choose Archive.");
+    let Some(stacks) = stacks.filter(|_| button.clicked()) else { return false };
+    *wish = stacks;
+    true
 }
 
 const METRICS: [(Metric, &str, &str); 4] = [

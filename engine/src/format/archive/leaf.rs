@@ -59,6 +59,15 @@ impl<'a> Marks<'a> {
         is_set(self.bits, i)
     }
 
+    /// Puts zero where the weights from `first` on are not stored.
+    pub(super) fn drop(&self, first: usize, out: &mut [f32]) {
+        for (i, value) in out.iter_mut().enumerate() {
+            if !self.keeps(first + i) {
+                *value = 0.0;
+            }
+        }
+    }
+
     /// Stored weights before weight `i`.
     pub(super) fn before(&self, i: usize) -> Option<usize> {
         let first = i / BLOCK * BLOCK;

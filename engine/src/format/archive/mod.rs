@@ -7,6 +7,7 @@
 //! [`specs`] and [`pack`] write; [`Reader`] reads with other code, run by run, so that it can prove what was written.
 
 mod coded;
+mod columns;
 mod leaf;
 mod parted;
 mod reader;

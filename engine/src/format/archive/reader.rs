@@ -1,9 +1,12 @@
 //! Parts of an archive to weights, without the encodings that wrote them: any run of a row, straight from the bytes. What
 //! a mask drops is found by counting bits. In: layout, bytes by name. Out: f32 weights, to the bit what was computed.
 
-use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout, SumLayout};
+use crate::encoding::{
+    BlockType, Layout, LowRankLayout, OutliersLayout, SplitLayout, StackLayout, SumLayout,
+};
 use crate::format::archive::coded::Runs;
-use crate::format::archive::leaf::{Leaf, Marks};
+use crate::format::archive::columns::Columns;
+use crate::format::archive::leaf::{Leaf, Marks, is_set};
 use crate::format::archive::parted::{MixedRows, RunsOf};
 use crate::format::archive::turned::{Basis, Points};
 use crate::format::archive::windowed::Windowed;
@@ -54,6 +57,10 @@ pub(super) enum Node<'a> {
         marks: Marks<'a>,
         inner: Box<Self>,
     },
+    /// A bit for each weight, 1 where what lies within is negated.
+    Signed(&'a [u8], Box<Self>),
+    Columns(Columns, [Box<Self>; 2]),
+    Stack(Vec<Self>),
 }
 
 /// A few weights of a matrix, row by row, all others zero.
@@ -181,6 +188,13 @@ impl<'a> Node<'a> {
             Layout::Windows(windows) => Self::Windowed(Windowed::new(*windows, shape, get)?),
             Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
             Layout::Mixed(mixed) => Self::Mixed(MixedRows::new(mixed, shape, get)?),
+            Layout::Signed(signed) => {
+                let prefix = prefix(&signed.inner, &["signs"], "inner.");
+                let inner = Self::new(&signed.inner, shape, None, &within(get, prefix))?;
+                Self::Signed(get("signs")?, Box::new(inner))
+            }
+            Layout::Split(split) => Self::columns(split, shape, get)?,
+            Layout::Stack(stack) => Self::levels(stack, shape, get)?,
             Layout::Shifted(shifted) => {
                 let prefix = prefix(&shifted.inner, &["shift"], "inner.");
                 floats(get("shift")?, shifted.dtype, shape.rows)?;
@@ -196,16 +210,32 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn sum(layout: &SumLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
-        let parts = layout.correction.parts(MatrixShape { rows: 1, cols: 1 });
-        let names: Vec<&str> = match layout.correction.as_ref() {
+    fn sum(sum: &SumLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
+        let parts = sum.correction.parts(MatrixShape { rows: 1, cols: 1 });
+        let names: Vec<&str> = match sum.correction.as_ref() {
             Layout::LowRank(_) => vec!["left.", "right."],
             _ => parts.iter().map(|part| part.name.as_str()).collect(),
         };
-        let prefix = prefix(&layout.base, &names, "base.");
-        let base = Self::new(&layout.base, shape, None, &within(get, prefix))?;
-        let correction = Self::new(&layout.correction, shape, None, get)?;
+        let prefix = prefix(&sum.base, &names, "base.");
+        let base = Self::new(&sum.base, shape, None, &within(get, prefix))?;
+        let correction = Self::new(&sum.correction, shape, None, get)?;
         Some(Self::Sum(Box::new(base), Box::new(correction)))
+    }
+
+    fn levels(stack: &StackLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
+        let level = |(at, level): (usize, &Layout)| {
+            Self::new(level, shape, None, &within(get, &format!("{at}.")))
+        };
+        let levels = stack.levels.iter().enumerate().map(level);
+        Some(Self::Stack(levels.collect::<Option<_>>()?))
+    }
+
+    fn columns(split: &SplitLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
+        let columns = Columns::new(get("columns")?, shape.cols, split.kept)?;
+        let [apart, rest] = columns.shapes(shape);
+        let apart = Self::new(&split.apart, apart, None, &within(get, "apart."))?;
+        let rest = Self::new(&split.rest, rest, None, &within(get, "rest."))?;
+        Some(Self::Columns(columns, [Box::new(apart), Box::new(rest)]))
     }
 
     fn product(layout: &LowRankLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
@@ -239,6 +269,14 @@ impl<'a> Node<'a> {
             sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
         }
         out.iter_mut().zip(sums).for_each(|(value, sum)| *value = sum as f32);
+        Some(())
+    }
+
+    /// Adds the weights from a place on to those that are there.
+    fn add(&self, shape: MatrixShape, at: (usize, usize), out: &mut [f32]) -> Option<()> {
+        let mut added = vec![0.0; out.len()];
+        self.run(shape, at, &mut added)?;
+        out.iter_mut().zip(added).for_each(|(value, added)| *value += added);
         Some(())
     }
 
@@ -276,10 +314,22 @@ impl<'a> Node<'a> {
             }
             Self::Sum(base, correction) => {
                 base.run(shape, (row, col), out)?;
-                let mut added = vec![0.0; out.len()];
-                correction.run(shape, (row, col), &mut added)?;
-                out.iter_mut().zip(added).for_each(|(value, added)| *value += added);
+                correction.add(shape, (row, col), out)
+            }
+            Self::Stack(levels) => {
+                let (first, others) = levels.split_first()?;
+                first.run(shape, (row, col), out)?;
+                others.iter().try_for_each(|level| level.add(shape, (row, col), out))
+            }
+            Self::Signed(bits, inner) => {
+                inner.run(shape, (row, col), out)?;
+                negate(bits, row * shape.cols + col, out);
                 Some(())
+            }
+            Self::Columns(columns, halves) => {
+                let shapes = columns.shapes(shape);
+                columns
+                    .run(col, out, |half, col, out| halves[half].run(shapes[half], (row, col), out))
             }
             Self::Scaled { scales, inner } => {
                 inner.run(shape, (row, col), out)?;
@@ -289,14 +339,18 @@ impl<'a> Node<'a> {
             }
             Self::Sparse { marks, inner } => {
                 inner.run(shape, (row, col), out)?;
-                let first = row * shape.cols + col;
-                for (i, value) in out.iter_mut().enumerate() {
-                    if !marks.keeps(first + i) {
-                        *value = 0.0;
-                    }
-                }
+                marks.drop(row * shape.cols + col, out);
                 Some(())
             }
+        }
+    }
+}
+
+/// Negates the weights from `first` on whose bit is set.
+fn negate(bits: &[u8], first: usize, out: &mut [f32]) {
+    for (i, value) in out.iter_mut().enumerate() {
+        if is_set(bits, first + i) {
+            *value = -*value;
         }
     }
 }

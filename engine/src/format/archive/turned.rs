@@ -41,13 +41,15 @@ impl<'a> Points<'a> {
         let (dim, bits) = (self.codebook.dim(), self.codebook.bits());
         let in_row = row * shape.cols.div_ceil(dim);
         let first = self.grouping.first_scale(row, shape.cols);
+        let width = self.grouping.width(shape.cols);
         let mut point = [0.0; 8];
         for_each_run(col, (shape.cols, dim), out, |(_, at), col, values| {
-            let code = code(self.codes, in_row + at, bits)?;
+            let code =
+                code(self.codes, in_row + at, bits).filter(|&code| self.codebook.has(code))?;
             self.codebook.point(code, &mut point[..dim]);
-            let scale = *self.scales.get(first + at * dim / self.grouping.width(shape.cols))?;
-            for (value, point) in values.iter_mut().zip(&point[col % dim..]) {
-                *value = scale * point;
+            for (i, (value, point)) in values.iter_mut().zip(&point[col % dim..]).enumerate() {
+                // Of digits, a code may reach over the end of a group.
+                *value = *self.scales.get(first + (col + i) / width)? * point;
             }
             Some(())
         })

@@ -11,6 +11,7 @@ mod mixllm;
 mod outliers;
 mod polish;
 mod quip;
+mod signs;
 mod spqr;
 
 use ndarray::{Array2, ArrayView2, s};
