@@ -37,6 +37,9 @@ RULES = {
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
     "*.2.mlp.down_proj.weight": ("quip-sharp", {"bits": 4, "rounding": "nearest"}),
+    "*.4.self_attn.q_proj.weight": ("aqlm", {"nearest": "weights", "codebooks": 3, "code_bits": 5, "rounds": 2}),
+    "*.4.mlp.down_proj.weight": ("vector-quantisation", {"code_bits": 9, "group_size": 5}),
+    "*.4.mlp.up_proj.weight": ("vector-quantisation", {"stages": 2, "code_bits": 4, "books": "own"}),
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
 }
@@ -146,6 +149,10 @@ def decode(layout, rows, cols, part, mask=None):
             read = lambda bits, count: stream(codes, bits, count)
             return turned.grid(of, rows, cols, read, scales, tile(of["grouping"], rows, cols))
         return turned.vectors(of, rows, cols, codes[1], scales)
+    if kind == "additive":
+        scales = numbers(part("scales")) if of["scale_dtype"] else None
+        read = lambda bits, count: stream(part("codes"), bits, count)
+        return turned.additive(of, rows, cols, read, numbers(part("codebooks")), scales)
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)

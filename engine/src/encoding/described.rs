@@ -3,8 +3,8 @@
 
 use crate::encoding::outliers::index_type;
 use crate::encoding::{
-    AffineLayout, FloatLayout, Layout, LowRankLayout, OutliersLayout, PaletteLayout, RotatedLayout,
-    SparseLayout, SumLayout, Tiling, VectorsLayout,
+    AdditiveLayout, AffineLayout, FloatLayout, Layout, LowRankLayout, OutliersLayout,
+    PaletteLayout, RotatedLayout, SparseLayout, SumLayout, Tiling, VectorsLayout,
 };
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::dense_bytes;
@@ -60,6 +60,7 @@ impl Layout {
             }
             Self::Vectors(layout) => vectors(layout, shape),
             Self::Rotated(layout) => rotated(layout, shape),
+            Self::Additive(layout) => additive(layout, shape),
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
             Self::Sum(layout) => {
@@ -125,6 +126,10 @@ impl Layout {
             }
             Self::Blocks(_) => true,
             Self::Vectors(layout) => layout.is_valid() && is_float(layout.scale_dtype),
+            Self::Additive(layout) => {
+                let is_scaled = layout.scale_dtype.is_none_or(is_float);
+                is_float(layout.value_dtype) && is_scaled && layout.is_valid(shape, MAX_ELEMENTS)
+            }
             Self::Rotated(layout) => {
                 let is_run = |run: usize, n: usize| (1..=n.max(1)).contains(&run);
                 let rows = layout.rows.is_none_or(|run| is_run(run, shape.rows));
@@ -232,6 +237,15 @@ fn vectors(layout: &VectorsLayout, shape: MatrixShape) -> Vec<PartSpec> {
     let scales = layout.grouping.scales(shape.rows, shape.cols);
     let scales = PartSpec::new("scales", layout.scale_dtype, scales);
     vec![PartSpec::new("codes", DType::U8, codes), scales]
+}
+
+fn additive(layout: &AdditiveLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let codes = dense_bytes(layout.codes(shape), layout.bits);
+    let values = PartSpec::new("codebooks", layout.value_dtype, layout.values(shape));
+    let mut parts = vec![PartSpec::new("codes", DType::U8, codes), values];
+    let scales = |dtype| PartSpec::new("scales", dtype, layout.scales(shape));
+    parts.extend(layout.scale_dtype.map(scales));
+    parts
 }
 
 fn rotated(layout: &RotatedLayout, shape: MatrixShape) -> Vec<PartSpec> {

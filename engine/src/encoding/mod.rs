@@ -3,6 +3,7 @@
 //!
 //! A [`Layout`] describes an encoding without its data, so that sizes are exact before anything is computed.
 
+mod additive;
 mod affine;
 mod blocks;
 mod dense;
@@ -22,6 +23,7 @@ use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde::{Deserialize, Serialize};
 
+pub use additive::{Additive, AdditiveLayout};
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
 pub use dense::Dense;
@@ -70,6 +72,8 @@ pub enum Layout {
     Vectors(VectorsLayout),
     /// Another layout in a turned basis.
     Rotated(RotatedLayout),
+    /// Sums of entries of codebooks.
+    Additive(AdditiveLayout),
 }
 
 impl Layout {
@@ -94,6 +98,7 @@ impl Layout {
             Self::Shifted(layout) => layout.bytes(shape),
             Self::Vectors(layout) => layout.bytes(shape),
             Self::Rotated(layout) => layout.bytes(shape),
+            Self::Additive(layout) => layout.bytes(shape),
         }
     }
 
@@ -113,6 +118,9 @@ impl Layout {
             Self::Shifted(layout) => layout.inner.nominal_bits(),
             Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
             Self::Rotated(layout) => layout.inner.nominal_bits(),
+            Self::Additive(layout) => {
+                (layout.bits * layout.codebooks as u32).div_ceil(layout.dim as u32)
+            }
         }
     }
 
@@ -142,6 +150,7 @@ impl Layout {
             Self::Vectors(layout) => layout.grouping != Grouping::Tensor,
             Self::Rotated(layout) => layout.rows.is_none() && layout.inner.is_by_row(),
             Self::LowRank(_)
+            | Self::Additive(_)
             | Self::Outliers(_)
             | Self::Sum(_)
             | Self::Sparse(_)
@@ -180,7 +189,7 @@ impl Layout {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
-    /// `input_scales`, `shift`, `signs`, `row_signs`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
+    /// `input_scales`, `shift`, `signs`, `row_signs`, `codebooks`; behind `left.` and `right.` in the factors of a product, `outliers.` before those of outliers, behind `base.` or `inner.` where what
     /// lies within would have the same name as what lies around it.
     pub name: String,
     /// Element type of the bytes.
@@ -229,6 +238,8 @@ pub enum Encoding {
     Vectors(Vectors),
     /// Another encoding in a turned basis.
     Rotated(Rotated),
+    /// Sums of entries of codebooks.
+    Additive(Additive),
 }
 
 impl Encoding {
@@ -248,6 +259,7 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().shape(),
             Self::Vectors(vectors) => vectors.shape(),
             Self::Rotated(rotated) => rotated.inner().shape(),
+            Self::Additive(additive) => additive.shape(),
         }
     }
 
@@ -267,6 +279,7 @@ impl Encoding {
             Self::Shifted(shifted) => Layout::Shifted(shifted.layout()),
             Self::Vectors(vectors) => Layout::Vectors(vectors.layout().clone()),
             Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
+            Self::Additive(additive) => Layout::Additive(additive.layout().clone()),
         }
     }
 
@@ -310,6 +323,7 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.inner().decode_row(row, out),
             Self::Vectors(vectors) => vectors.decode_row(row, out),
             Self::Rotated(rotated) => rotated.decode_row(row, out),
+            Self::Additive(additive) => additive.decode_row(row, out),
         }
     }
 
@@ -338,6 +352,7 @@ impl Encoding {
             Self::Shifted(shifted) => shifted.parts(),
             Self::Vectors(vectors) => vectors.parts(),
             Self::Rotated(rotated) => rotated.parts(),
+            Self::Additive(additive) => additive.parts(),
         }
     }
 
@@ -372,6 +387,7 @@ impl Encoding {
             Layout::Shifted(layout) => Self::Shifted(Shifted::from_parts(layout, shape, part)?),
             Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
+            Layout::Additive(layout) => Self::Additive(Additive::from_parts(layout, shape, part)?),
         })
     }
 }

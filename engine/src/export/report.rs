@@ -307,6 +307,9 @@ fn described(layout: &Layout) -> String {
         Layout::Sparse(sparse) => format!("{}, masked", described(&sparse.inner)),
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
         Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
+        Layout::Additive(additive) => {
+            format!("{} × {} bits for {} inputs", additive.codebooks, additive.bits, additive.dim)
+        }
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
     }
 }

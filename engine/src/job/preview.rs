@@ -78,6 +78,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
+        | Encoding::Additive(_)
         | Encoding::Rotated(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Affine(affine) => {

@@ -5,6 +5,7 @@
 //! it. Each step receives the encoding of the step before.
 
 mod alone;
+mod aqlm;
 mod awq;
 mod eora;
 mod factors;
@@ -29,6 +30,7 @@ mod polish;
 mod quip;
 mod round_to_nearest;
 mod sparsegpt;
+mod vector;
 mod wanda;
 
 use std::borrow::Cow;
@@ -63,6 +65,8 @@ pub static METHODS: &[&dyn Method] = &[
     &awq::ENTRY,
     &higgs::ENTRY,
     &quip::ENTRY,
+    &aqlm::ENTRY,
+    &vector::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,

@@ -231,6 +231,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Shifted(shifted) => why_not_form(&shifted.inner)
             .or(Some("the format has no biases of its own for compressed layers")),
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
+        Layout::Additive(_) => Some("the format has no sums of entries of codebooks"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
         Layout::Dense(_)
         | Layout::Affine(_)

@@ -149,6 +149,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
+        | Encoding::Additive(_)
         | Encoding::Rotated(_) => None,
     }
 }

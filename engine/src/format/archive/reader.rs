@@ -1,7 +1,8 @@
 //! Parts of an archive to weights, without the encodings that wrote them: any run of a row, straight from the bytes. What
 //! a mask drops is found by counting bits. In: layout, bytes by name. Out: f32 weights, to the bit what was computed.
 
-use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout};
+use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout, SumLayout};
+use crate::format::archive::additive::Sums;
 use crate::format::archive::leaf::{Leaf, Marks};
 use crate::format::archive::turned::{Points, Turned};
 use crate::format::words::{floats, for_each_run};
@@ -33,6 +34,7 @@ enum Node<'a> {
     },
     Outliers(Few),
     Points(Points<'a>),
+    Sums(Sums<'a>),
     /// What lies within, in another basis.
     Turned(Box<Self>, Turned),
     Sum(Box<Self>, Box<Self>),
@@ -144,23 +146,14 @@ impl<'a> Node<'a> {
             Layout::Blocks(kind) => Self::Blocks { kind: *kind, bytes: get("blocks")? },
             Layout::LowRank(product) => Self::product(product, shape, get)?,
             Layout::Outliers(few) => Self::Outliers(Few::new(few, shape, get)?),
-            Layout::Sum(sum) => {
-                let parts = sum.correction.parts(MatrixShape { rows: 1, cols: 1 });
-                let names: Vec<&str> = match sum.correction.as_ref() {
-                    Layout::LowRank(_) => vec!["left.", "right."],
-                    _ => parts.iter().map(|part| part.name.as_str()).collect(),
-                };
-                let prefix = prefix(&sum.base, &names, "base.");
-                let base = Self::new(&sum.base, shape, None, &within(get, prefix))?;
-                let correction = Self::new(&sum.correction, shape, None, get)?;
-                Self::Sum(Box::new(base), Box::new(correction))
-            }
+            Layout::Sum(sum) => Self::sum(sum, shape, get)?,
             Layout::Scaled(scaled) => {
                 let prefix = prefix(&scaled.inner, &["input_scales"], "inner.");
                 let inner = Self::new(&scaled.inner, shape, marks, &within(get, prefix))?;
                 let scales = floats(get("input_scales")?, scaled.scale_dtype, shape.cols)?;
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
+            Layout::Additive(additive) => Self::Sums(Sums::new(additive, shape, get)?),
             Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
             Layout::Rotated(rotated) => {
                 let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
@@ -180,6 +173,18 @@ impl<'a> Node<'a> {
                 Self::Sparse { marks, inner }
             }
         })
+    }
+
+    fn sum(sum: &SumLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
+        let parts = sum.correction.parts(MatrixShape { rows: 1, cols: 1 });
+        let names: Vec<&str> = match sum.correction.as_ref() {
+            Layout::LowRank(_) => vec!["left.", "right."],
+            _ => parts.iter().map(|part| part.name.as_str()).collect(),
+        };
+        let prefix = prefix(&sum.base, &names, "base.");
+        let base = Self::new(&sum.base, shape, None, &within(get, prefix))?;
+        let correction = Self::new(&sum.correction, shape, None, get)?;
+        Some(Self::Sum(Box::new(base), Box::new(correction)))
     }
 
     fn product(layout: &LowRankLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
@@ -229,6 +234,7 @@ impl<'a> Node<'a> {
             }
             Self::Outliers(few) => few.run((row, col), out),
             Self::Points(points) => points.run(shape, (row, col), out),
+            Self::Sums(sums) => sums.run(shape, (row, col), out),
             Self::Turned(inner, turned) => {
                 let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;
                 let first = row * shape.cols + col;

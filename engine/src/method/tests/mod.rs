@@ -1,12 +1,14 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
 mod adjusted;
+mod aqlm;
 mod centred;
 mod factors;
 mod higgs;
 mod outliers;
 mod polish;
 mod quip;
+mod vector;
 
 use ndarray::{Array2, ArrayView2, s};
 
