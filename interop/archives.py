@@ -35,9 +35,9 @@ RULES = {
     "*.3.self_attn.q_proj.weight": ("higgs", {"bits": 3, "group_size": 128}),
     "*.3.mlp.down_proj.weight": ("higgs", {"bits": 2, "grid": "scalars", "group_size": 512}),
     "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
-    "*.3.self_attn.k_proj.weight": ("ccq", {}),
+    "*.5.self_attn.q_proj.weight": ("ccq", {}),
     "*.3.mlp.gate_proj.weight": ("ccq", {"form": "wint2"}),
-    "*.2.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
+    "*.5.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
     "*.2.self_attn.o_proj.weight": [SPARSE, ("entropy-coded", {"rate": 6.0})],
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
@@ -48,6 +48,9 @@ RULES = {
     "*.3.self_attn.k_proj.weight": ("bcq", {"bits": 3}),
     "*.3.self_attn.v_proj.weight": ("db-llm", {"group_size": 32}),
     "*.3.mlp.up_proj.weight": [SPARSE, ("ternary", {"granularity": "channel"})],
+    "*.4.self_attn.q_proj.weight": ("aqlm", {"nearest": "weights", "codebooks": 3, "code_bits": 5, "rounds": 2}),
+    "*.4.mlp.down_proj.weight": ("vector-quantisation", {"code_bits": 9, "group_size": 5}),
+    "*.4.mlp.up_proj.weight": ("vector-quantisation", {"stages": 2, "code_bits": 4, "books": "own"}),
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
 }
@@ -228,6 +231,10 @@ def decode(layout, rows, cols, part, mask=None):
         out[:, columns] = decode(of["apart"], rows, of["kept"], half("apart"))
         out[:, ~columns] = decode(of["rest"], rows, cols - of["kept"], half("rest"))
         return out
+    if kind == "additive":
+        scales = numbers(part("scales")) if of["scale_dtype"] else None
+        read = lambda bits, count: stream(part("codes"), bits, count)
+        return turned.additive(of, rows, cols, read, numbers(part("codebooks")), scales)
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)
@@ -302,7 +309,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors", "additive"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)

@@ -1,4 +1,4 @@
-"""Points of the lattice E8, digits and turned bases in numpy, as docs/archive.md describes them."""
+"""Points of the lattice E8, digits, sums of entries of codebooks and turned bases in numpy, as docs/archive.md describes them."""
 
 import itertools
 import math
@@ -97,6 +97,20 @@ def vectors(of, rows, cols, codes, scales):
         points = (points + e8p(parts[:, 2] | parts[:, 3] << 8) / 3.45) / 1.03
     points = points.reshape(rows, -1)[:, :cols]
     return points * (scales if of["grouping"] == "tensor" else scales[:, None])
+
+
+def additive(of, rows, cols, stream, values, scales):
+    """Weights [rows, cols] in f32 of sums of entries of codebooks."""
+    dim, count = of["dim"], of["codebooks"]
+    runs = -(-cols // dim)
+    codes = stream(of["bits"], rows * runs * count).reshape(rows, runs, count)
+    books = values.reshape(-1, count, 1 << of["bits"], dim)
+    at = np.arange(runs) if of["by_run"] else np.zeros(runs, np.int64)
+    out = np.zeros((rows, runs, dim), np.float32)
+    for book in range(count):
+        out += books[at[None, :], book, codes[:, :, book]]
+    out = out.reshape(rows, runs * dim)[:, :cols]
+    return out if scales is None else out * scales[:, None]
 
 
 def turned(rows_of_weights, run, signs):

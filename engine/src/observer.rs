@@ -36,6 +36,9 @@ pub trait Observer: Send + Sync {
     /// Some work was done.
     fn progress(&self, _progress: Progress) {}
 
+    /// A share of the matrix at hand is done. Whoever has several passes it on as progress through all of them.
+    fn within(&self, _share: f64) {}
+
     /// Something the person should know that does not stop the job.
     fn warn(&self, _text: String) {}
 

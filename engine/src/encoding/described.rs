@@ -5,9 +5,9 @@ use crate::encoding::outliers::index_type;
 use crate::encoding::split::{COLUMNS, HALVES};
 use crate::encoding::stack::prefix;
 use crate::encoding::{
-    AffineLayout, BilevelLayout, FloatLayout, Layout, LowRankLayout, MixedLayout, OutliersLayout,
-    PaletteLayout, RotatedLayout, RunsLayout, SparseLayout, SplitLayout, StackLayout, SumLayout,
-    Tiling, VectorsLayout,
+    AdditiveLayout, AffineLayout, BilevelLayout, FloatLayout, Layout, LowRankLayout, MixedLayout,
+    OutliersLayout, PaletteLayout, RotatedLayout, RunsLayout, SparseLayout, SplitLayout,
+    StackLayout, SumLayout, Tiling, VectorsLayout,
 };
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::dense_bytes;
@@ -76,6 +76,7 @@ impl Layout {
                 let part = |(name, dtype, n)| PartSpec::new(name, dtype, n);
                 layout.parts(shape).into_iter().map(part).collect()
             }
+            Self::Additive(layout) => additive(layout, shape),
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
             Self::Signed(layout) => {
@@ -136,6 +137,10 @@ impl Layout {
             Self::Blocks(_) => true,
             Self::Windows(layout) => is_float(layout.dtype),
             Self::Vectors(layout) => layout.is_valid() && is_float(layout.scale_dtype),
+            Self::Additive(layout) => {
+                let is_scaled = layout.scale_dtype.is_none_or(is_float);
+                is_float(layout.value_dtype) && is_scaled && layout.is_valid(shape, MAX_ELEMENTS)
+            }
             Self::Rotated(layout) => {
                 layout.is_valid(shape) && layout.inner.is_valid_at(shape, depth)
             }
@@ -306,6 +311,15 @@ fn vectors(layout: &VectorsLayout, shape: MatrixShape) -> Vec<PartSpec> {
     let scales = layout.grouping.scales(shape.rows, shape.cols);
     let scales = PartSpec::new("scales", layout.scale_dtype, scales);
     vec![PartSpec::new("codes", DType::U8, codes), scales]
+}
+
+fn additive(layout: &AdditiveLayout, shape: MatrixShape) -> Vec<PartSpec> {
+    let codes = dense_bytes(layout.codes(shape), layout.bits);
+    let values = PartSpec::new("codebooks", layout.value_dtype, layout.values(shape));
+    let mut parts = vec![PartSpec::new("codes", DType::U8, codes), values];
+    let scales = |dtype| PartSpec::new("scales", dtype, layout.scales(shape));
+    parts.extend(layout.scale_dtype.map(scales));
+    parts
 }
 
 fn rotated(layout: &RotatedLayout, shape: MatrixShape) -> Vec<PartSpec> {

@@ -3,6 +3,7 @@
 //!
 //! A [`Layout`] describes an encoding without its data, so that sizes are exact before anything is computed.
 
+mod additive;
 mod affine;
 mod bilevel;
 mod blocks;
@@ -10,6 +11,7 @@ mod coded;
 mod dense;
 mod described;
 mod float;
+mod layout;
 mod low_rank;
 mod mixed;
 mod outliers;
@@ -27,10 +29,7 @@ mod sum;
 mod vectors;
 mod windows;
 
-use ndarray::Array2;
-use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
-use serde::{Deserialize, Serialize};
-
+pub use additive::{Additive, AdditiveLayout};
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use bilevel::{Bilevel, BilevelData, BilevelLayout};
 pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
@@ -38,12 +37,15 @@ pub use coded::{Coded, CodedLayout};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
+pub use layout::Layout;
 pub use low_rank::{LowRank, LowRankLayout};
 pub use mixed::{Mixed, MixedLayout};
+use ndarray::Array2;
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
 pub use part::Part;
 use part::{gather, scatter};
+use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 pub use rotated::{Rotated, RotatedLayout};
 pub use runs::{Runs, RunsLayout};
 pub use scaled::{Scaled, ScaledLayout};
@@ -56,194 +58,7 @@ pub use sum::{Sum, SumLayout};
 pub use vectors::{Vectors, VectorsLayout};
 pub use windows::{BLOCK, WindowForm, Windows, WindowsData, WindowsLayout};
 
-use crate::numeric::grouping::Grouping;
-use crate::tensor::{DType, MatrixShape};
-
-/// An encoding without its data.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layout {
-    /// Every weight as it is.
-    Dense(DType),
-    /// Grouped scale and zero point.
-    Affine(AffineLayout),
-    /// Small groups whose scales and zero points are codes.
-    Bilevel(BilevelLayout),
-    /// Codes into tables of values.
-    Palette(PaletteLayout),
-    /// Small floats under scales.
-    Float(FloatLayout),
-    /// Blocks of llama.cpp.
-    Blocks(BlockType),
-    /// A product of two thin matrices.
-    LowRank(LowRankLayout),
-    /// Rows in two layouts.
-    Mixed(MixedLayout),
-    /// A few single weights.
-    Outliers(OutliersLayout),
-    /// Another layout and a correction.
-    Sum(SumLayout),
-    /// Another layout under a scale for each input.
-    Scaled(ScaledLayout),
-    /// A mask over another layout.
-    Sparse(SparseLayout),
-    /// Another layout and what outputs are shifted by.
-    Shifted(ShiftedLayout),
-    /// Codes for several weights at once.
-    Vectors(VectorsLayout),
-    /// Another layout in a turned basis.
-    Rotated(RotatedLayout),
-    /// Whole runs of inputs, kept or zero.
-    Runs(RunsLayout),
-    /// Codes that share bits.
-    Windows(WindowsLayout),
-    /// Codes of a grid as a range coder writes them.
-    Coded(CodedLayout),
-    /// A plane of signs over another layout.
-    Signed(SignedLayout),
-    /// Some inputs in one layout, the others in another.
-    Split(SplitLayout),
-    /// Levels that are added.
-    Stack(StackLayout),
-}
-
-impl Layout {
-    /// Exact bytes of an encoding of this layout: codes, scales, zero points, masks.
-    pub fn bytes(&self, shape: MatrixShape) -> u64 {
-        self.bytes_of(shape, shape.elements())
-    }
-
-    /// Exact bytes when only `kept` of the weights are stored.
-    fn bytes_of(&self, shape: MatrixShape, kept: usize) -> u64 {
-        match self {
-            Self::Dense(dtype) => kept as u64 * dtype.bits() / 8,
-            Self::Affine(layout) => layout.bytes_of(shape, kept),
-            Self::Bilevel(layout) => layout.bytes_of(shape, kept),
-            Self::Palette(layout) => layout.bytes_of(shape, kept),
-            Self::Float(layout) => layout.bytes_of(shape, kept),
-            Self::Blocks(kind) => blocks::bytes_of(*kind, shape),
-            Self::LowRank(layout) => layout.bytes(shape),
-            Self::Mixed(layout) => layout.bytes(shape),
-            Self::Outliers(layout) => layout.bytes(shape),
-            Self::Sum(layout) => layout.bytes(shape),
-            Self::Scaled(layout) => layout.bytes_of(shape, kept),
-            Self::Sparse(layout) => layout.bytes(shape),
-            Self::Shifted(layout) => layout.bytes(shape),
-            Self::Vectors(layout) => layout.bytes(shape),
-            Self::Rotated(layout) => layout.bytes(shape),
-            Self::Runs(layout) => layout.bytes(shape),
-            Self::Windows(layout) => layout.bytes(shape),
-            Self::Coded(layout) => layout.bytes(shape),
-            Self::Signed(layout) => layout.bytes(shape),
-            Self::Split(layout) => layout.bytes(shape),
-            Self::Stack(layout) => layout.bytes(shape),
-        }
-    }
-
-    /// Bits of one stored code, scales and masks apart; shown only beside the effective bits.
-    pub fn nominal_bits(&self) -> u32 {
-        match self {
-            Self::Dense(dtype) => dtype.bits() as u32,
-            Self::Affine(layout) => layout.bits,
-            Self::Bilevel(layout) => layout.bits,
-            Self::Palette(layout) => layout.bits,
-            Self::Float(layout) => layout.levels.bits(),
-            Self::Blocks(kind) => kind.bits(),
-            Self::LowRank(layout) => layout.left.nominal_bits(),
-            Self::Mixed(layout) => layout.low.nominal_bits(),
-            Self::Outliers(layout) => layout.dtype.bits() as u32,
-            Self::Sum(layout) => layout.base.nominal_bits(),
-            Self::Scaled(layout) => layout.inner.nominal_bits(),
-            Self::Sparse(layout) => layout.inner.nominal_bits(),
-            Self::Shifted(layout) => layout.inner.nominal_bits(),
-            Self::Vectors(layout) => layout.codebook.bits().div_ceil(layout.codebook.dim() as u32),
-            Self::Rotated(layout) => layout.inner.nominal_bits(),
-            Self::Runs(layout) => layout.inner.nominal_bits(),
-            Self::Windows(layout) => layout.bits(),
-            Self::Coded(layout) => layout.bits,
-            Self::Signed(_) => 1,
-            Self::Split(layout) => layout.rest.nominal_bits(),
-            Self::Stack(layout) => layout.levels.iter().map(Self::nominal_bits).sum(),
-        }
-    }
-
-    /// Share of the weights that are stored: 1 without a mask.
-    pub fn density(&self, shape: MatrixShape) -> f64 {
-        match self {
-            Self::Sparse(layout) if shape.elements() > 0 => {
-                layout.kept as f64 / shape.elements() as f64
-            }
-            Self::Runs(layout) if layout.runs(shape) > 0 => {
-                layout.kept as f64 / layout.runs(shape) as f64
-            }
-            _ => 1.0,
-        }
-    }
-
-    /// Whether each row is encoded by itself, so that a row times a power of two is encoded as before but for its scales:
-    /// nothing is shared by rows, and nothing is chosen among the weights of several.
-    pub fn is_by_row(&self) -> bool {
-        match self {
-            Self::Dense(_) | Self::Blocks(_) | Self::Windows(_) => true,
-            Self::Affine(layout) => layout.grouping != Grouping::Tensor,
-            Self::Palette(layout) => layout.rows == Some(1),
-            Self::Float(layout) => {
-                let is_tiled_by_row =
-                    matches!(layout.tiling, Tiling::Rows(grouping) if grouping != Grouping::Tensor);
-                is_tiled_by_row && !layout.has_global()
-            }
-            Self::Scaled(layout) => layout.inner.is_by_row(),
-            Self::Vectors(layout) => layout.grouping != Grouping::Tensor,
-            Self::Rotated(layout) => layout.rows.is_none() && layout.inner.is_by_row(),
-            Self::Stack(layout) => layout.levels.iter().all(Self::is_by_row),
-            Self::Bilevel(_)
-            | Self::LowRank(_)
-            | Self::Mixed(_)
-            | Self::Outliers(_)
-            | Self::Runs(_)
-            | Self::Sum(_)
-            | Self::Sparse(_)
-            | Self::Coded(_)
-            | Self::Shifted(_)
-            | Self::Signed(_)
-            | Self::Split(_) => false,
-        }
-    }
-
-    /// What lies under any mask.
-    pub fn under_masks(&self) -> &Self {
-        match self {
-            Self::Sparse(layout) => layout.inner.under_masks(),
-            other => other,
-        }
-    }
-
-    /// The first `count` levels of a stack, at least one; `None` of anything else.
-    pub fn first_levels(&self, count: usize) -> Option<Self> {
-        match self {
-            Self::Stack(stack) => Some(Self::Stack(stack.first(count))),
-            _ => None,
-        }
-    }
-
-    /// The grouped integers under any mask, if that is what this is.
-    pub fn affine(&self) -> Option<&AffineLayout> {
-        match self.under_masks() {
-            Self::Affine(layout) => Some(layout),
-            _ => None,
-        }
-    }
-
-    /// Whether its layer's outputs are shifted.
-    pub fn has_shift(&self) -> bool {
-        matches!(self, Self::Shifted(_))
-    }
-
-    /// Whether weights keep the precision they have on disk, masked or not.
-    pub fn is_dense(&self) -> bool {
-        matches!(self.under_masks(), Self::Dense(_))
-    }
-}
+use crate::tensor::MatrixShape;
 
 /// A weight matrix in fewer bits.
 #[derive(Clone, Debug, PartialEq)]
@@ -290,6 +105,8 @@ pub enum Encoding {
     Split(Split),
     /// Levels that are added.
     Stack(Stack),
+    /// Sums of entries of codebooks.
+    Additive(Additive),
 }
 
 impl Encoding {
@@ -317,6 +134,7 @@ impl Encoding {
             Self::Signed(signed) => signed.inner().shape(),
             Self::Split(split) => split.shape(),
             Self::Stack(stack) => stack.shape(),
+            Self::Additive(additive) => additive.shape(),
         }
     }
 
@@ -344,6 +162,7 @@ impl Encoding {
             Self::Signed(signed) => Layout::Signed(signed.layout()),
             Self::Split(split) => Layout::Split(split.layout()),
             Self::Stack(stack) => Layout::Stack(stack.layout()),
+            Self::Additive(additive) => Layout::Additive(additive.layout().clone()),
         }
     }
 
@@ -403,6 +222,7 @@ impl Encoding {
             Self::Signed(signed) => signed.decode_row(row, out),
             Self::Split(split) => split.decode_row(row, out),
             Self::Stack(stack) => stack.decode_row(row, out),
+            Self::Additive(additive) => additive.decode_row(row, out),
         }
     }
 
@@ -439,6 +259,7 @@ impl Encoding {
             Self::Signed(signed) => signed.parts(),
             Self::Split(split) => split.parts(),
             Self::Stack(stack) => stack.parts(),
+            Self::Additive(additive) => additive.parts(),
         }
     }
 
@@ -483,6 +304,7 @@ impl Encoding {
             Layout::Signed(layout) => Self::Signed(Signed::from_parts(layout, shape, part)?),
             Layout::Split(layout) => Self::Split(Split::from_parts(layout, shape, part)?),
             Layout::Stack(layout) => Self::Stack(Stack::from_parts(layout, shape, part)?),
+            Layout::Additive(layout) => Self::Additive(Additive::from_parts(layout, shape, part)?),
         })
     }
 }

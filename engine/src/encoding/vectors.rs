@@ -6,7 +6,7 @@ use crate::encoding::Part;
 use crate::encoding::affine::floats;
 use crate::numeric::codebook::Codebook;
 use crate::numeric::grouping::Grouping;
-use crate::numeric::packing::{dense_bytes, pack_dense, unpack_dense};
+use crate::numeric::packing::{dense_bytes, pack_codes, unpack_codes};
 use crate::tensor::{DType, MatrixShape, write_f32};
 
 /// Codes for several weights without their data.
@@ -26,12 +26,9 @@ impl VectorsLayout {
         cols.div_ceil(self.codebook.dim())
     }
 
-    /// Bytes of so many codes: a stream of bits where a code has no more than 8, else whole bytes for each.
+    /// Bytes of so many codes.
     pub(super) fn code_bytes(&self, codes: usize) -> usize {
-        match self.codebook.bits() {
-            bits @ ..=8 => dense_bytes(codes, bits),
-            bits => codes * (bits as usize / 8),
-        }
+        dense_bytes(codes, self.codebook.bits())
     }
 
     /// Codes and scales. Codes stand for every weight, so a mask above them saves nothing.
@@ -105,13 +102,7 @@ impl Vectors {
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
-        let bits = self.layout.codebook.bits();
-        let codes = if bits <= 8 {
-            pack_dense(&self.codes.iter().map(|&code| code as u8).collect::<Vec<_>>(), bits)
-        } else {
-            let bytes = |code: &u32| code.to_le_bytes().into_iter().take(bits as usize / 8);
-            self.codes.iter().flat_map(bytes).collect()
-        };
+        let codes = pack_codes(&self.codes, self.layout.codebook.bits());
         let mut scales = Vec::new();
         write_f32(self.layout.scale_dtype, &self.scales, &mut scales);
         vec![
@@ -127,13 +118,7 @@ impl Vectors {
     ) -> Option<Self> {
         let (bits, n) = (layout.codebook.bits(), shape.rows * layout.codes_per_row(shape.cols));
         let bytes = part("codes").filter(|bytes| bytes.len() == layout.code_bytes(n))?;
-        let number =
-            |code: &[u8]| code.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte));
-        let codes = if bits <= 8 {
-            unpack_dense(bytes, bits, n).into_iter().map(u32::from).collect()
-        } else {
-            bytes.chunks_exact(bits as usize / 8).map(number).collect::<Vec<u32>>()
-        };
+        let codes = unpack_codes(bytes, bits, n);
         if !codes.iter().all(|&code| layout.codebook.has(code)) {
             return None;
         }

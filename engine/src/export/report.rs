@@ -320,6 +320,9 @@ fn described(layout: &Layout) -> String {
         }
         Layout::Runs(runs) => format!("{}, runs of {} left out", described(&runs.inner), runs.run),
         Layout::Windows(_) => "codes that share bits".to_owned(),
+        Layout::Additive(additive) => {
+            format!("{} × {} bits for {} inputs", additive.codebooks, additive.bits, additive.dim)
+        }
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
         Layout::Coded(_) => "range-coded grid".to_owned(),
         Layout::Signed(signed) => format!("signs of {}", described(&signed.inner)),

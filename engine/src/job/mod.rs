@@ -112,16 +112,9 @@ fn compress_into(
             observer.go_on()?;
             let tensor = &checkpoint.tensors()[layer];
             checkpoint.check_unchanged(tensor.file)?;
-            let report = |done_bytes| {
-                observer.progress(Progress {
-                    stage: "Compressing",
-                    item: tensor.name.clone(),
-                    done: done_bytes,
-                    total: total_bytes,
-                    unit: Unit::Bytes,
-                });
-            };
-            report(done_bytes.load(Ordering::Relaxed));
+            let progress = Layer { observer, tensor, done_bytes: &done_bytes, total_bytes };
+            progress.report(0);
+            let observer: &dyn Observer = &progress;
             let run = |steps: &[Step], task: &Task<'_>| match divisors.inputs.get(&layer) {
                 Some(by) => method::run_chain_divided(steps, task, by),
                 None => method::run_chain(steps, task),
@@ -130,11 +123,51 @@ fn compress_into(
             let encoding = compress_by(subject, plan, layer, (&run, rows, observer))?;
             observer.go_on()?;
             store.put(layer, &encoding)?;
-            report(done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed) + tensor.bytes());
+            done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed);
+            progress.report(0);
             Ok::<(), Error>(())
         })?;
     }
     Ok(())
+}
+
+/// Says of one layer how far all are.
+struct Layer<'a> {
+    observer: &'a dyn Observer,
+    tensor: &'a Tensor,
+    /// Bytes of the layers that are done, and of all.
+    done_bytes: &'a AtomicU64,
+    total_bytes: u64,
+}
+
+impl Layer<'_> {
+    fn report(&self, own_bytes: u64) {
+        self.observer.progress(Progress {
+            stage: "Compressing",
+            item: self.tensor.name.clone(),
+            done: self.done_bytes.load(Ordering::Relaxed) + own_bytes,
+            total: self.total_bytes,
+            unit: Unit::Bytes,
+        });
+    }
+}
+
+impl Observer for Layer<'_> {
+    fn progress(&self, progress: Progress) {
+        self.observer.progress(progress);
+    }
+
+    fn within(&self, share: f64) {
+        self.report((share.clamp(0.0, 1.0) * self.tensor.bytes() as f64) as u64);
+    }
+
+    fn warn(&self, text: String) {
+        self.observer.warn(text);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.observer.is_cancelled()
+    }
 }
 
 /// Compresses one layer as the plan says, whatever becomes of others: scales that the plan folds are those of the layer

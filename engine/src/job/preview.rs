@@ -80,6 +80,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Scaled(_)
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
+        | Encoding::Additive(_)
         | Encoding::Windows(_)
         | Encoding::Coded(_)
         | Encoding::Rotated(_)

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::error::{Error, Result};
 use crate::method::{Needs, Task};
+use crate::numeric::additive::Metric;
 use crate::numeric::feedback::Feedback;
 use crate::numeric::gram::Gram;
 use crate::numeric::inverse::InverseFactor;
@@ -140,6 +141,15 @@ impl<'a> Task<'a> {
     ) -> Result<Feedback> {
         let is_cancelled = || self.observer.is_cancelled();
         self.definite(Feedback::new(gram, order, (damping, run), &is_cancelled))
+    }
+
+    /// What errors of the outputs count by `gram`, damped, with runs of so many inputs.
+    ///
+    /// # Errors
+    /// As of [`Self::inverse_factor`].
+    pub(super) fn metric(&self, gram: &Gram, (damping, run): (f64, usize)) -> Result<Metric> {
+        let is_cancelled = || self.observer.is_cancelled();
+        self.definite(Metric::new(gram, (damping, run), &is_cancelled))
     }
 
     fn definite<F>(&self, factor: Option<F>) -> Result<F> {

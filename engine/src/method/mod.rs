@@ -5,6 +5,7 @@
 //! it. Each step receives the encoding of the step before.
 
 mod alone;
+mod aqlm;
 mod awq;
 mod bcq;
 mod bitstack;
@@ -42,6 +43,7 @@ mod signs;
 mod sparsegpt;
 mod spqr;
 mod ternary;
+mod vector;
 mod wanda;
 
 use std::borrow::Cow;
@@ -84,6 +86,8 @@ pub static METHODS: &[&dyn Method] = &[
     &quip::ENTRY,
     &ccq::ENTRY,
     &coded::ENTRY,
+    &aqlm::ENTRY,
+    &vector::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,

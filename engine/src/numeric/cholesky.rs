@@ -43,15 +43,31 @@ impl Lower {
         let diagonal = gram.diagonal();
         let alive = diagonal.iter().filter(|&&square| square > 0.0).count().max(1);
         let added = damping * diagonal.iter().sum::<f64>() / tokens / alive as f64;
+        let last = |at: usize| order[n - 1 - at];
+        let entry = |i: usize, j: usize| {
+            let value = gram.get(last(i), last(j)) / tokens;
+            match diagonal[last(i)] > 0.0 {
+                _ if i != j => value,
+                true => value + added,
+                false => 1.0,
+            }
+        };
+        Self::of(n, &entry, is_cancelled)
+    }
+
+    /// The factor L of the matrix of order `n` with these entries on and below the diagonal. Cost, bytes and `None` as of
+    /// [`Self::new`].
+    pub(super) fn of(
+        n: usize,
+        entry: &(dyn Fn(usize, usize) -> f64 + Sync),
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<Self> {
         let pitch = pitch(n);
         let mut square = vec![0.0; n * pitch];
-        let last = |at: usize| order[n - 1 - at];
         square.par_chunks_mut(pitch).enumerate().for_each(|(i, row)| {
             for (j, value) in row[..=i].iter_mut().enumerate() {
-                *value = gram.get(last(i), last(j)) / tokens;
+                *value = entry(i, j);
             }
-            let own = diagonal[last(i)];
-            row[i] = if own > 0.0 { row[i] + added } else { 1.0 };
         });
         let diagonal = factorise(&mut square, n, is_cancelled)?;
         Some(Self { n, square, diagonal })

@@ -1,13 +1,15 @@
-//! Functions of slices and matrix views: bit packing, bit planes, grouping, small floats, palettes, moments,
+//! Functions of slices and matrix views: bit packing, bit planes, grouping, small floats, palettes, clusters, additive codes, moments,
 //! products, activations, range coding, sums by channel, Gram matrices, histograms, pooling, spectra, lines through points, random
 //! numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
 pub mod activation;
+pub mod additive;
 pub mod bit_planes;
 pub mod byte_codes;
 pub mod channels;
 mod cholesky;
+pub mod clusters;
 pub mod codebook;
 pub mod descent;
 pub mod digits;

@@ -1,4 +1,4 @@
-//! Codes of 1 to 8 bits in bit streams.
+//! Codes of 1 to 8 bits in bit streams, of up to 32 bits in dense ones.
 //!
 //! *Dense*: element *i* occupies bits `i·b … i·b + b − 1` of a little-endian stream; values may straddle words.
 //! *Padded*: `⌊32/b⌋` values per 32-bit word, the rest of the word unused (compressed-tensors before June 2026).
@@ -41,6 +41,37 @@ pub fn unpack_dense(bytes: &[u8], bits: u32, n: usize) -> Vec<u8> {
         .collect()
 }
 
+/// [`pack_dense`] for codes of up to 32 bits.
+pub fn pack_codes(codes: &[u32], bits: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(dense_bytes(codes.len(), bits));
+    let (mut held, mut held_bits) = (0_u64, 0);
+    for &code in codes {
+        held |= u64::from(code) << held_bits;
+        held_bits += bits;
+        while held_bits >= 8 {
+            out.push(held as u8);
+            held >>= 8;
+            held_bits -= 8;
+        }
+    }
+    if held_bits > 0 {
+        out.push(held as u8);
+    }
+    out
+}
+
+/// [`unpack_dense`] for codes of up to 32 bits.
+pub fn unpack_codes(bytes: &[u8], bits: u32, n: usize) -> Vec<u32> {
+    let mask = (1_u64 << bits) - 1;
+    let byte = |at: usize| u64::from(bytes.get(at).copied().unwrap_or(0));
+    let code = |i: usize| {
+        let at = i * bits as usize;
+        let window = (0..5).fold(0, |window, k| window | byte(at / 8 + k) << (8 * k));
+        (window >> (at % 8) & mask) as u32
+    };
+    (0..n).map(code).collect()
+}
+
 /// Packs `codes` as a dense stream of whole 32-bit words: ⌈n·b/32⌉ words, little-endian bytes.
 pub fn pack_dense_words(codes: &[u8], bits: u32) -> Vec<u8> {
     let mut out = pack_dense(codes, bits);
@@ -75,6 +106,22 @@ mod tests {
                     codes,
                     "{bits} bits, {n} codes"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn wide_codes_round_trip_and_narrow_ones_are_packed_alike() {
+        for bits in [1, 3, 8, 9, 12, 16, 24, 31, 32] {
+            let mask = u32::MAX >> (32 - bits);
+            let codes: Vec<u32> =
+                (0..57_u32).map(|i| i.wrapping_mul(2_654_435_761) & mask).collect();
+            let packed = pack_codes(&codes, bits);
+            assert_eq!(packed.len(), dense_bytes(codes.len(), bits));
+            assert_eq!(unpack_codes(&packed, bits, codes.len()), codes, "{bits} bits");
+            if bits <= 8 {
+                let narrow: Vec<u8> = codes.iter().map(|&code| code as u8).collect();
+                assert_eq!(packed, pack_dense(&narrow, bits));
             }
         }
     }

@@ -237,6 +237,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Runs(_) => Some("the format has no runs of inputs that are left out"),
         Layout::Bilevel(_) => Some("the format has no codes for scales and zero points"),
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
+        Layout::Additive(_) => Some("the format has no sums of entries of codebooks"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
         Layout::Coded(_) => Some("the format has no codes of varying length"),
         Layout::Signed(_) => Some("the format has no planes of signs over a product"),

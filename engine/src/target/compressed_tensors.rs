@@ -166,6 +166,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Mixed(_)
         | Encoding::Runs(_)
         | Encoding::Vectors(_)
+        | Encoding::Additive(_)
         | Encoding::Windows(_)
         | Encoding::Coded(_)
         | Encoding::Rotated(_)

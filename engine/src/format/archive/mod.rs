@@ -6,6 +6,7 @@
 //!
 //! [`specs`] and [`pack`] write; [`Reader`] reads with other code, run by run, so that it can prove what was written.
 
+mod additive;
 mod coded;
 mod columns;
 mod leaf;

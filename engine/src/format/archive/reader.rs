@@ -4,6 +4,7 @@
 use crate::encoding::{
     BlockType, Layout, LowRankLayout, OutliersLayout, SplitLayout, StackLayout, SumLayout,
 };
+use crate::format::archive::additive::Sums;
 use crate::format::archive::coded::Runs;
 use crate::format::archive::columns::Columns;
 use crate::format::archive::leaf::{Leaf, Marks, is_set};
@@ -40,6 +41,7 @@ pub(super) enum Node<'a> {
     },
     Outliers(Few),
     Points(Points<'a>),
+    Sums(Sums<'a>),
     Coded(Runs<'a>),
     /// What lies within, its inputs turned.
     Turned(Box<Self>, Rotation),
@@ -173,6 +175,7 @@ impl<'a> Node<'a> {
                 let scales = floats(get("input_scales")?, scaled.scale_dtype, shape.cols)?;
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
+            Layout::Additive(additive) => Self::Sums(Sums::new(additive, shape, get)?),
             Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
             Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
             Layout::Rotated(rotated) => {
@@ -298,6 +301,7 @@ impl<'a> Node<'a> {
             }
             Self::Outliers(few) => few.run((row, col), out),
             Self::Points(points) => points.run(shape, (row, col), out),
+            Self::Sums(sums) => sums.run(shape, (row, col), out),
             Self::Runs(runs) => runs.run(shape, (row, col), out),
             Self::Mixed(mixed) => mixed.run((row, col), out),
             Self::Windowed(windowed) => windowed.run(shape, (row, col), out),

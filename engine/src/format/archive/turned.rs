@@ -57,7 +57,7 @@ impl<'a> Points<'a> {
 }
 
 /// Code `i` of codes of so many bits, up to 32, one behind the other.
-fn code(bytes: &[u8], i: usize, bits: u32) -> Option<u32> {
+pub(super) fn code(bytes: &[u8], i: usize, bits: u32) -> Option<u32> {
     let at = i * bits as usize;
     let of = |k: usize| bytes.get(at / 8 + k).map_or(0, |&byte| u64::from(byte) << (8 * k));
     bytes.get((at + bits as usize - 1) / 8)?;

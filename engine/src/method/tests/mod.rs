@@ -1,6 +1,7 @@
 //! The calibrated methods against plain loops, closed forms and each other.
 
 mod adjusted;
+mod aqlm;
 mod ccq;
 mod centred;
 mod coded;
@@ -13,6 +14,7 @@ mod polish;
 mod quip;
 mod signs;
 mod spqr;
+mod vector;
 
 use ndarray::{Array2, ArrayView2, s};
 

@@ -1,0 +1,295 @@
+//! Additive codes of a matrix (AQLM, Egiazarian et al. 2024): ŵ = sₒ·Σ over codebooks c of C\[c\]\[code\] for each run of
+//! inputs of each output, with little tr((W − Ŵ)·H·(W − Ŵ)ᵀ).
+//!
+//! Codes, codebooks and scales move in turn, each to its best or near it while the others stand; only what is better as it
+//! is stored is taken. Everything is the same on any number of threads.
+
+mod fit;
+mod metric;
+mod search;
+mod sweep;
+
+use ndarray::ArrayView2;
+use rayon::prelude::{
+    IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _,
+    ParallelSlice as _, ParallelSliceMut as _,
+};
+
+pub use metric::Metric;
+pub use search::MOST_BEAMS;
+
+use crate::numeric::clusters::{Points, assign, clusters};
+
+/// The most codebooks whose entries are added.
+pub const MOST_CODEBOOKS: usize = 4;
+/// Rows that one thread takes at a time.
+const ROWS: usize = 32;
+/// Rounds of k-means for each codebook at the start.
+const STARTS: usize = 12;
+
+/// Entries of a few codebooks, `[codebooks, entries, dim]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codebooks {
+    /// Their number, 1 to [`MOST_CODEBOOKS`].
+    pub codebooks: usize,
+    /// Entries of each, up to 2¹⁶.
+    pub entries: usize,
+    /// Inputs of a run.
+    pub dim: usize,
+    /// The entries.
+    pub values: Vec<f32>,
+}
+
+impl Codebooks {
+    fn entry(&self, codebook: usize, code: u16) -> &[f32] {
+        let first = (codebook * self.entries + code as usize) * self.dim;
+        &self.values[first..first + self.dim]
+    }
+}
+
+/// How numbers are stored: to their types and back.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// Of entries.
+    pub value: &'a (dyn Fn(f32) -> f32 + Sync),
+    /// Of scales.
+    pub scale: &'a (dyn Fn(f32) -> f32 + Sync),
+}
+
+impl std::fmt::Debug for Stored<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stored")
+    }
+}
+
+/// What moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// Codes.
+    Codes,
+    /// Entries of codebooks.
+    Entries,
+    /// Scales.
+    Scales,
+}
+
+/// Codes, codebooks and scales on their way.
+#[derive(Debug)]
+pub struct Additive<'a> {
+    rows: usize,
+    cols: usize,
+    weights: ArrayView2<'a, f32>,
+    metric: &'a Metric,
+    stored: Stored<'a>,
+    books: Codebooks,
+    /// `[rows, runs, codebooks]`.
+    codes: Vec<u16>,
+    scales: Vec<f32>,
+    /// W − Ŵ, `[rows, cols]`.
+    left: Vec<f64>,
+    /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ).
+    error: f64,
+    /// Whether beginning the codes anew has been of no use.
+    is_settled: bool,
+}
+
+impl<'a> Additive<'a> {
+    /// Begins with scales √(Σ w²/cols) and residual k-means: each codebook of what those before leave of W over its
+    /// scales, runs counted by the square of their scale. Memory 8·rows·cols bytes beside those of the weights. `None`
+    /// once `is_cancelled`.
+    ///
+    /// # Panics
+    /// If the metric has other inputs than the weights, or there are too many codebooks or entries.
+    pub fn new(
+        weights: ArrayView2<'a, f32>,
+        metric: &'a Metric,
+        (stored, shape): (Stored<'a>, [usize; 3]),
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<Self> {
+        let ((rows, cols), [codebooks, entries, dim]) = (weights.dim(), shape);
+        assert_eq!(cols, metric.cols(), "one input a column");
+        assert!((1..=MOST_CODEBOOKS).contains(&codebooks) && entries <= 1 << 16, "few enough");
+        let mean = |row: ndarray::ArrayView1<'_, f32>| {
+            let squares: f64 = row.iter().map(|&w| f64::from(w).powi(2)).sum();
+            (stored.scale)((squares / cols.max(1) as f64).sqrt() as f32)
+        };
+        let scales: Vec<f32> = weights.rows().into_iter().map(mean).collect();
+        let books = Codebooks { codebooks, entries, dim, values: Vec::new() };
+        let (codes, left) = (Vec::new(), Vec::new());
+        let state = (f64::INFINITY, false);
+        let mut new = Self {
+            rows,
+            cols,
+            weights,
+            metric,
+            stored,
+            books,
+            codes,
+            scales,
+            left,
+            error: state.0,
+            is_settled: state.1,
+        };
+        new.begin(is_cancelled)?;
+        new.renew(is_cancelled)?;
+        Some(new)
+    }
+
+    fn runs(&self) -> usize {
+        self.cols.div_ceil(self.books.dim)
+    }
+
+    /// Residual k-means.
+    fn begin(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+        let Codebooks { codebooks, entries, dim, .. } = self.books;
+        let runs = self.runs();
+        let mut rest = vec![0.0_f32; self.rows * runs * dim];
+        let mut counted = vec![0.0_f32; self.rows * runs];
+        let trace = |run: usize| -> f64 {
+            (run * dim..((run + 1) * dim).min(self.cols)).map(|i| self.metric.all().get(i, i)).sum()
+        };
+        let traces: Vec<f64> = (0..runs).map(trace).collect();
+        let largest = f64::from(self.scales.iter().copied().fold(0.0, f32::max));
+        let of_rows =
+            rest.par_chunks_mut((runs * dim).max(1)).zip(counted.par_chunks_mut(runs.max(1)));
+        of_rows.zip(&self.scales).enumerate().for_each(|(row, ((rest, counted), &scale))| {
+            if scale > 0.0 {
+                for (rest, &weight) in rest.iter_mut().zip(self.weights.row(row)) {
+                    *rest = (f64::from(weight) / f64::from(scale)) as f32;
+                }
+                for (counted, trace) in counted.iter_mut().zip(&traces) {
+                    *counted = ((f64::from(scale) / largest).powi(2) * trace) as f32;
+                }
+            }
+        });
+        // In f32, whatever the size of the weights.
+        let most = counted.iter().copied().fold(0.0, f32::max);
+        if most > 0.0 {
+            counted.par_iter_mut().for_each(|counted| *counted /= most);
+        }
+        self.codes = vec![0; self.rows * runs * codebooks];
+        for codebook in 0..codebooks {
+            let points = Points { values: &rest, weights: &counted, dim };
+            let mut found = clusters(points, entries, (codebook as u64, STARTS), is_cancelled)?;
+            for value in &mut found {
+                *value = (self.stored.value)(*value);
+            }
+            let codes = assign(points, &found, is_cancelled)?;
+            rest.par_chunks_mut(dim).zip(&codes).for_each(|(rest, &code)| {
+                let entry = &found[code as usize * dim..(code as usize + 1) * dim];
+                rest.iter_mut().zip(entry).for_each(|(rest, entry)| *rest -= entry);
+            });
+            let own = self.codes.iter_mut().skip(codebook).step_by(codebooks);
+            own.zip(codes).for_each(|(own, code)| *own = code as u16);
+            self.books.values.extend(found);
+        }
+        Some(())
+    }
+
+    /// Codes, each one of its codebook, `[rows, runs, codebooks]`; codebooks; scales.
+    pub fn finish(self) -> (Vec<u16>, Codebooks, Vec<f32>) {
+        (self.codes, self.books, self.scales)
+    }
+
+    /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ) as it is stored, in f64.
+    pub fn error(&self) -> f64 {
+        self.error
+    }
+
+    /// Ŵ/s of some rows, of these entries.
+    fn sums(&self, first: usize, entries: &[f64], out: &mut [f64]) {
+        let Codebooks { codebooks, entries: n, dim, .. } = self.books;
+        let per_row = self.runs() * codebooks;
+        for (row, out) in out.chunks_exact_mut(self.cols).enumerate() {
+            let codes = &self.codes[(first + row) * per_row..(first + row + 1) * per_row];
+            for (out, codes) in out.chunks_mut(dim).zip(codes.chunks_exact(codebooks)) {
+                out.fill(0.0);
+                for (codebook, &code) in codes.iter().enumerate() {
+                    let at = (codebook * n + code as usize) * dim;
+                    let entry = &entries[at..at + out.len()];
+                    out.iter_mut().zip(entry).for_each(|(value, entry)| *value += entry);
+                }
+            }
+        }
+    }
+
+    fn entries_f64(&self) -> Vec<f64> {
+        self.books.values.iter().map(|&value| f64::from(value)).collect()
+    }
+
+    /// W − Ŵ and the error anew. Cost: rows·cols² operations.
+    fn renew(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+        let entries = self.entries_f64();
+        let mut left = std::mem::take(&mut self.left);
+        left.resize(self.rows * self.cols, 0.0);
+        let strip = ROWS * self.cols.max(1);
+        left.par_chunks_mut(strip).enumerate().for_each(|(at, left)| {
+            self.sums(at * ROWS, &entries, left);
+            for (i, left) in left.chunks_exact_mut(self.cols.max(1)).enumerate() {
+                let (row, scale) = (at * ROWS + i, f64::from(self.scales[at * ROWS + i]));
+                for (left, &weight) in left.iter_mut().zip(self.weights.row(row)) {
+                    *left = f64::from(weight) - scale * *left;
+                }
+            }
+        });
+        self.left = left;
+        self.error = self.measured(is_cancelled)?;
+        Some(())
+    }
+
+    fn measured(&self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<f64> {
+        let of_strip = |left: &[f64]| {
+            if is_cancelled() {
+                return 0.0;
+            }
+            let mut carried = vec![0.0; left.len()];
+            self.metric.all().times(left, 0..self.cols, &mut carried);
+            left.iter().zip(&carried).map(|(a, b)| a * b).sum::<f64>()
+        };
+        let strips = self.left.par_chunks(ROWS * self.cols.max(1));
+        let sums: Vec<f64> = strips.map(of_strip).collect();
+        (!is_cancelled()).then(|| sums.iter().sum())
+    }
+
+    /// Codes, then entries, then scales, once each; `seen` is told after each. Codes begin anew in a walk from the first run
+    /// to the last while that is better than to go on from where they are. Never worse. Cost: for the codes twice
+    /// rows·cols² operations and those of the search, for the others seven times rows·cols², all in f64. `None` once
+    /// `is_cancelled`.
+    pub fn round(
+        &mut self,
+        beams: usize,
+        seen: &mut dyn FnMut(Moved, f64),
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<()> {
+        self.move_codes(beams, is_cancelled)?;
+        seen(Moved::Codes, self.error);
+        self.move_entries(is_cancelled)?;
+        seen(Moved::Entries, self.error);
+        self.move_scales(is_cancelled)?;
+        seen(Moved::Scales, self.error);
+        Some(())
+    }
+
+    /// The codes alone.
+    pub fn move_codes(
+        &mut self,
+        beams: usize,
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<()> {
+        if !self.is_settled && !self.metric.is_plain() {
+            let before = (self.codes.clone(), self.error);
+            self.walk(beams, is_cancelled)?;
+            self.descend(beams, is_cancelled)?;
+            if self.error < before.1 {
+                return Some(());
+            }
+            self.is_settled = true;
+            self.codes = before.0;
+            self.renew(is_cancelled)?;
+        }
+        self.descend(beams, is_cancelled)
+    }
+}
+
+#[cfg(test)]
+mod tests;
