@@ -35,6 +35,8 @@ RULES = {
     "*.3.self_attn.q_proj.weight": ("higgs", {"bits": 3, "group_size": 128}),
     "*.3.mlp.down_proj.weight": ("higgs", {"bits": 2, "grid": "scalars", "group_size": 512}),
     "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
+    "*.3.self_attn.k_proj.weight": ("tensor-train", {"rank": 24}),
+    "*.3.mlp.up_proj.weight": ("tensor-train", {"rank": 16, "cores": "three", "factors": "integers"}),
     "*.2.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
     "*.2.self_attn.o_proj.weight": [SPARSE, ("entropy-coded", {"rate": 6.0})],
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
@@ -153,6 +155,11 @@ def decode(layout, rows, cols, part, mask=None):
     if kind == "coded":
         ends, levels = part("ends")[1].astype(np.int64), numbers(part("levels"))
         return coded.weights(of, rows, cols, part("codes")[1], ends, levels)
+    if kind == "folded":
+        r, c = of["rows"], of["cols"]
+        m, n = rows // r, cols // c
+        inner = decode(of["inner"], r * c, m * n, part)
+        return inner.reshape(r, c, m, n).transpose(0, 2, 1, 3).reshape(rows, cols)
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)
@@ -227,7 +234,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "coded"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "coded", "folded"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)

@@ -60,6 +60,7 @@ impl Layout {
             }
             Self::Vectors(layout) => vectors(layout, shape),
             Self::Rotated(layout) => rotated(layout, shape),
+            Self::Folded(layout) => layout.inner.parts(layout.inner_or_none(shape)),
             Self::Coded(layout) => {
                 let part = |(name, dtype, n)| PartSpec::new(name, dtype, n);
                 layout.parts(shape).into_iter().map(part).collect()
@@ -146,6 +147,10 @@ impl Layout {
                 *kept <= shape.elements() && inner.is_valid_at(shape, depth)
             }
             Self::Coded(layout) => layout.is_valid(shape),
+            Self::Folded(layout) => {
+                let inner = layout.inner_shape(shape);
+                inner.is_some_and(|shape| layout.inner.is_valid_at(shape, depth))
+            }
             // What another holds has no outputs of its own.
             Self::Shifted(_) => false,
         }

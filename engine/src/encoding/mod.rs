@@ -9,6 +9,7 @@ mod coded;
 mod dense;
 mod described;
 mod float;
+mod folded;
 mod low_rank;
 mod outliers;
 mod palette;
@@ -29,6 +30,7 @@ pub use coded::{Coded, CodedLayout};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
+pub use folded::{Folded, FoldedLayout, folded};
 pub use low_rank::{LowRank, LowRankLayout};
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
@@ -74,6 +76,8 @@ pub enum Layout {
     Rotated(RotatedLayout),
     /// Codes of a grid as a range coder writes them.
     Coded(CodedLayout),
+    /// Another layout of a matrix of another shape.
+    Folded(FoldedLayout),
 }
 
 impl Layout {
@@ -99,6 +103,7 @@ impl Layout {
             Self::Vectors(layout) => layout.bytes(shape),
             Self::Rotated(layout) => layout.bytes(shape),
             Self::Coded(layout) => layout.bytes(shape),
+            Self::Folded(layout) => layout.bytes(shape),
         }
     }
 
@@ -119,6 +124,7 @@ impl Layout {
             Self::Vectors(layout) => layout.codebook.bits() / layout.codebook.dim() as u32,
             Self::Rotated(layout) => layout.inner.nominal_bits(),
             Self::Coded(layout) => layout.bits,
+            Self::Folded(layout) => layout.inner.nominal_bits(),
         }
     }
 
@@ -152,6 +158,7 @@ impl Layout {
             | Self::Sum(_)
             | Self::Sparse(_)
             | Self::Coded(_)
+            | Self::Folded(_)
             | Self::Shifted(_) => false,
         }
     }
@@ -238,6 +245,8 @@ pub enum Encoding {
     Rotated(Rotated),
     /// Codes of a grid as a range coder writes them.
     Coded(Coded),
+    /// Another encoding of a matrix of another shape.
+    Folded(Folded),
 }
 
 impl Encoding {
@@ -258,6 +267,7 @@ impl Encoding {
             Self::Vectors(vectors) => vectors.shape(),
             Self::Rotated(rotated) => rotated.inner().shape(),
             Self::Coded(coded) => coded.shape(),
+            Self::Folded(folded) => folded.shape(),
         }
     }
 
@@ -278,6 +288,7 @@ impl Encoding {
             Self::Vectors(vectors) => Layout::Vectors(vectors.layout().clone()),
             Self::Rotated(rotated) => Layout::Rotated(rotated.layout()),
             Self::Coded(coded) => Layout::Coded(coded.layout()),
+            Self::Folded(folded) => Layout::Folded(folded.layout()),
         }
     }
 
@@ -322,6 +333,7 @@ impl Encoding {
             Self::Vectors(vectors) => vectors.decode_row(row, out),
             Self::Rotated(rotated) => rotated.decode_row(row, out),
             Self::Coded(coded) => coded.decode_row(row, out),
+            Self::Folded(folded) => folded.decode_row(row, out),
         }
     }
 
@@ -351,6 +363,7 @@ impl Encoding {
             Self::Vectors(vectors) => vectors.parts(),
             Self::Rotated(rotated) => rotated.parts(),
             Self::Coded(coded) => coded.parts(),
+            Self::Folded(folded) => folded.parts(),
         }
     }
 
@@ -386,6 +399,7 @@ impl Encoding {
             Layout::Vectors(layout) => Self::Vectors(Vectors::from_parts(layout, shape, part)?),
             Layout::Rotated(layout) => Self::Rotated(Rotated::from_parts(layout, shape, part)?),
             Layout::Coded(layout) => Self::Coded(Coded::from_parts(layout, shape, part)?),
+            Layout::Folded(layout) => Self::Folded(Folded::from_parts(layout, shape, part)?),
         })
     }
 }

@@ -308,6 +308,7 @@ fn described(layout: &Layout) -> String {
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
         Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
+        Layout::Folded(folded) => format!("cores, {}", described(&folded.inner)),
         Layout::Coded(_) => "range-coded grid".to_owned(),
     }
 }

@@ -79,6 +79,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
         | Encoding::Coded(_)
+        | Encoding::Folded(_)
         | Encoding::Rotated(_) => None,
         Encoding::Sparse(sparse) => grid_of(sparse.inner()),
         Encoding::Affine(affine) => {

@@ -30,6 +30,7 @@ mod polish;
 mod quip;
 mod round_to_nearest;
 mod sparsegpt;
+mod train;
 mod wanda;
 
 use std::borrow::Cow;
@@ -53,7 +54,7 @@ use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
 /// One more with every change of what a method makes of the same weights: results that were kept are then made anew.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Every method, in the order menus show them.
 pub static METHODS: &[&dyn Method] = &[
@@ -71,6 +72,7 @@ pub static METHODS: &[&dyn Method] = &[
     &microscaling::ENTRY,
     &gguf::ENTRY,
     &low_rank::ENTRY,
+    &train::ENTRY,
     &magnitude::ENTRY,
     &wanda::ENTRY,
     &sparsegpt::ENTRY,

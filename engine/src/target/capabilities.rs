@@ -232,6 +232,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
             .or(Some("the format has no biases of its own for compressed layers")),
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
+        Layout::Folded(_) => Some("the format has no chains of cores"),
         Layout::Coded(_) => Some("the format has no codes of varying length"),
         Layout::Dense(_)
         | Layout::Affine(_)

@@ -150,6 +150,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Shifted(_)
         | Encoding::Vectors(_)
         | Encoding::Coded(_)
+        | Encoding::Folded(_)
         | Encoding::Rotated(_) => None,
     }
 }

@@ -4,7 +4,7 @@
 use crate::encoding::{BlockType, Layout, LowRankLayout, OutliersLayout, SumLayout};
 use crate::format::archive::coded::Runs;
 use crate::format::archive::leaf::{Leaf, Marks};
-use crate::format::archive::turned::{Points, Turned};
+use crate::format::archive::turned::{Digits, Points, Turned};
 use crate::format::words::{floats, for_each_run};
 use crate::tensor::MatrixShape;
 
@@ -37,6 +37,8 @@ enum Node<'a> {
     Coded(Runs<'a>),
     /// What lies within, in another basis.
     Turned(Box<Self>, Turned),
+    /// What lies within, of another shape.
+    Folded(Box<Self>, Digits),
     Sum(Box<Self>, Box<Self>),
     Scaled {
         scales: Vec<f32>,
@@ -154,6 +156,11 @@ impl<'a> Node<'a> {
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
             Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
+            Layout::Folded(folded) => {
+                let digits = Digits::new(folded);
+                let inner = Self::new(&folded.inner, digits.shape(shape), None, get)?;
+                Self::Folded(Box::new(inner), digits)
+            }
             Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
             Layout::Rotated(rotated) => {
                 let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
@@ -237,6 +244,13 @@ impl<'a> Node<'a> {
             Self::Coded(runs) => runs.run(shape, (row, col), out),
             Self::Turned(inner, turned) => {
                 let all = turned.weights(shape, |row, out| inner.run(shape, (row, 0), out))?;
+                let first = row * shape.cols + col;
+                out.copy_from_slice(all.get(first..first + out.len())?);
+                Some(())
+            }
+            Self::Folded(inner, digits) => {
+                let within = digits.shape(shape);
+                let all = digits.weights(shape, |row, out| inner.run(within, (row, 0), out))?;
                 let first = row * shape.cols + col;
                 out.copy_from_slice(all.get(first..first + out.len())?);
                 Some(())

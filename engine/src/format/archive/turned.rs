@@ -1,8 +1,8 @@
-//! Reading codes for several weights at once, and weights of a turned basis.
+//! Reading codes for several weights at once, weights of a turned basis, and weights of another shape.
 
 use std::sync::OnceLock;
 
-use crate::encoding::{RotatedLayout, VectorsLayout};
+use crate::encoding::{FoldedLayout, RotatedLayout, VectorsLayout};
 use crate::format::archive::leaf::is_set;
 use crate::format::archive::reader::Get;
 use crate::format::words::{floats, for_each_run};
@@ -101,6 +101,49 @@ impl Turned {
                 row(index, values)?;
             }
             undo_both(&self.cols, self.rows.as_ref(), &mut weights);
+            Some(weights)
+        });
+        weights.as_deref()
+    }
+}
+
+/// A matrix of another shape, and the weights once somebody has asked for one.
+#[derive(Debug)]
+pub(super) struct Digits {
+    rows: usize,
+    cols: usize,
+    weights: OnceLock<Option<Vec<f32>>>,
+}
+
+impl Digits {
+    pub(super) fn new(layout: &FoldedLayout) -> Self {
+        Self { rows: layout.rows, cols: layout.cols, weights: OnceLock::new() }
+    }
+
+    /// The shape of the matrix of digits.
+    pub(super) fn shape(&self, shape: MatrixShape) -> MatrixShape {
+        let (rest, beside) = (shape.rows / self.rows, shape.cols / self.cols);
+        MatrixShape { rows: self.rows * self.cols, cols: rest * beside }
+    }
+
+    /// All weights, of which `row` gives a row of the matrix of digits.
+    pub(super) fn weights(
+        &self,
+        shape: MatrixShape,
+        row: impl Fn(usize, &mut [f32]) -> Option<()>,
+    ) -> Option<&[f32]> {
+        let weights = self.weights.get_or_init(|| {
+            let (rest, beside) = (shape.rows / self.rows, shape.cols / self.cols);
+            let mut weights = vec![0.0; shape.elements()];
+            let mut digits = vec![0.0; rest * beside];
+            for index in 0..self.rows * self.cols {
+                row(index, &mut digits)?;
+                let (i, j) = (index / self.cols * rest, index % self.cols * beside);
+                for (k, values) in digits.chunks(beside.max(1)).enumerate() {
+                    let first = (i + k) * shape.cols + j;
+                    weights.get_mut(first..first + beside)?.copy_from_slice(values);
+                }
+            }
             Some(weights)
         });
         weights.as_deref()

@@ -8,6 +8,7 @@ mod higgs;
 mod outliers;
 mod polish;
 mod quip;
+mod train;
 
 use ndarray::{Array2, ArrayView2, s};
 
