@@ -37,6 +37,7 @@ RULES = {
     "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
     "*.3.self_attn.k_proj.weight": ("tensor-train", {"rank": 24}),
     "*.3.mlp.up_proj.weight": ("tensor-train", {"rank": 16, "cores": "three", "factors": "integers"}),
+    "*.3.self_attn.v_proj.weight": ("sparse-dictionary", {"atoms": 32}),
     "*.2.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
     "*.2.self_attn.o_proj.weight": [SPARSE, ("entropy-coded", {"rate": 6.0})],
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),

@@ -7,6 +7,7 @@
 mod alone;
 mod awq;
 mod coded;
+mod dictionary;
 mod eora;
 mod factors;
 mod floats;
@@ -72,6 +73,7 @@ pub static METHODS: &[&dyn Method] = &[
     &microscaling::ENTRY,
     &gguf::ENTRY,
     &low_rank::ENTRY,
+    &dictionary::ENTRY,
     &train::ENTRY,
     &magnitude::ENTRY,
     &wanda::ENTRY,

@@ -3,6 +3,7 @@
 mod adjusted;
 mod centred;
 mod coded;
+mod dictionary;
 mod factors;
 mod higgs;
 mod outliers;
