@@ -38,6 +38,9 @@ RULES = {
     "*.5.self_attn.q_proj.weight": ("ccq", {}),
     "*.3.mlp.gate_proj.weight": ("ccq", {"form": "wint2"}),
     "*.5.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
+    "*.5.self_attn.v_proj.weight": ("tensor-train", {"rank": 24}),
+    "*.5.mlp.up_proj.weight": ("tensor-train", {"rank": 16, "cores": "three", "factors": "integers"}),
+    "*.5.self_attn.o_proj.weight": ("sparse-dictionary", {"atoms": 32}),
     "*.2.self_attn.o_proj.weight": [SPARSE, ("entropy-coded", {"rate": 6.0})],
     "*.2.self_attn.q_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest"}),
     "*.2.self_attn.v_proj.weight": ("quip-sharp", {"bits": 3, "rounding": "nearest"}),
@@ -235,6 +238,11 @@ def decode(layout, rows, cols, part, mask=None):
         scales = numbers(part("scales")) if of["scale_dtype"] else None
         read = lambda bits, count: stream(part("codes"), bits, count)
         return turned.additive(of, rows, cols, read, numbers(part("codebooks")), scales)
+    if kind == "folded":
+        r, c = of["rows"], of["cols"]
+        m, n = rows // r, cols // c
+        inner = decode(of["inner"], r * c, m * n, part)
+        return inner.reshape(r, c, m, n).transpose(0, 2, 1, 3).reshape(rows, cols)
     if kind == "rotated":
         signs, row_signs = part("signs")[1], of["rows"] and part("row_signs")[1]
         return turned.rotated(of, decode(of["inner"], rows, cols, part), signs, row_signs)
@@ -309,7 +317,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors", "additive"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors", "additive", "folded"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)

@@ -189,6 +189,10 @@ pub static OTHERS: &[Trial<'static>] = &[
     blocks("SparseGPT, 2 of 4, GPTQ 4 bits", "sparsegpt pattern=n-of-m; gptq bits=4 group_size=64"),
     blocks("Low rank 64, of weights", "low-rank rank=64"),
     blocks("Low rank 64, of outputs", "low-rank rank=64 nearest=outputs"),
+    blocks("Sparse dictionary, of weights", "sparse-dictionary atoms=96"),
+    blocks("Sparse dictionary, of outputs", "sparse-dictionary atoms=96 nearest=outputs"),
+    blocks("Tensor train, two cores", "tensor-train rank=64"),
+    blocks("Tensor train, three cores", "tensor-train rank=64 cores=three"),
     blocks(
         "Low rank 64, of outputs, mean in a bias",
         "low-rank rank=64 nearest=outputs centre=bias",

@@ -72,6 +72,7 @@ impl Layout {
                 let part = |(name, dtype, n): (&str, _, _)| PartSpec::new(name, dtype, n);
                 layout.parts(shape).into_iter().map(part).collect()
             }
+            Self::Folded(layout) => layout.inner.parts(layout.inner_or_none(shape)),
             Self::Coded(layout) => {
                 let part = |(name, dtype, n)| PartSpec::new(name, dtype, n);
                 layout.parts(shape).into_iter().map(part).collect()
@@ -165,6 +166,10 @@ impl Layout {
             Self::Stack(StackLayout { levels }) => {
                 let is_high = (1..=MAX_LEVELS).contains(&levels.len());
                 is_high && levels.iter().all(|level| level.is_valid_at(shape, depth))
+            }
+            Self::Folded(layout) => {
+                let inner = layout.inner_shape(shape);
+                inner.is_some_and(|shape| layout.inner.is_valid_at(shape, depth))
             }
             // What another holds has no outputs of its own.
             Self::Shifted(_) => false,

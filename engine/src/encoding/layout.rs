@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::{
-    AdditiveLayout, AffineLayout, BilevelLayout, BlockType, CodedLayout, FloatLayout,
+    AdditiveLayout, AffineLayout, BilevelLayout, BlockType, CodedLayout, FloatLayout, FoldedLayout,
     LowRankLayout, MixedLayout, OutliersLayout, PaletteLayout, RotatedLayout, RunsLayout,
     ScaledLayout, ShiftedLayout, SignedLayout, SparseLayout, SplitLayout, StackLayout, SumLayout,
     Tiling, VectorsLayout, WindowsLayout, blocks,
@@ -51,6 +51,8 @@ pub enum Layout {
     Windows(WindowsLayout),
     /// Codes of a grid as a range coder writes them.
     Coded(CodedLayout),
+    /// Another layout of a matrix of another shape.
+    Folded(FoldedLayout),
     /// A plane of signs over another layout.
     Signed(SignedLayout),
     /// Some inputs in one layout, the others in another.
@@ -88,6 +90,7 @@ impl Layout {
             Self::Runs(layout) => layout.bytes(shape),
             Self::Windows(layout) => layout.bytes(shape),
             Self::Coded(layout) => layout.bytes(shape),
+            Self::Folded(layout) => layout.bytes(shape),
             Self::Signed(layout) => layout.bytes(shape),
             Self::Split(layout) => layout.bytes(shape),
             Self::Stack(layout) => layout.bytes(shape),
@@ -116,6 +119,7 @@ impl Layout {
             Self::Runs(layout) => layout.inner.nominal_bits(),
             Self::Windows(layout) => layout.bits(),
             Self::Coded(layout) => layout.bits,
+            Self::Folded(layout) => layout.inner.nominal_bits(),
             Self::Signed(_) => 1,
             Self::Split(layout) => layout.rest.nominal_bits(),
             Self::Stack(layout) => layout.levels.iter().map(Self::nominal_bits).sum(),
@@ -163,6 +167,7 @@ impl Layout {
             | Self::Sum(_)
             | Self::Sparse(_)
             | Self::Coded(_)
+            | Self::Folded(_)
             | Self::Shifted(_)
             | Self::Signed(_)
             | Self::Split(_) => false,

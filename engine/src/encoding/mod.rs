@@ -11,6 +11,7 @@ mod coded;
 mod dense;
 mod described;
 mod float;
+mod folded;
 mod layout;
 mod low_rank;
 mod mixed;
@@ -37,6 +38,7 @@ pub use coded::{Coded, CodedLayout};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};
 pub use float::{Float, FloatData, FloatLayout, Levels, Tiling};
+pub use folded::{Folded, FoldedLayout, folded};
 pub use layout::Layout;
 pub use low_rank::{LowRank, LowRankLayout};
 pub use mixed::{Mixed, MixedLayout};
@@ -107,6 +109,8 @@ pub enum Encoding {
     Stack(Stack),
     /// Sums of entries of codebooks.
     Additive(Additive),
+    /// Another encoding of a matrix of another shape.
+    Folded(Folded),
 }
 
 impl Encoding {
@@ -135,6 +139,7 @@ impl Encoding {
             Self::Split(split) => split.shape(),
             Self::Stack(stack) => stack.shape(),
             Self::Additive(additive) => additive.shape(),
+            Self::Folded(folded) => folded.shape(),
         }
     }
 
@@ -163,6 +168,7 @@ impl Encoding {
             Self::Split(split) => Layout::Split(split.layout()),
             Self::Stack(stack) => Layout::Stack(stack.layout()),
             Self::Additive(additive) => Layout::Additive(additive.layout().clone()),
+            Self::Folded(folded) => Layout::Folded(folded.layout()),
         }
     }
 
@@ -223,6 +229,7 @@ impl Encoding {
             Self::Split(split) => split.decode_row(row, out),
             Self::Stack(stack) => stack.decode_row(row, out),
             Self::Additive(additive) => additive.decode_row(row, out),
+            Self::Folded(folded) => folded.decode_row(row, out),
         }
     }
 
@@ -260,6 +267,7 @@ impl Encoding {
             Self::Split(split) => split.parts(),
             Self::Stack(stack) => stack.parts(),
             Self::Additive(additive) => additive.parts(),
+            Self::Folded(folded) => folded.parts(),
         }
     }
 
@@ -305,6 +313,7 @@ impl Encoding {
             Layout::Split(layout) => Self::Split(Split::from_parts(layout, shape, part)?),
             Layout::Stack(layout) => Self::Stack(Stack::from_parts(layout, shape, part)?),
             Layout::Additive(layout) => Self::Additive(Additive::from_parts(layout, shape, part)?),
+            Layout::Folded(layout) => Self::Folded(Folded::from_parts(layout, shape, part)?),
         })
     }
 }

@@ -324,6 +324,7 @@ fn described(layout: &Layout) -> String {
             format!("{} × {} bits for {} inputs", additive.codebooks, additive.bits, additive.dim)
         }
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
+        Layout::Folded(folded) => format!("cores, {}", described(&folded.inner)),
         Layout::Coded(_) => "range-coded grid".to_owned(),
         Layout::Signed(signed) => format!("signs of {}", described(&signed.inner)),
         Layout::Split(split) => {

@@ -83,6 +83,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Additive(_)
         | Encoding::Windows(_)
         | Encoding::Coded(_)
+        | Encoding::Folded(_)
         | Encoding::Rotated(_)
         | Encoding::Signed(_)
         | Encoding::Split(_)

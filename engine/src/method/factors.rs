@@ -1,6 +1,10 @@
 //! The thin matrices of a product: which come nearest to a matrix, and in what they are held.
 
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::linalg::general_mat_mul;
+use ndarray::parallel::prelude::{
+    IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _,
+};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use crate::encoding::{AffineLayout, Dense, Encoding, Layout, LowRank, LowRankLayout};
 use crate::error::{Error, Result};
@@ -77,7 +81,14 @@ pub(super) fn label(parameters: &Resolved) -> String {
 
 /// The layout of a product with these parameters; its rank is cut to rows and cols.
 pub(super) fn layout_of(parameters: &Resolved, shape: MatrixShape, dtype: DType) -> LowRankLayout {
-    let factor = match parameters.choice("factors") {
+    let factor = factor_of(parameters, dtype);
+    let rank = (parameters.integer("rank") as usize).min(shape.rows).min(shape.cols);
+    LowRankLayout { rank, left: Box::new(factor.clone()), right: Box::new(factor) }
+}
+
+/// How a factor is held.
+pub(super) fn factor_of(parameters: &Resolved, dtype: DType) -> Layout {
+    match parameters.choice("factors") {
         "integers" => Layout::Affine(AffineLayout {
             bits: parameters.integer("factor_bits") as u32,
             grouping: Grouping::Group(parameters.integer("factor_group") as usize),
@@ -86,9 +97,7 @@ pub(super) fn layout_of(parameters: &Resolved, shape: MatrixShape, dtype: DType)
             has_offsets: false,
         }),
         _ => Layout::Dense(dtype),
-    };
-    let rank = (parameters.integer("rank") as usize).min(shape.rows).min(shape.cols);
-    LowRankLayout { rank, left: Box::new(factor.clone()), right: Box::new(factor) }
+    }
 }
 
 /// tr(D·H·Dᵀ), or the sum of squares without H.
@@ -179,7 +188,7 @@ fn carried(right: &Array2<f64>, gram: Option<&Gram>) -> Vec<f32> {
 }
 
 /// A factor as grouped integers; the search counts each squared error with the entry of its column.
-fn rounded(
+pub(super) fn rounded(
     layout: &AffineLayout,
     values: &Array2<f64>,
     importance: Option<&[f32]>,
@@ -191,16 +200,39 @@ fn rounded(
     Ok(Encoding::Affine(grid.round(shape, &values, importance, task)?))
 }
 
+/// Operations of a piece of a product: some 20 ms.
+const PIECE: usize = 1 << 26;
+
+/// a·b in pieces of whole rows, each asked whether to go on.
+///
+/// # Errors
+/// [`Error::Cancelled`].
+pub(super) fn times(
+    a: ArrayView2<'_, f64>,
+    b: ArrayView2<'_, f64>,
+    task: &Task<'_>,
+) -> Result<Array2<f64>> {
+    let mut out = Array2::zeros((a.nrows(), b.ncols()));
+    let run = (PIECE / (a.ncols() * b.ncols()).max(1)).clamp(1, a.nrows().max(1));
+    let pieces = out.axis_chunks_iter_mut(Axis(0), run).into_par_iter();
+    pieces.zip(a.axis_chunks_iter(Axis(0), run).into_par_iter()).try_for_each(|(mut out, a)| {
+        task.observer.go_on()?;
+        general_mat_mul(1.0, &a, &b, 0.0, &mut out);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
 /// R nearest to the solution of (LᵀL)·R = Lᵀ·D, by conjugate gradients from `start`: ‖D − L·R‖ never grows.
-fn fitted(
+pub(super) fn fitted(
     left: &Array2<f64>,
     d: &Array2<f64>,
     start: Array2<f64>,
     task: &Task<'_>,
 ) -> Result<Array2<f64>> {
-    let square = left.t().dot(left);
+    let square = times(left.t(), left.view(), task)?;
     let mut fit = start;
-    let mut rest = left.t().dot(d) - square.dot(&fit);
+    let mut rest = times(left.t(), d.view(), task)? - times(square.view(), fit.view(), task)?;
     let mut along = rest.clone();
     let dot = |a: &Array2<f64>, b: &Array2<f64>| -> f64 {
         let rows = a.rows().into_iter().zip(b.rows());
@@ -209,7 +241,7 @@ fn fitted(
     let mut size = dot(&rest, &rest);
     for _ in 0..FITS {
         task.observer.go_on()?;
-        let image = square.dot(&along);
+        let image = times(square.view(), along.view(), task)?;
         let curve = dot(&along, &image);
         if curve <= 0.0 || size == 0.0 {
             break;

@@ -12,6 +12,7 @@ mod bitstack;
 mod ccq;
 mod coded;
 mod db_llm;
+mod dictionary;
 mod eora;
 mod factors;
 mod floats;
@@ -43,6 +44,7 @@ mod signs;
 mod sparsegpt;
 mod spqr;
 mod ternary;
+mod train;
 mod vector;
 mod wanda;
 
@@ -70,7 +72,7 @@ use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
 /// One more with every change of what a method makes of the same weights: results that were kept are then made anew.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Every method, in the order menus show them.
 pub static METHODS: &[&dyn Method] = &[
@@ -100,6 +102,8 @@ pub static METHODS: &[&dyn Method] = &[
     &ternary::ENTRY,
     &ptq161::ENTRY,
     &low_rank::ENTRY,
+    &dictionary::ENTRY,
+    &train::ENTRY,
     &magnitude::ENTRY,
     &wanda::ENTRY,
     &sparsegpt::ENTRY,

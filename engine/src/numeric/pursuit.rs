@@ -33,7 +33,7 @@ pub fn pursue(
     stored: &(dyn Fn(f64) -> f32 + Sync),
     is_cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Option<(Vec<usize>, Vec<f32>)> {
-    let (rows, cols) = d.dim();
+    let cols = d.ncols();
     let count = count.min(d.len());
     if count == 0 {
         return Some((Vec::new(), Vec::new()));
@@ -43,16 +43,49 @@ pub fn pursue(
         Some(h) => h.diag().to_vec(),
         None => vec![1.0; cols],
     };
-    let mut gradient = gradient(d, gram, is_cancelled)?;
+    chase(gradient(d, gram, is_cancelled)?, (h.as_ref(), &own), count, (stored, is_cancelled))
+}
+
+/// The same from g = D·H, row-major, and H: for rows of D as combinations of others, g = W·Aᵀ and H = A·Aᵀ of those A.
+///
+/// # Panics
+/// If the gradient is not of whole rows of H.
+pub fn pursue_along(
+    gradient: Vec<f64>,
+    h: &Array2<f64>,
+    count: usize,
+    stored: &(dyn Fn(f64) -> f32 + Sync),
+    is_cancelled: &(dyn Fn() -> bool + Sync),
+) -> Option<(Vec<usize>, Vec<f32>)> {
+    let count = count.min(gradient.len());
+    if count == 0 {
+        return Some((Vec::new(), Vec::new()));
+    }
+    assert_eq!(gradient.len() % h.ncols(), 0, "whole rows");
+    chase(gradient, (Some(h), &h.diag().to_vec()), count, (stored, is_cancelled))
+}
+
+/// How values are stored, and whether somebody wants it to end.
+type Rules<'r> = (&'r (dyn Fn(f64) -> f32 + Sync), &'r (dyn Fn() -> bool + Sync));
+
+/// Portion by portion, places and values from the gradient where none is taken.
+fn chase(
+    mut gradient: Vec<f64>,
+    (h, own): (Option<&Array2<f64>>, &[f64]),
+    count: usize,
+    (stored, is_cancelled): Rules<'_>,
+) -> Option<(Vec<usize>, Vec<f32>)> {
+    let cols = own.len();
+    let rows = gradient.len() / cols;
     let mut few: Vec<Row> = (0..rows).map(|_| Row::default()).collect();
     let portions = if h.is_some() { PORTIONS } else { 1 };
     for portion in 1..=portions {
         let wanted = count * portion / portions - count * (portion - 1) / portions;
-        take(&mut few, &gradient, &own, wanted);
+        take(&mut few, &gradient, own, wanted);
         let sweeps = SWEEPS[usize::from(portion == portions)];
         few.par_iter_mut().zip(gradient.par_chunks_mut(cols)).for_each(|(row, gradient)| {
             for _ in 0..sweeps {
-                if is_cancelled() || !row.refit(gradient, h.as_ref(), &own, stored) {
+                if is_cancelled() || !row.refit(gradient, h, own, stored) {
                     return;
                 }
             }

@@ -239,6 +239,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Vectors(_) => Some("the format has no codes for several weights at once"),
         Layout::Additive(_) => Some("the format has no sums of entries of codebooks"),
         Layout::Rotated(_) => Some("the format has no turned bases"),
+        Layout::Folded(_) => Some("the format has no chains of cores"),
         Layout::Coded(_) => Some("the format has no codes of varying length"),
         Layout::Signed(_) => Some("the format has no planes of signs over a product"),
         Layout::Split(_) => Some("the format has one form for all inputs of a layer"),

@@ -169,6 +169,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Additive(_)
         | Encoding::Windows(_)
         | Encoding::Coded(_)
+        | Encoding::Folded(_)
         | Encoding::Rotated(_)
         | Encoding::Signed(_)
         | Encoding::Split(_)

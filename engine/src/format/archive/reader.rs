@@ -9,7 +9,7 @@ use crate::format::archive::coded::Runs;
 use crate::format::archive::columns::Columns;
 use crate::format::archive::leaf::{Leaf, Marks, is_set};
 use crate::format::archive::parted::{MixedRows, RunsOf};
-use crate::format::archive::turned::{Basis, Points};
+use crate::format::archive::turned::{Basis, Digits, Points};
 use crate::format::archive::windowed::Windowed;
 use crate::format::words::{floats, for_each_run};
 use crate::numeric::rotation::Rotation;
@@ -50,6 +50,8 @@ pub(super) enum Node<'a> {
     Runs(RunsOf<'a>),
     Mixed(MixedRows<'a>),
     Windowed(Windowed<'a>),
+    /// What lies within, of another shape.
+    Folded(Box<Self>, Digits),
     Sum(Box<Self>, Box<Self>),
     Scaled {
         scales: Vec<f32>,
@@ -177,6 +179,11 @@ impl<'a> Node<'a> {
             }
             Layout::Additive(additive) => Self::Sums(Sums::new(additive, shape, get)?),
             Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
+            Layout::Folded(folded) => {
+                let digits = Digits::new(folded);
+                let inner = Self::new(&folded.inner, digits.shape(shape), None, get)?;
+                Self::Folded(Box::new(inner), digits)
+            }
             Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
             Layout::Rotated(rotated) => {
                 let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
@@ -315,6 +322,10 @@ impl<'a> Node<'a> {
             Self::Whole(weights) => {
                 let first = row * shape.cols + col;
                 weights.get(first..first + out.len()).map(|found| out.copy_from_slice(found))
+            }
+            Self::Folded(inner, digits) => {
+                let of_digits = digits.shape(shape);
+                digits.run(shape, (row, col), out, |at, out| inner.run(of_digits, at, out))
             }
             Self::Sum(base, correction) => {
                 base.run(shape, (row, col), out)?;

@@ -1,8 +1,8 @@
-//! Reading codes for several weights at once, and weights of a turned basis.
+//! Reading codes for several weights at once, weights of a turned basis, and weights of another shape.
 
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
-use crate::encoding::{RotatedLayout, VectorsLayout};
+use crate::encoding::{FoldedLayout, RotatedLayout, VectorsLayout};
 use crate::format::archive::leaf::is_set;
 use crate::format::archive::reader::Get;
 use crate::format::words::{floats, for_each_run};
@@ -100,5 +100,39 @@ impl Basis {
         rows.try_for_each(|(index, values)| row(index, values))?;
         undo_both(&self.cols, self.rows.as_ref(), &mut weights);
         Some(weights)
+    }
+}
+
+/// Weights that lie in a matrix of another shape.
+#[derive(Debug)]
+pub(super) struct Digits {
+    rows: usize,
+    cols: usize,
+}
+
+impl Digits {
+    pub(super) fn new(layout: &FoldedLayout) -> Self {
+        Self { rows: layout.rows.max(1), cols: layout.cols.max(1) }
+    }
+
+    /// The shape of the matrix of digits.
+    pub(super) fn shape(&self, shape: MatrixShape) -> MatrixShape {
+        let (rest, beside) = (shape.rows / self.rows, shape.cols / self.cols);
+        MatrixShape { rows: self.rows * self.cols, cols: rest * beside }
+    }
+
+    /// A run of weights, of which `run` gives those of the matrix of digits.
+    pub(super) fn run(
+        &self,
+        shape: MatrixShape,
+        (row, col): (usize, usize),
+        out: &mut [f32],
+        run: impl Fn((usize, usize), &mut [f32]) -> Option<()>,
+    ) -> Option<()> {
+        let (rest, beside) = (shape.rows / self.rows, shape.cols / self.cols);
+        let (i, k) = (row.checked_div(rest)?, row.checked_rem(rest)?);
+        for_each_run(col, (shape.cols, beside.max(1)), out, |(_, j), col, values| {
+            run((i * self.cols + j, k * beside + col % beside.max(1)), values)
+        })
     }
 }

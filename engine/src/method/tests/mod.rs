@@ -5,6 +5,7 @@ mod aqlm;
 mod ccq;
 mod centred;
 mod coded;
+mod dictionary;
 mod factors;
 mod gqsa;
 mod higgs;
@@ -14,6 +15,7 @@ mod polish;
 mod quip;
 mod signs;
 mod spqr;
+mod train;
 mod vector;
 
 use ndarray::{Array2, ArrayView2, s};
