@@ -190,10 +190,8 @@ mod tests {
             order.iter().map(|&i| order.iter().map(|&j| h(i, j)).collect()).collect();
         for k in 0..others.len() {
             for i in k + 1..n {
-                let factor = a[i][k] / a[k][k];
-                for j in k..n {
-                    a[i][j] -= factor * a[k][j];
-                }
+                let (factor, top) = (a[i][k] / a[k][k], a[k].clone());
+                a[i].iter_mut().zip(top).for_each(|(value, top)| *value -= factor * top);
             }
         }
         let m = others.len();

@@ -101,11 +101,10 @@ impl Question<'_> {
         let steps = &self.palette[0].steps;
         let step = steps.iter().find(|step| method::with_share(step, (0, 1)).is_some());
         let Some(step) = step else { return Ok(vec![0.0; weights.nrows()]) };
-        let (mut saliences, energy) = method::row_saliences(step, &task)?;
+        let (saliences, energy) = method::row_saliences(step, &task)?;
         let share = weights.len() as f64 / checkpoint.parameters().max(1) as f64;
         let factor = if energy > 0.0 { share / energy } else { 0.0 };
-        saliences.iter_mut().for_each(|salience| *salience *= factor);
-        Ok(saliences)
+        Ok(saliences.into_iter().map(|salience| salience * factor).collect())
     }
 }
 

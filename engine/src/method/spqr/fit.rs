@@ -305,7 +305,7 @@ mod tests {
                 values[at % size] *= 6.0;
             }
             if at.is_multiple_of(5) {
-                values.iter_mut().for_each(|value| *value = value.abs());
+                values = values.iter().map(|value| value.abs()).collect();
             }
             let counts = (0..size).map(|_| 0.2 + random.uniform() as f32).collect();
             Weighed { values, counts }
