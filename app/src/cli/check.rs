@@ -34,9 +34,12 @@ impl Check {
         let mut draft = project.draft(&checkpoint)?;
         let aim = draft.aim();
         if let Some(out) = &self.mend {
+            let before = draft.plan().clone();
             let mended = target::mend_all(&checkpoint, draft.plan_mut(), aim);
-            let sentences: Vec<String> =
+            let mut sentences: Vec<String> =
                 mended.iter().map(|lint| format!("Mended: {}.", lint.what)).collect();
+            let told = draft.plan().told_since(&before, &checkpoint);
+            sentences.extend(told.map(|told| format!("In all {told}.")));
             output::tell(&sentences);
             let named = relative_checkpoint(checkpoint.path(), out);
             project = Project::of(named, &draft, project.view);

@@ -81,7 +81,7 @@ impl Compress {
             Destination { folder: &out, replace: self.force, limits: Limits { memory_bytes } };
         let choice = Choice { home: builtin::home(), named: self.calibration };
         let report = run((&self.project, &project), &choice, destination)?;
-        output::print(&describe(&report, &out))
+        output::print(&describe(&report, &out, "the source"))
     }
 }
 
@@ -189,7 +189,7 @@ fn default_folder(project: &Path, target: &str) -> PathBuf {
 }
 
 /// The per-layer table and the totals.
-pub(super) fn describe(report: &Report, out: &Path) -> String {
+pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
     let mut table =
         Table::new(&["layer", "<assignment", "bits", "bytes", "of", "error", "<stored"]);
     // Where the target stores everything in full, saying so in every row would say nothing.
@@ -212,7 +212,7 @@ pub(super) fn describe(report: &Report, out: &Path) -> String {
     format!(
         "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors changed beside them, {} tensors copied\n\
          weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
-         proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖, measured\n\
+         proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖ against {of}, measured\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",
         table.render(),
         report.coverage,

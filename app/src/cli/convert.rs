@@ -101,5 +101,5 @@ fn run(
     };
     terminal.finish();
     let report: Report = done?;
-    output::print(&describe(&report, &out))
+    output::print(&describe(&report, &out, "what was converted"))
 }

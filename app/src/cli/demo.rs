@@ -33,7 +33,7 @@ impl Demo {
         let choice = Choice { home: builtin::home(), named: None };
         let opened = Project::read(&project)?;
         let report = compress::run((&project, &opened), &choice, destination)?;
-        output::print(&compress::describe(&report, &out))?;
+        output::print(&compress::describe(&report, &out, "the source"))?;
         if window::has_display() {
             return window::open(Some(project));
         }

@@ -327,8 +327,9 @@ fn mend(model: &mut Model, lint: &Lint) -> String {
     let mut is_done = false;
     model.history.edit(&label, |draft| is_done = lint.mend_in(&case, draft.plan_mut()));
     model.plan_changed();
+    let told = model.plan().told_since(before.plan(), &checkpoint);
     if is_done {
-        label
+        told.map_or_else(|| label.clone(), |told| format!("{label}: {told}"))
     } else {
         format!("This needs a hand, as locked layers stand in the way: {}", lint.mend)
     }
@@ -336,16 +337,18 @@ fn mend(model: &mut Model, lint: &Lint) -> String {
 
 fn mend_all(model: &mut Model) -> String {
     let (checkpoint, aim) = (model.checkpoint.clone(), model.history.current().aim());
-    let mut mended = 0;
+    let (mut mended, before) = (0, model.plan().clone());
     model.history.edit("Mend everything", |draft| {
         mended = target::mend_all(&checkpoint, draft.plan_mut(), aim).len();
     });
     model.plan_changed();
     let left = model.outcome.count(Severity::Error) + model.outcome.count(Severity::Warning);
+    let told = model.plan().told_since(&before, &checkpoint);
+    let told = told.map(|told| format!(": {told}")).unwrap_or_default();
     match (mended, left) {
         (0, 0) => "Nothing to mend".to_owned(),
-        (_, 0) => format!("Mended {mended} of {mended}"),
-        _ => format!("Mended {mended}; {left} need a hand"),
+        (_, 0) => format!("Mended {mended} of {mended}{told}"),
+        _ => format!("Mended {mended}; {left} need a hand{told}"),
     }
 }
 

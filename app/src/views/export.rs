@@ -61,6 +61,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
         ui.colored_label(context.tokens.warning, "Plans can be made for this target, but its files cannot be written yet. Sizes are forecasts from its layouts.");
     }
     ui.add_space(6.0);
+    let mut is_entered = false;
     ui.horizontal(|ui| {
         let label = ui.label("Folder");
         let mut folder = context.document.export_folder.clone();
@@ -69,6 +70,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
         if field.changed() {
             context.send(Command::SetExportFolder(folder));
         }
+        is_entered = field.lost_focus();
         if ui.button("Browse…").clicked() {
             context.send(Command::Pick(Purpose::ExportFolder));
         }
@@ -78,6 +80,12 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
     let running = context.document.export.is_running();
     ui.horizontal_wrapped(|ui| {
         let enabled = errors == 0 && writes && !running;
+        // Return in the field of the folder, or anywhere while nothing has the focus.
+        let is_free = ui.memory(|memory| memory.focused().is_none()) || is_entered;
+        let returned = enabled
+            && context.document.question.is_none()
+            && is_free
+            && ui.input(|input| input.key_pressed(Key::Enter));
         let button = egui::Button::new(
             RichText::new(format!("Export {}", text::bytes(manifest.total_bytes()))).strong(),
         );
@@ -87,6 +95,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
                 "An export is running, or what stands above must be mended first.",
             )
             .clicked()
+            || returned
         {
             context.send(Command::Export(false));
         }

@@ -211,6 +211,9 @@ fn summary(context: &ViewContext<'_>, ui: &mut Ui) {
     ui.label(RichText::new(checkpoint.title()).strong());
 }
 
+/// Room for every target and the devices, in points.
+const TARGETS_HEIGHT: f32 = 420.0;
+
 /// What a target is, and what going there would change.
 fn target_card(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, target: &'static dyn Target) {
     let about = target.about();
@@ -280,6 +283,7 @@ fn target(context: &ViewContext<'_>, ui: &mut Ui) {
     let choice = ComboBox::from_id_salt("target")
         .selected_text(model.target.about().title)
         .width(250.0)
+        .height(TARGETS_HEIGHT)
         .show_ui(ui, |ui| {
             for target in TARGETS {
                 let about = target.about();

@@ -68,6 +68,12 @@ fn told(context: &ViewContext<'_>, ui: &Ui) {
 }
 
 fn keys(ui: &mut Ui) {
+    // Room for the title and the frame, whatever the height of the window.
+    let height = (ui.ctx().content_rect().height() - 96.0).max(120.0);
+    egui::ScrollArea::vertical().max_height(height).show(ui, key_rows);
+}
+
+fn key_rows(ui: &mut Ui) {
     Grid::new("keys").num_columns(3).striped(true).show(ui, |ui| {
         for (action, keys) in
             ACTIONS.iter().filter_map(|action| Some((action, action.keys.as_ref()?)))

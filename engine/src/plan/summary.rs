@@ -33,6 +33,25 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What became of the layers that another plan has otherwise, as `42 layers are now 4-bit g128 asym`; nothing where
+    /// both are the same.
+    pub fn told_since(&self, before: &Self, checkpoint: &Checkpoint) -> Option<String> {
+        let mut labels: BTreeMap<String, usize> = BTreeMap::new();
+        for layer in self.changed_from(before, checkpoint) {
+            *labels
+                .entry(self.assignment(&checkpoint.tensors()[layer].name).label())
+                .or_default() += 1;
+        }
+        let told = |(label, count): (&String, &usize)| match count {
+            1 => format!("1 layer is now {label}"),
+            n => format!("{n} layers are now {label}"),
+        };
+        let told: Vec<String> = labels.iter().map(told).collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+}
+
 fn unlocked(assignment: &Arc<Assignment>) -> Arc<Assignment> {
     if assignment.locked {
         return Arc::new(Assignment { locked: false, ..Assignment::clone(assignment) });

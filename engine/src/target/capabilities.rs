@@ -227,7 +227,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
             _ => Some("the format has no corrections of low rank beside the integers"),
         },
         Layout::Scaled(_) => Some(
-            "the format has no scales of inputs; where a norm or the layer before takes them they need no place",
+            "the format has no scales of inputs; let them go into the norm or layer before (scales=folded), where they need no place",
         ),
         Layout::Sparse(sparse) => why_not_form(&sparse.inner),
         Layout::Shifted(shifted) => why_not_form(&shifted.inner)

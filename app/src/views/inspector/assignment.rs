@@ -235,8 +235,10 @@ fn calibrate(context: &ViewContext<'_>, ui: &mut Ui, form: &Form<'_>) {
 fn needs(needs: Needs) -> &'static str {
     match needs {
         Needs::Weights => "Needs the weights alone.",
-        Needs::Moments => "Needs the mean squares of the layer's inputs (E[x²]): calibrate first.",
-        Needs::Gram => "Needs the Gram matrix of the layer's inputs (Σ x·x^T): calibrate first.",
+        Needs::Moments => {
+            "Needs the mean squares of the layer's inputs (E[x²]), from a calibration."
+        }
+        Needs::Gram => "Needs the Gram matrix of the layer's inputs (Σ x·x^T), from a calibration.",
     }
 }
 

@@ -13,6 +13,8 @@ use crate::theme::{PLOT_HEIGHT, text};
 use crate::views::ViewContext;
 use crate::views::inspector::parts::{self, note};
 
+/// Room for every method, in points.
+const POPUP_HEIGHT: f32 = 360.0;
 /// Bits beyond which forms are as good as the weights themselves.
 const MOST_BITS: f64 = 9.0;
 
@@ -71,7 +73,8 @@ fn choice(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         }
         let titled = |id: &str| METHODS.iter().map(|m| m.about()).find(|about| about.id == id);
         let shown = capacity.highlighted.and_then(titled).map_or("no method", |about| about.title);
-        ComboBox::from_id_salt("capacity-method").selected_text(shown).show_ui(ui, |ui| {
+        let choice = ComboBox::from_id_salt("capacity-method").height(POPUP_HEIGHT);
+        choice.selected_text(shown).show_ui(ui, |ui| {
             if ui.selectable_label(capacity.highlighted.is_none(), "no method").clicked() {
                 context.send(Command::Highlight(None));
             }

@@ -32,6 +32,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         return;
     };
     ScrollArea::vertical().id_salt("inspector").auto_shrink(false).show(ui, |ui| {
+        // The bar lies over the contents.
+        let bar = ui.spacing().scroll.bar_width + ui.spacing().scroll.bar_inner_margin;
+        ui.set_max_width(ui.available_width() - bar);
         head(context, ui, model, layer);
         tabs(context, ui, model);
         let layers = model.inspected();

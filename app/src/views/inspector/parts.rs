@@ -12,6 +12,8 @@ use crate::views::ViewContext;
 use crate::widgets::busy::busy;
 use crate::widgets::plot::{self, Options};
 
+/// Side of a square that stands for a colour.
+const SWATCH: f32 = 10.0;
 /// Room between names and values.
 const GAP: f32 = 12.0;
 /// What a value takes at most.
@@ -146,9 +148,26 @@ pub(super) fn swatches<'a>(
 ) {
     ui.horizontal_wrapped(|ui| {
         for series in series {
-            let (rect, _) = ui.allocate_exact_size(vec2(10.0, 10.0), egui::Sense::hover());
-            ui.painter().rect_filled(rect, 2.0, context.tokens.ink(series.ink));
-            note(context, ui, &series.name);
+            // One widget for both, so that lines break between them and not within.
+            let text = RichText::new(&series.name).color(context.tokens.weak).small();
+            let name = egui::WidgetText::from(text).into_galley(
+                ui,
+                Some(egui::TextWrapMode::Extend),
+                f32::INFINITY,
+                TextStyle::Small,
+            );
+            let size = vec2(SWATCH + 4.0 + name.size().x, name.size().y.max(SWATCH));
+            let (rect, response) = ui.allocate_exact_size(size, egui::Sense::hover());
+            let dot = egui::Rect::from_min_size(
+                egui::pos2(rect.min.x, rect.center().y - SWATCH / 2.0),
+                vec2(SWATCH, SWATCH),
+            );
+            ui.painter().rect_filled(dot, 2.0, context.tokens.ink(series.ink));
+            let at = egui::pos2(dot.max.x + 4.0, rect.center().y - name.size().y / 2.0);
+            ui.painter().galley(at, name, context.tokens.weak);
+            response.widget_info(|| {
+                egui::WidgetInfo::labeled(egui::WidgetType::Label, true, &series.name)
+            });
         }
     });
 }
