@@ -83,6 +83,30 @@ fn what_is_not_held_becomes_the_nearest_that_is() {
 }
 
 #[test]
+fn a_method_is_never_taken_for_another_by_hand() {
+    let folder = TempDir::new().unwrap();
+    let checkpoint = llama(folder.path(), 128);
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let tensor = &checkpoint.tensors()[checkpoint.find(name).unwrap()];
+    for id in ["compressed-tensors", "awq", "gguf", "mlx"] {
+        let target = target::find(id).unwrap();
+        for method in ["quip-sharp", "higgs", "ternary"] {
+            let wanted = Assignment::of(vec![Step::new(method)]);
+            assert_eq!(target::held_at_same_bits(tensor, &wanted, target), None, "{method} {id}");
+            assert_eq!(target::held_by_same_method(tensor, &wanted, target), None, "{method} {id}");
+            assert!(target::refusal(tensor, &wanted, target).is_some(), "{method} {id}");
+        }
+    }
+    // What a format asks of the same method is fitted: scales in the layer before, zero points, groups.
+    let awq = target::find("awq").unwrap();
+    let wanted = Assignment::of(vec![Step::new("awq").with("group_size", 16)]);
+    let held =
+        target::held_by_same_method(tensor, &wanted, awq).expect("AWQ at the target of its name");
+    assert_eq!(held.steps[0].method, "awq");
+    assert_eq!(target::refusal(tensor, &held, awq), None, "{}", held.label());
+}
+
+#[test]
 fn fused_layers_share_the_global_scale_of_nvfp4() {
     let folder = TempDir::new().unwrap();
     let checkpoint = llama(folder.path(), 64);

@@ -35,7 +35,8 @@ pub use manifest::{
 };
 pub use mend::mend_all;
 pub use nearest::{
-    Next, held_at_same_bits, held_by_same_method, held_in_other_grid, refusal, step_from,
+    Next, held_at_same_bits, held_by_same_method, held_in_other_grid, held_instead, refusal,
+    step_from,
 };
 pub use preset::{PRESETS, Preset};
 

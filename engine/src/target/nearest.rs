@@ -42,7 +42,7 @@ pub(super) fn groupings_near(now: Grouping) -> Vec<Grouping> {
 
 /// The assignment nearest to `now` that a target holds: as many bits or more, the same grid and grouping where
 /// possible; otherwise the layer is kept.
-pub(super) fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> Assignment {
+pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> Assignment {
     let Some(matrix) = tensor.matrix else {
         return Assignment::keep();
     };
