@@ -111,7 +111,7 @@ fn varied(step: Step, parameter: &Parameter) -> Vec<Step> {
         Kind::Integer { min, max, .. } if parameter.name == "bits" => {
             (min..=max).map(with).collect()
         }
-        Kind::Integer { usual, .. } if parameter.name == "group_size" => {
+        Kind::Integer { usual, .. } if ["group_size", "run"].contains(&parameter.name) => {
             usual.iter().copied().map(with).collect()
         }
         Kind::Integer { .. } | Kind::Fraction { .. } => vec![step],
