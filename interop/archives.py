@@ -52,7 +52,7 @@ RULES = {
     "*.3.self_attn.v_proj.weight": ("db-llm", {"group_size": 32}),
     "*.3.mlp.up_proj.weight": [SPARSE, ("ternary", {"granularity": "channel"})],
     "*.4.self_attn.q_proj.weight": ("aqlm", {"nearest": "weights", "codebooks": 3, "code_bits": 5, "rounds": 2}),
-    "*.4.mlp.down_proj.weight": ("vector-quantisation", {"code_bits": 9, "group_size": 5}),
+    "*.4.mlp.down_proj.weight": ("vector-quantisation", {"code_bits": 9, "run": 5}),
     "*.4.mlp.up_proj.weight": ("vector-quantisation", {"stages": 2, "code_bits": 4, "books": "own"}),
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},

@@ -122,7 +122,9 @@ fn varied(step: Step, parameter: &Parameter) -> Vec<Step> {
         Kind::Integer { min, max, .. } if parameter.name == "bits" => {
             (min..=max).map(with).collect()
         }
-        Kind::Integer { usual, .. } if matches!(parameter.name, "group_size" | "levels") => {
+        Kind::Integer { usual, .. }
+            if ["group_size", "levels", "run"].contains(&parameter.name) =>
+        {
             usual.iter().copied().map(with).collect()
         }
         Kind::Fraction { .. } if parameter.name == "rate" => {

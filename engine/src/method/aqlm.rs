@@ -67,7 +67,7 @@ pub(super) const CODE_BITS: Parameter = Parameter {
 };
 
 const RUN: Parameter = Parameter {
-    name: "group_size",
+    name: "run",
     title: "Inputs of a code",
     help: "Weights that one sum stands for: bits a weight are codebooks times bits over this, and what codebooks and scales take.",
     kind: Kind::Integer { min: 1, max: 64, default: 8, usual: &[4, 8, 16] },
@@ -114,7 +114,7 @@ const MOST_ENTRIES: usize = 4096;
 /// A round that gains less than this share of the error is the last.
 const GAIN: f64 = 0.002;
 
-/// Codebooks for runs of `group_size` inputs, never longer than a row, with never more entries than there are vectors.
+/// Codebooks for runs of so many inputs, never longer than a row, with never more entries than there are vectors.
 pub(super) fn layout_of(
     (codebooks, by_run, is_scaled): (usize, bool, bool),
     parameters: &Resolved,
@@ -127,11 +127,13 @@ pub(super) fn layout_of(
             format!("take fewer bits, up to {MOST_ENTRIES} entries in all, or one codebook"),
         ));
     }
-    let dim = (parameters.integer("group_size") as usize).min(shape.cols).max(1);
+    let dim = (parameters.integer("run") as usize).min(shape.cols).max(1);
     let vectors = if by_run { shape.rows } else { shape.rows * shape.cols.div_ceil(dim) };
     let bits = bits.min(vectors.next_power_of_two().ilog2()).max(1);
     let scale_dtype = dtype.scale_dtype();
-    let value_dtype = if scale_dtype == DType::F32 { DType::F16 } else { scale_dtype };
+    // Over scales entries are near 1, which 16 bits hold well; weights as they are may be beyond the range of F16.
+    let is_narrowed = is_scaled && scale_dtype == DType::F32;
+    let value_dtype = if is_narrowed { DType::F16 } else { scale_dtype };
     let scale_dtype = is_scaled.then_some(scale_dtype);
     Ok(AdditiveLayout { codebooks, bits, dim, by_run, value_dtype, scale_dtype })
 }
@@ -200,7 +202,7 @@ impl Method for Aqlm {
 
     fn label(&self, parameters: &Resolved) -> String {
         let [codebooks, bits, run] =
-            ["codebooks", "code_bits", "group_size"].map(|name| parameters.integer(name));
+            ["codebooks", "code_bits", "run"].map(|name| parameters.integer(name));
         let plain = if parameters.choice("nearest") == "weights" { " of weights" } else { "" };
         format!("{codebooks}×{bits}-bit additive g{run}{plain}")
     }

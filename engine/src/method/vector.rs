@@ -14,7 +14,7 @@ use crate::method::{
 use crate::numeric::additive::{self, Codebooks, Metric, Stored};
 use crate::tensor::{DType, MatrixShape, round_f32};
 
-/// k-means of the runs of `group_size` inputs of a `[rows, cols]` matrix, ŵ = sₒ·Σ C\[c\]\[code\] with little Σ (w − ŵ)².
+/// k-means of the runs of `run` inputs of a `[rows, cols]` matrix, ŵ = sₒ·Σ C\[c\]\[code\] with little Σ (w − ŵ)².
 ///
 /// *Shared* codebooks serve all runs; of their *own*, each run of inputs has codebooks for what all rows have there, which
 /// is product quantisation. Of several stages each begins with what those before leave (residual quantisation); then codes
@@ -46,7 +46,7 @@ const STAGES: Parameter = Parameter {
 };
 
 const RUN: Parameter = Parameter {
-    name: "group_size",
+    name: "run",
     title: "Inputs of a code",
     help: "Weights that one code stands for; with as many as a row has, each row is one entry.",
     kind: Kind::Integer { min: 1, max: 16384, default: 4, usual: &[2, 4, 8] },
@@ -152,7 +152,7 @@ impl Method for Vector {
 
     fn label(&self, parameters: &Resolved) -> String {
         let [stages, bits, run] =
-            ["stages", "code_bits", "group_size"].map(|name| parameters.integer(name));
+            ["stages", "code_bits", "run"].map(|name| parameters.integer(name));
         let own = if is_own(parameters) { ", own codebooks" } else { "" };
         format!("{stages}×{bits}-bit vectors g{run}{own}")
     }

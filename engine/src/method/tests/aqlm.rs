@@ -25,7 +25,7 @@ fn true_bits(encoding: &Encoding) -> f64 {
 fn normal_weights_are_never_below_shannon_when_codebooks_count() {
     let weights = normals(21, 128, 256);
     for (codebooks, bits, run) in [(4, 4, 8), (2, 8, 8), (1, 10, 8), (1, 4, 2), (3, 5, 16)] {
-        let step = aqlm(codebooks, bits).with("group_size", run).with("nearest", "weights");
+        let step = aqlm(codebooks, bits).with("run", run).with("nearest", "weights");
         let encoding = try_compress(&[step], &weights, None).unwrap();
         let (found, bound) = (relative(&weights, &encoding), (-2.0 * true_bits(&encoding)).exp2());
         assert!(found > 0.98 * bound, "{codebooks}×{bits}g{run}: {found} below {bound}");
@@ -37,7 +37,7 @@ fn normal_weights_are_never_below_shannon_when_codebooks_count() {
 fn single_inputs_leave_what_lloyd_and_max_do() {
     let weights = normals(22, 200, 300);
     for (bits, known) in [(2, 0.1175), (3, 0.0345), (4, 0.0095)] {
-        let step = aqlm(1, bits).with("group_size", 1).with("nearest", "weights");
+        let step = aqlm(1, bits).with("run", 1).with("nearest", "weights");
         let step = step.with("rounds", 100);
         let found = relative(&weights, &try_compress(&[step], &weights, None).unwrap());
         assert!((0.95..1.05).contains(&(found / known)), "{bits} bits: {found} for {known}");

@@ -4,7 +4,7 @@ use super::*;
 
 fn vectors(stages: i64, bits: i64, run: i64) -> Step {
     let step = Step::new("vector-quantisation").with("stages", stages);
-    step.with("code_bits", bits).with("group_size", run)
+    step.with("code_bits", bits).with("run", run)
 }
 
 fn left(weights: &Array2<f32>, step: Step) -> f64 {
