@@ -165,9 +165,8 @@ pub(super) fn swatches<'a>(
             ui.painter().rect_filled(dot, 2.0, context.tokens.ink(series.ink));
             let at = egui::pos2(dot.max.x + 4.0, rect.center().y - name.size().y / 2.0);
             ui.painter().galley(at, name, context.tokens.weak);
-            response.widget_info(|| {
-                egui::WidgetInfo::labeled(egui::WidgetType::Label, true, &series.name)
-            });
+            response
+                .widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, &series.name));
         }
     });
 }
