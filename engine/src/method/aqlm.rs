@@ -19,7 +19,8 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 /// entries, cᵀ·Hⱼⱼ·c', made once for all rows; while that is better, anew from the first run to the last, each about what the runs
 /// before left over and counted by what of it those behind cannot make good (as LDLQ does), before all are moved once
 /// more with the others in place. *Entries*: conjugate gradients on the least squares problem. *Scales*: in closed form.
-/// It ends after `rounds`, or where one gains less than 0.2 %. The authors' tuning of blocks by gradients is not done.
+/// It ends after `rounds`, or where one gains less than 0.2 %. The authors' tuning of blocks by gradients and their
+/// codebooks of 2¹⁶ entries, which are slow on a processor, are not done.
 ///
 /// A fixed point of these rounds is one of PV-Tuning with the error of the layer as its objective (Malinovskii et al.
 /// 2024): entries and scales solve its P step, and where no run has a better code no subset of runs moves in its V step,
@@ -61,8 +62,8 @@ const CODEBOOKS: Parameter = Parameter {
 pub(super) const CODE_BITS: Parameter = Parameter {
     name: "code_bits",
     title: "Bits of a code",
-    help: "A codebook has 2^bits entries, 16 bits for each value: 256 entries for 8 inputs are 4 KiB. Never more entries than there are vectors. Beyond 12 one codebook alone, for the largest layers, and slow.",
-    kind: Kind::Integer { min: 2, max: 16, default: 8, usual: &[4, 6, 8, 12] },
+    help: "A codebook has 2^bits entries, 16 bits for each value: 256 entries for 8 inputs are 4 KiB. Never more entries than there are vectors. 12 are for one codebook alone or large layers, and slow.",
+    kind: Kind::Integer { min: 2, max: 12, default: 8, usual: &[4, 6, 8, 12] },
     only_when: None,
 };
 

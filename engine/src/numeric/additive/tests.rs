@@ -1,3 +1,5 @@
+//! Additive codes against plain loops, closed forms and all codes of a small matrix.
+
 use ndarray::Array2;
 
 use super::*;
