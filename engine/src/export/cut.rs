@@ -79,9 +79,8 @@ pub fn cut(
             beyond = taken;
         }
     }
-    let (heights, manifest) = match fits {
-        Some(found) => found,
-        None => return Err(too_small(opened.restored(), budget, &cut(0)?.1)),
+    let Some((heights, manifest)) = fits else {
+        return Err(too_small(opened.restored(), budget, &cut(0)?.1));
     };
     opened.write(heights, (&manifest, aim), destination)
 }
@@ -140,7 +139,9 @@ fn order(stacks: &[Vec<Level>]) -> Vec<usize> {
 /// How many levels each layer has, by its tensor, with these levels on the first ones.
 fn heights(stacks: &[Vec<Level>], order: &[usize]) -> HashMap<usize, usize> {
     let mut heights = vec![1; stacks.len()];
-    order.iter().for_each(|&stack| heights[stack] += 1);
+    for &stack in order {
+        heights[stack] += 1;
+    }
     stacks.iter().zip(heights).map(|(levels, height)| (levels[0].layer, height)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! BitStack: levels of about a bit a weight, each for what those before it left, so that any first few are the layer.
+//! `BitStack`: levels of about a bit a weight, each for what those before it left, so that any first few are the layer.
 
 use crate::encoding::{Encoding, Layout, Stack, StackLayout};
 use crate::error::Result;

@@ -67,13 +67,11 @@ impl Weighed<'_> {
 fn sums(digit: Digit, scales: &[f32]) -> [f32; SUMS] {
     std::array::from_fn(|code| {
         let term = |(plane, scale): (usize, &f32)| scale * digit.value((code >> plane & 1) as u8);
-        scales.iter().enumerate().map(term).fold(None, add).unwrap_or(0.0)
+        let mut terms = scales.iter().enumerate().map(term);
+        // As a stack adds its levels: nothing before the first.
+        let first = terms.next().unwrap_or(0.0);
+        terms.fold(first, |sum, term| sum + term)
     })
-}
-
-/// Adds to what there is, without a zero before the first.
-fn add(sum: Option<f32>, term: f32) -> Option<f32> {
-    Some(sum.map_or(term, |sum| sum + term))
 }
 
 /// For every value the code of the nearest sum under these scales, half way between two that of the lower.

@@ -123,7 +123,7 @@ fn onebit_is_the_first_level_of_rank_one_and_factors_are_not_negative() {
     for counted in ["alike", "by-inputs"] {
         let with = |step: Step| compress(&[step.with("counted", counted)], &weights, &inputs);
         let one = with(Step::new("onebit"));
-        assert_eq!(stack_of(&with(bitstack(1, 1))).levels(), [one.clone()]);
+        assert_eq!(stack_of(&with(bitstack(1, 1))).levels(), std::slice::from_ref(&one));
         let Encoding::Signed(signed) = &one else { panic!("signs") };
         let sizes = signed.inner().decode();
         assert!(sizes.iter().all(|&size| size >= 0.0), "by Perron");
@@ -221,7 +221,7 @@ fn under_a_mask_scales_are_those_of_what_it_keeps() {
         normals(46, 8, 64).mapv(|w| if w.abs() > 0.6 { 3_f32.copysign(w) } else { 0.1 * w });
     let mask = Step::new("magnitude").with("fraction", 0.6);
     for id in ["ternary", "bcq", "db-llm"] {
-        let dropped = try_compress(&[mask.clone()], &weights, None).unwrap().decode();
+        let dropped = try_compress(std::slice::from_ref(&mask), &weights, None).unwrap().decode();
         let found = try_compress(&[mask.clone(), Step::new(id)], &weights, None).unwrap().decode();
         for (found, kept) in found.iter().zip(&dropped) {
             assert!((found - kept).abs() < 1e-5, "{id}: {found} for {kept}");
