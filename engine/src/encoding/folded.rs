@@ -20,7 +20,8 @@ pub struct FoldedLayout {
 impl FoldedLayout {
     /// `[rows·cols, rest·rest]` of what lies within; `None` where the digits do not divide.
     pub fn inner_shape(&self, shape: MatrixShape) -> Option<MatrixShape> {
-        let rest = |n: usize, first: usize| (first > 0 && n % first == 0).then(|| n / first);
+        let rest =
+            |n: usize, first: usize| (first > 0 && n.is_multiple_of(first)).then(|| n / first);
         let (below, beside) = (rest(shape.rows, self.rows)?, rest(shape.cols, self.cols)?);
         let rows = self.rows.checked_mul(self.cols)?;
         Some(MatrixShape { rows, cols: below.checked_mul(beside)? })

@@ -48,12 +48,11 @@ fn bad(path: &Path, what: impl Into<String>) -> Error {
     Error::malformed("squeezed safetensors", path, what)
 }
 
+/// What takes the bytes of the original, and what is told of each chunk its tensor and bytes.
+type Listeners<'l> = (&'l mut dyn FnMut(&[u8]) -> Result<()>, &'l dyn Fn(&str, u64) -> Result<()>);
+
 /// Passes the original file to `write`, piece by piece; gives its hash, which is the one that the squeezed file names.
-fn read(
-    source: &Source,
-    base: Option<&Base>,
-    (write, each): (&mut dyn FnMut(&[u8]) -> Result<()>, &dyn Fn(&str, u64) -> Result<()>),
-) -> Result<String> {
+fn read(source: &Source, base: Option<&Base>, (write, each): Listeners<'_>) -> Result<String> {
     let path = source.path();
     let mut reader = Reader { source, at: 0 };
     if reader.take(MAGIC.len() as u64)? != MAGIC {
@@ -94,7 +93,7 @@ fn tensor(
     reader: &mut Reader<'_>,
     entry: &Entry,
     base: Option<&Base>,
-    (pass, each): (&mut dyn FnMut(&[u8]) -> Result<()>, &dyn Fn(&str, u64) -> Result<()>),
+    (pass, each): Listeners<'_>,
 ) -> Result<()> {
     let path = reader.source.path();
     let all: Vec<_> = pieces(entry).collect();

@@ -4,7 +4,7 @@
 //! bytes of its length, then its tensors in their order, each in chunks of 2¹⁸ elements, then the BLAKE3 of the original file. A chunk is 4 bytes of length and: a byte, 1
 //! where it is against the base, 0 else; and for each byte of an element, from the lowest, 4 bytes of length and that plane as [`byte_codes`] holds it. Floats
 //! are turned left by a bit first, so that the exponents fill a byte and the sign goes to the mantissa (`ZipNN`; `DFloat11` with a range
-//! coder for its Huffman codes); against the base both are XORed before (`BitX`).
+//! coder for its Huffman codes); against the base the XOR of both is held (`BitX`).
 
 use crate::numeric::byte_codes;
 use crate::tensor::DType;

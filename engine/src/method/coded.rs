@@ -13,7 +13,7 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 
 /// Codes q of |w|/Δ, one step Δ for the matrix, range-coded with probabilities that are learnt as they go ([`crate::numeric::grid_codes`]).
 ///
-/// A code is that of least (|w|/Δ − r_q)² + 0.11·bits(q): of 0 and the levels below and above. The magnitudes r₁ … r₈ are
+/// A code is that of least (|w|/Δ − r)² + 0.11·bits(q), r its magnitude: of 0 and the levels below and above. The magnitudes r₁ … r₈ are
 /// the means of what went to them, those beyond lie Δ apart. Δ is sought (secants of bits over log₂ Δ) until the bytes of
 /// the codes are those of the layout, up to 1 of 1000 that are left over. What is left of N(0, 1) is that of the entropy-coded scalar
 /// quantiser: 0.3483, 0.1777, 0.0889, 0.0445, 0.0222, 0.00556 with 1, 1.5, 2, 2.5, 3, 4 bits, and up to 1.5 % more for bits

@@ -2,12 +2,10 @@
 
 use ndarray::Array2;
 
-use crate::encoding::{
-    Dense, Encoding, Layout, LowRank, LowRankLayout, Mask, Sparse, SparseLayout,
-};
+use crate::encoding::{Encoding, Layout, LowRank, LowRankLayout, Mask, Sparse, SparseLayout};
 use crate::error::{Error, Result};
 use crate::method::factors::{
-    FACTOR_BITS, FACTOR_GROUP, FACTORS, energy, factor_of, fitted, rounded, times,
+    FACTOR_BITS, FACTOR_GROUP, FACTORS, energy, factor_of, fitted, held, times,
 };
 use crate::method::low_rank::NEAREST;
 use crate::method::{About, Kind, LayoutInput, Method, Needs, Parameter, Resolved, Stage, Task};
@@ -207,14 +205,7 @@ impl Search<'_, '_> {
                 atom /= root;
             }
         }
-        let hold = |layout: &Layout, values: &Array2<f64>| match layout {
-            Layout::Affine(affine) => rounded(affine, values, None, self.task),
-            _ => {
-                let shape = MatrixShape { rows: values.nrows(), cols: values.ncols() };
-                let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-                Ok(Encoding::Dense(Dense::new(shape, self.task.dtype, &values)))
-            }
-        };
+        let hold = |layout: &Layout, values: &Array2<f64>| held(layout, values, None, self.task);
         let inner = match &*layout.left {
             Layout::Sparse(sparse) => &*sparse.inner,
             other => other,

@@ -187,8 +187,23 @@ fn carried(right: &Array2<f64>, gram: Option<&Gram>) -> Vec<f32> {
     }
 }
 
+/// A factor as its layout says; the search of integers counts each squared error with the entry of its column.
+pub(super) fn held(
+    layout: &Layout,
+    values: &Array2<f64>,
+    importance: Option<&[f32]>,
+    task: &Task<'_>,
+) -> Result<Encoding> {
+    if let Layout::Affine(affine) = layout {
+        return rounded(affine, values, importance, task);
+    }
+    let shape = MatrixShape { rows: values.nrows(), cols: values.ncols() };
+    let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    Ok(Encoding::Dense(Dense::new(shape, task.dtype, &values)))
+}
+
 /// A factor as grouped integers; the search counts each squared error with the entry of its column.
-pub(super) fn rounded(
+fn rounded(
     layout: &AffineLayout,
     values: &Array2<f64>,
     importance: Option<&[f32]>,

@@ -2,12 +2,10 @@
 
 use ndarray::Array2;
 
-use crate::encoding::{
-    Dense, Encoding, Folded, FoldedLayout, Layout, LowRank, LowRankLayout, folded,
-};
+use crate::encoding::{Encoding, Folded, FoldedLayout, Layout, LowRank, LowRankLayout, folded};
 use crate::error::{Error, Result};
 use crate::method::factors::{
-    FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, factor_of, fitted, nearest, rounded, times,
+    FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, factor_of, fitted, held, nearest, times,
 };
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
@@ -56,7 +54,7 @@ const CORES: Parameter = Parameter {
 /// The largest divisor of `n` that is no more than its root of order `parts`; 1 of 0.
 fn digit(n: usize, parts: u32) -> usize {
     let fits = |d: &usize| d.checked_pow(parts).is_some_and(|power| power <= n);
-    (1..=n).take_while(fits).filter(|d| n % d == 0).last().unwrap_or(1)
+    (1..=n).take_while(fits).filter(|&d| n.is_multiple_of(d)).last().unwrap_or(1)
 }
 
 /// The digits of an extent, behind the first the second of three.
@@ -166,18 +164,8 @@ fn first_core(
     })?;
     let left = Array2::from_shape_fn((weights.nrows(), layout.rank), |at| directions[at]);
     let right = times(left.t(), weights.view(), task)?;
-    let held = match &*layout.left {
-        Layout::Affine(affine) => {
-            let carried: Vec<f32> =
-                right.rows().into_iter().map(|row| row.dot(&row) as f32).collect();
-            rounded(affine, &left, Some(&carried), task)?
-        }
-        _ => {
-            let shape = MatrixShape { rows: left.nrows(), cols: left.ncols() };
-            let values: Vec<f32> = left.iter().map(|&value| value as f32).collect();
-            Encoding::Dense(Dense::new(shape, task.dtype, &values))
-        }
-    };
+    let carried: Vec<f32> = right.rows().into_iter().map(|row| row.dot(&row) as f32).collect();
+    let held = held(&layout.left, &left, Some(&carried), task)?;
     let right = fitted(&held.decode().mapv(f64::from), weights, right, task)?;
     Ok((held, right))
 }

@@ -126,7 +126,9 @@ mod tests {
             let bytes: Vec<u8> =
                 (0..100_000).map(|_| (random.normal() * size + 100.0) as u8).collect();
             let mut counts = [0_u32; 256];
-            bytes.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+            for &byte in &bytes {
+                counts[usize::from(byte)] += 1;
+            }
             let shares = counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) / 1e5);
             let entropy: f64 = shares.map(|p| -p * p.log2() * 1e5 / 8.0).sum();
             let coded = encode(&bytes);

@@ -339,7 +339,9 @@ mod tests {
     /// Bits a code of independent ones, of a histogram that is known.
     fn entropy(codes: &[i16]) -> f64 {
         let mut counts = std::collections::BTreeMap::new();
-        codes.iter().for_each(|code| *counts.entry(code).or_insert(0_u64) += 1);
+        for code in codes {
+            *counts.entry(code).or_insert(0_u64) += 1;
+        }
         let n = codes.len() as f64;
         counts.values().map(|&count| -(count as f64 / n).log2() * count as f64 / n).sum()
     }
@@ -370,7 +372,7 @@ mod tests {
         let (small, large): (Vec<_>, Vec<_>) = (0..codes.len()).partition(|&i| size(i) < 1.0);
         let of =
             |places: Vec<usize>| entropy(&places.iter().map(|&i| codes[i]).collect::<Vec<_>>());
-        let least = (of(small) + of(large)) / 2.0;
+        let least = f64::midpoint(of(small), of(large));
         let bits = encode(&codes, 256).len() as f64 * 8.0 / codes.len() as f64;
         assert!(bits < 1.02 * least && bits < entropy(&codes) - 0.5, "{bits} of {least}");
     }

@@ -49,7 +49,7 @@ impl Bit {
     /// Learns `bit`.
     pub fn learn(&mut self, bit: bool) {
         let weight = (2 << 16) / (2 * u64::from(self.seen) + 3);
-        let part = |of: u32| (u64::from(of) * weight >> 16) as u32;
+        let part = |of: u32| ((u64::from(of) * weight) >> 16) as u32;
         if bit {
             self.chance += part((1 << CHANCE_BITS) - self.chance);
         } else {
@@ -271,7 +271,9 @@ mod tests {
         assert!(decoder.is_whole());
         let longer = [bytes.as_slice(), &[1; 9]].concat();
         let mut decoder = Decoder::new(&longer);
-        choices.iter().for_each(|&(start, size)| decoder.take(start, size, 16));
+        for &(start, size) in &choices {
+            decoder.take(start, size, 16);
+        }
         assert!(!decoder.is_whole(), "bytes nobody read");
     }
 
