@@ -267,9 +267,9 @@ fn forms_are_tried_while_the_panel_shows_them_and_one_is_taken() {
     let error = |held: &Held| sample.distortion(&held.steps, &Silent).unwrap();
     assert!(held.len() > 100 && held.iter().step_by(9).all(|held| error(held) == held.distortion));
     // The first row: of those of equal bits as they are written the last.
-    let best = held.iter().filter(|held| held.is_best);
-    let first = format!("{:.3}", best.clone().next().unwrap().bits);
-    let best = best.filter(|held| format!("{:.3}", held.bits) == first).last().unwrap();
+    let written = |held: &Held| format!("{:.3}", held.bits);
+    let first = held.iter().find(|held| held.is_best).map(written).unwrap();
+    let best = held.iter().rfind(|held| held.is_best && written(held) == first).unwrap();
     screen.run_steps(2);
     screen.get_by_label(&best.label).click();
     screen.run_steps(3);

@@ -102,7 +102,7 @@ struct Wanted {
     /// Bytes while the model runs, as 4GB: all weights, and the keys and values of --context tokens in half floats.
     #[arg(long)]
     memory: Option<String>,
-    /// Share of the outputs of all layers that have more bits, by one ranking (MixLLM); --candidate may say how many bits both have.
+    /// Share of the outputs of all layers that have more bits, by one ranking (`MixLLM`); --candidate may say how many bits both have.
     #[arg(long, value_name = "SHARE")]
     promote: Option<f64>,
 }

@@ -80,9 +80,9 @@ pub fn with_kept_scales(steps: &[Step]) -> Vec<Step> {
 
 /// The same chain with scales that go into what makes the inputs, where they can.
 pub fn with_folded_scales(steps: &[Step]) -> Vec<Step> {
-    let folded = |step: &Step| match step.method == ABOUT.id {
-        true => step.clone().with(SCALES.name, "folded"),
-        false => step.clone(),
+    let folded = |step: &Step| {
+        let step = step.clone();
+        if step.method == ABOUT.id { step.with(SCALES.name, "folded") } else { step }
     };
     steps.iter().map(folded).collect()
 }

@@ -350,7 +350,7 @@ pub fn chain_shares_peak(steps: &[Step]) -> bool {
 
 /// The most rows on which a step of a chain searches what holds for all of them.
 pub fn chain_searched_rows(steps: &[Step]) -> usize {
-    let of = |step: &Step| find(&step.method).map_or(0, |method| method.searched_rows());
+    let of = |step: &Step| find(&step.method).map_or(0, Method::searched_rows);
     steps.iter().map(of).max().unwrap_or(0)
 }
 

@@ -65,7 +65,7 @@ pub fn within_student(probability: f64, degrees: usize) -> f64 {
     let (mut low, mut high) = (0.0, std::f64::consts::FRAC_PI_2);
     // θ = atan(t/√ν).
     for _ in 0..60 {
-        let middle = (low + high) / 2.0;
+        let middle = f64::midpoint(low, high);
         if within_angle(middle, degrees) < probability { low = middle } else { high = middle }
     }
     low.tan() * (degrees as f64).sqrt()

@@ -118,6 +118,12 @@ impl Form<'_> {
         target::held_at_same_bits(tensor, wanted, self.model.target)
     }
 
+    /// The assignment with what else the target asks for; nothing where that changes the choice itself.
+    fn fitted(&self, wanted: &Assignment, (parameter, chosen): (&str, &str)) -> Option<Assignment> {
+        let has_it = |step: &Step| step.parameters.0.get(parameter) == Some(&Value::from(chosen));
+        self.at_same_bits(wanted).filter(|held| held.steps.iter().any(has_it))
+    }
+
     /// A choice that sets something, grey with the reason where the target could not hold it.
     fn choice(
         &self,
@@ -282,14 +288,7 @@ fn field(
                 let clicked = options.iter().filter(|option| {
                     let shown = (option.id == value, option.title, option.help);
                     let wanted = other(Value::from(option.id));
-                    // What else the target asks for is fitted, but not what was chosen.
-                    let is_kept = |held: &Assignment| {
-                        let same = |step: &Step| {
-                            step.parameters.0.get(parameter.name) == Some(&Value::from(option.id))
-                        };
-                        held.steps.iter().any(same)
-                    };
-                    let held = form.at_same_bits(&wanted).filter(is_kept);
+                    let held = form.fitted(&wanted, (parameter.name, option.id));
                     form.choice(ui, shown, held.as_ref().unwrap_or(&wanted))
                 });
                 clicked

@@ -90,7 +90,7 @@ fn choice(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
 
 fn title(model: &Model, values: Values) -> String {
     match values {
-        Values::Layer(layer) => model.short_name(layer).to_owned(),
+        Values::Layer(layer) => model.short_name(layer).clone(),
         Values::Source(source) => source.title().to_owned(),
     }
 }
