@@ -258,7 +258,8 @@ fn rows_of_the_source_put_back_are_found_out() {
     let name = "model.layers.2.mlp.up_proj.weight";
     lapidary_tests::with_tensor_of(&out, &checkpoint, name);
     let faults = verify(&out, &checkpoint, &Silent).expect("readable").faults;
-    assert!(faults.len() == 1 && faults[0].contains(name), "{faults:?}");
+    assert!(faults.len() == 2 && faults[0].contains(name), "{faults:?}");
+    assert!(faults[1].contains("its SHA-256"), "{faults:?}");
     // What the report no longer says is not guessed.
     let report = out.join(lapidary_engine::export::REPORT);
     let text = String::from_utf8(lapidary_tests::read(&report)).expect("text");

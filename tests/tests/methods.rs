@@ -73,16 +73,25 @@ fn combinations(method: &dyn Method) -> Vec<Step> {
     steps
 }
 
-/// Methods that learn codebooks: each combination takes some thousand times as long as to round.
-const LEARNT: [&str; 3] = ["aqlm", "vector-quantisation", "sparse-dictionary"];
+/// Methods that learn, decompose or search: each combination takes a hundred to a thousand times as long as to round.
+const SLOW: [&str; 8] = [
+    "aqlm",
+    "vector-quantisation",
+    "sparse-dictionary",
+    "bitstack",
+    "tensor-train",
+    "entropy-coded",
+    "bcq",
+    "ccq",
+];
 
 /// All combinations of a method that needs the weights alone; of the others, which cost more, some eight, and four of
-/// those that learn codebooks.
+/// the slow ones.
 fn thinned(method: &dyn Method) -> Vec<Step> {
     let all = combinations(method);
     let about = method.about();
     let most = match about.needs {
-        _ if LEARNT.contains(&about.id) => 4,
+        _ if SLOW.contains(&about.id) => 4,
         Needs::Weights => all.len(),
         _ => 8,
     };

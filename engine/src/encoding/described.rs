@@ -52,14 +52,7 @@ impl Layout {
             Self::Dense(dtype) => vec![PartSpec::new("values", *dtype, kept)],
             Self::Affine(layout) => affine(layout, shape, kept),
             Self::Bilevel(layout) => bilevel(layout, shape, kept),
-            Self::Palette(layout) => vec![
-                codes(kept, layout.bits),
-                PartSpec::new(
-                    "palette",
-                    layout.value_dtype,
-                    layout.tables(shape) * layout.levels(),
-                ),
-            ],
+            Self::Palette(layout) => palette(layout, shape, kept),
             Self::Float(layout) => float(layout, shape, kept),
             Self::Blocks(_) => {
                 vec![PartSpec::new("blocks", DType::U8, self.bytes(shape) as usize)]
@@ -68,15 +61,9 @@ impl Layout {
             Self::Rotated(layout) => rotated(layout, shape),
             Self::Mixed(layout) => mixed(layout, shape),
             Self::Runs(layout) => runs(layout, shape),
-            Self::Windows(layout) => {
-                let part = |(name, dtype, n): (&str, _, _)| PartSpec::new(name, dtype, n);
-                layout.parts(shape).into_iter().map(part).collect()
-            }
+            Self::Windows(layout) => listed(layout.parts(shape)),
             Self::Folded(layout) => layout.inner.parts(layout.inner_or_none(shape)),
-            Self::Coded(layout) => {
-                let part = |(name, dtype, n)| PartSpec::new(name, dtype, n);
-                layout.parts(shape).into_iter().map(part).collect()
-            }
+            Self::Coded(layout) => listed(layout.parts(shape)),
             Self::Additive(layout) => additive(layout, shape),
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
@@ -334,6 +321,16 @@ fn rotated(layout: &RotatedLayout, shape: MatrixShape) -> Vec<PartSpec> {
     let prefix = prefix_under(&[SIGNS, ROW_SIGNS], &layout.inner, "inner.");
     parts.extend(layout.inner.parts(shape).into_iter().map(|part| part.before(prefix)));
     parts
+}
+
+/// Parts by name, element type and number of elements.
+fn listed<'n>(parts: impl IntoIterator<Item = (&'n str, DType, usize)>) -> Vec<PartSpec> {
+    parts.into_iter().map(|(name, dtype, n)| PartSpec::new(name, dtype, n)).collect()
+}
+
+fn palette(layout: &PaletteLayout, shape: MatrixShape, kept: usize) -> Vec<PartSpec> {
+    let values = layout.tables(shape) * layout.levels();
+    vec![codes(kept, layout.bits), PartSpec::new("palette", layout.value_dtype, values)]
 }
 
 fn mixed(layout: &MixedLayout, shape: MatrixShape) -> Vec<PartSpec> {

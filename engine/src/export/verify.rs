@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::export::{Report, TensorReport, hashes, in_numbers, undone};
+use crate::export::{FileReport, Report, TensorReport, hashes, in_numbers, undone};
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
 use crate::tensor::Factors;
@@ -56,9 +56,10 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     let path = opened.path();
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let report = undone::read_report(folder)?;
-    let mut faults = Vec::new();
+    let (mut faults, mut changed) = (Vec::new(), Vec::new());
     if let Some(report) = &report {
-        check_files(folder, report, &mut faults, observer)?;
+        let whole = check_files(folder, report, &mut faults)?;
+        changed = hashes::different(folder, &whole, observer)?;
     }
     // A converted output is reported against what it was converted from.
     let report = report.filter(|report| report.source == source.title());
@@ -68,16 +69,18 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
     faults.extend(unsaid);
     let mut verifier = Verifier { source, output: &opened, reported, factors, observer, faults };
     let tensors = verifier.tensors()?;
-    let faults = verifier.faults;
+    let mut faults = verifier.faults;
+    // Behind what they hold, which says more.
+    faults.extend(changed);
     Ok(Verified { tensors, is_reported: report.is_some(), faults })
 }
 
-fn check_files(
+/// The files of a report that are there with as many bytes; what is said of the others is added.
+fn check_files<'r>(
     folder: &Path,
-    report: &Report,
+    report: &'r Report,
     faults: &mut Vec<String>,
-    observer: &dyn Observer,
-) -> Result<()> {
+) -> Result<Vec<&'r FileReport>> {
     let found: BTreeMap<String, u64> = disk::list_files(folder)?.into_iter().collect();
     let mut whole = Vec::new();
     for file in &report.files {
@@ -90,8 +93,7 @@ fn check_files(
             None => faults.push(format!("the file {} of the report is not there", file.name)),
         }
     }
-    faults.extend(hashes::different(folder, &whole, observer)?);
-    Ok(())
+    Ok(whole)
 }
 
 struct Verifier<'a> {
