@@ -61,14 +61,14 @@ RULES = {
 # Those that take a calibration: small groups whose scales are codes, scales of inputs kept with the layer, and biases for the mean of the inputs.
 CALIBRATED = {
     "*.self_attn.q_proj.weight": ("awq", {"bits": 4, "group_size": 64}),
-    "*.0.self_attn.k_proj.weight": ("ptq161", {}),
     "*.self_attn.k_proj.weight": ("spqr", {}),
     "*.mlp.gate_proj.weight": ("gqsa", {"group_size": 24}),
-    "*.0.mlp.up_proj.weight": ("entropy-coded", {"rate": 2.0, "nearest": "outputs"}),
     "*.mlp.up_proj.weight": ("mixllm", {"share": 0.1}),
     "*.self_attn.v_proj.weight": [("magnitude", {"fraction": 0.3}), ("spqr", {"bits": 2, "share": 0, "statistic_rows": 7})],
     "*.self_attn.o_proj.weight": ("low-rank", {"rank": 16, "nearest": "outputs", "centre": "bias"}),
     "*.mlp.down_proj.weight": ("low-rank", {"rank": 8, "nearest": "outputs", "centre": "bias", "factors": "integers"}),
+    "*.0.self_attn.k_proj.weight": ("ptq161", {}),
+    "*.0.mlp.up_proj.weight": ("entropy-coded", {"rate": 2.0, "nearest": "outputs"}),
 }
 
 NF4 = "-1 -0.6961928 -0.52507305 -0.3949175 -0.28444138 -0.18477343 -0.091050036 0 0.0795803 0.1609302 0.2461123 0.33791524 0.44070983 0.562617 0.72295684 1"
@@ -144,8 +144,8 @@ def decode(layout, rows, cols, part, mask=None):
         return scales[at] * (codes - zeros[at].astype(np.float32))
     if kind == "bilevel":
         per_row = -(-cols // of["group"])
-        tile = np.arange(rows)[:, None] // of["rows"] * per_row + np.arange(per_row)
-        numbers_of = numbers(part("statistics")).reshape(-1, 4)[tile]
+        shared = np.arange(rows)[:, None] // of["rows"] * per_row + np.arange(per_row)
+        numbers_of = numbers(part("statistics")).reshape(-1, 4)[shared]
         statistic = lambda name: stream(part(name), of["statistic_bits"], rows * per_row).reshape(rows, per_row).astype(np.float32)
         scales = numbers_of[..., 0] * statistic("scale_codes") + numbers_of[..., 1]
         zeros = numbers_of[..., 2] * statistic("zero_codes") + numbers_of[..., 3]
@@ -206,7 +206,7 @@ def decode(layout, rows, cols, part, mask=None):
         return (blocks[..., 2:].view(np.int8).astype(np.float32) * scale).reshape(rows, -1)[:, :cols]
     if kind == "vectors":
         codes, scales = part("codes"), numbers(part("scales"))
-        if of["codebook"] in turned.DIGITS:
+        if isinstance(of["codebook"], str) and of["codebook"] in turned.DIGITS:
             return turned.digits(of, rows, cols, codes[1], scales, tile(of["grouping"], rows, cols))
         if isinstance(of["codebook"], dict):
             read = lambda bits, count: stream(codes, bits, count)
