@@ -129,6 +129,15 @@ impl Layout {
                 let is_scaled = layout.scale_dtype.is_none_or(is_float);
                 is_float(layout.value_dtype) && is_scaled && layout.is_valid(shape, MAX_ELEMENTS)
             }
+            Self::Outliers(layout) => layout.kept <= shape.elements() && is_float(layout.dtype),
+            Self::Coded(layout) => layout.is_valid(shape),
+            _ => self.is_valid_around(shape, depth),
+        }
+    }
+
+    /// Whether what holds other layouts can be, and they.
+    fn is_valid_around(&self, shape: MatrixShape, depth: usize) -> bool {
+        match self {
             Self::Rotated(layout) => {
                 layout.is_valid(shape) && layout.inner.is_valid_at(shape, depth)
             }
@@ -137,7 +146,6 @@ impl Layout {
             Self::Runs(layout) => {
                 layout.is_valid(shape) && layout.inner.is_valid_at(layout.inner_shape(), depth)
             }
-            Self::Outliers(layout) => layout.kept <= shape.elements() && is_float(layout.dtype),
             Self::Sum(layout) => {
                 layout.base.is_valid_at(shape, depth) && layout.correction.is_valid_at(shape, depth)
             }
@@ -147,7 +155,6 @@ impl Layout {
             Self::Sparse(SparseLayout { kept, inner }) => {
                 *kept <= shape.elements() && inner.is_valid_at(shape, depth)
             }
-            Self::Coded(layout) => layout.is_valid(shape),
             Self::Signed(layout) => layout.inner.is_valid_at(shape, depth),
             Self::Split(layout) => layout.is_valid_at(shape, depth),
             Self::Stack(StackLayout { levels }) => {
@@ -158,8 +165,8 @@ impl Layout {
                 let inner = layout.inner_shape(shape);
                 inner.is_some_and(|shape| layout.inner.is_valid_at(shape, depth))
             }
-            // What another holds has no outputs of its own.
-            Self::Shifted(_) => false,
+            // What another holds has no outputs of its own; others hold none.
+            _ => false,
         }
     }
 }

@@ -311,12 +311,8 @@ fn described(layout: &Layout) -> String {
         Layout::Shifted(shifted) => format!("{} and a bias", described(&shifted.inner)),
         Layout::Vectors(_) => format!("{}-bit vectors", layout.nominal_bits()),
         Layout::Mixed(mixed) => {
-            format!(
-                "{} rows of {}, others {}",
-                mixed.rows,
-                described(&mixed.high),
-                described(&mixed.low)
-            )
+            let (high, low) = (described(&mixed.high), described(&mixed.low));
+            format!("{} rows of {high}, others {low}", mixed.rows)
         }
         Layout::Runs(runs) => format!("{}, runs of {} left out", described(&runs.inner), runs.run),
         Layout::Windows(_) => "codes that share bits".to_owned(),
@@ -328,12 +324,8 @@ fn described(layout: &Layout) -> String {
         Layout::Coded(_) => "range-coded grid".to_owned(),
         Layout::Signed(signed) => format!("signs of {}", described(&signed.inner)),
         Layout::Split(split) => {
-            format!(
-                "{}, {} inputs in {}",
-                described(&split.rest),
-                split.kept,
-                described(&split.apart)
-            )
+            let (rest, apart) = (described(&split.rest), described(&split.apart));
+            format!("{rest}, {} inputs in {apart}", split.kept)
         }
         Layout::Stack(stack) => {
             let levels = stack.levels.len();

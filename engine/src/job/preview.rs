@@ -3,7 +3,7 @@
 use ndarray::ArrayView2;
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 
-use crate::encoding::{Bilevel, Encoding};
+use crate::encoding::{Bilevel, Encoding, Float};
 use crate::error::Result;
 use crate::job::{self, Subject};
 use crate::numeric::distance::relative_error;
@@ -105,18 +105,20 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
             let steps = tables.iter().map(|table| least_gap(table)).collect();
             grid(steps, |table| tables[table].to_vec())
         }
-        Encoding::Float(float) => {
-            let mut units = float.layout().levels.table();
-            units.sort_by(f32::total_cmp);
-            let gap = least_gap(&units);
-            let scale = |scale: &f32| scale / float.global();
-            let steps = float.scales().iter().map(|s| scale(s) * gap).collect();
-            grid(steps, |tile| {
-                let scale = scale(&float.scales()[tile]);
-                units.iter().map(|unit| unit * scale).collect()
-            })
-        }
+        Encoding::Float(float) => grid_of_floats(float),
     }
+}
+
+fn grid_of_floats(float: &Float) -> Option<Grid> {
+    let mut units = float.layout().levels.table();
+    units.sort_by(f32::total_cmp);
+    let gap = least_gap(&units);
+    let scale = |scale: &f32| scale / float.global();
+    let steps = float.scales().iter().map(|s| scale(s) * gap).collect();
+    grid(steps, |tile| {
+        let scale = scale(&float.scales()[tile]);
+        units.iter().map(|unit| unit * scale).collect()
+    })
 }
 
 fn grid_of_groups(bilevel: &Bilevel) -> Option<Grid> {

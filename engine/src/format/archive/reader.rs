@@ -170,6 +170,22 @@ impl<'a> Node<'a> {
             Layout::Blocks(kind) => Self::Blocks { kind: *kind, bytes: get("blocks")? },
             Layout::LowRank(product) => Self::product(product, shape, get)?,
             Layout::Outliers(few) => Self::Outliers(Few::new(few, shape, get)?),
+            Layout::Additive(additive) => Self::Sums(Sums::new(additive, shape, get)?),
+            Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
+            Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
+            Layout::Windows(windows) => Self::Windowed(Windowed::new(*windows, shape, get)?),
+            _ => return Self::around(layout, shape, marks, get),
+        })
+    }
+
+    /// What is read through other nodes.
+    fn around(
+        layout: &Layout,
+        shape: MatrixShape,
+        marks: Option<&Marks<'a>>,
+        get: &Get<'_, 'a>,
+    ) -> Option<Self> {
+        Some(match layout {
             Layout::Sum(sum) => Self::sum(sum, shape, get)?,
             Layout::Scaled(scaled) => {
                 let prefix = prefix(&scaled.inner, &["input_scales"], "inner.");
@@ -177,14 +193,11 @@ impl<'a> Node<'a> {
                 let scales = floats(get("input_scales")?, scaled.scale_dtype, shape.cols)?;
                 Self::Scaled { scales, inner: Box::new(inner) }
             }
-            Layout::Additive(additive) => Self::Sums(Sums::new(additive, shape, get)?),
-            Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
             Layout::Folded(folded) => {
                 let digits = Digits::new(folded);
                 let inner = Self::new(&folded.inner, digits.shape(shape), None, get)?;
                 Self::Folded(Box::new(inner), digits)
             }
-            Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
             Layout::Rotated(rotated) => {
                 let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
                 let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
@@ -195,7 +208,6 @@ impl<'a> Node<'a> {
                 let row = |row, out: &mut [f32]| inner.run(shape, (row, 0), out);
                 Self::Whole(basis.weights(shape, row)?)
             }
-            Layout::Windows(windows) => Self::Windowed(Windowed::new(*windows, shape, get)?),
             Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
             Layout::Mixed(mixed) => Self::Mixed(MixedRows::new(mixed, shape, get)?),
             Layout::Signed(signed) => {
@@ -217,6 +229,7 @@ impl<'a> Node<'a> {
                 let inner = Box::new(Self::new(&sparse.inner, shape, Some(&marks), &get)?);
                 Self::Sparse { marks, inner }
             }
+            _ => return None,
         })
     }
 
@@ -313,15 +326,27 @@ impl<'a> Node<'a> {
             Self::Mixed(mixed) => mixed.run((row, col), out),
             Self::Windowed(windowed) => windowed.run(shape, (row, col), out),
             Self::Coded(runs) => runs.run(shape, (row, col), out),
+            Self::Whole(weights) => {
+                let first = row * shape.cols + col;
+                weights.get(first..first + out.len()).map(|found| out.copy_from_slice(found))
+            }
+            _ => self.run_around(shape, (row, col), out),
+        }
+    }
+
+    /// The same of what is read through other nodes.
+    fn run_around(
+        &self,
+        shape: MatrixShape,
+        (row, col): (usize, usize),
+        out: &mut [f32],
+    ) -> Option<()> {
+        match self {
             Self::Turned(inner, cols) => {
                 let mut all = vec![0.0; shape.cols];
                 inner.run(shape, (row, 0), &mut all)?;
                 cols.undo(&mut all);
                 all.get(col..col + out.len()).map(|found| out.copy_from_slice(found))
-            }
-            Self::Whole(weights) => {
-                let first = row * shape.cols + col;
-                weights.get(first..first + out.len()).map(|found| out.copy_from_slice(found))
             }
             Self::Folded(inner, digits) => {
                 let of_digits = digits.shape(shape);
@@ -357,6 +382,7 @@ impl<'a> Node<'a> {
                 marks.drop(row * shape.cols + col, out);
                 Some(())
             }
+            _ => None,
         }
     }
 }
