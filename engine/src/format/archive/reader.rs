@@ -2,7 +2,8 @@
 //! a mask drops is found by counting bits. In: layout, bytes by name. Out: f32 weights, to the bit what was computed.
 
 use crate::encoding::{
-    BlockType, Layout, LowRankLayout, OutliersLayout, SplitLayout, StackLayout, SumLayout,
+    BlockType, Layout, LowRankLayout, OutliersLayout, RotatedLayout, SplitLayout, StackLayout,
+    SumLayout,
 };
 use crate::format::archive::additive::Sums;
 use crate::format::archive::coded::Runs;
@@ -198,16 +199,7 @@ impl<'a> Node<'a> {
                 let inner = Self::new(&folded.inner, digits.shape(shape), None, get)?;
                 Self::Folded(Box::new(inner), digits)
             }
-            Layout::Rotated(rotated) => {
-                let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
-                let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
-                let basis = Basis::new(rotated, shape, get)?;
-                if basis.rows.is_none() {
-                    return Some(Self::Turned(Box::new(inner), basis.cols));
-                }
-                let row = |row, out: &mut [f32]| inner.run(shape, (row, 0), out);
-                Self::Whole(basis.weights(shape, row)?)
-            }
+            Layout::Rotated(rotated) => Self::turned(rotated, shape, get)?,
             Layout::Runs(runs) => Self::Runs(RunsOf::new(runs, shape, get)?),
             Layout::Mixed(mixed) => Self::Mixed(MixedRows::new(mixed, shape, get)?),
             Layout::Signed(signed) => {
@@ -231,6 +223,17 @@ impl<'a> Node<'a> {
             }
             _ => return None,
         })
+    }
+
+    fn turned(rotated: &RotatedLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
+        let prefix = prefix(&rotated.inner, &["signs", "row_signs"], "inner.");
+        let inner = Self::new(&rotated.inner, shape, None, &within(get, prefix))?;
+        let basis = Basis::new(rotated, shape, get)?;
+        if basis.rows.is_none() {
+            return Some(Self::Turned(Box::new(inner), basis.cols));
+        }
+        let row = |row, out: &mut [f32]| inner.run(shape, (row, 0), out);
+        Some(Self::Whole(basis.weights(shape, row)?))
     }
 
     fn sum(sum: &SumLayout, shape: MatrixShape, get: &Get<'_, 'a>) -> Option<Self> {
