@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use lapidary_engine::calibration::{Folder, model_key};
+use lapidary_engine::calibration::{Folder, Prefix, Settings, model_key};
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::evaluation::subject_key;
 use lapidary_engine::method::{Needs, chain_needs};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
+use lapidary_engine::target::{TARGETS, Target};
 use lapidary_engine::{Error, Observer, Result, disk};
 
 use crate::document::calibrations::Loaded;
@@ -46,7 +48,7 @@ impl Choice {
         observer: &dyn Observer,
     ) -> Result<Option<Loaded>> {
         let Some((needs, layer)) = needs(checkpoint, plan) else { return Ok(None) };
-        let Some(found) = self.latest(checkpoint, needs, observer)? else {
+        let Some(found) = self.latest(checkpoint, (needs, Some(plan)), observer)? else {
             let what = match needs {
                 Needs::Gram => "the Gram matrix of its inputs",
                 Needs::Weights | Needs::Moments => "the mean squares of its inputs",
@@ -61,28 +63,53 @@ impl Choice {
         Ok(Some(found))
     }
 
-    /// The calibration that was named, or the latest finished one that holds as much as is needed.
+    /// The calibration that was named, or the latest finished one that holds as much as is needed and was measured behind
+    /// the original's blocks, or behind those of this plan: what another plan's blocks give is nothing its layers receive.
     ///
     /// # Errors
     /// [`Error::Plan`] where the one that was named is none of this model; [`Error::Cancelled`].
     pub fn latest(
         &self,
         checkpoint: &Checkpoint,
-        needs: Needs,
+        (needs, plan): (Needs, Option<&Plan>),
         observer: &dyn Observer,
     ) -> Result<Option<Loaded>> {
         let cache = Cache::new(&self.home.join("measured"), CACHE_LIMIT_BYTES);
         let key = model_key(checkpoint, Some(&cache), observer)?;
         let has_enough = |folder: &Folder| needs < Needs::Gram || folder.settings().has_grams;
-        let found = match &self.named {
-            Some(path) => Some(named(path, &key)?),
-            None => finished(&self.home, &key).into_iter().find(has_enough),
+        let found = if let Some(path) = &self.named {
+            Some(named(path, &key)?)
+        } else {
+            let all = finished(&self.home, &key);
+            let fits = |folder: &&Folder| {
+                has_enough(folder) && is_behind(checkpoint, plan, folder.settings(), &all)
+            };
+            all.iter().find(fits).cloned()
         };
         Ok(found.map(|folder| {
             let calibration = folder.load();
             Loaded::new(folder, calibration)
         }))
     }
+}
+
+/// Whether a calibration was measured behind the original's blocks, or behind those of a plan as one of `all`, or none,
+/// makes them for any target.
+fn is_behind(
+    checkpoint: &Checkpoint,
+    plan: Option<&Plan>,
+    settings: &Settings,
+    all: &[Folder],
+) -> bool {
+    let (Prefix::Compressed { plan: key } | Prefix::InTurn { plan: key }) = &settings.prefix else {
+        return true;
+    };
+    let Some(plan) = plan else { return false };
+    let made_with =
+        || std::iter::once(None).chain(all.iter().map(|folder| Some(folder.settings())));
+    TARGETS.iter().any(|target| {
+        made_with().any(|calibrated| plan_key(checkpoint, (plan, calibrated), *target) == *key)
+    })
 }
 
 fn named(path: &Path, model_key: &str) -> Result<Folder> {
@@ -118,4 +145,29 @@ pub fn finished(home: &Path, model_key: &str) -> Vec<Folder> {
 pub fn written(folder: &Folder) -> Option<std::time::SystemTime> {
     let files = disk::list_tree(folder.path());
     files.iter().map(|found| found.modified).max()
+}
+
+/// A hash of what a plan does to each layer, with which calibration if it needs one, and for which target.
+pub fn plan_key(
+    checkpoint: &Checkpoint,
+    (plan, calibrated): (&Plan, Option<&Settings>),
+    target: &'static dyn Target,
+) -> String {
+    let of_layer = |(name, steps): (String, String)| format!("{name}\n{steps}");
+    let layers: Vec<String> = assignments(checkpoint, plan).map(of_layer).collect();
+    let key =
+        subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)));
+    match calibrated.filter(|_| needs(checkpoint, plan).is_some()) {
+        Some(settings) => subject_key([key.as_str(), settings.key().as_str()]),
+        None => key,
+    }
+}
+
+/// What a plan gives each layer that it does not keep, as JSON of its steps.
+pub fn assignments(checkpoint: &Checkpoint, plan: &Plan) -> impl Iterator<Item = (String, String)> {
+    checkpoint.tensors().iter().filter_map(|tensor| {
+        let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
+        let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
+        Some((tensor.name.clone(), steps))
+    })
 }

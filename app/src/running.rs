@@ -20,7 +20,7 @@ use lapidary_engine::tensor::Factors;
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
-use crate::calibrated::{self, Choice};
+use crate::calibrated::{Choice, assignments, plan_key};
 use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 
@@ -70,7 +70,8 @@ impl Subject {
         let given = calibrations::subject(&checkpoint, loaded);
         let store = job::run(given, plan, Limits::default(), None, observer)?;
         let label = plan_label(&checkpoint, plan);
-        let key = plan_key(&checkpoint, (plan, loaded), target);
+        let settings = loaded.map(|loaded| loaded.folder.settings());
+        let key = plan_key(&checkpoint, (plan, settings), target);
         let assignments = Some(assignments(&checkpoint, plan).collect());
         let scales = job::folded_factors(&checkpoint, plan, &store)?;
         Ok(Self { checkpoint, label, key, bytes, assignments, store: Some(store), scales })
@@ -168,31 +169,6 @@ pub fn plan_label(checkpoint: &Checkpoint, plan: &Plan) -> String {
         (Some((label, n)), 2) => format!("{label}, {n} layers, and 1 other kind"),
         (Some((label, n)), kinds) => format!("{label}, {n} layers, and {} other kinds", kinds - 1),
     }
-}
-
-/// A hash of what a plan does to each layer, with which calibration if it needs one, and for which target.
-pub fn plan_key(
-    checkpoint: &Checkpoint,
-    (plan, loaded): (&Plan, Option<&Loaded>),
-    target: &'static dyn Target,
-) -> String {
-    let of_layer = |(name, steps): (String, String)| format!("{name}\n{steps}");
-    let layers: Vec<String> = assignments(checkpoint, plan).map(of_layer).collect();
-    let key =
-        subject_key(std::iter::once(target.about().id).chain(layers.iter().map(String::as_str)));
-    match loaded.filter(|_| calibrated::needs(checkpoint, plan).is_some()) {
-        Some(loaded) => subject_key([key.as_str(), loaded.folder.settings().key().as_str()]),
-        None => key,
-    }
-}
-
-/// What a plan gives each layer that it does not keep, as JSON of its steps.
-fn assignments(checkpoint: &Checkpoint, plan: &Plan) -> impl Iterator<Item = (String, String)> {
-    checkpoint.tensors().iter().filter_map(|tensor| {
-        let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
-        let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
-        Some((tensor.name.clone(), steps))
-    })
 }
 
 /// The plan of [`Subject::assignments`]; `None` where one of them is of another version of the program.

@@ -250,13 +250,21 @@ fn forms_are_tried_while_the_panel_shows_them_and_one_is_taken() {
     let coded = found(screen.state().document(), laplace).unwrap().entropy_coded;
     assert!(coded.iter().all(|&[bits, found]| found > Source::Laplace.bound(bits) * 0.99));
 
-    // What nobody looks at is not gone on with.
+    // What nobody looks at is not gone on with, and nothing of it is tried twice.
     screen.state().send(Command::SetTab(Tab::Weights));
     screen.run_steps(3);
     assert!(screen.state().model().look.capacity.in_flight.is_none());
-    assert!(found(screen.state().document(), laplace).is_none());
-
+    let left = found(screen.state().document(), laplace).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    screen.run_steps(3);
+    assert_eq!(found(screen.state().document(), laplace), Some(left.clone()));
     screen.state().send(Command::SetTab(Tab::Capacity));
+    wait_until(&mut screen, "it goes on", |document| {
+        found(document, laplace).is_some_and(|found| found.tried > left.tried + 3)
+    });
+    let held = found(screen.state().document(), laplace).unwrap().held;
+    let is_once = |one: &Held| held.iter().filter(|held| held.steps == one.steps).count() == 1;
+    assert!(held.iter().all(is_once));
     screen.state().send(Command::Hold(Choice::Layer));
     let layer = screen.state().model().selection.cursor().unwrap();
     wait_until(&mut screen, "every form is tried", |document| {

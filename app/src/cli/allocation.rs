@@ -186,7 +186,7 @@ impl Allocation {
             return allocating::palette(&self.method, &self.candidates, &others);
         }
         let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
-        let is_known = choice.latest(checkpoint, Needs::Moments, terminal)?.is_some();
+        let is_known = choice.latest(checkpoint, (Needs::Moments, None), terminal)?.is_some();
         let known = if is_known { Needs::Moments } else { Needs::Weights };
         others.extend(allocating::stacks(known));
         allocating::palette(&[], &[], &others)
@@ -204,7 +204,7 @@ impl Allocation {
         if needs == Needs::Weights && !wants && self.calibration.is_none() {
             return Ok(None);
         }
-        let found = choice.latest(checkpoint, needs, terminal)?;
+        let found = choice.latest(checkpoint, (needs, None), terminal)?;
         if found.is_none() && (needs > Needs::Weights || self.score.as_deref() == Some("outputs")) {
             return Err(Error::plan(
                 format!("there is no calibration of {} that will do", checkpoint.title()),

@@ -275,10 +275,10 @@ fn capacity(model: &mut Model, jobs: &mut Jobs) {
     let wanted = wanted.filter(is_matrix);
     if model.look.capacity.in_flight.is_some() && model.look.capacity.in_flight != wanted {
         jobs.stop_capacity();
-        model.look.capacity.stop();
+        model.look.capacity.in_flight = None;
     }
     let Some(values) = wanted else { return };
-    if model.look.capacity.in_flight.is_none() && model.look.capacity.found(values).is_none() {
+    if model.look.capacity.in_flight.is_none() && model.look.capacity.lacks(values) {
         model.look.capacity.in_flight = Some(values);
         jobs.try_capacity(model, values);
     }

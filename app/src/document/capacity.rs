@@ -92,11 +92,14 @@ impl Capacity {
         self.found.get(&values)
     }
 
-    /// Forgets what was found of values that forms are still tried on.
-    pub fn stop(&mut self) {
-        if let Some(values) = self.in_flight.take() {
-            self.found.remove(&values);
-        }
+    /// Whether forms are left to be tried on some values.
+    pub fn lacks(&self, values: Values) -> bool {
+        !self.found(values).is_some_and(Found::is_complete)
+    }
+
+    /// How many forms were tried on some values.
+    pub fn tried(&self, values: Values) -> usize {
+        self.found(values).map_or(0, |found| found.tried)
     }
 
     /// Takes in what was found.
@@ -104,7 +107,7 @@ impl Capacity {
         let found = self.found.entry(values).or_default();
         match news {
             News::Begun(entropy_coded, of) => {
-                *found = Found { entropy_coded, of, ..Found::default() };
+                (found.entropy_coded, found.of) = (entropy_coded, of);
             }
             News::Tried(held) => {
                 found.tried += 1;

@@ -8,16 +8,16 @@ use crate::jobs::measure::sentence;
 use crate::jobs::{Event, Jobs, Kind, Ticket};
 
 impl Jobs {
-    /// Tries the forms, one after another.
+    /// Tries the forms, one after another, from where it was left.
     pub fn try_capacity(&mut self, model: &Model, values: Values) {
         let ticket = self.begin(Kind::Capacity);
-        let checkpoint = model.checkpoint.clone();
+        let (checkpoint, tried) = (model.checkpoint.clone(), model.look.capacity.tried(values));
         self.spawn("capacity", move || {
             let sample = match values {
                 Values::Source(source) => Ok(source.sample()),
                 Values::Layer(layer) => Sample::new(&checkpoint, layer, &ticket),
             };
-            let tried = sample.and_then(|sample| run(&sample, values, &ticket));
+            let tried = sample.and_then(|sample| run(&sample, (values, tried), &ticket));
             if let Some(Err(sentence)) = sentence(tried) {
                 ticket.send(Event::Capacity(values, News::Failed(sentence)));
             }
@@ -30,11 +30,15 @@ impl Jobs {
     }
 }
 
-fn run(sample: &Sample, values: Values, ticket: &Ticket) -> lapidary_engine::Result<()> {
+fn run(
+    sample: &Sample,
+    (values, tried): (Values, usize),
+    ticket: &Ticket,
+) -> lapidary_engine::Result<()> {
     let forms = job::forms();
     let coded = job::entropy_coded(sample.weights());
     ticket.send(Event::Capacity(values, News::Begun(coded, forms.len())));
-    for steps in forms {
+    for steps in forms.into_iter().skip(tried) {
         let held = job::hold(sample, &steps, ticket)?;
         ticket.send(Event::Capacity(values, News::Tried(held.map(Box::new))));
     }

@@ -16,7 +16,7 @@ use lapidary_engine::target::Target;
 use lapidary_engine::text::{Source, read_questions};
 use lapidary_engine::{Error, Progress, Result};
 
-use crate::calibrated::Choice;
+use crate::calibrated::{Choice, plan_key};
 use crate::document::calibrations::Loaded;
 use crate::document::evaluation::{What, Wish};
 use crate::document::model::Model;
@@ -167,7 +167,8 @@ impl Work {
     fn planned(&self) -> Result<Arc<Subject>> {
         let mut last = self.carried_out.lock().unwrap_or_else(PoisonError::into_inner);
         let given = (self.plan.as_ref(), self.loaded.as_deref());
-        let key = running::plan_key(&self.checkpoint, given, self.target);
+        let settings = self.loaded.as_deref().map(|loaded| loaded.folder.settings());
+        let key = plan_key(&self.checkpoint, (self.plan.as_ref(), settings), self.target);
         let is_same = |subject: &&Arc<Subject>| {
             subject.key == key && Arc::ptr_eq(&subject.checkpoint, &self.checkpoint)
         };

@@ -127,3 +127,26 @@ fn a_plan_that_needs_data_takes_the_calibration_of_its_model() {
     let evaluated = json(&run(home.path(), ["evaluate", &project, "--text", &text, "--json"]));
     assert!(evaluated["mean_kl"].as_f64().unwrap() > 0.0, "{evaluated}");
 }
+
+#[test]
+fn what_was_measured_behind_one_plan_is_not_taken_for_another() {
+    let home = TempDir::new().unwrap();
+    let project = gptq_project(home.path());
+    let other = lapidary_engine::disk::read_text(Path::new(&project), 1 << 16).unwrap();
+    let three = home.path().join("three.ron");
+    let other = other.replace("\"bits\": 4", "\"bits\": 3");
+    lapidary_engine::disk::write_file(&three, other.as_bytes()).unwrap();
+    let three = three.display().to_string();
+    let held_out = sample().join("heldout_oz.txt").display().to_string();
+    let arguments = ["calibrate", &project, "--text", &held_out, "--tokens", "640"];
+    let more = ["--sequence-length", "64", "--sequential"];
+    works(&run(home.path(), arguments.iter().chain(&more)));
+    let compress =
+        |project: &str| run(home.path(), ["compress", project, "--out", "out", "--force"]);
+    let output = compress(&project);
+    assert!(works(&output).contains("in turn"), "its own plan takes it");
+    fails(&compress(&three), 2, &["no finished calibration", "lapidary calibrate"]);
+    works(&calibrate(home.path(), &["--sequence-length", "64"]));
+    let output = compress(&three);
+    assert!(!works(&output).contains("in turn"), "the one behind the original");
+}

@@ -11,10 +11,14 @@ pub fn dense_bytes(n: usize, bits: u32) -> usize {
 
 /// Packs `codes` (each below `2^bits`) as a dense little-endian stream of ⌈n·b/8⌉ bytes.
 pub fn pack_dense(codes: &[u8], bits: u32) -> Vec<u8> {
+    packed(codes, bits)
+}
+
+fn packed<T: Copy + Into<u64>>(codes: &[T], bits: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(dense_bytes(codes.len(), bits));
-    let (mut held, mut held_bits) = (0_u32, 0);
+    let (mut held, mut held_bits) = (0_u64, 0);
     for &code in codes {
-        held |= u32::from(code) << held_bits;
+        held |= code.into() << held_bits;
         held_bits += bits;
         while held_bits >= 8 {
             out.push(held as u8);
@@ -43,21 +47,7 @@ pub fn unpack_dense(bytes: &[u8], bits: u32, n: usize) -> Vec<u8> {
 
 /// [`pack_dense`] for codes of up to 32 bits.
 pub fn pack_codes(codes: &[u32], bits: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(dense_bytes(codes.len(), bits));
-    let (mut held, mut held_bits) = (0_u64, 0);
-    for &code in codes {
-        held |= u64::from(code) << held_bits;
-        held_bits += bits;
-        while held_bits >= 8 {
-            out.push(held as u8);
-            held >>= 8;
-            held_bits -= 8;
-        }
-    }
-    if held_bits > 0 {
-        out.push(held as u8);
-    }
-    out
+    packed(codes, bits)
 }
 
 /// [`unpack_dense`] for codes of up to 32 bits.
