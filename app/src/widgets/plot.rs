@@ -223,7 +223,8 @@ fn draw(plot: &mut PlotUi<'_>, figure: &Figure, (series, floor): (&Series, f64),
     match series.kind {
         Kind::Line | Kind::Dashed => {
             let places: Vec<[f64; 2]> = series.points.iter().filter_map(place).collect();
-            let line = Line::new(name, thinned(places)).color(colour).width(1.8);
+            // Bands would fill the corners of steps; what is dense is thinned already.
+            let line = Line::new(name, thinned(places)).color(colour).width(1.8).allow_band(false);
             let dashed = LineStyle::Dashed { length: 6.0 };
             plot.line(if series.kind == Kind::Dashed { line.style(dashed) } else { line });
         }
