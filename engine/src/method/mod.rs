@@ -228,6 +228,11 @@ pub trait Method: Sync {
         0
     }
 
+    /// Whether it refuses weights that are not finite as it reads them, so that they are not read once more before.
+    fn refuses_non_finite(&self) -> bool {
+        false
+    }
+
     /// Compresses one matrix.
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding>;
 }
@@ -357,7 +362,10 @@ pub fn chain_searched_rows(steps: &[Step]) -> usize {
 /// Runs a chain of steps; refuses weights that are not finite, naming the tensor.
 pub fn run_chain(steps: &[Step], task: &Task<'_>) -> Result<Encoding> {
     check_chain(steps)?;
-    refuse_non_finite(task)?;
+    let first = steps.first().map(|step| find(&step.method)).transpose()?;
+    if !first.is_some_and(Method::refuses_non_finite) {
+        refuse_non_finite(task)?;
+    }
     let mut encoding = None;
     for step in steps {
         let method = find(&step.method)?;

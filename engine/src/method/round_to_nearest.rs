@@ -49,6 +49,10 @@ impl Method for RoundToNearest {
         Ok(SparseLayout::over(input.previous, affine))
     }
 
+    fn refuses_non_finite(&self) -> bool {
+        true
+    }
+
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let grid = Grid::new(parameters, task.dtype);
         let importance = if grid.is_weighted { Some(task.mean_squares()?) } else { None };

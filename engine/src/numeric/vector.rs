@@ -72,15 +72,26 @@ pub fn exact_sum_of(values: &[f32], f: impl Fn(f64) -> f64) -> f64 {
 /// The largest value, past any NaN; −∞ of none. For use inside [`Loops::run`].
 #[inline(always)]
 pub fn largest(values: &[f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; LANES];
-    let lanes = values.chunks_exact(LANES);
-    let rest = lanes.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    foremost(values, f32::NEG_INFINITY, |value, most| value > most)
+}
+
+/// The largest magnitude, past any NaN; 0 of none. For use inside [`Loops::run`].
+#[inline(always)]
+pub fn largest_magnitude(values: &[f32]) -> f32 {
+    let (lanes, rest) = values.as_chunks::<LANES>();
+    let mut most = [0.0; LANES];
     for lane in lanes {
         for i in 0..LANES {
-            most[i] = if lane[i] > most[i] { lane[i] } else { most[i] };
+            let size = lane[i].abs();
+            most[i] = if size > most[i] { size } else { most[i] };
         }
     }
-    most.into_iter().fold(rest, f32::max)
+    let is_larger = |size: f32, most: f32| size > most;
+    let mut largest = folded(most, is_larger);
+    for value in rest {
+        largest = if value.abs() > largest { value.abs() } else { largest };
+    }
+    largest
 }
 
 /// The smallest value and the largest, none beyond `from`. For use inside [`Loops::run`].
@@ -88,26 +99,39 @@ pub fn largest(values: &[f32]) -> f32 {
 /// One after the other: with both in one loop the compiler shuffles lanes, and takes ten times as long.
 #[inline(always)]
 pub fn extremes(values: &[f32], from: (f32, f32)) -> (f32, f32) {
+    let least = foremost(values, from.0, |value, least| value < least);
+    (least, foremost(values, from.1, |value, most| value > most))
+}
+
+/// The value before which none comes, `from` among them.
+#[inline(always)]
+fn foremost(values: &[f32], from: f32, comes_before: impl Fn(f32, f32) -> bool) -> f32 {
     let (lanes, rest) = values.as_chunks::<LANES>();
-    let (mut low, mut high) = ([from.0; LANES], [from.1; LANES]);
+    let mut found = [from; LANES];
     for lane in lanes {
         for i in 0..LANES {
-            low[i] = if lane[i] < low[i] { lane[i] } else { low[i] };
+            found[i] = if comes_before(lane[i], found[i]) { lane[i] } else { found[i] };
         }
     }
-    for lane in lanes {
-        for i in 0..LANES {
-            high[i] = if lane[i] > high[i] { lane[i] } else { high[i] };
+    let mut first = folded(found, &comes_before);
+    for &value in rest {
+        first = if comes_before(value, first) { value } else { first };
+    }
+    first
+}
+
+/// The foremost of all lanes, halves against each other: one after another they would wait for each other.
+#[inline(always)]
+fn folded(mut lanes: [f32; LANES], comes_before: impl Fn(f32, f32) -> bool) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            let other = lanes[i + half];
+            lanes[i] = if comes_before(other, lanes[i]) { other } else { lanes[i] };
         }
+        half /= 2;
     }
-    let (mut least, mut most) = from;
-    for &value in low.iter().chain(rest) {
-        least = if value < least { value } else { least };
-    }
-    for &value in high.iter().chain(rest) {
-        most = if value > most { value } else { most };
-    }
-    (least, most)
+    lanes[0]
 }
 
 /// A whole number of −128 to 255 as a byte, below zero in two's complement. For use inside [`Loops::run`]: conversions

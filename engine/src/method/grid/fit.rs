@@ -11,9 +11,9 @@ use rayon::prelude::{
 
 use crate::encoding::{Affine, AffineData, AffineLayout};
 use crate::error::Result;
-use crate::method::{Needs, Resolved, Task};
+use crate::method::{Needs, Resolved, Task, refuse_non_finite};
 use crate::numeric::grouping::Grouping;
-use crate::numeric::vector::{Loops, byte, extremes, vectorised};
+use crate::numeric::vector::{Loops, are_finite, byte, extremes, largest_magnitude, vectorised};
 use crate::tensor::{DType, MatrixShape, round_f32};
 
 /// Ratio between successive ranges of the clipping search.
@@ -128,7 +128,7 @@ impl Grid {
         self.affine(shape, codes, steps)
     }
 
-    /// [`Self::fit_all`] and [`Self::encode`], each row read once.
+    /// [`Self::fit_all`] and [`Self::encode`], each row read once; refuses weights that are not finite.
     pub(in crate::method) fn round(
         &self,
         shape: MatrixShape,
@@ -137,6 +137,7 @@ impl Grid {
         task: &Task<'_>,
     ) -> Result<Affine> {
         if self.layout.grouping == Grouping::Tensor {
+            refuse_non_finite(task)?;
             let steps = self.fit_all(values, shape.cols, importance, task)?;
             return Ok(self.encode(shape, values, &steps));
         }
@@ -147,6 +148,9 @@ impl Grid {
         let rows = rows.zip(steps.par_chunks_mut(per_row)).with_min_len(rows_at_once(cols));
         rows.try_for_each(|((codes, values), steps)| {
             task.observer.go_on()?;
+            if !are_finite(values) {
+                refuse_non_finite(task)?;
+            }
             vectorised(Fits { grid: self, width, values, importance, steps });
             vectorised(Codes { grid: self, width, values, steps, out: codes });
             Ok(())
@@ -193,6 +197,16 @@ impl Grid {
         let join = |a: (f32, f32), b: (f32, f32)| (a.0.min(b.0), a.1.max(b.1));
         let ends = ends.reduce(|| (0.0, 0.0), join);
         self.searched(ends, &Whole { grid: self, values, importance: importance.as_deref() })
+    }
+
+    /// What a grid of these values must span: both sides alike where it is symmetric.
+    #[inline(always)]
+    fn range(&self, values: &[f32]) -> (f32, f32) {
+        if self.layout.symmetric {
+            let peak = largest_magnitude(values);
+            return (-peak, peak);
+        }
+        extremes(values, (0.0, 0.0))
     }
 
     /// The grid over these extremes; where a range is searched, the first of least error of ever narrower ones.
@@ -333,7 +347,7 @@ impl Loops for Fits<'_> {
         for (group, (values, step)) in groups {
             let own = self.importance.map(|all| &all[group * self.width..]);
             let errors = Group { grid: self.grid, values, importance: own };
-            *step = self.grid.searched(extremes(values, (0.0, 0.0)), &errors);
+            *step = self.grid.searched(self.grid.range(values), &errors);
         }
     }
 }
