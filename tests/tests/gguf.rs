@@ -335,6 +335,27 @@ fn every_architecture_that_is_written_has_its_names_and_its_tensors_proved() {
 }
 
 #[test]
+fn factors_of_long_contexts_are_written_as_tensors_and_a_temperature() {
+    let folder = TempDir::new().unwrap();
+    let divisors = |scale: f64| (0..6).map(|i| 1.0 + scale * f64::from(i)).collect::<Vec<f64>>();
+    let checkpoint = network(&folder.path().join("m"), "phi3_longrope_short", |config| {
+        config["rope_parameters"]["partial_rotary_factor"] = json!(1.0);
+        config["rope_parameters"]["short_factor"] = json!(divisors(0.25));
+        config["rope_parameters"]["long_factor"] = json!(divisors(0.5));
+    });
+    let (path, header) = written(&checkpoint, &Plan::default(), &folder.path().join("out"));
+    for (name, scale) in [("long", 0.5), ("short", 0.25)] {
+        let found = tensor(&path, &header, &format!("rope_factors_{name}.weight"));
+        let wanted = divisors(scale).into_iter().flat_map(|by| (by as f32).to_le_bytes());
+        assert_eq!(found, wanted.collect::<Vec<u8>>(), "{name}");
+    }
+    assert_eq!(header.unsigned("phi3.rope.scaling.original_context_length"), Some(48));
+    // √(1 + ln(64/48)/ln 48), as transformers computes it where config.json says nothing.
+    let temperature = real(&header, "phi3.rope.scaling.attn_factor");
+    assert!((temperature - 1.036_491).abs() < 1e-5, "{temperature}");
+}
+
+#[test]
 fn what_is_added_to_norms_and_transposed_is_what_llama_cpp_expects() {
     let folder = TempDir::new().unwrap();
     let gemma = network(&folder.path().join("gemma"), "gemma", |_| {});
@@ -364,12 +385,12 @@ fn what_llama_cpp_would_run_otherwise_is_refused() {
     let nothing = |_: &mut Json| {};
     let cases: [(&str, Change, &str); 9] = [
         ("gpt_neox", nothing, "architecture is gpt_neox"),
-        ("llama_rope_yarn", nothing, "yarn"),
+        ("llama_rope_yarn_mscale", nothing, "truncate"),
         ("gemma2", nothing, "query_pre_attn_scalar"),
         ("gemma3_text_new_keys", nothing, "layer_types"),
         ("qwen2_window", nothing, "use_sliding_window"),
         ("qwen3_moe_some_dense", nothing, "decoder_sparse_step"),
-        ("phi3_longrope_short", nothing, "longrope"),
+        ("phi3_longrope_short", nothing, "partial_rotary_factor"),
         ("llama", |config| config["hidden_act"] = json!("relu"), "activation is relu"),
         ("llama", |config| config["num_hidden_layers"] = json!(3), "3"),
     ];

@@ -81,7 +81,15 @@ fn a_compressed_file_runs_as_its_plan_does() {
 
 #[test]
 fn biases_norms_and_scaled_positions_come_back() {
-    for name in ["llama_rope_llama3", "llama_rope_linear", "llama_tied_biases", "qwen2", "qwen3"] {
+    for name in [
+        "llama_rope_llama3",
+        "llama_rope_linear",
+        "llama_rope_yarn",
+        "llama_rope_yarn_attention_factor",
+        "llama_tied_biases",
+        "qwen2",
+        "qwen3",
+    ] {
         let folder = TempDir::new().unwrap();
         let model = folder.path().join("m");
         let from = repository().join(format!("tests/golden/networks/{name}"));

@@ -102,7 +102,7 @@ fn numbers(
     Some(())
 }
 
-/// Rotary scaling: even, or by divisors of each frequency.
+/// Rotary scaling: even, by `YaRN`, or by divisors of each frequency.
 fn scaling(
     (path, header): (&Path, &Header),
     found: Option<(&Part, &TensorInfo)>,
@@ -113,6 +113,22 @@ fn scaling(
     match (header.text(&key("type")), found) {
         (None | Some("none"), None) => Ok(Value::Null),
         (Some("linear"), None) => Ok(json!({"rope_type": "linear", "factor": factor})),
+        (Some("yarn"), None) => {
+            let read = |name: &str| real(header, &key(name));
+            let factor = factor.ok_or_else(|| refused(path, "its rotary scaling has no factor"))?;
+            let original = header.unsigned(&key("original_context_length"));
+            let temperature = 0.1 * factor.max(1.0).ln() + 1.0;
+            let table = [
+                ("rope_type", Some(json!("yarn"))),
+                ("factor", Some(json!(factor))),
+                ("original_max_position_embeddings", original.map(|tokens| json!(tokens))),
+                ("beta_fast", read("yarn_beta_fast").map(|turns| json!(turns))),
+                ("beta_slow", read("yarn_beta_slow").map(|turns| json!(turns))),
+                ("attention_factor", read("attn_factor").map(|by| json!(by * temperature))),
+            ];
+            let said = table.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+            Ok(Value::Object(said.collect()))
+        }
         (None | Some("none"), Some(((source, of), info))) => {
             let count = info.elements().filter(|&n| n <= MAX_DIVISORS && info.kind == 0);
             let count = count.ok_or_else(|| refused(path, "its rope_freqs make no sense"))?;

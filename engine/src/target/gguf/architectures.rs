@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::error::Result;
+use crate::target::gguf::rope::Extras;
 use crate::target::gguf::settings::{Keys, Settings, refused};
 
 /// An architecture that is written.
@@ -28,8 +29,8 @@ pub(super) struct Architecture {
     pub(super) positions: Option<&'static str>,
     /// Whether the embedding is the head where config.json does not say.
     pub(super) tied: bool,
-    /// Writes its keys; returns the divisors of rotary frequencies, if there are any.
-    pub(super) keys: fn(&Settings<'_>, &mut Keys) -> Result<Option<Vec<f32>>>,
+    /// Writes its keys; returns the tensors that the source has not.
+    pub(super) keys: fn(&Settings<'_>, &mut Keys) -> Result<Extras>,
 }
 
 /// Norms of most blocks: names in the source and in GGUF.
@@ -272,54 +273,48 @@ fn decoder(settings: &Settings<'_>, keys: &mut Keys, head: Option<u32>) -> Resul
     Ok(Sizes { hidden, heads, head })
 }
 
-/// Keys of rotary positions that are plain or scaled evenly.
-fn even_rope(settings: &Settings<'_>, keys: &mut Keys, base: f64) -> Result<()> {
-    let rope = settings.rope(None, base)?;
-    rope.only(&["default", "linear"])?;
+/// Keys of rotary positions that are plain or scaled by a rule without tensors.
+fn rotary(settings: &Settings<'_>, keys: &mut Keys) -> Result<()> {
+    let rope = settings.rope(None, 1e4)?;
     rope.whole()?;
-    keys.real("rope.freq_base", rope.base);
-    if rope.kind() == "linear" {
-        keys.text("rope.scaling.type", "linear");
-        keys.real("rope.scaling.factor", rope.factor()?);
-    }
-    Ok(())
+    rope.scaled(keys)
 }
 
-fn llama(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn llama(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     settings.activation("hidden_act", &["silu"])?;
     let sizes = decoder(settings, keys, None)?;
     let rope = settings.rope(None, 1e4)?;
     if rope.kind() != "llama3" {
-        even_rope(settings, keys, 1e4)?;
-        return Ok(None);
+        rotary(settings, keys)?;
+        return Ok(Vec::new());
     }
     rope.whole()?;
     keys.real("rope.freq_base", rope.base);
-    rope.llama_3(sizes.head).map(Some)
+    Ok(vec![("rope_freqs.weight", rope.llama_3(sizes.head)?)])
 }
 
-fn mixtral(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn mixtral(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     keys.number("expert_count", settings.number("num_local_experts")?);
     keys.number("expert_used_count", settings.number("num_experts_per_tok")?);
-    let divisors = llama(settings, keys)?;
+    let extras = llama(settings, keys)?;
     if settings.get("rope_theta").is_none() && settings.get("rope_parameters").is_none() {
         return Err(refused("its config.json has no rope_theta"));
     }
-    Ok(divisors)
+    Ok(extras)
 }
 
-fn qwen2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn qwen2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     settings.activation("hidden_act", &["silu"])?;
     settings.only(&[("use_sliding_window", json!(false))])?;
     let sizes = decoder(settings, keys, None)?;
     if settings.text("model_type") == Some("qwen2") && sizes.heads * sizes.head != sizes.hidden {
         return Err(refused("its heads together are not as wide as its hidden states"));
     }
-    even_rope(settings, keys, 1e4)?;
-    Ok(None)
+    rotary(settings, keys)?;
+    Ok(Vec::new())
 }
 
-fn qwen3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn qwen3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     settings.only(&[("attention_bias", json!(false))])?;
     if settings.get("head_dim").is_none() {
         return Err(refused("its config.json has no head_dim"));
@@ -327,7 +322,7 @@ fn qwen3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
     qwen2(settings, keys)
 }
 
-fn qwen3_moe(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn qwen3_moe(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     settings.only(&[("decoder_sparse_step", json!(1)), ("mlp_only_layers", json!([]))])?;
     if !settings.flag("norm_topk_prob", false) {
         return Err(refused("its norm_topk_prob is false, and llama.cpp runs true"));
@@ -349,12 +344,12 @@ fn gelu(settings: &Settings<'_>) -> Result<()> {
     }
 }
 
-fn gemma(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn gemma(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     gelu(settings)?;
     settings.only(&[("attention_bias", json!(false))])?;
     decoder(settings, keys, Some(256))?;
-    even_rope(settings, keys, 1e4)?;
-    Ok(None)
+    rotary(settings, keys)?;
+    Ok(Vec::new())
 }
 
 /// Queries are scaled by the square root of a head's width, but in the largest model by that of hidden states a head.
@@ -386,7 +381,7 @@ fn sliding(settings: &Settings<'_>, keys: &mut Keys, period: u32) -> Result<()> 
     Ok(())
 }
 
-fn gemma2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn gemma2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     gelu(settings)?;
     settings.only(&[("attention_bias", json!(false))])?;
     let sizes = decoder(settings, keys, Some(256))?;
@@ -399,11 +394,11 @@ fn gemma2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> 
         let cap = settings.real(known)?.filter(|cap| *cap > 0.0);
         keys.real(key, cap.ok_or_else(|| refused(format!("it has no {known}")))?);
     }
-    even_rope(settings, keys, 1e4)?;
-    Ok(None)
+    rotary(settings, keys)?;
+    Ok(Vec::new())
 }
 
-fn gemma3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn gemma3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     gelu(settings)?;
     settings.only(&[("attention_bias", json!(false))])?;
     if settings.real("attn_logit_softcapping")?.is_some_and(|cap| cap > 0.0) {
@@ -417,11 +412,7 @@ fn gemma3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> 
     }
     let wide = settings.rope(Some("full_attention"), 1e6)?;
     wide.only(&["default", "linear"])?;
-    keys.real("rope.freq_base", wide.base);
-    if wide.kind() == "linear" {
-        keys.text("rope.scaling.type", "linear");
-        keys.real("rope.scaling.factor", wide.factor()?);
-    }
+    wide.scaled(keys)?;
     let local = settings.real("rope_local_base_freq")?.unwrap_or(1e4);
     let nested = settings.get("rope_parameters").and_then(|p| p.get("sliding_attention"));
     let local = match nested {
@@ -429,26 +420,24 @@ fn gemma3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> 
         None => local,
     };
     keys.real("rope.freq_base_swa", local);
-    Ok(None)
+    Ok(Vec::new())
 }
 
-fn phi3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn phi3(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     settings.activation("hidden_act", &["silu"])?;
     let sizes = decoder(settings, keys, None)?;
     if sizes.heads * sizes.head != sizes.hidden {
         return Err(refused("its heads together are not as wide as its hidden states"));
     }
     let rope = settings.rope(None, 1e4)?;
-    rope.only(&["default"])?;
+    rope.only(&["default", "longrope", "su"])?;
     rope.whole()?;
     keys.real("rope.freq_base", rope.base);
-    let context = settings.maybe("max_position_embeddings")?.unwrap_or(2048);
-    let original = settings.maybe("original_max_position_embeddings")?.unwrap_or(context);
-    keys.number("rope.scaling.original_context_length", original);
-    Ok(None)
+    rope.original_context(keys);
+    if rope.kind() == "default" { Ok(Vec::new()) } else { rope.long(sizes.head, keys) }
 }
 
-fn gpt2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
+fn gpt2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Extras> {
     settings.activation("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
     settings.only(&[
         ("scale_attn_weights", json!(true)),
@@ -463,5 +452,5 @@ fn gpt2(settings: &Settings<'_>, keys: &mut Keys) -> Result<Option<Vec<f32>>> {
     let epsilon = settings.real("layer_norm_epsilon")?.unwrap_or(1e-5);
     keys.real("attention.layer_norm_epsilon", epsilon);
     keys.number("vocab_size", settings.number("vocab_size")?);
-    Ok(None)
+    Ok(Vec::new())
 }

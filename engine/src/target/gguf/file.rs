@@ -63,7 +63,7 @@ pub(super) fn layout(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<GgufF
     let settings = Settings::of(checkpoint)?;
     let architecture = architectures::of(&settings)?;
     let mut keys = Keys::new(architecture.name);
-    let divisors = (architecture.keys)(&settings, &mut keys)?;
+    let extras = (architecture.keys)(&settings, &mut keys)?;
     let mut builder = Builder {
         checkpoint,
         entries,
@@ -76,9 +76,9 @@ pub(super) fn layout(checkpoint: &Checkpoint, entries: &[Entry]) -> Result<GgufF
     for (index, entry) in entries.iter().enumerate() {
         builder.add(index, entry)?;
     }
-    if let Some(divisors) = divisors {
-        builder.tensors.push(NewTensor::f32("rope_freqs.weight", &[divisors.len() as u64]));
-        builder.contents.push(Content::Values(divisors));
+    for (name, values) in extras {
+        builder.tensors.push(NewTensor::f32(name, &[values.len() as u64]));
+        builder.contents.push(Content::Values(values));
     }
     builder.check(&settings)?;
     let mut pairs = general(checkpoint, entries, architecture);

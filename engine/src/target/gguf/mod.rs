@@ -8,6 +8,7 @@ mod architectures;
 mod blocks;
 mod file;
 mod importance;
+mod rope;
 mod settings;
 mod split;
 

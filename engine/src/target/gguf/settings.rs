@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::format::gguf_writer::{NewValue, Pairs};
+use crate::target::gguf::rope::{ORIGINAL, Rope};
 
 /// What to do about a model that cannot be written.
 pub(super) const MEND: &str =
@@ -104,63 +105,12 @@ impl<'a> Settings<'a> {
             Some(base) => base,
             None => self.real("rope_theta")?.unwrap_or(default_base),
         };
-        Ok(Rope { table, base })
-    }
-}
-
-/// Rotary positions: fᵢ = base^(−2i/d), and how they are scaled.
-pub(super) struct Rope<'a> {
-    table: Option<&'a Value>,
-    pub(super) base: f64,
-}
-
-impl Rope<'_> {
-    pub(super) fn kind(&self) -> &str {
-        let name = |key: &str| self.table?.get(key)?.as_str();
-        name("rope_type").or_else(|| name("type")).unwrap_or("default")
-    }
-
-    fn needed(&self, key: &str) -> Result<f64> {
-        let found = self.table.and_then(|table| table.get(key)?.as_f64());
-        let found = found.filter(|value| *value > 0.0 && value.is_finite());
-        found.ok_or_else(|| refused(format!("its rotary scaling {} has no {key}", self.kind())))
-    }
-
-    pub(super) fn factor(&self) -> Result<f64> {
-        self.needed("factor")
-    }
-
-    /// What each frequency of heads of `dims` values is divided by after the rule of Llama 3.1: slow ones by the
-    /// factor, fast ones by 1, those between by a blend.
-    pub(super) fn llama_3(&self, dims: u32) -> Result<Vec<f32>> {
-        let factor = self.factor()?;
-        let original = self.needed("original_max_position_embeddings")?;
-        let (low, high) = (self.needed("low_freq_factor")?, self.needed("high_freq_factor")?);
-        let divisor = |i: u32| {
-            let frequency = self.base.powf(-2.0 * f64::from(i) / f64::from(dims));
-            let turns = original * frequency / std::f64::consts::TAU;
-            let share = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-            (1.0 / ((1.0 - share) / factor + share)) as f32
-        };
-        Ok((0..dims / 2).map(divisor).collect())
-    }
-
-    /// Refuses heads of which a part does not turn.
-    pub(super) fn whole(&self) -> Result<()> {
-        let share = self.table.and_then(|table| table.get("partial_rotary_factor")?.as_f64());
-        match share.filter(|share| *share < 1.0) {
-            Some(share) => Err(refused(format!("its partial_rotary_factor is {share}"))),
-            None => Ok(()),
-        }
-    }
-
-    /// Refuses any scaling but those named.
-    pub(super) fn only(&self, known: &[&str]) -> Result<()> {
-        let kind = self.kind();
-        if known.contains(&kind) {
-            return Ok(());
-        }
-        Err(refused(format!("its rotary scaling is {kind}, which is not written yet")))
+        Ok(Rope {
+            table,
+            base,
+            context: self.maybe("max_position_embeddings")?,
+            original: self.maybe(ORIGINAL)?,
+        })
     }
 }
 
