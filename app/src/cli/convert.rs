@@ -101,5 +101,13 @@ fn run(
     };
     terminal.finish();
     let report: Report = done?;
-    output::print(&describe(&report, &out, "what was converted"))
+    output::print(&describe(&report, &out, "what was converted"))?;
+    if report.totals.dense > 0 && !target.capabilities().is_dense() {
+        output::tell(&[format!(
+            "{} has no form for {} of the layers as they are compressed: they are written in full",
+            target.about().title,
+            report.totals.dense,
+        )]);
+    }
+    Ok(())
 }

@@ -37,6 +37,7 @@ fn archives_unpack_convert_and_are_verified() {
     let converted = run(home.path(), ["convert", "packed", "--target", "compressed-tensors"]);
     let table = works(&converted);
     assert!(table.contains("no products of two thin matrices"), "{table}");
+    assert!(crate::text(&converted.stderr).contains("written in full"), "it is said at the end");
     assert!(at("packed-compressed-tensors").join("config.json").is_file());
     fails(&run(home.path(), ["convert", "dense", "--target", "mlx"]), 2, &["no compressed layer"]);
     fails(&run(home.path(), ["convert", "packed", "--target", "x"]), 2, &["no target", "archive"]);

@@ -45,12 +45,20 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         let is_weighted = matches!(model.metric.needs, Needs::Damage | Needs::Sensitivity)
             && model.calibrations.loaded.is_some();
         let weighting = if is_weighted { ", activation-weighted" } else { "" };
-        for note in [format!("{kind}{known}{weighting}"), meaning.to_owned()] {
+        let placed = if kind == "log" { LOGARITHMIC } else { LINEAR };
+        let notes = [(format!("{kind}{known}{weighting}"), placed), (meaning.to_owned(), CELLS)];
+        for (note, help) in notes {
             let note = RichText::new(note).color(context.tokens.weak).small();
-            ui.add(Label::new(note).extend());
+            ui.add(Label::new(note).extend()).on_hover_text(help);
         }
     });
 }
+
+const LINEAR: &str =
+    "Colours are even in the value. Scale changes that, and at which percentiles the scale ends.";
+const LOGARITHMIC: &str = "Colours are even in the logarithm of the value; where some are zero or negative, in sgn(v)·ln(1 + |v|/c), c a hundredth of the largest magnitude. Scale changes that, and at which percentiles the scale ends.";
+const CELLS: &str =
+    "Bits are those of everything stored, per weight; a layer without brackets is kept as it is.";
 
 fn bar(ui: &mut Ui, is_bits: bool, (low, high): (f64, f64)) -> egui::Response {
     let (rect, response) = ui.allocate_exact_size(vec2(160.0, 12.0), Sense::hover());
