@@ -40,6 +40,7 @@ mod polish;
 mod ptq161;
 mod quip;
 mod round_to_nearest;
+mod seedlm;
 mod signs;
 mod sparsegpt;
 mod spqr;
@@ -90,6 +91,7 @@ pub static METHODS: &[&dyn Method] = &[
     &coded::ENTRY,
     &aqlm::ENTRY,
     &vector::ENTRY,
+    &seedlm::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,
