@@ -39,6 +39,7 @@ mod pattern;
 mod polish;
 mod ptq161;
 mod quip;
+mod remapped;
 mod round_to_nearest;
 mod seedlm;
 mod signs;
@@ -62,7 +63,7 @@ pub use awq::{
 };
 pub use bitstack::stacks;
 pub use inputs::{LayerInputs, uncalibrated};
-pub use low_rank::{shifts as chain_shifts, without_shift};
+pub use low_rank::{ranking, shifts as chain_shifts, with_rank, without_shift};
 pub use mixllm::{promoting, row_saliences, with_share};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
