@@ -23,12 +23,13 @@ use crate::tensor::{DType, round_f32};
 /// Windows of words or bytes, `[rows, cols]`, under a scale for 64 inputs and one for a row.
 ///
 /// *WINT2.5*: 7 weights are windows of 3 bits of a 16-bit word, at shifts 13, 11, 9, 6, 4, 2 and 0; 64 weights take 9
-/// words and one for the last weight with a scale of 13 bits. *WINT2*: 4 weights are windows of 6 bits of 15, at shifts 9,
+/// words and one for the last weight with a scale of 13 bits. *Words alone*: 16/7 = 2.286 bits, and a scale a row, which is the code
+/// without what outliers need. *WINT2*: 4 weights are windows of 6 bits of 15, at shifts 9,
 /// 6, 3 and 0, to which a byte is mapped by ⌊121·byte + 68 + ½⌋; 64 weights have a scale of 4 bits. Words and bytes are
 /// the nearest there are. The step of a block is the best of some times the root mean square of its weights, each moved
 /// to Σ w·l/Σ l² of the levels l it leads to. On N(0, 1) the codes leave 0.100 and 0.112, and with the steps of blocks
 /// 0.094 and 0.11. *With feedback*, blocks (of
-/// WINT2 every 4 weights) make good what those before them did to the outputs; see [`walk`].
+/// WINT2 every 4 weights, of words alone every 7) make good what those before them did to the outputs; see [`walk`].
 /// Cost: some 800 (WINT2 2000) operations a weight; with feedback 1/3·cols³ + rows·cols² more.
 pub(super) struct Ccq;
 
@@ -38,7 +39,7 @@ pub(super) static ENTRY: Ccq = Ccq;
 static ABOUT: About = About {
     id: "ccq",
     title: "CCQ",
-    summary: "Codes of 2 or 2.5 bits that share bits with their neighbours, in the layouts WINT2 and WINT2.5: no table is looked up to decode them.",
+    summary: "Codes of 2, 2.3 or 2.5 bits that share bits with their neighbours, in the layouts WINT2 and WINT2.5: no table is looked up to decode them.",
     citation: "Zhou, Ma, Wang et al., CCQ: Convolutional code for extreme low-bit quantization in LLMs, 2025; PaddlePaddle FastDeploy, weight_only_int2 and weight_only_int2.5",
     stage: Stage::Quantise,
     needs: Needs::Weights,
@@ -59,6 +60,11 @@ const FORM: Parameter = Parameter {
             id: "wint2",
             title: "WINT2",
             help: "Bytes of 4 weights, 2.06 bits a weight with the scales of 64.",
+        },
+        Option_ {
+            id: "wint2.286",
+            title: "Words alone",
+            help: "16-bit words of 7 weights, 2.286 bits a weight under one scale a row.",
         },
     ]),
     only_when: None,
@@ -101,8 +107,15 @@ impl Coder {
 
     /// The codes of a block whose values are in steps: nine words and the window of the last, or bytes.
     fn codes(&self, values: &[f32]) -> Vec<u16> {
-        if self.form == WindowForm::Bytes {
-            return values.chunks(IN_BYTE).map(|at| u16::from(self.table.nearest(at))).collect();
+        match self.form {
+            WindowForm::Bytes => {
+                return values
+                    .chunks(IN_BYTE)
+                    .map(|at| u16::from(self.table.nearest(at)))
+                    .collect();
+            }
+            WindowForm::Bare => return values.chunks(IN_WORD).map(nearest_word).collect(),
+            WindowForm::Words => {}
         }
         let (words, last) = values.split_at(values.len().min(BLOCK - 1));
         let mut codes: Vec<u16> = words.chunks(IN_WORD).map(nearest_word).collect();
@@ -117,6 +130,7 @@ impl Coder {
             WindowForm::Bytes => {
                 codes.iter().flat_map(|&code| byte_levels(code as u8, BYTE_MAP)).collect()
             }
+            WindowForm::Bare => codes.iter().flat_map(|&word| word_levels(word)).collect(),
             WindowForm::Words => {
                 let (last, words) = codes.split_last().unwrap_or((&0, &[]));
                 let words = words.iter().flat_map(|&word| word_levels(word));
@@ -125,6 +139,11 @@ impl Coder {
         };
         levels.truncate(n);
         levels
+    }
+
+    /// Inputs of a row of so many that share a step.
+    fn block(&self, cols: usize) -> usize {
+        if self.form == WindowForm::Bare { cols.max(1) } else { BLOCK }
     }
 
     fn at_step(&self, values: &[f32], step: f32) -> (Vec<u16>, Vec<f32>) {
@@ -159,10 +178,12 @@ impl Coder {
 
     /// The scale of a row as it is stored, and those of its blocks.
     fn scales(&self, row: &[f32], dtype: DType) -> (f32, Vec<u16>) {
-        let steps: Vec<f32> = row.chunks(BLOCK).map(|block| self.step(block)).collect();
+        let blocks = row.chunks(self.block(row.len()));
+        let steps: Vec<f32> = blocks.map(|block| self.step(block)).collect();
         let (largest, most) = match self.form {
             WindowForm::Words => (LARGEST_WORD, f32::from(0x1fff_u16)),
             WindowForm::Bytes => (LARGEST_BYTE, LARGEST_BYTE),
+            WindowForm::Bare => (1.0, 1.0),
         };
         let of_row = round_f32(dtype, steps.iter().copied().fold(0.0, f32::max) / largest);
         let local = |&step: &f32| {
@@ -175,7 +196,7 @@ impl Coder {
     /// The codes of a row, block by block, with the scale in the last word where words hold it.
     fn row(&self, row: &[f32], (of_row, local): (f32, &[u16])) -> Vec<u16> {
         let mut codes = Vec::new();
-        for (block, &local) in row.chunks(BLOCK).zip(local) {
+        for (block, &local) in row.chunks(self.block(row.len())).zip(local) {
             let step = f32::from(local) * of_row;
             let (mut own, _) = self.at_step(block, if step > 0.0 { step } else { f32::MAX });
             if self.form == WindowForm::Words
@@ -194,13 +215,14 @@ struct Fed<'a> {
     coder: &'a Coder,
     /// Of each row its blocks.
     steps: &'a [Vec<f32>],
+    block: usize,
 }
 
 impl Levels for Fed<'_> {
     fn choose(&self, rows: Range<usize>, at: Range<usize>, values: &mut [f32]) {
         let width = rows.len();
         for (i, row) in rows.enumerate() {
-            let step = self.steps[row][at.start / BLOCK];
+            let step = self.steps[row][at.start / self.block];
             let own: Vec<f32> = (0..at.len()).map(|k| values[k * width + i]).collect();
             let (_, levels) = self.coder.at_step(&own, if step > 0.0 { step } else { f32::MAX });
             for (k, level) in levels.into_iter().enumerate() {
@@ -211,8 +233,11 @@ impl Levels for Fed<'_> {
 }
 
 fn layout(parameters: &Resolved, dtype: DType) -> WindowsLayout {
-    let is_bytes = parameters.choice("form") == "wint2";
-    let form = if is_bytes { WindowForm::Bytes } else { WindowForm::Words };
+    let form = match parameters.choice("form") {
+        "wint2" => WindowForm::Bytes,
+        "wint2.286" => WindowForm::Bare,
+        _ => WindowForm::Words,
+    };
     WindowsLayout { form, dtype: dtype.scale_dtype() }
 }
 
@@ -223,7 +248,11 @@ fn fed(
     task: &Task<'_>,
     scales: &[(f32, Vec<u16>)],
 ) -> Result<Vec<f32>> {
-    let run = if coder.form == WindowForm::Bytes { IN_BYTE } else { BLOCK };
+    let run = match coder.form {
+        WindowForm::Bytes => IN_BYTE,
+        WindowForm::Words => BLOCK,
+        WindowForm::Bare => IN_WORD,
+    };
     let damping = (parameters.fraction("damping"), run);
     let factor = task.feedback(&*task.gram()?, (0..task.weights.ncols()).collect(), damping)?;
     let of_row = |(of_row, local): &(f32, Vec<u16>)| {
@@ -232,8 +261,8 @@ fn fed(
     let steps: Vec<Vec<f32>> = scales.iter().map(of_row).collect();
     let mut walked: Vec<f32> = task.weights.iter().copied().collect();
     let is_cancelled = || task.observer.is_cancelled();
-    walk(&mut walked, &factor, &Fed { coder, steps: &steps }, &is_cancelled)
-        .ok_or(Error::Cancelled)?;
+    let fed = Fed { coder, steps: &steps, block: coder.block(task.weights.ncols()) };
+    walk(&mut walked, &factor, &fed, &is_cancelled).ok_or(Error::Cancelled)?;
     Ok(walked)
 }
 
