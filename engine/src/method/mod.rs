@@ -14,6 +14,7 @@ mod coded;
 mod db_llm;
 mod dictionary;
 mod eora;
+mod factored;
 mod factors;
 mod floats;
 mod fp8;
