@@ -68,6 +68,8 @@ pub use low_rank::{ranking, shifts as chain_shifts, with_rank, without_shift};
 pub use mixllm::{promoting, row_saliences, with_share};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
 
+pub use train::{Cut, cuts, has_cuts};
+
 use crate::encoding::{Encoding, Layout, Mask};
 use crate::error::{Error, Result};
 use crate::numeric::vector::{Loops, vectorised};
