@@ -6,6 +6,7 @@ mod allocate;
 mod linearity;
 mod memory;
 mod promote;
+mod rank;
 mod refined;
 mod remembered;
 mod solved;
@@ -18,6 +19,7 @@ pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
 pub use linearity::Sensitivity;
 pub use memory::{active_bytes, cache_bytes};
 pub use promote::Promoted;
+pub use rank::Ranked;
 pub use remembered::Remembered;
 pub use solved::Solved;
 
