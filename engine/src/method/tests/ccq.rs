@@ -83,3 +83,29 @@ fn words_alone_have_the_scale_of_their_row() {
         assert!(off <= 0.13 * row.dot(&row), "{off}");
     }
 }
+
+/// Codes under a mask need to be near to the weights that stay alone: those are met better, the others are zero.
+#[test]
+fn under_a_mask_codes_are_free_where_weights_are_dropped() {
+    let weights = normals(76, 24, 256);
+    let mask = || Step::new("magnitude").with("pattern", "n-of-m");
+    for form in ["wint2.5", "wint2", "wint2.286"] {
+        let whole = try_compress(&[ccq(form, "nearest")], &weights, None).unwrap().decode();
+        let chain = [mask(), ccq(form, "nearest")];
+        let found = try_compress(&chain, &weights, None).unwrap();
+        let shape = MatrixShape { rows: 24, cols: 256 };
+        assert_eq!(chain_layout(&chain, shape, DType::F32).unwrap(), found.layout());
+        assert_eq!(found.bytes(), found.layout().bytes(shape));
+        let Encoding::Sparse(sparse) = &found else { panic!("a mask") };
+        let (decoded, keeps) = (found.decode(), |i: usize| sparse.mask().keeps(i));
+        let left = |of: &Array2<f32>| -> f64 {
+            let pairs = weights.iter().zip(of).enumerate().filter(|(i, _)| keeps(*i));
+            pairs.map(|(_, (w, d))| f64::from(w - d).powi(2)).sum()
+        };
+        assert!(left(&decoded) < 0.7 * left(&whole), "{form}: {} {}", left(&decoded), left(&whole));
+        assert!(decoded.iter().enumerate().all(|(i, &value)| keeps(i) || value == 0.0));
+    }
+    let inputs = correlated(77, 300, 256);
+    let fed = try_compress(&[mask(), ccq("wint2.5", "feedback")], &weights, Some(&inputs));
+    assert!(fed.unwrap_err().to_string().contains("round to the nearest under the mask"));
+}
