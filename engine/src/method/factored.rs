@@ -45,15 +45,24 @@ impl Runs {
         Layout::Folded(FoldedLayout { rows: self.rows, cols: self.in_row, inner })
     }
 
+    /// How much each run counts, of what its row does.
+    pub(super) fn counts(self, rows: &[f64]) -> Vec<f64> {
+        rows.iter().flat_map(|&row| std::iter::repeat_n(row, self.in_row)).collect()
+    }
+
     /// The basis as it is stored, `[dims, inputs of a run]`, and the points nearest to the runs in it: the leading directions of
-    /// Σ x·xᵀ over the runs x, and least squares in what those are rounded to.
+    /// Σ x·xᵀ over the runs x, each counted, and least squares in what those are rounded to.
     pub(super) fn basis(
         self,
         weights: ArrayView2<'_, f32>,
+        counts: Option<&[f64]>,
         task: &Task<'_>,
     ) -> Result<(Encoding, Array2<f32>)> {
         let runs = folded(&weights.mapv(f64::from), (self.rows, self.in_row));
-        let across = runs.t().mapv(|value| value as f32);
+        let mut across = runs.t().mapv(|value| value as f32);
+        for (mut run, count) in across.columns_mut().into_iter().zip(counts.unwrap_or_default()) {
+            run *= count.sqrt() as f32;
+        }
         let basis = directions(across.view(), None, self.dims, task)?;
         let values: Vec<f32> =
             basis.t().iter().map(|&value| saturated(task.dtype, value as f32)).collect();

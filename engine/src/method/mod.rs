@@ -140,6 +140,8 @@ pub enum Stage {
 pub enum Needs {
     /// Nothing.
     Weights,
+    /// How often each token occurs, of a matrix with a row for each.
+    Tokens,
     /// E\[x²\] of each input.
     Moments,
     /// Σ x·xᵀ of the inputs.
@@ -291,6 +293,15 @@ pub fn chain_needs(steps: &[Step]) -> Needs {
         Some(method.needs(&method.about().resolve(&step.parameters).ok()?))
     };
     steps.iter().filter_map(needs).max().unwrap_or(Needs::Weights)
+}
+
+/// Whether a step of a chain counts rows by how often their token occurs; no, where a step is not valid.
+pub fn chain_counts_tokens(steps: &[Step]) -> bool {
+    let counts = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        Some(method.needs(&method.about().resolve(&step.parameters).ok()?) == Needs::Tokens)
+    };
+    steps.iter().any(|step| counts(step).unwrap_or(false))
 }
 
 /// Checks that `steps` name known methods with valid parameters, each stage at most once and in order.

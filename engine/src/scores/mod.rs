@@ -330,7 +330,7 @@ impl Question<'_> {
             let plain = || relative_error(weights.view(), decoded.view()).powi(2);
             let name = &checkpoint.tensors()[layer].name;
             let known = calibrated.known(name);
-            if metric == Metric::Weights || known == Needs::Weights {
+            if metric == Metric::Weights || known < Needs::Moments {
                 sum += share * plain();
                 continue;
             }

@@ -127,3 +127,57 @@ fn runs_of_few_dimensions_need_no_more() {
     assert_eq!(encoding.layout(), chain_layout(&[factored(3, 8, 4)], shape, DType::F32).unwrap());
     assert_eq!(encoding.bytes(), encoding.layout().bytes(shape));
 }
+
+/// What a text of so many tokens in these shares knows of its tokens.
+fn read(tokens: u64, shares: Vec<f32>) -> LayerInputs {
+    let (mean, mean_square) = (Vec::new(), Vec::new());
+    LayerInputs { tokens, mean, mean_square, gram: None, shares }
+}
+
+fn left_by_row(weights: &Array2<f32>, step: Step, inputs: &LayerInputs) -> Vec<f64> {
+    let decoded = try_compress(&[step], weights, Some(inputs)).unwrap().decode();
+    let rows = weights.rows().into_iter().zip(decoded.rows());
+    rows.map(|(a, b)| a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2)).sum()).collect()
+}
+
+/// Tokens that occur are met better at the cost of those that do not, and all of them together by their counts.
+#[test]
+fn rows_are_counted_by_how_often_their_token_occurs() {
+    let weights = normals(39, 400, 32);
+    // The first 40 tokens occur, the others do not.
+    let shares: Vec<f32> = (0..40).map(|_| 1.0 / 40.0).collect();
+    let inputs = read(40_000, shares);
+    let counts = |row: usize| if row < 40 { 1001.0 } else { 1.0 };
+    for (books, scales) in
+        [("shared", "outputs"), ("shared", "none"), ("own", "none"), ("factored", "none")]
+    {
+        let step = vectors(1, 6, 4).with("books", books).with("scales", scales);
+        let [alike, counted] = ["alike", "by-tokens"]
+            .map(|how| left_by_row(&weights, step.clone().with("counted", how), &inputs));
+        let sum = |left: &[f64]| -> f64 {
+            left.iter().enumerate().map(|(row, left)| counts(row) * left).sum()
+        };
+        assert!(
+            sum(&counted) < 0.85 * sum(&alike),
+            "{books}, {scales}: {} {}",
+            sum(&counted),
+            sum(&alike)
+        );
+        let all = |left: &[f64]| left.iter().sum::<f64>();
+        assert!(all(&counted) > all(&alike), "{books}: what is gained is paid for");
+    }
+}
+
+/// With equal counts nothing changes but rounding, and tokens that nobody counted are refused.
+#[test]
+fn equal_counts_are_no_counts() {
+    let weights = normals(40, 64, 16);
+    let step = vectors(2, 4, 4);
+    let inputs = read(6400, vec![1.0 / 64.0; 64]);
+    let [alike, counted] = ["alike", "by-tokens"].map(|how| {
+        left_by_row(&weights, step.clone().with("counted", how), &inputs).iter().sum::<f64>()
+    });
+    assert!((counted / alike - 1.0).abs() < 0.02, "{counted} {alike}");
+    let refused = try_compress(&[step.with("counted", "by-tokens")], &weights, None).unwrap_err();
+    assert!(refused.to_string().contains("which nobody counted"), "{refused}");
+}
