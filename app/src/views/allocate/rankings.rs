@@ -21,9 +21,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         let tip = "Ranks the outputs of all layers by what 4 bits do to them, and gives this share of them 8: each layer its own share (MixLLM).";
         press(context, ui, (model, "Rank outputs", tip), Ranking::Outputs(asked.share));
         let mut megabytes = asked.bytes(model) as f64 / MEGABYTE;
+        let speed = megabytes / 300.0;
         let drag = DragValue::new(&mut megabytes).range(0.001..=1e9).suffix(" MB");
         let label = ui.label("Ranks");
-        let drag = ui.add(drag.speed(megabytes / 300.0)).labelled_by(label.id);
+        let drag = ui.add(drag.speed(speed)).labelled_by(label.id);
         if drag.on_hover_text("Bytes of all weight files.").changed() {
             asked.bytes = Some((megabytes * MEGABYTE).round() as u64);
         }
