@@ -250,7 +250,9 @@ impl<'a> Additive<'a> {
                 let rows = carried.chunks_exact_mut(self.cols.max(1)).enumerate();
                 for (row, carried) in rows {
                     let count = self.metric.of_row(at * ROWS + row);
-                    carried.iter_mut().for_each(|value| *value *= count);
+                    for value in carried {
+                        *value *= count;
+                    }
                 }
             }
             left.iter().zip(&carried).map(|(a, b)| a * b).sum::<f64>()
