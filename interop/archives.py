@@ -37,8 +37,13 @@ RULES = {
     "*.3.self_attn.o_proj.weight": ("quip-sharp", {"bits": 2, "rounding": "nearest", "outputs": "kept"}),
     "*.5.self_attn.q_proj.weight": ("ccq", {}),
     "*.3.mlp.gate_proj.weight": ("ccq", {"form": "wint2"}),
+    "*.4.mlp.gate_proj.weight": ("ccq", {"form": "wint2.286"}),
+    "*.4.self_attn.o_proj.weight": ("low-rank", {"rank": 90, "factors": "remapped"}),
+    "*.4.self_attn.k_proj.weight": ("low-rank", {"rank": 40, "factors": "remapped"}),
+    "*.5.mlp.down_proj.weight": ("low-rank", {"rank": 100, "factors": "remapped"}),
     "*.5.self_attn.k_proj.weight": ("entropy-coded", {"rate": 2.5}),
     "*.5.self_attn.v_proj.weight": ("tensor-train", {"rank": 24}),
+    "*.5.mlp.gate_proj.weight": ("seedlm", {"block": 7, "coefficients": 2, "seed_bits": 10}),
     "*.5.mlp.up_proj.weight": ("tensor-train", {"rank": 16, "cores": "three", "factors": "integers"}),
     "*.5.self_attn.o_proj.weight": ("sparse-dictionary", {"atoms": 32}),
     "*.2.self_attn.o_proj.weight": [SPARSE, ("entropy-coded", {"rate": 6.0})],
@@ -53,6 +58,7 @@ RULES = {
     "*.3.mlp.up_proj.weight": [SPARSE, ("ternary", {"granularity": "channel"})],
     "*.4.self_attn.q_proj.weight": ("aqlm", {"nearest": "weights", "codebooks": 3, "code_bits": 5, "rounds": 2}),
     "*.4.mlp.down_proj.weight": ("vector-quantisation", {"code_bits": 9, "run": 5}),
+    "*.4.self_attn.v_proj.weight": ("vector-quantisation", {"code_bits": 6, "run": 8, "books": "factored", "dims": 3}),
     "*.4.mlp.up_proj.weight": ("vector-quantisation", {"stages": 2, "code_bits": 4, "books": "own"}),
     "*.2.mlp.up_proj.weight": [("round-to-nearest", {"bits": 3}), ("sparse-outliers", {"share": 0.01, "nearest": "weights"})],
     "lm_head.weight": {"bits": 8, "granularity": "tensor"},
@@ -160,6 +166,10 @@ def decode(layout, rows, cols, part, mask=None):
             windows = words[..., None] >> np.array([13, 11, 9, 6, 4, 2, 0]) & 7
             levels = windows.reshape(rows, blocks, 70)[..., :64].reshape(rows, -1)[:, :cols] - 4
             local = words[..., 9] & 0x1FFF
+        elif of["form"] == "wint2.286":
+            words = part("words")[1].astype(np.int64).reshape(rows, -1)
+            levels = (words[..., None] >> np.array([13, 11, 9, 6, 4, 2, 0]) & 7).reshape(rows, -1)[:, :cols] - 4
+            return levels.astype(np.float32) * supers
         else:
             codes = part("codes")[1].reshape(rows, -1).astype(np.float32)
             scale, zero = numbers(part("code_scales"))[:, None], numbers(part("code_zeros"))[:, None]
@@ -238,6 +248,9 @@ def decode(layout, rows, cols, part, mask=None):
         scales = numbers(part("scales")) if of["scale_dtype"] else None
         read = lambda bits, count: stream(part("codes"), bits, count)
         return turned.additive(of, rows, cols, read, numbers(part("codebooks")), scales)
+    if kind == "seeded":
+        read = lambda name, bits, count: stream(part(name), bits, count)
+        return turned.seeded(of, rows, cols, read, numbers(part("scale"))[0])
     if kind == "folded":
         r, c = of["rows"], of["cols"]
         m, n = rows // r, cols // c
@@ -317,7 +330,7 @@ def check_rest(checks, variant, found, dense):
 def check(checks, binary, work, bf16):
     variant = Variant("archive of every encoding", "archive", project("archive", RULES))
     kinds, _, found, dense = layers(checks, variant, work, binary, bf16)
-    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors", "additive", "folded"}
+    want = {"affine", "palette", "float", "blocks", "low-rank", "sparse", "sum", "rotated", "windows", "coded", "signed", "stack", "vectors", "additive", "folded", "seeded"}
     checks.check(kinds >= want, f"{variant.name}: the encodings are {', '.join(sorted(kinds))}")
     check_rest(checks, variant, found, dense)
     check_calibrated(checks, binary, work, bf16)

@@ -141,3 +141,24 @@ def rotated(of, weights, signs, row_signs):
     if of["rows"] is not None:
         out = turned(out.T, of["rows"], bits(row_signs, rows)).T
     return out
+
+
+TAPS = {6: (0, 1), 7: (0, 1), 8: (0, 2, 3, 4), 9: (0, 4), 10: (0, 3), 11: (0, 2), 12: (0, 1, 4, 6), 13: (0, 1, 3, 4), 14: (0, 1, 3, 5), 15: (0, 1), 16: (0, 1, 3, 12)}
+
+
+def seeded(of, rows, cols, stream, scale):
+    """Blocks as coefficients of the states behind their seeds, all blocks at once."""
+    block, p, b = of["block"], of["coefficients"], of["seed_bits"]
+    n = rows * -(-cols // block)
+    state, exponents = stream("seeds", b, n), stream("exponents", 4, n)
+    mantissas = stream("mantissas", 4, n * p).reshape(n, p)
+    t = (mantissas - 16 * (mantissas > 7)).astype(np.float32) * (scale * np.float32(2.0) ** (exponents - 15).astype(np.float32))[:, None]
+    out = np.zeros((n, block), np.float32)
+    middle = np.float32(2 ** (b - 1))
+    for c in range(block):
+        for k in range(p):
+            parity = sum(state >> tap for tap in TAPS[b]) & 1
+            state = state >> 1 | parity << (b - 1)
+            out[:, c] += (state.astype(np.float32) - middle) / (middle - np.float32(1)) * t[:, k]
+    most = np.finfo(np.float32).max
+    return np.clip(out, -most, most).reshape(rows, -1)[:, :cols]

@@ -51,6 +51,7 @@ impl Choice {
         let Some(found) = self.latest(checkpoint, (needs, Some(plan)), observer)? else {
             let what = match needs {
                 Needs::Gram => "the Gram matrix of its inputs",
+                Needs::Tokens => "to know how often its tokens occur",
                 Needs::Weights | Needs::Moments => "the mean squares of its inputs",
             };
             return Err(Error::plan(
@@ -76,7 +77,11 @@ impl Choice {
     ) -> Result<Option<Loaded>> {
         let cache = Cache::new(&self.home.join("measured"), CACHE_LIMIT_BYTES);
         let key = model_key(checkpoint, Some(&cache), observer)?;
-        let has_enough = |folder: &Folder| needs < Needs::Gram || folder.settings().has_grams;
+        let has_enough = |folder: &Folder| match needs {
+            Needs::Tokens => folder.has_tokens(),
+            Needs::Gram => folder.settings().has_grams,
+            Needs::Weights | Needs::Moments => true,
+        };
         let found = if let Some(path) = &self.named {
             Some(named(path, &key)?)
         } else {

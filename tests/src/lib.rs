@@ -143,7 +143,9 @@ pub fn synthetic_inputs(channels: usize) -> LayerInputs {
     let mut gram = Gram::new(channels);
     gram.add(x.view());
     let mean = x.mean_axis(ndarray::Axis(0)).map(|mean| mean.to_vec()).unwrap_or_default();
-    LayerInputs { mean, ..LayerInputs::of_gram(gram) }
+    // Tokens as rarely as in a short text: a few occur, the others do not.
+    let shares = vec![0.125; 8];
+    LayerInputs { mean, shares, ..LayerInputs::of_gram(gram) }
 }
 
 /// Compresses a matrix as the layer `layer.weight` of element type `dtype`, which receives [`synthetic_inputs`].

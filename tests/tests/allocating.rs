@@ -10,13 +10,13 @@ use lapidary_engine::allocator::{self, Problem};
 use lapidary_engine::checkpoint::{Checkpoint, Role, Tensor};
 use lapidary_engine::evaluation::{Baseline, From, Kept};
 use lapidary_engine::job;
-use lapidary_engine::method::Step;
+use lapidary_engine::method::{self, Needs, Step};
 use lapidary_engine::network::design::Feed;
 use lapidary_engine::network::{CheckpointWeights, Network, architectures};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::scores::{
-    Bounds, Budget, Measuring, Metric, Promoted, Question, Solved, active_bytes, cache_bytes,
-    plan_of, solve_within, uniform,
+    Bounds, Budget, Measuring, Metric, Promoted, Question, Ranked, Solved, active_bytes,
+    cache_bytes, plan_of, solve_within, uniform,
 };
 use lapidary_engine::target::{self, Manifest, Target};
 use lapidary_tests::networks::{calibrated, golden};
@@ -80,6 +80,79 @@ fn one_ranking_of_all_outputs_leaves_less_than_the_same_share_everywhere() {
     let subject = job::Subject::from(&model);
     let refused = Question { subject, ..question }.promote(0.1, &Silent);
     assert_says(refused, &["calibrate with Gram matrices"]);
+}
+
+/// Against half of the ranks of each layer, in the bytes that those take.
+#[test]
+fn one_ranking_of_all_singular_values_meets_any_size_and_leaves_less_than_the_same_share() {
+    let root = tempfile::tempdir().expect("a folder");
+    let model = golden("llama");
+    let (folder, calibration) = calibrated(&model, &root);
+    let measured = job::Measured { folder: &folder, calibration: &calibration };
+    let subject = job::Subject { checkpoint: &model, calibrated: &measured };
+    let locked = "model.layers.0.self_attn.q_proj.weight";
+    let mut plan = Plan::default();
+    plan.set(locked, Assignment { locked: true, ..Assignment::keep() });
+    let palette = [Assignment::of(vec![method::ranking(Needs::Gram)])];
+    let target = target::find("archive").expect("a target");
+    let question = Question { subject, plan: &plan, palette: &palette, target };
+    let bytes =
+        |plan: &Plan| Manifest::new(&model, plan, target).expect("a manifest").weight_file_bytes();
+    let (all, _) = question.rank(Budget::Bits(1e6), &Silent).expect("no budget");
+    assert!(all.len() > 5 && all.iter().all(|of| of.rank.is_none_or(|rank| rank < of.whole)));
+    let at = |layer: usize, rank: usize| {
+        let name = &model.tensors()[layer].name;
+        let step = method::with_rank(&palette[0].steps[0], rank).expect("a rank");
+        (name.as_str(), Assignment::of(vec![step]))
+    };
+    let mut half = plan.clone();
+    for of in &all {
+        let (name, assignment) = at(of.layer, of.whole.div_ceil(2));
+        half.set(name, assignment);
+    }
+    let budget = bytes(&half);
+    let damage = |plan: &Plan| -> f64 {
+        let of = |layer: usize| {
+            let assignment = Assignment::clone(&plan.assignment(&model.tensors()[layer].name));
+            if assignment.is_keep() {
+                return 0.0;
+            }
+            let question = Question { palette: &[assignment], ..question };
+            let scores = question.score(Metric::Outputs, None, &Silent).expect("scores");
+            let of = scores.iter().find(|of| of.unit.layers == [layer]).expect("the layer");
+            of.options.last().expect("a candidate").damage
+        };
+        all.iter().map(|ranked| of(ranked.layer)).sum()
+    };
+    let (found, ranked) = question.rank(Budget::FileBytes(budget), &Silent).expect("a ranking");
+    assert!(ranked.assignment(locked).is_keep(), "a lock holds");
+    let (ours, theirs) = (damage(&ranked), damage(&half));
+    assert!(ours < 0.97 * theirs, "{ours} and {theirs}");
+    // Within a rank of the budget, and each size within the next.
+    let step = |of: &Ranked| {
+        let shape = model.tensors()[of.layer].matrix.expect("a matrix").shape;
+        2 * shape.rows.max(shape.cols) as u64 + 2
+    };
+    let most = found.iter().map(step).max().expect("layers");
+    let spent = bytes(&ranked);
+    assert!((budget - most - 16..=budget).contains(&spent), "{spent} of {budget}");
+    let mut before: Option<Vec<Ranked>> = None;
+    for share in [70, 80, 90, 100, 110] {
+        let budget = budget * share / 100;
+        let (found, ranked) = question.rank(Budget::FileBytes(budget), &Silent).expect("a ranking");
+        assert!(bytes(&ranked) <= budget);
+        let rank = |of: &Ranked| of.rank.unwrap_or(of.whole);
+        if let Some(before) = &before {
+            assert!(before.iter().zip(&found).all(|(small, large)| rank(small) <= rank(large)));
+        }
+        before = Some(found);
+    }
+    assert_says(question.rank(Budget::FileBytes(10), &Silent), &["rank 1", "allow more bytes"]);
+    let gptq = [Assignment::of(vec![Step::new("gptq")])];
+    let refused = Question { palette: &gptq, ..question }.rank(Budget::Bits(4.0), &Silent);
+    assert_says(refused, &["choose low rank"]);
+    let packed = Question { target: packed(), ..question }.rank(Budget::Bits(4.0), &Silent);
+    assert_says(packed, &["choose the archive"]);
 }
 
 #[test]

@@ -4,11 +4,11 @@ use lapidary_engine::Silent;
 use lapidary_engine::calibration::{
     Calibration, Entry, Folder, Imatrix, Part, Prefix, Record, Settings, Text, import_imatrix,
 };
-use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::checkpoint::{Checkpoint, Role};
 use lapidary_engine::disk::Source;
 use lapidary_engine::export::{Destination, estimate, export, forecast};
 use lapidary_engine::format::gguf::{Header, Value, read_header};
-use lapidary_engine::job::{Limits, Measured, Subject, preview};
+use lapidary_engine::job::{Limits, Measured, Subject, compress_layer, preview};
 use lapidary_engine::method::Step;
 use lapidary_engine::numeric::channels::Channels;
 use lapidary_engine::numeric::gram::Gram;
@@ -212,4 +212,57 @@ fn time_is_estimated_for_what_is_left_by_every_way_to_compress() {
     let nothing = estimate(&sample, &Plan::default(), &forecast, &Silent).unwrap();
     assert_eq!((nothing.layers.tried, nothing.layers.seconds), (0, 0.0));
     assert!(!out.exists(), "nothing was written");
+}
+
+/// Tokens are counted by the calibration, and rows of the embedding by them; what has no row for each token is refused, and so is a
+/// calibration that counted none.
+#[test]
+fn rows_of_an_embedding_are_counted_by_the_tokens_of_the_text() {
+    let folder = TempDir::new().expect("a folder");
+    let checkpoint = small(&folder.path().join("small"));
+    let (kept, calibration) = calibrated(&folder.path().join("calibrations"), &checkpoint);
+    let measured = Measured { folder: &kept, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let find = |role: Role| {
+        checkpoint.tensors().iter().position(|tensor| tensor.place.role == role).expect("a layer")
+    };
+    let embedding = find(Role::Embedding);
+    let chain = |how: &str| {
+        format!("vector-quantisation code_bits=3 run=4 counted={how}").parse().expect("a chain")
+    };
+    let of = |layer: usize, how: &str| {
+        let mut plan = Plan::default();
+        plan.set(&checkpoint.tensors()[layer].name, chain(how));
+        plan
+    };
+    let counted = of(embedding, "by-tokens");
+    assert_says(
+        subject.check_plan(&counted),
+        &["which nobody counted", "calibrate first, or again"],
+    );
+    let ids: Vec<u32> = (0..400).map(|i| if i % 4 == 0 { 1 + i / 4 % 3 } else { 7 }).collect();
+    kept.write_tokens(&ids.chunks(40).collect::<Vec<_>>()).expect("written");
+    let (tokens, shares) = kept.tokens().expect("counted");
+    assert_eq!((tokens, shares.len()), (400, 8));
+    assert_eq!([shares[7], shares[0]], [0.75, 0.0]);
+    assert!((shares[1..4].iter().sum::<f32>() - 0.25).abs() < 1e-6);
+    assert_eq!(kept.parts(), [Part::Block(0)], "tokens are no layers");
+    subject.check_plan(&counted).expect("all that is needed");
+    let refused = subject.check_plan(&of(find(Role::Q), "by-tokens"));
+    assert_says(refused, &["are no tokens", "count all of them alike"]);
+    let weights = checkpoint.weights(embedding, &Silent).expect("weights");
+    let [alike, counted] = ["alike", "by-tokens"].map(|how| {
+        let made = compress_layer(subject, &of(embedding, how), embedding, &Silent);
+        let decoded = made.expect("compressed").decode();
+        let off = |row: usize| {
+            let pairs = weights.row(row).into_iter().zip(decoded.row(row).into_iter());
+            pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+        };
+        let count = |row: usize| shares.get(row).map_or(0.0, |share| f64::from(*share));
+        (0..weights.nrows()).map(|row| count(row) * off(row)).sum::<f64>()
+    });
+    assert!(counted < 0.7 * alike, "{counted} and {alike}");
+    let path = kept.path().to_path_buf();
+    kept.delete().expect("deleted");
+    assert!(!path.exists(), "nothing is left");
 }

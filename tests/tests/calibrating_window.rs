@@ -6,9 +6,11 @@ use std::path::Path;
 
 use egui_kittest::kittest::Queryable as _;
 use lapidary::commands::Command;
+use lapidary::commands::allocate::Allocate;
 use lapidary::document::calibrations::{Ask, Before, Form, Known, Loaded};
 use lapidary::document::look::Tab;
 use lapidary::document::metrics::{find, sensitive};
+use lapidary::document::ranking::{Asked, Ranking};
 use lapidary::document::{Document, Sheet, Slot};
 use lapidary_engine::Silent;
 use lapidary_engine::calibration::{Folder, Part, Prefix, Record, Settings, Text, model_key};
@@ -270,4 +272,84 @@ fn experts_are_shown_with_the_tokens_they_received() {
     assert_eq!(tokens, [0, 500, 1000, 1500]);
     assert!((experts[3].share - 1500.0 / 1600.0).abs() < 1e-12);
     assert!(screen.query_by_label_contains("2 received fewer than 1,000 tokens, 1 none").is_some());
+}
+
+/// Rankings of outputs and of singular values: each a step of undo, within what was asked for; refused where nothing can hold them.
+#[test]
+fn rankings_make_the_plan_of_all_layers_with_one_press() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let send = |screen: &mut Screen, command: Allocate| {
+        screen.state().send(Command::Allocate(command));
+        screen.run_steps(3);
+    };
+    let complaint = |screen: &Screen| {
+        screen.state().document().notice.clone().map(|notice| notice.text).unwrap_or_default()
+    };
+    send(&mut screen, Allocate::Rank(Ranking::Values(1_000_000)));
+    assert!(complaint(&screen).contains("choose Archive"), "{}", complaint(&screen));
+    screen.state().send(Command::SetTarget("archive"));
+    screen.run_steps(3);
+    send(&mut screen, Allocate::Rank(Ranking::Outputs(0.1)));
+    assert!(complaint(&screen).contains("Calibrate with Gram"), "{}", complaint(&screen));
+    start(&mut screen, 600);
+    wait_until(&mut screen, "the calibration is there", loaded);
+    let before = screen.state().model().plan().clone();
+    send(&mut screen, Allocate::Toggle);
+    assert!(screen.query_by_label("Rank outputs").is_some());
+    let all: u64 = screen.state().model().checkpoint.tensors().iter().map(|of| of.bytes()).sum();
+    let wanted = 6 * all / 10;
+    send(&mut screen, Allocate::Ask(Asked { share: 0.25, bytes: Some(wanted) }));
+    screen.get_by_label("Rank singular values").click();
+    screen.run_steps(3);
+    wait_until(&mut screen, "the ranking ends", |d| d.allocation.work.is_none());
+    assert_eq!(screen.state().document().allocation.failed, None);
+    wait_until(&mut screen, "the plan is laid out", |d| {
+        d.model.as_ref().is_some_and(|model| !model.outcome.is_late)
+    });
+    let model = screen.state().model();
+    assert_ne!(*model.plan(), before);
+    let manifest = model.outcome.laid_out.manifest.as_ref().unwrap();
+    let spent = manifest.weight_file_bytes();
+    assert!(spent <= wanted && spent > wanted - 20_000, "{spent} of {wanted}");
+    screen.state().send(Command::Undo);
+    screen.run_steps(2);
+    assert_eq!(*screen.state().model().plan(), before, "one step");
+    screen.get_by_label("Rank outputs").click();
+    screen.run_steps(3);
+    wait_until(&mut screen, "the ranking ends", |d| d.allocation.work.is_none());
+    assert_eq!(screen.state().document().allocation.failed, None);
+    let model = screen.state().model();
+    let matrices = model.checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some());
+    let labels: Vec<String> =
+        matrices.map(|tensor| model.plan().assignment(&tensor.name).label()).collect();
+    let ranked = labels.iter().filter(|label| label.contains("mixllm")).count();
+    assert!(ranked > 20, "{labels:?}");
+}
+
+/// The cuts of a tensor train stand below the spectrum of its layer, and go with the assignment.
+#[test]
+fn a_tensor_train_shows_its_cuts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let layer = screen.state().model().checkpoint.find("model.layers.1.mlp.up_proj.weight");
+    screen.state().send(Command::Select(vec![layer.unwrap()]));
+    screen.state().send(Command::SetTarget("archive"));
+    screen.run_steps(3);
+    let train: Assignment = "tensor-train rank=16 cores=three".parse().unwrap();
+    screen.state().send(Command::Assign(train));
+    screen.state().send(Command::SetTab(Tab::Spectrum));
+    screen.run_steps(3);
+    wait_until(&mut screen, "cuts and spectrum are there", |document| {
+        let model = document.model.as_ref().unwrap();
+        model.look.cuts.is_some() && model.spectrum(layer.unwrap()).is_some()
+    });
+    screen.run_steps(3);
+    let (_, cuts) = screen.state().model().look.cuts.as_ref().unwrap();
+    let ranks: Vec<usize> = cuts.as_ref().unwrap().iter().map(|cut| cut.rank).collect();
+    assert_eq!(ranks, [16, 16]);
+    assert!(screen.query_by_label_contains("cut 2: rank 16 of").is_some());
+    screen.state().send(Command::Assign(Assignment::keep()));
+    screen.run_steps(3);
+    assert!(screen.query_by_label_contains("cut 2: rank").is_none());
 }

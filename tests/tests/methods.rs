@@ -74,7 +74,7 @@ fn combinations(method: &dyn Method) -> Vec<Step> {
 }
 
 /// Methods that learn, decompose or search: each combination takes a hundred to a thousand times as long as to round.
-const SLOW: [&str; 8] = [
+const SLOW: [&str; 9] = [
     "aqlm",
     "vector-quantisation",
     "sparse-dictionary",
@@ -83,6 +83,7 @@ const SLOW: [&str; 8] = [
     "entropy-coded",
     "bcq",
     "ccq",
+    "seedlm",
 ];
 
 /// All combinations of a method that needs the weights alone; of the others, which cost more, some eight, and four of

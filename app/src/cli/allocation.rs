@@ -52,6 +52,10 @@ pub(super) struct Allocation {
     /// One stack for any size: stacks of 1 to 8 levels as the candidates, and no others but those of --candidate.
     #[arg(long, conflicts_with_all = ["method", "candidates"])]
     stack: bool,
+    /// One ranking of the singular values of all layers: each gets the rank that the budget leaves it, whitened where Gram matrices are
+    /// known, in factors of 8 and 16 bits; --candidate may say how else. For plan.
+    #[arg(long, conflicts_with_all = ["method", "candidates", "stack", "promote", "score", "refine", "compress_all", "floor", "ceiling"])]
+    rank: bool,
     /// Keep no layer as it is.
     #[arg(long)]
     compress_all: bool,
@@ -175,6 +179,11 @@ impl Allocation {
         self.wanted.promote
     }
 
+    /// Whether singular values are ranked.
+    pub(super) fn is_ranked(&self) -> bool {
+        self.rank
+    }
+
     fn palette(&self, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Vec<Assignment>> {
         let others = self.candidate.iter().map(|chain| chain.parse());
         let mut others = others.collect::<Result<Vec<Assignment>>>()?;
@@ -182,12 +191,17 @@ impl Allocation {
             others.push(Assignment::of(vec![method::promoting()]));
             return Ok(others);
         }
-        if !self.stack {
+        if !self.stack && !self.rank {
             return allocating::palette(&self.method, &self.candidates, &others);
         }
         let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
-        let is_known = choice.latest(checkpoint, (Needs::Moments, None), terminal)?.is_some();
-        let known = if is_known { Needs::Moments } else { Needs::Weights };
+        let wanted = if self.rank { Needs::Gram } else { Needs::Moments };
+        let is_known = choice.latest(checkpoint, (wanted, None), terminal)?.is_some();
+        let known = if is_known { wanted } else { Needs::Weights };
+        if self.rank {
+            others.push(Assignment::of(vec![method::ranking(known)]));
+            return Ok(others);
+        }
         others.extend(allocating::stacks(known));
         allocating::palette(&[], &[], &others)
     }

@@ -4,7 +4,7 @@ use clap::Args;
 use lapidary_engine::Result;
 use lapidary_engine::allocator::{self, Choice as Chosen, Problem};
 use lapidary_engine::plan::Plan as Layers;
-use lapidary_engine::scores::{Promoted, uniform};
+use lapidary_engine::scores::{Promoted, Ranked, uniform};
 use serde_json::json;
 
 use crate::cli::allocation::{Allocation, Opened, Solved};
@@ -43,6 +43,17 @@ impl Plan {
             let (opened, (found, plan)) = ranked?;
             self.allocation.write(&opened, &plan)?;
             return self.print_promoted(&opened, &found, &plan);
+        }
+        if self.allocation.is_ranked() {
+            let ranked = self.allocation.budget().and_then(|budget| {
+                let opened = self.allocation.open(&terminal)?;
+                let found = opened.question().rank(budget, &terminal)?;
+                Ok((opened, found))
+            });
+            terminal.finish();
+            let (opened, (found, plan)) = ranked?;
+            self.allocation.write(&opened, &plan)?;
+            return self.print_ranked(&opened, &found, &plan);
         }
         let found = self.solve(&terminal);
         terminal.finish();
@@ -91,6 +102,29 @@ impl Plan {
             let share = 100.0 * of.promoted as f64 / of.rows.max(1) as f64;
             let [rows, promoted] = [of.rows, of.promoted].map(|n| text::count(n as u64));
             table.row(vec![name(of).to_owned(), rows, promoted, format!("{share:.1}")]);
+        }
+        output::print(&table.render())?;
+        output::print(&self.allocation.files(opened, &manifest))
+    }
+
+    /// The rank of each layer.
+    fn print_ranked(&self, opened: &Opened, found: &[Ranked], plan: &Layers) -> anyhow::Result<()> {
+        let name = |of: &Ranked| opened.checkpoint.tensors()[of.layer].name.as_str();
+        let manifest = opened.laid_out(plan)?;
+        if self.allocation.json {
+            let layer =
+                |of: &Ranked| json!({ "layer": name(of), "rank": of.rank, "whole": of.whole });
+            let object = json!({
+                "target": opened.target.about().id,
+                "weight_file_bytes": manifest.weight_file_bytes(),
+                "layers": found.iter().map(layer).collect::<Vec<_>>(),
+            });
+            return output::print(&(serde_json::to_string_pretty(&object)? + "\n"));
+        }
+        let mut table = Table::new(&["<layer", "rank", "of"]);
+        for of in found {
+            let rank = of.rank.map_or_else(|| "kept".to_owned(), |rank| text::count(rank as u64));
+            table.row(vec![name(of).to_owned(), rank, text::count(of.whole as u64)]);
         }
         output::print(&table.render())?;
         output::print(&self.allocation.files(opened, &manifest))

@@ -89,6 +89,9 @@ impl Search {
     fn find(&self, terminal: &Terminal) -> Result<Found> {
         let (settings, begun) = (self.settings()?, Instant::now());
         self.allocation.budget()?;
+        if self.allocation.is_ranked() {
+            return Err(Error::plan("a ranking is not searched", "use --rank with plan"));
+        }
         let source = self
             .allocation
             .source()

@@ -10,12 +10,15 @@ use crate::commands::evolve::{self, Evolve};
 use crate::commands::look;
 use crate::document::allocation::{Against, Ready, Wish};
 use crate::document::evaluation::Work;
+use crate::document::ranking::{Asked, Ranking};
 use crate::document::selection::Selection;
 use crate::document::{Document, Sheet};
 use crate::jobs::{Jobs, Scoring};
 
 /// The name of the step: what is dragged without letting go is one.
 const STEP: &str = "Allocate";
+/// The name of the step that a ranking is.
+const RANKED: &str = "Rank layers";
 
 /// Something about spending a budget.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +29,10 @@ pub enum Allocate {
     Wish(Wish),
     /// Score the candidates.
     Score,
+    /// Say where rankings end.
+    Ask(Asked),
+    /// Make the plan of a ranking.
+    Rank(Ranking),
     /// Measure where the choice at the slider hangs on scores that are cheap.
     Refine,
     /// Stop scoring.
@@ -50,6 +57,8 @@ pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Allocate)
             document.allocation.wish = wish;
         }
         Allocate::Score => score(document, jobs),
+        Allocate::Ask(asked) => document.allocation.asked = asked,
+        Allocate::Rank(ranking) => rank(document, jobs, ranking),
         Allocate::Refine => refine(document, jobs),
         Allocate::Cancel => jobs.cancel_scoring(),
         Allocate::Spend(bytes) => spend(document, jobs, bytes),
@@ -113,6 +122,34 @@ fn score(document: &mut Document, jobs: &mut Jobs) {
     jobs.score(model, (state.wish.clone(), state.bounds.clone()), text);
 }
 
+/// Ranks what all layers have, unless something else is under way.
+fn rank(document: &mut Document, jobs: &mut Jobs, ranking: Ranking) {
+    let Some(model) = document.model.as_deref() else { return };
+    let state = &mut document.allocation;
+    if state.work.is_some() {
+        return;
+    }
+    match ranking.candidate(model) {
+        Ok(candidate) => {
+            state.work = Some(Work::begin());
+            state.failed = None;
+            jobs.rank(model, candidate, ranking);
+        }
+        Err(why_not) => document.complain(why_not),
+    }
+}
+
+/// Sets the plan of a ranking as one step; locks of now hold, too.
+fn take(document: &mut Document, jobs: &mut Jobs, plan: &Plan) {
+    let Some(model) = document.model.as_deref_mut() else { return };
+    let mut plan = plan.clone();
+    plan.keep_locks_of(model.plan());
+    model.history.seal();
+    model.history.edit(RANKED, |draft| *draft.plan_mut() = plan);
+    model.plan_changed();
+    look::request(model, jobs);
+}
+
 /// Sets the scores right at the budget of the slider.
 fn refine(document: &mut Document, jobs: &mut Jobs) {
     let (Some(model), state) = (document.model.as_deref(), &mut document.allocation) else {
@@ -156,9 +193,17 @@ fn spend(document: &mut Document, jobs: &mut Jobs, bytes: u64) {
 }
 
 /// Takes in what scoring found.
-pub(super) fn absorb(document: &mut Document, news: Scoring) {
+pub(super) fn absorb(document: &mut Document, jobs: &mut Jobs, news: Scoring) {
     let state = &mut document.allocation;
     match news {
+        Scoring::Ranked(ended) => {
+            state.work = None;
+            match ended {
+                None => document.say("Ranking was stopped; the plan is as it was"),
+                Some(Err(sentence)) => state.failed = Some(sentence),
+                Some(Ok(plan)) => take(document, jobs, &plan),
+            }
+        }
         Scoring::Progress(progress) => {
             if let Some(work) = &mut state.work {
                 work.take(progress);

@@ -52,7 +52,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         }
         Event::Calibration(news) => calibrate::absorb(document, jobs, news),
         Event::Ran(ran) => evaluate::absorb(document, ran),
-        Event::Scoring(news) => allocate::absorb(document, news),
+        Event::Scoring(news) => allocate::absorb(document, jobs, news),
         Event::Evolved(news) => evolve::absorb(document, news),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
@@ -119,6 +119,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         }
         Event::Capacity(values, news) => model.look.capacity.take(values, news),
         Event::Estimate(layer, estimate) => model.look.estimate = Some((layer, estimate)),
+        Event::Cuts(subject, result) => model.look.cuts = Some((subject, result)),
         Event::ErrorSpectrum(subject, result) => {
             model.look.error_spectrum = Some((subject, result));
         }

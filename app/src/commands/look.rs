@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapidary_engine::job::Preview;
+use lapidary_engine::method;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::Next;
 
@@ -34,6 +35,7 @@ pub fn request(model: &mut Model, jobs: &mut Jobs) {
         Tab::Spectrum => {
             estimate(model, jobs);
             error_spectrum(model, jobs);
+            cuts(model, jobs);
             through(model, jobs);
         }
         Tab::Activations => through(model, jobs),
@@ -261,6 +263,22 @@ fn error_spectrum(model: &mut Model, jobs: &mut Jobs) {
     if !is_known && model.look.asked.error_spectrum.as_ref() != Some(&subject) {
         model.look.asked.error_spectrum = Some(subject.clone());
         jobs.error_spectrum(model, subject);
+    }
+}
+
+/// Has the cuts of a tensor train computed.
+fn cuts(model: &mut Model, jobs: &mut Jobs) {
+    let Some((layer, Seen::Error(assignment))) = subject(model, true) else {
+        return;
+    };
+    if !method::has_cuts(&assignment.steps) {
+        return;
+    }
+    let subject = (layer, Seen::Error(assignment));
+    let is_known = model.look.cuts.as_ref().is_some_and(|(known, _)| *known == subject);
+    if !is_known && model.look.asked.cuts.as_ref() != Some(&subject) {
+        model.look.asked.cuts = Some(subject.clone());
+        jobs.cuts(model, subject);
     }
 }
 

@@ -15,6 +15,7 @@ use lapidary_engine::target::{Aim, PRESETS, held_at_same_bits};
 use crate::allocating;
 use crate::document::evaluation::Work;
 use crate::document::model::Model;
+use crate::document::ranking::Asked;
 use crate::running::plan_of;
 
 /// Bits that can be candidates.
@@ -221,6 +222,8 @@ pub struct Allocating {
     pub bounds: Bounds,
     /// Whether the person has chosen how damage is told.
     pub has_chosen: bool,
+    /// Where rankings end.
+    pub asked: Asked,
     /// What runs.
     pub work: Option<Work>,
     /// Why the last scoring failed.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use lapidary_engine::encoding::Encoding;
+use lapidary_engine::method::Cut;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{HeatMap, Pooled, Profile, Spectrum, SpectrumEstimate};
 
@@ -201,6 +202,8 @@ pub struct Asked {
     pub estimate: Option<usize>,
     /// The assignment whose error's spectrum is wanted.
     pub error_spectrum: Option<Subject>,
+    /// The tensor train whose cuts are wanted.
+    pub cuts: Option<Subject>,
 }
 
 impl Look {
@@ -233,6 +236,8 @@ pub struct Look {
     pub wants_error_spectrum: bool,
     /// The spectrum of an assignment's error.
     pub error_spectrum: Option<(Subject, Result<Arc<Spectrum>, String>)>,
+    /// The cuts of a tensor train.
+    pub cuts: Option<(Subject, Result<Arc<Vec<Cut>>, String>)>,
     /// Whether histogram and picture show the layer after its assignment.
     pub after: bool,
     /// What forms can hold.

@@ -21,6 +21,7 @@ pub mod other;
 pub mod outcome;
 pub mod price;
 pub mod project;
+pub mod ranking;
 pub mod recipe;
 pub mod recovery;
 pub mod selection;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lapidary_engine::plan::Plan;
-use lapidary_engine::scores::{Bounds, Question, Solved};
+use lapidary_engine::plan::{Assignment, Plan};
+use lapidary_engine::scores::{Bounds, Budget, Question, Solved};
 use lapidary_engine::target;
 use lapidary_engine::text::Source;
 use lapidary_engine::{Error, Progress, Result};
@@ -14,6 +14,7 @@ use crate::allocating;
 use crate::document::allocation::{Ready, Refinement, Wish};
 use crate::document::calibrations;
 use crate::document::model::Model;
+use crate::document::ranking::Ranking;
 use crate::jobs::{Event, Jobs, Kind};
 
 /// What scoring answers.
@@ -23,6 +24,8 @@ pub enum Scoring {
     Progress(Progress),
     /// The end: what the slider moves over, or a sentence; `None` if it was cancelled.
     Ended(Option<std::result::Result<Box<Ready>, String>>),
+    /// The end of a ranking: its plan, or a sentence; `None` if it was cancelled.
+    Ranked(Option<std::result::Result<Box<Plan>, String>>),
 }
 
 impl Jobs {
@@ -55,6 +58,31 @@ impl Jobs {
                 Err(error) => Some(Err(error.sentence())),
             };
             ticket.send(Event::Scoring(Scoring::Ended(ended)));
+        });
+    }
+
+    /// Makes the plan of a ranking whose layers become `candidate`, shares and ranks apart.
+    pub fn rank(&mut self, model: &Model, candidate: Assignment, ranking: Ranking) {
+        let ticket = self.begin(Kind::Allocate);
+        let checkpoint = model.checkpoint.clone();
+        let (plan, target) = (model.plan().clone(), model.target);
+        let loaded = model.calibrations.loaded.clone();
+        self.spawn("ranking", move || {
+            let subject = calibrations::subject(&checkpoint, loaded.as_deref());
+            let palette = [candidate];
+            let question = Question { subject, plan: &plan, palette: &palette, target };
+            let found = match ranking {
+                Ranking::Outputs(share) => question.promote(share, &ticket).map(|found| found.1),
+                Ranking::Values(bytes) => {
+                    question.rank(Budget::FileBytes(bytes), &ticket).map(|found| found.1)
+                }
+            };
+            let ended = match found {
+                Ok(plan) => Some(Ok(Box::new(plan))),
+                Err(Error::Cancelled) => None,
+                Err(error) => Some(Err(error.sentence())),
+            };
+            ticket.send(Event::Scoring(Scoring::Ranked(ended)));
         });
     }
 

@@ -96,6 +96,19 @@ impl Jobs {
             }
         });
     }
+
+    /// Computes the singular values at the cuts of a tensor train.
+    pub fn cuts(&mut self, model: &Model, subject: Subject) {
+        let ticket = self.begin(Kind::Cuts);
+        let checkpoint = model.checkpoint.clone();
+        let assignment = model.assignment(subject.0);
+        self.spawn("cuts", move || {
+            let cuts = job::cuts(&checkpoint, &assignment, subject.0, &ticket);
+            if let Some(answer) = sentence(cuts) {
+                ticket.send(Event::Cuts(subject, answer));
+            }
+        });
+    }
 }
 
 /// What layers are compressed from.

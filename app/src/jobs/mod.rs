@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 
 use lapidary_engine::compare::Comparison;
 use lapidary_engine::job::Preview;
+use lapidary_engine::method::Cut;
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::statistics::{Profile, Spectrum, SpectrumEstimate};
 use lapidary_engine::{Observer, Progress};
@@ -71,6 +72,8 @@ pub enum Event {
     Estimate(usize, Arc<SpectrumEstimate>),
     /// The spectrum of an assignment's error was computed.
     ErrorSpectrum(Subject, Result<Arc<Spectrum>, String>),
+    /// The cuts of a tensor train were computed.
+    Cuts(Subject, Result<Arc<Vec<Cut>>, String>),
     /// A form was tried on values, or the trial began or failed.
     Capacity(Values, CapacityNews),
     /// A second checkpoint was opened, or not.
@@ -127,6 +130,7 @@ enum Kind {
     Near,
     Estimate,
     ErrorSpectrum,
+    Cuts,
     Capacity,
     Compare,
     Export,
@@ -143,7 +147,7 @@ enum Kind {
     Foretell,
 }
 
-const KINDS: usize = 24;
+const KINDS: usize = 25;
 
 /// A running piece of work.
 #[derive(Clone)]

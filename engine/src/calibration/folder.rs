@@ -14,6 +14,7 @@ use crate::calibration::states::{self, States};
 use crate::calibration::{Calibration, Record, Settings, part};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::numeric::channels::Inputs;
 use crate::numeric::gram::Gram;
 
 const MANIFEST: &str = "manifest.json";
@@ -31,7 +32,14 @@ pub enum Part {
     Block(u32),
     /// What lies outside the blocks.
     Outside,
+    /// How often each token occurs.
+    Tokens,
 }
+
+/// Tokens that are counted, at most: no vocabulary has as many.
+const MOST_TOKENS: usize = 1 << 24;
+/// What the record of tokens is of.
+const TOKENS: &str = "tokens";
 
 impl Part {
     /// The name of its files without their endings.
@@ -39,6 +47,7 @@ impl Part {
         match self {
             Self::Block(block) => format!("block-{block:05}"),
             Self::Outside => "outside".to_owned(),
+            Self::Tokens => TOKENS.to_owned(),
         }
     }
 
@@ -47,6 +56,7 @@ impl Part {
         let stem = name.strip_suffix(ENDING)?;
         let part = match stem.strip_prefix("block-") {
             Some(block) => Self::Block(block.parse().ok()?),
+            None if stem == TOKENS => Self::Tokens,
             None => Self::Outside,
         };
         (part.stem() == stem).then_some(part)
@@ -168,7 +178,8 @@ impl Folder {
         let files = disk::list_files(&self.path).unwrap_or_default();
         let mut parts: Vec<Part> =
             files.iter().filter_map(|(name, _)| Part::of_file(name)).collect();
-        parts.retain(|&part| self.file(part, ENDING).is_file());
+        // Tokens are no layer: nobody looks for a record of theirs.
+        parts.retain(|&part| part != Part::Tokens && self.file(part, ENDING).is_file());
         parts.sort();
         parts
     }
@@ -190,6 +201,36 @@ impl Folder {
     /// The records of a part without their Gram matrices; `None` where it is not finished, or not whole.
     pub fn read_part(&self, part: Part) -> Option<Vec<Record>> {
         part::read_statistics(&self.file(part, ENDING), &self.key)
+    }
+
+    /// Keeps how often each token occurs in what is run.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_tokens(&self, sequences: &[&[u32]]) -> Result<()> {
+        let ids = || sequences.iter().flat_map(|ids| ids.iter()).map(|&id| id as usize);
+        let ids = || ids().filter(|&id| id < MOST_TOKENS);
+        let mut counts = vec![0_u64; ids().max().map_or(0, |most| most + 1)];
+        for id in ids() {
+            counts[id] += 1;
+        }
+        let all: u64 = counts.iter().sum();
+        let share = |&count: &u64| (count as f64 / all.max(1) as f64) as f32;
+        let inputs = Inputs::of_mean_squares(all, counts.iter().map(share).collect());
+        let layers = vec![TOKENS.to_owned()];
+        let record = Record { layers, routed_of: None, inputs, gram: None };
+        self.write_part(Part::Tokens, &[record])
+    }
+
+    /// Tokens that were run, and the share of each; those beyond the last never occur. `None` where nobody counted them.
+    pub fn tokens(&self) -> Option<(u64, Vec<f32>)> {
+        let inputs = self.read_part(Part::Tokens)?.into_iter().next()?.inputs;
+        Some((inputs.tokens, inputs.mean_square))
+    }
+
+    /// Whether tokens were counted.
+    pub fn has_tokens(&self) -> bool {
+        self.file(Part::Tokens, ENDING).is_file()
     }
 
     /// Everything measured so far, without Gram matrices.

@@ -106,6 +106,7 @@ pub fn calibrate(run: &Run<'_>, root: &Path, observer: &dyn Observer) -> Result<
     if folder.is_finished() {
         return Ok(folder.load());
     }
+    folder.write_tokens(&run.sequences)?;
     let work = Work { run, folder: &folder, batches: run.batches(), observer };
     let mut states = folder.load_states().filter(|states| states.batches() == work.batches.len());
     let first = states.as_ref().map_or(0, |states| states.after() as usize + 1);

@@ -64,6 +64,7 @@ impl Layout {
             Self::Windows(layout) => listed(layout.parts(shape)),
             Self::Folded(layout) => layout.inner.parts(layout.inner_or_none(shape)),
             Self::Coded(layout) => listed(layout.parts(shape)),
+            Self::Seeded(layout) => listed(layout.parts(shape)),
             Self::Additive(layout) => additive(layout, shape),
             Self::LowRank(layout) => low_rank(layout, shape),
             Self::Outliers(layout) => outliers(layout, shape),
@@ -131,6 +132,7 @@ impl Layout {
             }
             Self::Outliers(layout) => layout.kept <= shape.elements() && is_float(layout.dtype),
             Self::Coded(layout) => layout.is_valid(shape),
+            Self::Seeded(layout) => layout.is_valid(),
             _ => self.is_valid_around(shape, depth),
         }
     }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::encoding::{
     AdditiveLayout, AffineLayout, BilevelLayout, BlockType, CodedLayout, FloatLayout, FoldedLayout,
     LowRankLayout, MixedLayout, OutliersLayout, PaletteLayout, RotatedLayout, RunsLayout,
-    ScaledLayout, ShiftedLayout, SignedLayout, SparseLayout, SplitLayout, StackLayout, SumLayout,
-    Tiling, VectorsLayout, WindowsLayout, blocks,
+    ScaledLayout, SeededLayout, ShiftedLayout, SignedLayout, SparseLayout, SplitLayout,
+    StackLayout, SumLayout, Tiling, VectorsLayout, WindowsLayout, blocks,
 };
 use crate::numeric::grouping::Grouping;
 use crate::tensor::{DType, MatrixShape};
@@ -61,6 +61,8 @@ pub enum Layout {
     Stack(StackLayout),
     /// Sums of entries of codebooks.
     Additive(AdditiveLayout),
+    /// Coefficients of columns that seeds make.
+    Seeded(SeededLayout),
 }
 
 impl Layout {
@@ -95,6 +97,7 @@ impl Layout {
             Self::Split(layout) => layout.bytes(shape),
             Self::Stack(layout) => layout.bytes(shape),
             Self::Additive(layout) => layout.bytes(shape),
+            Self::Seeded(layout) => layout.bytes(shape),
         }
     }
 
@@ -121,6 +124,7 @@ impl Layout {
             Self::Coded(layout) => layout.bits,
             Self::Folded(layout) => layout.inner.nominal_bits(),
             Self::Signed(_) => 1,
+            Self::Seeded(layout) => layout.bits(),
             Self::Split(layout) => layout.rest.nominal_bits(),
             Self::Stack(layout) => layout.levels.iter().map(Self::nominal_bits).sum(),
             Self::Additive(layout) => {
@@ -167,6 +171,7 @@ impl Layout {
             | Self::Sum(_)
             | Self::Sparse(_)
             | Self::Coded(_)
+            | Self::Seeded(_)
             | Self::Folded(_)
             | Self::Shifted(_)
             | Self::Signed(_)

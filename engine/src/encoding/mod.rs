@@ -21,6 +21,7 @@ mod part;
 mod rotated;
 mod runs;
 mod scaled;
+mod seeded;
 mod shifted;
 mod signed;
 mod sparse;
@@ -51,6 +52,7 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 pub use rotated::{Rotated, RotatedLayout};
 pub use runs::{Runs, RunsLayout};
 pub use scaled::{Scaled, ScaledLayout};
+pub use seeded::{Seeded, SeededLayout};
 pub use shifted::{Shifted, ShiftedLayout};
 pub use signed::{Signed, SignedLayout};
 pub use sparse::{Mask, Sparse, SparseLayout};
@@ -111,6 +113,8 @@ pub enum Encoding {
     Additive(Additive),
     /// Another encoding of a matrix of another shape.
     Folded(Folded),
+    /// Blocks as coefficients of columns that a seed makes.
+    Seeded(Seeded),
 }
 
 impl Encoding {
@@ -140,6 +144,7 @@ impl Encoding {
             Self::Stack(stack) => stack.shape(),
             Self::Additive(additive) => additive.shape(),
             Self::Folded(folded) => folded.shape(),
+            Self::Seeded(seeded) => seeded.shape(),
         }
     }
 
@@ -169,6 +174,7 @@ impl Encoding {
             Self::Stack(stack) => Layout::Stack(stack.layout()),
             Self::Additive(additive) => Layout::Additive(additive.layout().clone()),
             Self::Folded(folded) => Layout::Folded(folded.layout()),
+            Self::Seeded(seeded) => Layout::Seeded(*seeded.layout()),
         }
     }
 
@@ -230,6 +236,7 @@ impl Encoding {
             Self::Stack(stack) => stack.decode_row(row, out),
             Self::Additive(additive) => additive.decode_row(row, out),
             Self::Folded(folded) => folded.decode_row(row, out),
+            Self::Seeded(seeded) => seeded.decode_row(row, out),
         }
     }
 
@@ -268,6 +275,7 @@ impl Encoding {
             Self::Stack(stack) => stack.parts(),
             Self::Additive(additive) => additive.parts(),
             Self::Folded(folded) => folded.parts(),
+            Self::Seeded(seeded) => seeded.parts(),
         }
     }
 
@@ -314,6 +322,7 @@ impl Encoding {
             Layout::Stack(layout) => Self::Stack(Stack::from_parts(layout, shape, part)?),
             Layout::Additive(layout) => Self::Additive(Additive::from_parts(layout, shape, part)?),
             Layout::Folded(layout) => Self::Folded(Folded::from_parts(layout, shape, part)?),
+            Layout::Seeded(layout) => Self::Seeded(Seeded::from_parts(*layout, shape, part)?),
         })
     }
 }

@@ -22,6 +22,9 @@ pub enum WindowForm {
     /// A byte for 4 weights, and 4 bits for the scale of 64.
     #[serde(rename = "wint2")]
     Bytes,
+    /// A word of 16 bits for 7 weights of a row, and no scales but those of rows.
+    #[serde(rename = "wint2.286")]
+    Bare,
 }
 
 /// Windows without their data.
@@ -45,6 +48,9 @@ impl WindowsLayout {
         let scales = ("super_scales", self.dtype, rows);
         match self.form {
             WindowForm::Words => vec![("words", DType::U16, rows * blocks * WORDS), scales],
+            WindowForm::Bare => {
+                vec![("words", DType::U16, rows * shape.cols.div_ceil(IN_WORD)), scales]
+            }
             WindowForm::Bytes => vec![
                 ("codes", DType::U8, rows * shape.cols.div_ceil(IN_BYTE)),
                 ("local_scales", DType::U8, rows * blocks.div_ceil(2)),
@@ -55,7 +61,7 @@ impl WindowsLayout {
         }
     }
 
-    /// 10 words for 64 weights and a scale a row; or a byte for 4, half a byte for 64, and three numbers a row.
+    /// 10 words for 64 weights, or one for 7, and a scale a row; or a byte for 4, half a byte for 64, and three numbers a row.
     pub(super) fn bytes(self, shape: MatrixShape) -> u64 {
         let of = |(_, dtype, n): (_, DType, usize)| n as u64 * dtype.bits() / 8;
         self.parts(shape).into_iter().map(of).sum()
@@ -63,7 +69,7 @@ impl WindowsLayout {
 
     pub(super) fn bits(self) -> u32 {
         match self.form {
-            WindowForm::Words => 3,
+            WindowForm::Words | WindowForm::Bare => 3,
             WindowForm::Bytes => 2,
         }
     }
@@ -72,7 +78,7 @@ impl WindowsLayout {
 /// The data of [`Windows`], row by row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowsData {
-    /// Of [`WindowForm::Words`] ten words a block, the last of which holds the scale; otherwise the bytes.
+    /// Of [`WindowForm::Words`] ten words a block, the last of which holds the scale; otherwise the bytes, or the words.
     pub codes: Vec<u16>,
     /// Of [`WindowForm::Bytes`] the scale of each block, 0 to 15.
     pub local: Vec<u8>,
@@ -118,6 +124,15 @@ impl Windows {
     pub(super) fn decode_row(&self, row: usize, out: &mut [f32]) {
         let (data, blocks) = (&self.data, WindowsLayout::blocks(self.shape.cols));
         let of_row = data.supers[row];
+        if self.layout.form == WindowForm::Bare {
+            let per_row = self.shape.cols.div_ceil(IN_WORD);
+            let words = &data.codes[row * per_row..(row + 1) * per_row];
+            for (out, &word) in out.chunks_mut(IN_WORD).zip(words) {
+                let levels = word_levels(word);
+                out.iter_mut().zip(levels).for_each(|(value, level)| *value = level * of_row);
+            }
+            return;
+        }
         if self.layout.form == WindowForm::Words {
             let words = data.codes[row * blocks * WORDS..].chunks(WORDS);
             for (out, words) in out.chunks_mut(BLOCK).zip(words) {
@@ -155,7 +170,7 @@ impl Windows {
         };
         let supers = floats(self.layout.dtype, &data.supers);
         let bytes = match self.layout.form {
-            WindowForm::Words => {
+            WindowForm::Words | WindowForm::Bare => {
                 vec![data.codes.iter().flat_map(|word| word.to_le_bytes()).collect(), supers]
             }
             WindowForm::Bytes => {
@@ -187,11 +202,7 @@ impl Windows {
             }
         }
         let supers = floats(part("super_scales")?, layout.dtype, shape.rows)?;
-        let data = if layout.form == WindowForm::Words {
-            let words = part("words")?.as_chunks::<2>().0.iter();
-            let codes = words.map(|bytes| u16::from_le_bytes(*bytes)).collect();
-            WindowsData { codes, local: Vec::new(), maps: Vec::new(), supers }
-        } else {
+        let data = if layout.form == WindowForm::Bytes {
             let of = |name| floats(part(name)?, DType::F32, shape.rows);
             let maps = of("code_scales")?.into_iter().zip(of("code_zeros")?);
             let blocks = WindowsLayout::blocks(shape.cols);
@@ -206,6 +217,10 @@ impl Windows {
                 maps: maps.map(|(scale, zero)| [scale, zero]).collect(),
                 supers,
             }
+        } else {
+            let words = part("words")?.as_chunks::<2>().0.iter();
+            let codes = words.map(|bytes| u16::from_le_bytes(*bytes)).collect();
+            WindowsData { codes, local: Vec::new(), maps: Vec::new(), supers }
         };
         Some(Self { shape, layout, data })
     }

@@ -321,6 +321,7 @@ fn described(layout: &Layout) -> String {
         }
         Layout::Rotated(rotated) => format!("{}, rotated", described(&rotated.inner)),
         Layout::Folded(folded) => format!("cores, {}", described(&folded.inner)),
+        Layout::Seeded(_) => format!("{}-bit seeds", layout.nominal_bits()),
         Layout::Coded(_) => "range-coded grid".to_owned(),
         Layout::Signed(signed) => format!("signs of {}", described(&signed.inner)),
         Layout::Split(split) => {

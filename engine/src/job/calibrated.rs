@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::calibration::{Calibration, Folder, Imported, Record, Settings};
-use crate::checkpoint::{Checkpoint, MatrixKind};
+use crate::checkpoint::{Checkpoint, MatrixKind, Role, Tensor};
 use crate::error::{Error, Result};
 use crate::method::{self, LayerInputs, Needs, Step};
 use crate::plan::{Assignment, Plan};
@@ -88,13 +88,25 @@ pub struct Measured<'a> {
 impl Calibrated for Measured<'_> {
     fn known(&self, layer: &str) -> Needs {
         // Whether a single matrix was left out is found when it is read.
-        known(self.calibration.record(layer), |_| self.calibration.settings.has_grams)
+        let known = known(self.calibration.record(layer), |_| self.calibration.settings.has_grams);
+        if self.folder.has_tokens() { known.max(Needs::Tokens) } else { known }
     }
 
     fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>> {
-        let Some(record) = self.calibration.record(layer) else { return Ok(None) };
+        let counted = self.folder.tokens();
+        let Some(record) = self.calibration.record(layer) else {
+            let of = |(tokens, shares): (u64, Vec<f32>)| LayerInputs {
+                tokens,
+                shares,
+                mean: Vec::new(),
+                mean_square: Vec::new(),
+                gram: None,
+            };
+            return Ok(counted.map(of));
+        };
         let gram = if needs == Needs::Gram { self.folder.gram(record) } else { None };
-        Ok(Some(LayerInputs { gram, ..moments(record) }))
+        let shares = counted.map(|(_, shares)| shares).unwrap_or_default();
+        Ok(Some(LayerInputs { gram, shares, ..moments(record) }))
     }
 
     fn settings(&self) -> Option<&Settings> {
@@ -112,6 +124,7 @@ fn moments(record: &Record) -> LayerInputs {
         mean: record.inputs.mean.clone(),
         mean_square: record.inputs.mean_square.clone(),
         gram: None,
+        shares: Vec::new(),
     }
 }
 
@@ -144,6 +157,9 @@ impl Subject<'_> {
     pub fn check_inputs(&self, layer: usize, steps: &[Step]) -> Result<()> {
         let tensor = &self.checkpoint.tensors()[layer];
         let (needs, known) = (method::chain_needs(steps), self.calibrated.known(&tensor.name));
+        if method::chain_counts_tokens(steps) {
+            self.check_tokens(tensor)?;
+        }
         if needs <= known {
             return Ok(());
         }
@@ -154,6 +170,21 @@ impl Subject<'_> {
             ));
         }
         Err(method::uncalibrated(&tensor.name, needs, known))
+    }
+
+    /// Refuses to count the rows of a layer as tokens where they are none, or nobody counted those.
+    fn check_tokens(&self, tensor: &Tensor) -> Result<()> {
+        if !matches!(tensor.place.role, Role::Embedding | Role::Head) {
+            return Err(Error::plan(
+                format!("the rows of {} are no tokens", tensor.name),
+                "count all of them alike",
+            ));
+        }
+        let inputs = self.calibrated.inputs(&tensor.name, Needs::Tokens)?;
+        if inputs.is_some_and(|inputs| !inputs.shares.is_empty()) {
+            return Ok(());
+        }
+        Err(method::uncalibrated(&tensor.name, Needs::Tokens, self.calibrated.known(&tensor.name)))
     }
 
     /// The calibration, where a plan needs any.

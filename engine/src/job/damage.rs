@@ -55,6 +55,7 @@ impl<'a> Moments<'a> {
         match inputs {
             None => Self::None,
             Some(LayerInputs { gram: Some(gram), .. }) => Self::Gram(gram),
+            Some(inputs) if inputs.mean_square.is_empty() => Self::None,
             Some(inputs) => Self::Diagonal(&inputs.mean_square),
         }
     }

@@ -38,7 +38,7 @@ impl Subject<'_> {
 
     /// Tensors of a GGUF file whose inputs are known.
     fn entries(&self) -> u32 {
-        let knows = |tensor: &Tensor| self.calibrated.known(&tensor.name) > Needs::Weights;
+        let knows = |tensor: &Tensor| self.calibrated.known(&tensor.name) >= Needs::Moments;
         let known = self.checkpoint.tensors().iter().filter(|t| t.matrix.is_some() && knows(t));
         let names = known.filter_map(|tensor| Some(to_gguf(tensor.module())?.tensor));
         u32::try_from(names.collect::<BTreeSet<String>>().len()).unwrap_or(u32::MAX)

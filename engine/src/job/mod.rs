@@ -4,6 +4,7 @@
 
 mod calibrated;
 mod capacity;
+mod cuts;
 mod damage;
 mod encoded;
 mod folded;
@@ -23,6 +24,7 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
 pub use capacity::{Held, Source, by_bits, capacity, entropy_coded, forms, hold, holders};
+pub use cuts::cuts;
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
 pub use encoded::Encodings;
 pub use folded::{carried_weights, folded_factors, freed_weights};

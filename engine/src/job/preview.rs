@@ -84,6 +84,7 @@ fn grid_of(encoding: &Encoding) -> Option<Grid> {
         | Encoding::Windows(_)
         | Encoding::Coded(_)
         | Encoding::Folded(_)
+        | Encoding::Seeded(_)
         | Encoding::Rotated(_)
         | Encoding::Signed(_)
         | Encoding::Split(_)

@@ -9,6 +9,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use crate::encoding::{AffineLayout, Dense, Encoding, Layout, LowRank, LowRankLayout};
 use crate::error::{Error, Result};
 use crate::method::grid::Grid;
+use crate::method::remapped;
 use crate::method::signs::saturated;
 use crate::method::{Kind, Option_, Parameter, Resolved, Task};
 use crate::numeric::gram::Gram;
@@ -33,19 +34,22 @@ pub(super) const FACTORS: Parameter = Parameter {
     name: "factors",
     title: "Factors",
     help: "How the numbers of both thin matrices are stored. As integers, twice to four times the rank fits in the same bytes.",
-    kind: Kind::Choice(&[
-        Option_ {
-            id: "element-type",
-            title: "As the weights",
-            help: "In the element type of the layer on disk.",
-        },
-        Option_ {
-            id: "integers",
-            title: "Integers",
-            help: "Symmetric groups along their rows; the right factor is fitted again to the left one as rounded.",
-        },
-    ]),
+    kind: Kind::Choice(&[AS_THE_WEIGHTS, AS_INTEGERS]),
     only_when: None,
+};
+
+/// Factors in the type of the layer.
+pub(super) const AS_THE_WEIGHTS: Option_ = Option_ {
+    id: "element-type",
+    title: "As the weights",
+    help: "In the element type of the layer on disk.",
+};
+
+/// Factors as grouped integers.
+pub(super) const AS_INTEGERS: Option_ = Option_ {
+    id: "integers",
+    title: "Integers",
+    help: "Symmetric groups along their rows; the right factor is fitted again to the left one as rounded.",
 };
 
 /// Bits of integers.
@@ -70,6 +74,7 @@ pub(super) const FACTOR_GROUP: Parameter = Parameter {
 pub(super) fn label(parameters: &Resolved) -> String {
     let rank = parameters.integer("rank");
     match parameters.choice("factors") {
+        "remapped" => format!("rank {rank} remapped"),
         "integers" => {
             let (bits, group) =
                 (parameters.integer("factor_bits"), parameters.integer("factor_group"));
@@ -112,7 +117,7 @@ pub(super) fn energy(difference: &Array2<f32>, gram: Option<&Gram>) -> f64 {
 ///
 /// Q, the leading directions, and Qᵀ·D are the factors; in an element type each pair of a column and a row is scaled to
 /// equal norms. As integers Q is rounded on grids searched for the error counted by what each direction carries; then R
-/// is fitted to L as rounded, (LᵀL)·R = Lᵀ·D by eight steps of conjugate gradients, which is the best in any H, and
+/// is fitted to L as rounded (in part: [`remapped::layout`]), (LᵀL)·R = Lᵀ·D by eight steps of conjugate gradients, which is the best in any H, and
 /// rounded on grids searched for the error counted by the mean squares of the inputs.
 ///
 /// # Errors
@@ -126,16 +131,16 @@ pub(super) fn nearest(
     let left = directions(d, gram, layout.rank, task)?;
     let wide = d.mapv(f64::from);
     let right = left.t().dot(&wide);
-    if let (Layout::Affine(of_left), Layout::Affine(of_right)) = (&*layout.left, &*layout.right) {
-        let carried = carried(&right, gram);
-        let left = rounded(of_left, &left, Some(&carried), task)?;
-        let right = fitted(&left.decode().mapv(f64::from), &wide, right, task)?;
-        let squares: Option<Vec<f32>> =
-            gram.map(|gram| gram.diagonal().iter().map(|&square| square as f32).collect());
-        let right = rounded(of_right, &right, squares.as_deref(), task)?;
-        return Ok(LowRank::new(left, right));
+    if matches!(*layout.left, Layout::Dense(_)) {
+        return Ok(balanced(left, right, task.dtype));
     }
-    Ok(balanced(left, right, task.dtype))
+    let carried = carried(&right, gram);
+    let left = remapped::held(&layout.left, &left, Some(&carried), task)?;
+    let right = fitted(&left.decode().mapv(f64::from), &wide, right, task)?;
+    let squares: Option<Vec<f32>> =
+        gram.map(|gram| gram.diagonal().iter().map(|&square| square as f32).collect());
+    let right = remapped::held(&layout.right, &right, squares.as_deref(), task)?;
+    Ok(LowRank::new(left, right))
 }
 
 /// Orthonormal columns `[rows, rank]`: the leading directions of `d`, in outputs where there is `gram`.
@@ -203,7 +208,7 @@ pub(super) fn held(
 }
 
 /// A factor as grouped integers; the search counts each squared error with the entry of its column.
-fn rounded(
+pub(super) fn rounded(
     layout: &AffineLayout,
     values: &Array2<f64>,
     importance: Option<&[f32]>,

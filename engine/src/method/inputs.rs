@@ -20,6 +20,8 @@ pub struct LayerInputs {
     pub mean_square: Vec<f32>,
     /// Σ x·xᵀ, where it was kept.
     pub gram: Option<Gram>,
+    /// Share of each token among those of the text, where rows are tokens and that was asked for; empty otherwise.
+    pub shares: Vec<f32>,
 }
 
 impl LayerInputs {
@@ -27,7 +29,8 @@ impl LayerInputs {
     pub fn of_gram(gram: Gram) -> Self {
         let tokens = gram.tokens().max(1) as f64;
         let mean_square = gram.diagonal().iter().map(|sum| (sum / tokens) as f32).collect();
-        Self { tokens: gram.tokens(), mean: Vec::new(), mean_square, gram: Some(gram) }
+        let (mean, shares) = (Vec::new(), Vec::new());
+        Self { tokens: gram.tokens(), mean, mean_square, gram: Some(gram), shares }
     }
 
     /// The inputs with channel j divided by `by[j]`.
@@ -45,6 +48,7 @@ impl LayerInputs {
             mean: each(&self.mean, 1),
             mean_square: each(&self.mean_square, 2),
             gram: self.gram.as_ref().filter(fits).map(|gram| gram.scaled(&factors)),
+            shares: self.shares.clone(),
         }
     }
 }
@@ -58,8 +62,10 @@ impl<'a> Task<'a> {
         if self.weights.is_empty() {
             return Ok(Cow::Owned(vec![0.0; self.weights.ncols()]));
         }
+        // Of a layer whose tokens are counted nothing else may be known.
+        let inputs = self.inputs.filter(|inputs| !inputs.mean_square.is_empty());
         let inputs =
-            self.inputs.ok_or_else(|| uncalibrated(self.tensor, Needs::Moments, Needs::Weights))?;
+            inputs.ok_or_else(|| uncalibrated(self.tensor, Needs::Moments, Needs::Weights))?;
         self.check_channels(inputs.mean_square.len())?;
         if inputs.tokens == 0 {
             return Err(self.no_token());
@@ -68,6 +74,27 @@ impl<'a> Task<'a> {
             return Err(self.not_finite());
         }
         Ok(Cow::Borrowed(&inputs.mean_square))
+    }
+
+    /// How much each row counts as a token: once more than it occurred, over all rows once more than they did, so that those
+    /// which did not occur count, too. Of a sample of rows the first.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where nobody counted tokens.
+    pub(super) fn token_shares(&self) -> Result<Vec<f64>> {
+        let inputs = self.inputs.filter(|inputs| !inputs.shares.is_empty());
+        let rows = self.weights.nrows();
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let inputs =
+            inputs.ok_or_else(|| uncalibrated(self.tensor, Needs::Tokens, Needs::Weights))?;
+        let tokens = inputs.tokens as f64;
+        let of = |row: usize| {
+            let share = f64::from(inputs.shares.get(row).copied().unwrap_or(0.0));
+            (share * tokens + 1.0) / (tokens + rows as f64)
+        };
+        Ok((0..rows).map(of).collect())
     }
 
     /// E\[x\] of each input channel.
@@ -196,6 +223,10 @@ pub fn uncalibrated(layer: &str, needs: Needs, known: Needs) -> Error {
         Needs::Gram => (
             "the Gram matrix of its inputs, which nobody measured",
             "calibrate first, with Gram matrices, or choose a method without data",
+        ),
+        Needs::Tokens => (
+            "to know how often its tokens occur, which nobody counted",
+            "calibrate first, or again, or count all rows alike",
         ),
         Needs::Weights | Needs::Moments => (
             "the mean squares of its inputs, which nobody measured",

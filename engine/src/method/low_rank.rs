@@ -2,11 +2,15 @@
 
 use crate::encoding::{Encoding, Layout, LowRankLayout, Shifted, ShiftedLayout};
 use crate::error::{Error, Result};
-use crate::method::factors::{self, FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, layout_of, nearest};
+use crate::method::factors::{
+    self, AS_INTEGERS, AS_THE_WEIGHTS, FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, nearest,
+};
+use crate::method::remapped;
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Step, Task,
 };
 use crate::numeric::gram::Gram;
+use crate::tensor::{DType, MatrixShape};
 
 /// W ≈ L·R with L `[rows, rank]`, R `[rank, cols]`, both in the element type of the weights or as grouped integers.
 ///
@@ -14,7 +18,7 @@ use crate::numeric::gram::Gram;
 /// the least error of that rank, Σ_{i>rank} σᵢ² of W·H^½ (Eckart & Young 1936). No matrix is inverted, so H may have any
 /// rank. *In a bias* (Yu & Wu 2023): H is that of inputs less their mean μ, and outputs are shifted by (W − Ŵ)·μ, so that
 /// ŷ = Ŵ·(x − μ) + W·μ is right at the mean; the error is then Σ_{i>rank} σᵢ² of the centred, never more than without.
-/// How the factors are held: see [`nearest`]. A rank beyond rows or cols is cut to them.
+/// How the factors are held: see [`nearest`], and [`remapped::layout`] for the storage of Dobi-SVD (Wang et al. 2025). A rank beyond rows or cols is cut to them.
 /// Cost: see [`crate::numeric::leading::leading_directions`].
 pub(super) struct LowRankMethod;
 
@@ -25,10 +29,24 @@ static ABOUT: About = About {
     id: "low-rank",
     title: "Low rank",
     summary: "Replaces the matrix by the product of two thin ones, chosen for the least error of the weights or of the layer's outputs.",
-    citation: "Eckart & Young 1936; Wang, Zheng, Wan & Zhang, SVD-LLM: Truncation-aware singular value decomposition for large language model compression, ICLR 2025; with a bias: Yu & Wu, Compressing transformers: features are low-rank, but weights are not!, AAAI 2023",
+    citation: "Eckart & Young 1936; Wang, Zheng, Wan & Zhang, SVD-LLM: Truncation-aware singular value decomposition for large language model compression, ICLR 2025; factors in 8 and 16 bits: Wang, Ke, Tomizuka, Keutzer & Xu, Dobi-SVD: Differentiable SVD for LLM compression, ICLR 2025; with a bias: Yu & Wu, Compressing transformers: features are low-rank, but weights are not!, AAAI 2023",
     stage: Stage::Quantise,
     needs: Needs::Weights,
-    parameters: &[RANK, NEAREST, CENTRE, FACTORS, FACTOR_BITS, FACTOR_GROUP],
+    parameters: &[RANK, NEAREST, CENTRE, OWN_FACTORS, FACTOR_BITS, FACTOR_GROUP],
+};
+
+/// Of a matrix that is a product and nothing else, the factors can also share their bits.
+const OWN_FACTORS: Parameter = Parameter {
+    kind: Kind::Choice(&[
+        AS_THE_WEIGHTS,
+        AS_INTEGERS,
+        Option_ {
+            id: "remapped",
+            title: "8 and 16 bits",
+            help: "Both in 8 bits, and what the longer one has beyond the shorter in 16 (Dobi-SVD): rank · the longer side numbers of 16 bits, so that every rank saves bytes.",
+        },
+    ]),
+    ..FACTORS
 };
 
 /// What becomes of the mean of the inputs.
@@ -46,6 +64,13 @@ const CENTRE: Parameter = Parameter {
     ]),
     only_when: Some(("nearest", "outputs")),
 };
+
+fn layout_of(parameters: &Resolved, shape: MatrixShape, dtype: DType) -> LowRankLayout {
+    match parameters.choice(FACTORS.name) {
+        "remapped" => remapped::layout(parameters.integer(RANK.name) as usize, shape, dtype),
+        _ => factors::layout_of(parameters, shape, dtype),
+    }
+}
 
 fn is_centred(parameters: &Resolved) -> bool {
     parameters.uses(&CENTRE) && parameters.choice(CENTRE.name) == "bias"
@@ -70,6 +95,18 @@ pub(super) const NEAREST: Parameter = Parameter {
     ]),
     only_when: None,
 };
+
+/// A step of this method of another rank; `None` of another method.
+pub fn with_rank(step: &Step, rank: usize) -> Option<Step> {
+    (step.method == ABOUT.id).then(|| step.clone().with(RANK.name, rank as i64))
+}
+
+/// The candidate of a ranking of singular values, whatever its rank: nearest in outputs where so much is `known` of them, in
+/// factors of which every rank saves bytes.
+pub fn ranking(known: Needs) -> Step {
+    let nearest = if known >= Needs::Gram { "outputs" } else { "weights" };
+    Step::new(ABOUT.id).with(NEAREST.name, nearest).with(FACTORS.name, "remapped")
+}
 
 /// Whether a chain shifts the outputs of its layer; no, where a step is not valid.
 pub fn shifts(steps: &[Step]) -> bool {

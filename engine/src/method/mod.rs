@@ -14,6 +14,7 @@ mod coded;
 mod db_llm;
 mod dictionary;
 mod eora;
+mod factored;
 mod factors;
 mod floats;
 mod fp8;
@@ -39,7 +40,9 @@ mod pattern;
 mod polish;
 mod ptq161;
 mod quip;
+mod remapped;
 mod round_to_nearest;
+mod seedlm;
 mod signs;
 mod sparsegpt;
 mod spqr;
@@ -61,9 +64,11 @@ pub use awq::{
 };
 pub use bitstack::stacks;
 pub use inputs::{LayerInputs, uncalibrated};
-pub use low_rank::{shifts as chain_shifts, without_shift};
+pub use low_rank::{ranking, shifts as chain_shifts, with_rank, without_shift};
 pub use mixllm::{promoting, row_saliences, with_share};
 pub use parameters::{Kind, Option_, Parameter, Parameters, Resolved, Value};
+
+pub use train::{Cut, cuts, has_cuts};
 
 use crate::encoding::{Encoding, Layout, Mask};
 use crate::error::{Error, Result};
@@ -90,6 +95,7 @@ pub static METHODS: &[&dyn Method] = &[
     &coded::ENTRY,
     &aqlm::ENTRY,
     &vector::ENTRY,
+    &seedlm::ENTRY,
     &palette::ENTRY,
     &nf4::ENTRY,
     &fp8::ENTRY,
@@ -134,6 +140,8 @@ pub enum Stage {
 pub enum Needs {
     /// Nothing.
     Weights,
+    /// How often each token occurs, of a matrix with a row for each.
+    Tokens,
     /// E\[x²\] of each input.
     Moments,
     /// Σ x·xᵀ of the inputs.
@@ -290,6 +298,15 @@ pub fn chain_needs(steps: &[Step]) -> Needs {
         Some(method.needs(&method.about().resolve(&step.parameters).ok()?))
     };
     steps.iter().filter_map(needs).max().unwrap_or(Needs::Weights)
+}
+
+/// Whether a step of a chain counts rows by how often their token occurs; no, where a step is not valid.
+pub fn chain_counts_tokens(steps: &[Step]) -> bool {
+    let counts = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        Some(method.needs(&method.about().resolve(&step.parameters).ok()?) == Needs::Tokens)
+    };
+    steps.iter().any(|step| counts(step).unwrap_or(false))
 }
 
 /// Checks that `steps` name known methods with valid parameters, each stage at most once and in order.

@@ -1,16 +1,19 @@
 //! Tensor trains: a matrix as a chain of small cores over the digits of its rows and columns.
 
-use ndarray::Array2;
+use std::convert::Infallible;
+
+use ndarray::{Array2, s};
 
 use crate::encoding::{Encoding, Folded, FoldedLayout, Layout, LowRank, LowRankLayout, folded};
 use crate::error::{Error, Result};
 use crate::method::factors::{
-    FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, factor_of, fitted, held, nearest, times,
+    FACTOR_BITS, FACTOR_GROUP, FACTORS, RANK, directions, factor_of, fitted, held, nearest, times,
 };
 use crate::method::{
-    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
+    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Step, Task,
+    refuse_non_finite,
 };
-use crate::numeric::leading::leading_directions;
+use crate::numeric::spectrum::{Stopped, is_direct, singular_values_by_gram, singular_values_f64};
 use crate::tensor::MatrixShape;
 
 /// W of m₁·m₂(·m₃) × n₁·n₂(·n₃) as cores \[m₁·n₁, χ₁\], (\[χ₁·m₂·n₂, χ₂\],) \[χ, m·n\] of the last digits.
@@ -148,21 +151,88 @@ fn train(layout: &Layout, weights: &Array2<f64>, task: &Task<'_>) -> Result<Enco
     }
 }
 
+/// The matrix between two cores, cut in two: what truncation of its rank loses is the tail of these.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cut {
+    /// All singular values, largest first.
+    pub singular_values: Vec<f64>,
+    /// How many of them are kept.
+    pub rank: usize,
+}
+
+/// Whether a chain makes a tensor train.
+pub fn has_cuts(steps: &[Step]) -> bool {
+    steps.iter().any(|step| step.method == ABOUT.id)
+}
+
+/// The cuts of the tensor train of a chain, from the first core on; none where it has none.
+///
+/// A later cut is that of what the directions kept at those before leave, so the squared error of the train is the sum of the
+/// squares beyond each rank, rounding of cores apart. Cost: that of all singular values of `[m₁·n₁, m₂·n₂]`.
+///
+/// # Errors
+/// Those of the method.
+pub fn cuts(steps: &[Step], task: &Task<'_>) -> Result<Vec<Cut>> {
+    let Some(step) = steps.iter().find(|step| step.method == ABOUT.id) else {
+        return Ok(Vec::new());
+    };
+    let parameters = ABOUT.resolve(&step.parameters)?;
+    let input = LayoutInput { shape: task.shape(), dtype: task.dtype, previous: None };
+    let layout = ENTRY.layout(&parameters, input)?;
+    refuse_non_finite(task)?;
+    cuts_of(&layout, &task.weights.mapv(f64::from), task)
+}
+
+/// Those of weights as this layout, which is one of [`Train::layout`] or of its right core.
+fn cuts_of(layout: &Layout, weights: &Array2<f64>, task: &Task<'_>) -> Result<Vec<Cut>> {
+    match layout {
+        Layout::Folded(of) => cuts_of(&of.inner, &folded(weights, (of.rows, of.cols)), task),
+        Layout::LowRank(of) => {
+            let mut cuts = vec![Cut { singular_values: values(weights, task)?, rank: of.rank }];
+            if matches!(*of.right, Layout::Folded(_)) {
+                let left = first_directions(of.rank, weights, task)?;
+                cuts.extend(cuts_of(&of.right, &times(left.t(), weights.view(), task)?, task)?);
+            }
+            Ok(cuts)
+        }
+        other => Err(Error::Unsupported { what: format!("a core held as {other:?}") }),
+    }
+}
+
+/// All singular values.
+fn values(weights: &Array2<f64>, task: &Task<'_>) -> Result<Vec<f64>> {
+    let (rows, cols) = weights.dim();
+    let lost = || Error::Numeric {
+        tensor: task.tensor.to_owned(),
+        why: "its singular values were not found".to_owned(),
+    };
+    if weights.is_empty() {
+        return Ok(Vec::new());
+    }
+    if is_direct(rows, cols) {
+        task.observer.go_on()?;
+        return singular_values_f64(weights.view()).ok_or_else(lost);
+    }
+    let block = |rows, cols| Ok::<_, Infallible>(weights.slice(s![rows, cols]).to_owned());
+    let is_cancelled = || task.observer.is_cancelled();
+    singular_values_by_gram([rows, cols], &block, &is_cancelled).map_err(|why| match why {
+        Stopped::Cancelled => Error::Cancelled,
+        _ => lost(),
+    })
+}
+
+/// The leading directions of the first cut, \[m₁·n₁, χ₁\].
+fn first_directions(rank: usize, weights: &Array2<f64>, task: &Task<'_>) -> Result<Array2<f64>> {
+    directions(weights.mapv(|value| value as f32).view(), None, rank, task)
+}
+
 /// The first core as it is held, and what it leaves to those behind it.
 fn first_core(
     layout: &LowRankLayout,
     weights: &Array2<f64>,
     task: &Task<'_>,
 ) -> Result<(Encoding, Array2<f64>)> {
-    let is_cancelled = || task.observer.is_cancelled();
-    let narrow = weights.mapv(|value| value as f32);
-    let directions = leading_directions(narrow.view(), None, layout.rank, &is_cancelled);
-    task.observer.go_on()?;
-    let directions = directions.ok_or_else(|| Error::Numeric {
-        tensor: task.tensor.to_owned(),
-        why: "its singular vectors were not found".to_owned(),
-    })?;
-    let left = Array2::from_shape_fn((weights.nrows(), layout.rank), |at| directions[at]);
+    let left = first_directions(layout.rank, weights, task)?;
     let right = times(left.t(), weights.view(), task)?;
     let carried: Vec<f32> = right.rows().into_iter().map(|row| row.dot(&row) as f32).collect();
     let held = held(&layout.left, &left, Some(&carried), task)?;

@@ -41,14 +41,14 @@ impl Feedback {
     /// `is_cancelled`, asked every some n·128² operations, or where H + d·I is not positive definite.
     ///
     /// # Panics
-    /// If `order` is no order of the channels, or 128 no multiple of `run`.
+    /// If `order` is no order of the channels, or `run` is 0 or more than 128.
     pub fn new(
         gram: &Gram,
         order: Vec<usize>,
         (damping, run): (f64, usize),
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<Self> {
-        assert!(BLOCK.is_multiple_of(run), "whole runs in a block");
+        assert!((1..=BLOCK).contains(&run), "a run in a block");
         let n = gram.channels();
         let lower = Lower::new(gram, &order, damping, is_cancelled)?;
         // Backwards, as the factor was made.
@@ -110,7 +110,7 @@ pub trait Levels: Sync {
 /// U with its rows divided by their diagonal: a factorisation less, but no weight ahead is known before its turn. f32
 /// throughout, as the rounding that follows is coarser by orders of magnitude. Cost: rows·n² operations; memory 8·n
 /// bytes a row of the strips at work. Same bytes on any number of threads. `None` once `is_cancelled`, which is asked
-/// for every strip and 128 inputs.
+/// for every strip and up to 128 inputs.
 ///
 /// # Panics
 /// If the number of weights is not a multiple of the order of the factor.
@@ -126,11 +126,13 @@ pub fn walk<L: Levels>(
     weights.par_chunks_mut(rows * n).enumerate().for_each(|(i, weights)| {
         let first = i * rows;
         let mut strip = Strip::new(weights, factor, first..first + weights.len() / n);
-        for start in (0..n).step_by(BLOCK) {
+        // Whole runs.
+        let block = BLOCK / factor.run * factor.run;
+        for start in (0..n).step_by(block) {
             if is_cancelled() {
                 return;
             }
-            strip.fix(start..(start + BLOCK).min(n), levels);
+            strip.fix(start..(start + block).min(n), levels);
         }
         strip.give_back(weights);
     });

@@ -38,6 +38,7 @@ pub mod pursuit;
 pub mod range_coder;
 pub mod regression;
 pub mod rotation;
+pub mod seeded;
 pub mod seeds;
 pub mod spectrum;
 pub mod sweep;

@@ -36,7 +36,7 @@ pub fn nearest_of_three(value: f32) -> u16 {
     (value.round_ties_even() + WORD_MIDDLE).clamp(0.0, 7.0) as u16
 }
 
-/// The word whose values are nearest to up to seven; those that are missing may be anything.
+/// The word whose values are nearest to up to seven; those that are missing or NaN may be anything.
 ///
 /// Windows that overlap share a bit, the last of one and the first of the next, so the best word for the values so far is
 /// known for either state of that bit: exact, as by Viterbi, in 56 comparisons. Of equal ones the least window.
@@ -49,7 +49,8 @@ pub fn nearest_word(values: &[f32]) -> u16 {
         let least = before[0].min(before[1]);
         costs = [f32::INFINITY; 2];
         for window in 0..8_u16 {
-            let off = values.get(at).map_or(0.0, |value| value - level_of_three(window));
+            let value = values.get(at).filter(|value| !value.is_nan());
+            let off = value.map_or(0.0, |value| value - level_of_three(window));
             let from = if is_shared { before[usize::from(window >> 2)] } else { least };
             let (cost, last) = (from + off * off, usize::from(window & 1));
             if cost < costs[last] {
@@ -98,10 +99,25 @@ impl ByteTable {
         table
     }
 
-    /// The byte whose values are nearest to up to four, those that are missing taken for zero; the first of equals.
+    /// The byte whose values are nearest to up to four, those that are missing taken for zero; the first of equals. Those that
+    /// are NaN may be anything.
     pub fn nearest(&self, values: &[f32]) -> u8 {
+        if values.iter().any(|value| value.is_nan()) {
+            return self.nearest_in_part(values);
+        }
         let of = |i: usize| values.get(i).copied().unwrap_or(0.0);
         vectorised(Nearest { table: self, at: [of(0), of(1), of(2), of(3)] })
+    }
+
+    /// The same by the values that count alone.
+    fn nearest_in_part(&self, values: &[f32]) -> u8 {
+        let off = |byte: u8| -> f32 {
+            let counted = values.iter().zip(&self.levels).filter(|(value, _)| !value.is_nan());
+            counted.map(|(value, levels)| (value - levels[usize::from(byte)]).powi(2)).sum()
+        };
+        let least = |a: (u8, f32), b: (u8, f32)| if b.1 < a.1 { b } else { a };
+        let all = (0..=u8::MAX).map(|byte| (byte, off(byte)));
+        all.reduce(least).map_or(0, |(byte, _)| byte)
     }
 }
 

@@ -164,13 +164,13 @@ pub fn solve_within<'a>(
 }
 
 /// The export of a plan, with what its files say of the data.
-fn laid_out(subject: Subject<'_>, plan: &Plan, target: &dyn Target) -> Result<Manifest> {
+pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, target: &dyn Target) -> Result<Manifest> {
     let manifest = Manifest::new(subject.checkpoint, plan, target)?;
     manifest.weighted(subject.checkpoint, plan, subject.importance().as_ref())
 }
 
 /// Bytes that memory leaves for the units, beside the cache and everything else that is stored.
-fn units_in_memory(
+pub(super) fn units_in_memory(
     checkpoint: &Checkpoint,
     (bytes, context): (u64, u64),
     (fixed, least): (u64, u64),

@@ -6,6 +6,7 @@ mod allocate;
 mod linearity;
 mod memory;
 mod promote;
+mod rank;
 mod refined;
 mod remembered;
 mod solved;
@@ -18,6 +19,7 @@ pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
 pub use linearity::Sensitivity;
 pub use memory::{active_bytes, cache_bytes};
 pub use promote::Promoted;
+pub use rank::Ranked;
 pub use remembered::Remembered;
 pub use solved::Solved;
 
@@ -328,7 +330,7 @@ impl Question<'_> {
             let plain = || relative_error(weights.view(), decoded.view()).powi(2);
             let name = &checkpoint.tensors()[layer].name;
             let known = calibrated.known(name);
-            if metric == Metric::Weights || known == Needs::Weights {
+            if metric == Metric::Weights || known < Needs::Moments {
                 sum += share * plain();
                 continue;
             }

@@ -241,6 +241,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Rotated(_) => Some("the format has no turned bases"),
         Layout::Folded(_) => Some("the format has no chains of cores"),
         Layout::Coded(_) => Some("the format has no codes of varying length"),
+        Layout::Seeded(_) => Some("the format has no seeds of pseudo-random columns"),
         Layout::Signed(_) => Some("the format has no planes of signs over a product"),
         Layout::Split(_) => Some("the format has one form for all inputs of a layer"),
         Layout::Stack(_) => Some("the format has no levels that are added"),

@@ -170,6 +170,7 @@ fn affine_of(encoding: &Encoding) -> Option<&Affine> {
         | Encoding::Windows(_)
         | Encoding::Coded(_)
         | Encoding::Folded(_)
+        | Encoding::Seeded(_)
         | Encoding::Rotated(_)
         | Encoding::Signed(_)
         | Encoding::Split(_)

@@ -5,6 +5,7 @@ mod candidates;
 mod evolution;
 mod frontier;
 mod memory;
+mod rankings;
 mod runs;
 mod why;
 
@@ -77,6 +78,7 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
             is_asked = ui.button("Score").clicked() | one_stack(ui, model, &mut wish);
         }
     });
+    rankings::ui(context, ui, model);
     if wish != *before {
         send(context, Allocate::Wish(wish));
     }

@@ -241,6 +241,7 @@ fn calibrate(context: &ViewContext<'_>, ui: &mut Ui, form: &Form<'_>) {
 fn needs(needs: Needs) -> &'static str {
     match needs {
         Needs::Weights => "Needs the weights alone.",
+        Needs::Tokens => "Needs to know how often each token occurs, from a calibration.",
         Needs::Moments => {
             "Needs the mean squares of the layer's inputs (E[x²]), from a calibration."
         }

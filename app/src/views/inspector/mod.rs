@@ -5,6 +5,7 @@ mod assignment;
 mod bits;
 mod capacity;
 mod compare;
+mod cuts;
 mod damage;
 mod outliers;
 mod parts;

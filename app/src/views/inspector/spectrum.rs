@@ -9,6 +9,7 @@ use crate::document::model::Model;
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::{PLOT_HEIGHT, text};
 use crate::views::ViewContext;
+use crate::views::inspector::cuts;
 use crate::views::inspector::parts::{self, known, note};
 use crate::widgets::plot::{self, Options};
 
@@ -112,6 +113,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: 
             .on_hover_text("The singular values of what the layer gives for the inputs there are. Steeper than the raw ones: the inputs fill few directions, and a low rank loses less of the output than of the weights.");
     }
     about_rank(context, ui, model, (layer, spectrum, rank));
+    cuts::ui(context, ui, model, layer);
     numbers(context, ui, model, (layer, spectrum));
 }
 

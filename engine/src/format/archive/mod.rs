@@ -12,6 +12,7 @@ mod columns;
 mod leaf;
 mod parted;
 mod reader;
+mod seeded;
 mod turned;
 mod windowed;
 

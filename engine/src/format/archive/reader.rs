@@ -10,6 +10,7 @@ use crate::format::archive::coded::Runs;
 use crate::format::archive::columns::Columns;
 use crate::format::archive::leaf::{Leaf, Marks, is_set};
 use crate::format::archive::parted::{MixedRows, RunsOf};
+use crate::format::archive::seeded::Seeds;
 use crate::format::archive::turned::{Basis, Digits, Points};
 use crate::format::archive::windowed::Windowed;
 use crate::format::words::{floats, for_each_run};
@@ -51,6 +52,7 @@ pub(super) enum Node<'a> {
     Runs(RunsOf<'a>),
     Mixed(MixedRows<'a>),
     Windowed(Windowed<'a>),
+    Seeds(Seeds<'a>),
     /// What lies within, of another shape.
     Folded(Box<Self>, Digits),
     Sum(Box<Self>, Box<Self>),
@@ -174,6 +176,7 @@ impl<'a> Node<'a> {
             Layout::Additive(additive) => Self::Sums(Sums::new(additive, shape, get)?),
             Layout::Vectors(vectors) => Self::Points(Points::new(vectors, shape, get)?),
             Layout::Coded(coded) => Self::Coded(Runs::new(coded, shape, get)?),
+            Layout::Seeded(seeded) => Self::Seeds(Seeds::new(*seeded, get)?),
             Layout::Windows(windows) => Self::Windowed(Windowed::new(*windows, shape, get)?),
             _ => return Self::around(layout, shape, marks, get),
         })
@@ -327,6 +330,7 @@ impl<'a> Node<'a> {
             Self::Sums(sums) => sums.run(shape, (row, col), out),
             Self::Runs(runs) => runs.run(shape, (row, col), out),
             Self::Mixed(mixed) => mixed.run((row, col), out),
+            Self::Seeds(seeds) => seeds.run(shape, (row, col), out),
             Self::Windowed(windowed) => windowed.run(shape, (row, col), out),
             Self::Coded(runs) => runs.run(shape, (row, col), out),
             Self::Whole(weights) => {

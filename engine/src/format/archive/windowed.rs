@@ -13,6 +13,8 @@ pub(super) struct Windowed<'a> {
     local: Option<&'a [u8]>,
     maps: [Vec<f32>; 2],
     scales: Vec<f32>,
+    /// Whether words hold nothing but weights.
+    is_bare: bool,
 }
 
 impl<'a> Windowed<'a> {
@@ -23,14 +25,14 @@ impl<'a> Windowed<'a> {
     ) -> Option<Self> {
         let scales = floats(get("super_scales")?, layout.dtype, shape.rows)?;
         let (codes, local, maps) = match layout.form {
-            WindowForm::Words => (get("words")?, None, [Vec::new(), Vec::new()]),
+            WindowForm::Words | WindowForm::Bare => (get("words")?, None, [Vec::new(), Vec::new()]),
             WindowForm::Bytes => {
                 let map = |name| floats(get(name)?, DType::F32, shape.rows);
                 let maps = [map("code_scales")?, map("code_zeros")?];
                 (get("codes")?, Some(get("local_scales")?), maps)
             }
         };
-        Some(Self { codes, local, maps, scales })
+        Some(Self { codes, local, maps, scales, is_bare: layout.form == WindowForm::Bare })
     }
 
     pub(super) fn run(
@@ -49,16 +51,20 @@ impl<'a> Windowed<'a> {
     }
 
     fn of_word(&self, shape: MatrixShape, row: usize, col: usize) -> Option<f32> {
-        let block = (row * shape.cols.div_ceil(64) + col / 64) * 10;
         let word = |at: usize| {
             let bytes = self.codes.get(2 * at..2 * at + 2)?;
             Some(u32::from(bytes[0]) | u32::from(bytes[1]) << 8)
         };
+        let shifts = [13, 11, 9, 6, 4, 2, 0];
+        if self.is_bare {
+            let code = word(row * shape.cols.div_ceil(7) + col / 7)? >> shifts[col % 7] & 7;
+            return Some((code as f32 - 4.0) * self.scales.get(row)?);
+        }
+        let block = (row * shape.cols.div_ceil(64) + col / 64) * 10;
         let scale = (word(block + 9)? & 0x1fff) as f32 * self.scales.get(row)?;
         let (at, window) = (col % 64 / 7, col % 64 % 7);
         // The 64th weight has the place of a first window in the last word.
-        let first = [13, 11, 9, 6, 4, 2, 0][window];
-        let code = word(block + at)? >> first & 7;
+        let code = word(block + at)? >> shifts[window] & 7;
         Some((code as f32 - 4.0) * scale)
     }
 

@@ -13,6 +13,8 @@ mod mixllm;
 mod outliers;
 mod polish;
 mod quip;
+mod remapped;
+mod seedlm;
 mod signs;
 mod spqr;
 mod train;

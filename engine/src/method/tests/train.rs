@@ -93,3 +93,62 @@ fn cores_are_as_large_as_their_digits_and_integers_hold_more_rank() {
         assert!(whole < 1.002 * dense, "{cores}: {whole} for {dense}");
     }
 }
+
+fn cuts_of(step: Step, weights: &Array2<f32>) -> Vec<Cut> {
+    let task = Task {
+        tensor: "layer.weight",
+        weights: weights.view(),
+        dtype: DType::F32,
+        previous: None,
+        fused_peak: None,
+        inputs: None,
+        observer: &Silent,
+    };
+    cuts(&[step], &task).unwrap()
+}
+
+/// What lies beyond the rank of each cut is what the train leaves, and all of the first is all of the weights.
+#[test]
+fn cuts_say_what_a_train_leaves() {
+    for (rows, cols) in [(64, 120), (48, 64), (13, 40), (1, 12)] {
+        let weights = normals(7, rows, cols);
+        let all: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+        for (cores, count) in [("two", 1), ("three", 2)] {
+            for rank in [1, 3, 8] {
+                let cuts = cuts_of(train(cores, rank), &weights);
+                assert_eq!(cuts.len(), count);
+                let sum = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
+                assert!((sum(&cuts[0].singular_values) / all - 1.0).abs() < 1e-9);
+                assert!(cuts.iter().all(|cut| cut.singular_values.is_sorted_by(|a, b| a >= b)));
+                let known: f64 = cuts.iter().map(|cut| sum(&cut.singular_values[cut.rank..])).sum();
+                let found =
+                    left(&weights, &try_compress(&[train(cores, rank)], &weights, None).unwrap());
+                let off = (found - known).abs();
+                assert!(off < 1e-4 * known + 1e-6 * all, "{cores} {rank}: {found} for {known}");
+            }
+        }
+    }
+    // 4·4·4 by 4·4·4: one value in each cut, that of all of it.
+    let [a, b, c] = [8, 9, 10].map(|seed| normals(seed, 4, 4));
+    let weights = Array2::from_shape_fn((64, 64), |(i, j)| {
+        a[[i / 16, j / 16]] * b[[i / 4 % 4, j / 4 % 4]] * c[[i % 4, j % 4]]
+    });
+    let norm = weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+    for cut in cuts_of(train("three", 2), &weights) {
+        let [first, second] = [cut.singular_values[0], cut.singular_values[1]];
+        assert!((first / norm - 1.0).abs() < 1e-5 && second < 1e-5 * norm, "{first} {second}");
+    }
+    assert!(cuts_of(Step::new("low-rank"), &weights).is_empty(), "another method has none");
+    let broken = Array2::from_elem((4, 4), f32::NAN);
+    let task = Task {
+        tensor: "broken.weight",
+        weights: broken.view(),
+        dtype: DType::F32,
+        previous: None,
+        fused_peak: None,
+        inputs: None,
+        observer: &Silent,
+    };
+    let why = cuts(&[train("two", 1)], &task).unwrap_err();
+    assert!(why.to_string().contains("broken.weight"), "{why}");
+}

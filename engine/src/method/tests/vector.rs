@@ -1,6 +1,7 @@
 //! Vector quantisation: stages, runs with codebooks of their own, whole rows.
 
 use super::*;
+use crate::encoding::folded;
 
 fn vectors(stages: i64, bits: i64, run: i64) -> Step {
     let step = Step::new("vector-quantisation").with("stages", stages);
@@ -71,4 +72,112 @@ fn whole_rows_share_entries() {
     rows.sort();
     rows.dedup();
     assert!(rows.len() <= 4, "{} different rows", rows.len());
+}
+
+fn factored(bits: i64, run: i64, dims: i64) -> Step {
+    vectors(1, bits, run).with("books", "factored").with("dims", dims)
+}
+
+/// What is left is what the runs have outside of the basis and what the points leave in it: never less than the first, and with
+/// all dimensions what plain codebooks leave.
+#[test]
+fn factored_codebooks_leave_the_tail_of_the_runs_and_what_points_do() {
+    let (rows, cols) = (250, 128);
+    // Runs of 8 whose i-th value is 1/i of the first.
+    let mut weights = normals(35, rows, cols);
+    for (j, mut column) in weights.columns_mut().into_iter().enumerate() {
+        column /= 1.0 + (j % 8) as f32;
+    }
+    let runs = folded(&weights.mapv(f64::from), (rows, cols / 8)).mapv(|value| value as f32);
+    let unit = inputs_of(Array2::eye(8).view());
+    let values =
+        whitened_singular_values(runs.view(), unit.gram.as_ref().unwrap(), &|| false).unwrap();
+    let energies: Vec<f64> = values.iter().map(|value| value * value).collect();
+    let all: f64 = energies.iter().sum();
+    let mut before = f64::INFINITY;
+    for dims in [1, 2, 4, 8] {
+        let tail = energies[dims..].iter().sum::<f64>() / all;
+        let found = left(&weights, factored(8, 8, dims as i64));
+        assert!(found > 0.999 * tail, "{dims}: {found} for a tail of {tail}");
+        assert!(found < before, "{dims} dimensions: {found} after {before}");
+        before = found;
+    }
+    let plain = left(&weights, vectors(1, 8, 8).with("scales", "none"));
+    assert!((before / plain - 1.0).abs() < 0.05, "{before} and {plain}");
+}
+
+/// Runs in a plane: two dimensions lose nothing that eight have, and take less.
+#[test]
+fn runs_of_few_dimensions_need_no_more() {
+    let (points, basis) = (normals(36, 16, 2), normals(37, 2, 8));
+    let runs = points.dot(&basis);
+    let weights = Array2::from_shape_fn((120, 64), |(row, col)| {
+        runs[[(row * 7 + col / 8 * 5) % 16, col % 8]]
+    });
+    assert!(left(&weights, factored(4, 8, 2)) < 1e-9);
+    assert!(left(&weights, factored(4, 8, 1)) > 1e-3);
+    let shape = MatrixShape { rows: 120, cols: 64 };
+    let bytes = |step: Step| chain_layout(&[step], shape, DType::BF16).unwrap().bytes(shape);
+    // Codes of half a byte, 16 points of two numbers, two directions of eight.
+    assert_eq!(bytes(factored(4, 8, 2)), 120 * 8 / 2 + 2 * 16 * 2 + 2 * 2 * 8);
+    assert_eq!(bytes(vectors(1, 4, 8).with("scales", "none")), 120 * 8 / 2 + 2 * 16 * 8);
+    // 60 inputs have no run of 8: those of 6 are the longest that are whole.
+    let shape = MatrixShape { rows: 3, cols: 60 };
+    let encoding = try_compress(&[factored(3, 8, 4)], &normals(38, 3, 60), None).unwrap();
+    assert_eq!(encoding.layout(), chain_layout(&[factored(3, 8, 4)], shape, DType::F32).unwrap());
+    assert_eq!(encoding.bytes(), encoding.layout().bytes(shape));
+}
+
+/// What a text of so many tokens in these shares knows of its tokens.
+fn read(tokens: u64, shares: Vec<f32>) -> LayerInputs {
+    let (mean, mean_square) = (Vec::new(), Vec::new());
+    LayerInputs { tokens, mean, mean_square, gram: None, shares }
+}
+
+fn left_by_row(weights: &Array2<f32>, step: Step, inputs: &LayerInputs) -> Vec<f64> {
+    let decoded = try_compress(&[step], weights, Some(inputs)).unwrap().decode();
+    let rows = weights.rows().into_iter().zip(decoded.rows());
+    rows.map(|(a, b)| a.iter().zip(&b).map(|(a, b)| f64::from(a - b).powi(2)).sum()).collect()
+}
+
+/// Tokens that occur are met better at the cost of those that do not, and all of them together by their counts.
+#[test]
+fn rows_are_counted_by_how_often_their_token_occurs() {
+    let weights = normals(39, 400, 32);
+    // The first 40 tokens occur, the others do not.
+    let shares: Vec<f32> = (0..40).map(|_| 1.0 / 40.0).collect();
+    let inputs = read(40_000, shares);
+    let counts = |row: usize| if row < 40 { 1001.0 } else { 1.0 };
+    for (books, scales) in
+        [("shared", "outputs"), ("shared", "none"), ("own", "none"), ("factored", "none")]
+    {
+        let step = vectors(1, 6, 4).with("books", books).with("scales", scales);
+        let [alike, counted] = ["alike", "by-tokens"]
+            .map(|how| left_by_row(&weights, step.clone().with("counted", how), &inputs));
+        let sum = |left: &[f64]| -> f64 {
+            left.iter().enumerate().map(|(row, left)| counts(row) * left).sum()
+        };
+        assert!(
+            sum(&counted) < 0.85 * sum(&alike),
+            "{books}, {scales}: {} {}",
+            sum(&counted),
+            sum(&alike)
+        );
+        let all = |left: &[f64]| left.iter().sum::<f64>();
+        assert!(all(&counted) > all(&alike), "{books}: what is gained is paid for");
+    }
+}
+
+/// With equal counts nothing changes but rounding, and tokens that nobody counted are refused.
+#[test]
+fn equal_counts_are_no_counts() {
+    let weights = normals(40, 64, 16);
+    let step = vectors(2, 4, 4);
+    let inputs = read(6400, vec![1.0 / 64.0; 64]);
+    let [alike, counted] = ["alike", "by-tokens"].map(|how| {
+        left_by_row(&weights, step.clone().with("counted", how), &inputs).iter().sum::<f64>()
+    });
+    assert!((counted / alike - 1.0).abs() < 0.02, "{counted} {alike}");
+    let refused = try_compress(&[step.with("counted", "by-tokens")], &weights, None).unwrap_err();
+    assert!(refused.to_string().contains("which nobody counted"), "{refused}");
 }

@@ -127,7 +127,8 @@ impl Additive<'_> {
     /// Adds sₒ·x of a row to the values of the entries in whose places it lies.
     fn gather_row(&self, row: usize, x: &[f64], sums: &mut [f64]) {
         let Codebooks { codebooks, entries, dim, .. } = self.books;
-        let (scale, n) = (f64::from(self.scales[row]), self.runs() * codebooks);
+        let scale = f64::from(self.scales[row]) * self.metric.of_row(row);
+        let n = self.runs() * codebooks;
         let codes = self.codes[row * n..(row + 1) * n].chunks_exact(codebooks);
         for (x, codes) in x.chunks(dim).zip(codes) {
             for (book, &code) in codes.iter().enumerate() {
@@ -168,7 +169,7 @@ impl Additive<'_> {
                     return (now, 0.0);
                 }
                 add(left, -by, sums);
-                (next, change)
+                (next, change * self.metric.of_row(first + row))
             })
             .collect::<Vec<(f32, f64)>>()
         };

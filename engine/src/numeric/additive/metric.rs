@@ -17,6 +17,8 @@ use crate::numeric::gram::Gram;
 pub struct Metric {
     cols: usize,
     known: Option<Known>,
+    /// How much the errors of each row count; alike where there are none.
+    rows: Vec<f64>,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,22 @@ impl<'a> Coupling<'a> {
 impl Metric {
     /// The identity: every weight counts alike.
     pub fn plain(cols: usize) -> Self {
-        Self { cols, known: None }
+        Self { cols, known: None, rows: Vec::new() }
+    }
+
+    /// The identity, where errors of each row count so much, more than 0.
+    pub fn counting(cols: usize, rows: Vec<f64>) -> Self {
+        Self { cols, known: None, rows }
+    }
+
+    /// How much errors of a row count.
+    pub(super) fn of_row(&self, row: usize) -> f64 {
+        self.rows.get(row).copied().unwrap_or(1.0)
+    }
+
+    /// How much errors of each row count; none where all count alike.
+    pub(super) fn rows(&self) -> &[f64] {
+        &self.rows
     }
 
     /// H + d·I for H = `gram` / tokens and d = `damping` · mean of the diagonal of inputs that are not always zero; the
@@ -103,7 +120,7 @@ impl Metric {
                 row[j] = (i.max(j)..end).map(|k| upper(i, k) * upper(j, k)).sum::<f64>();
             }
         });
-        Some(Self { cols, known: Some(Known { h, ahead }) })
+        Some(Self { cols, known: Some(Known { h, ahead }), rows: Vec::new() })
     }
 
     /// Inputs.

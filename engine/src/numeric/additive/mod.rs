@@ -87,7 +87,7 @@ pub struct Additive<'a> {
     scales: Vec<f32>,
     /// W − Ŵ, `[rows, cols]`.
     left: Vec<f64>,
-    /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ).
+    /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ), rows counted.
     error: f64,
     /// Whether beginning the codes anew has been of no use.
     is_settled: bool,
@@ -149,6 +149,7 @@ impl<'a> Additive<'a> {
             (run * dim..((run + 1) * dim).min(self.cols)).map(|i| self.metric.all().get(i, i)).sum()
         };
         let traces: Vec<f64> = (0..runs).map(trace).collect();
+        let heaviest = (0..self.rows).map(|row| self.metric.of_row(row)).fold(0.0, f64::max);
         let largest = f64::from(self.scales.iter().copied().fold(0.0, f32::max));
         let of_rows =
             rest.par_chunks_mut((runs * dim).max(1)).zip(counted.par_chunks_mut(runs.max(1)));
@@ -157,8 +158,9 @@ impl<'a> Additive<'a> {
                 for (rest, &weight) in rest.iter_mut().zip(self.weights.row(row)) {
                     *rest = (f64::from(weight) / f64::from(scale)) as f32;
                 }
+                let row_count = self.metric.of_row(row) / heaviest;
                 for (counted, trace) in counted.iter_mut().zip(&traces) {
-                    *counted = ((f64::from(scale) / largest).powi(2) * trace) as f32;
+                    *counted = (row_count * (f64::from(scale) / largest).powi(2) * trace) as f32;
                 }
             }
         });
@@ -238,16 +240,25 @@ impl<'a> Additive<'a> {
     }
 
     fn measured(&self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<f64> {
-        let of_strip = |left: &[f64]| {
+        let of_strip = |(at, left): (usize, &[f64])| {
             if is_cancelled() {
                 return 0.0;
             }
             let mut carried = vec![0.0; left.len()];
             self.metric.all().times(left, 0..self.cols, &mut carried);
+            if !self.metric.rows().is_empty() {
+                let rows = carried.chunks_exact_mut(self.cols.max(1)).enumerate();
+                for (row, carried) in rows {
+                    let count = self.metric.of_row(at * ROWS + row);
+                    for value in carried {
+                        *value *= count;
+                    }
+                }
+            }
             left.iter().zip(&carried).map(|(a, b)| a * b).sum::<f64>()
         };
         let strips = self.left.par_chunks(ROWS * self.cols.max(1));
-        let sums: Vec<f64> = strips.map(of_strip).collect();
+        let sums: Vec<f64> = strips.enumerate().map(of_strip).collect();
         (!is_cancelled()).then(|| sums.iter().sum())
     }
 

@@ -24,6 +24,8 @@ struct Pass<'a> {
     coupling: Coupling<'a>,
     books: &'a Codebooks,
     scales: &'a [f32],
+    /// How much errors of each row count; none where all count alike.
+    counts: &'a [f64],
     cols: usize,
     beams: usize,
     /// Whether there are no codes yet.
@@ -103,7 +105,8 @@ impl Pass<'_> {
                 let codes = vectorised(search);
                 let now = &now[row * width..(row + 1) * width];
                 let slopes = &mut slopes[row * pitch..(row + 1) * pitch];
-                changed += self.take(strip, (row, run), (&codes, now), (at, slopes));
+                let count = self.counts.get(strip.first + row).copied().unwrap_or(1.0);
+                changed += count * self.take(strip, (row, run), (&codes, now), (at, slopes));
             }
         }
         changed
@@ -204,7 +207,8 @@ impl Additive<'_> {
     ) -> Option<f64> {
         let (cols, runs) = (self.cols, self.runs());
         let books = &self.books;
-        let pass = Pass { coupling, books, scales: &self.scales, cols, beams, is_new };
+        let (scales, counts) = (&self.scales, self.metric.rows());
+        let pass = Pass { coupling, books, scales, counts, cols, beams, is_new };
         let all = books.codebooks * books.entries;
         let of_run = if books.codebooks > 1 { 4 * all * all } else { 4 * all };
         let per_block = (BLOCK / books.dim).min(TABLES / of_run).max(1);

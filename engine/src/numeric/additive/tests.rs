@@ -45,7 +45,8 @@ fn plain(state: &Additive<'_>, h: &dyn Fn(usize, usize) -> f64) -> f64 {
         let left: Vec<f64> =
             (0..cols).map(|i| f64::from(state.weights[[row, i]]) - value(i)).collect();
         for i in 0..cols {
-            error += (0..cols).map(|j| left[i] * h(i, j) * left[j]).sum::<f64>();
+            let along = (0..cols).map(|j| left[i] * h(i, j) * left[j]).sum::<f64>();
+            error += state.metric.of_row(row) * along;
         }
     }
     error
@@ -57,7 +58,8 @@ fn no_step_of_any_round_is_worse_and_the_error_is_what_it_says() {
         [(40, 40, [2, 16, 8]), (9, 35, [3, 4, 4]), (70, 20, [1, 32, 8]), (5, 7, [4, 16, 16])]
     {
         let weights = normals(1, rows, cols);
-        let metrics = [metric(cols, shape[2]), Metric::plain(cols)];
+        let counts = (0..rows).map(|row| 0.1 + (row * 7 % 5) as f64).collect();
+        let metrics = [metric(cols, shape[2]), Metric::plain(cols), Metric::counting(cols, counts)];
         for metric in &metrics {
             let stored = Stored { value: &half, scale: &half };
             let mut state =

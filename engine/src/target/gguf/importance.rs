@@ -20,7 +20,7 @@ impl Manifest {
     ) -> Result<Self> {
         let asks = |entry: &crate::target::Entry| {
             let name = &checkpoint.tensors()[entry.tensor].name;
-            let asks = |steps: &[method::Step]| method::chain_needs(steps) > Needs::Weights;
+            let asks = |steps: &[method::Step]| method::chain_needs(steps) >= Needs::Moments;
             entry.storage == Storage::Native && plan.get(name).is_some_and(|of| asks(&of.steps))
         };
         let Some(importance) = importance.filter(|_| self.entries.iter().any(asks)) else {
