@@ -16,7 +16,7 @@ use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Weights as _};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::recipe::recover;
-use lapidary_engine::target::{self, Aim, Storage, TARGETS, entries};
+use lapidary_engine::target::{self, Aim, Entry, Storage, TARGETS, entries};
 use lapidary_tests::networks::{calibrated, exported, golden, logits};
 use lapidary_tests::reader::{Output, floats};
 use lapidary_tests::{
@@ -379,7 +379,7 @@ fn what_peft_cannot_hold_is_stored_in_full_with_the_reason() {
     let stored = |checkpoint: &Checkpoint, chain: Vec<Step>, rule: &str, id: &str| {
         let plan = plan(checkpoint, &[(rule, chain)]).expect("a plan");
         let all = entries(checkpoint, &plan, target::find(id).expect("a target")).expect("entries");
-        let entry = all.into_iter().find(|entry| entry.is_compressed()).expect("a layer");
+        let entry = all.into_iter().find(Entry::is_compressed).expect("a layer");
         match entry.storage {
             Storage::Dense { because } => because,
             other => format!("{other:?}"),
