@@ -2,7 +2,7 @@
 
     python interop/full.py target/release/lapidary
 
-Needs torch, transformers, compressed-tensors, safetensors and tokenizers. Each plan is exported twice, once for a
+Needs torch, transformers, compressed-tensors, safetensors and tokenizers; peft for corrections in an adapter. Each plan is exported twice, once for a
 compressed-tensors target and once dense; both are loaded by AutoModelForCausalLM in f32 and run on the held-out
 text. Logits may differ by at most 1e-3 of the largest. Our own forward pass of each export must score the same text alike. The compressed one is loaded in both ways transformers has,
 where its version can (see `ways`). GPTQ, AutoRound, AWQ and MLX folders are loaded by their own packages where those are installed, and
@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,12 @@ import numpy
 import safetensors
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import CompressedTensorsConfig
+
+if importlib.util.find_spec("peft") is not None:
+    from peft import PeftModel
 
 from plans import EVERY, SAMPLE, Checks, Variant, export, project, variants
 
@@ -194,6 +199,62 @@ def check_beside(checks, binary, work, ids, original):
     check_own_pass(checks, centred.name, binary, out, loss(scores, ids))
 
 
+def in_f32(work):
+    """The sample with its weights in f32, so that nothing is rounded when layers are written in full."""
+    folder = work / "sample-f32"
+    shutil.copytree(SAMPLE, folder)
+    for path in folder.glob("*.safetensors"):
+        tensors = {name: tensor.float().contiguous() for name, tensor in load_file(path).items()}
+        save_file(tensors, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}))
+    return folder
+
+
+def corrected_logits(folder, ids):
+    """The logits in f32 of a base with the adapter that lies within it, and the factor and rank of each of its layers."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        model(ids[:1])
+        base = model(ids).logits.float()
+        model = PeftModel.from_pretrained(model, folder / "adapter").eval()
+        layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A") and hasattr(layer, "scaling")}
+        found = {name: (layer.scaling["default"], layer.r["default"]) for name, layer in layers.items()}
+        return base, model(ids).logits.float(), found
+
+
+def check_adapter(checks, binary, work, ids):
+    """Corrections of low rank: transformers loads the base, PEFT the adapter beside it; together they give the logits of the
+    dense twin, whose layers are written in full, in f32, and our own pass of the folder the same nats per token."""
+    if importlib.util.find_spec("peft") is None:
+        checks.not_checked("corrections in an adapter, as peft is not installed")
+        return
+    home = {**os.environ, "LAPIDARY_HOME": str(work / "home")}
+    source = in_f32(work)
+    command = [binary, "calibrate", source, "--text", SAMPLE / "heldout_oz.txt", "--tokens", "4096"]
+    subprocess.run(command, capture_output=True, check=True, env=home)
+    for target, base in [
+        ("compressed-tensors", ("gptq", {"bits": 4, "group_size": 64})),
+        ("compressed-tensors-int", ("round-to-nearest", {"bits": 3, "group_size": 32, "symmetry": "asymmetric"})),
+    ]:
+        rules = {EVERY: [base, ("eora", {"rank": 16})], "*.mlp.*_proj.weight": [base, ("eora", {"rank": 5})]}
+        text = project(target, rules).replace(str(SAMPLE), str(source))
+        variant = Variant(f"{base[0]} with corrections, {target}", target, text)
+        out = export(binary, variant, work, home)
+        wanted, _ = logits(export(binary, variant.dense(), work, home), ids)
+        alone, ours, layers = corrected_logits(out, ids)
+        off, without = (((found - wanted).abs().max() / wanted.abs().max()).item() for found in (ours, alone))
+        checks.check(
+            off <= TOLERANCE,
+            f"{variant.name}: logits with PEFT's adapter differ by {off:.2e} of the largest ({without:.2e} without it); "
+            f"{loss(ours, ids):.6f}, dense {loss(wanted, ids):.6f} nats per token",
+        )
+        ranks = sorted({rank for _, rank in layers.values()})
+        is_one = all(scale == 1.0 for scale, _ in layers.values())
+        checks.check(len(layers) == 42 and is_one and ranks == [5, 16], f"{variant.name}: {len(layers)} layers of ranks {ranks}, each added as it is")
+        check_own_pass(checks, variant.name, binary, out, loss(ours, ids))
+
+
 def scaled_weights(out, original, weights):
     """What each layer stands for: the source times what its inputs are divided by, over what its rows are. Of a norm the
     output itself says that, of rows the report."""
@@ -247,6 +308,7 @@ def main():
             elif variant.target != "dense":
                 check_variant(checks, variant, binary, Path(work), ids, original)
         check_beside(checks, binary, Path(work), ids, original)
+        check_adapter(checks, binary, Path(work), ids)
     return checks.finish()
 
 

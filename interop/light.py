@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
+import adapters
 import archives
 import gguf_files
 import packed
@@ -168,6 +169,20 @@ def check_packed(checks, variant, out, twin):
     checks.check(all(doubles.values()), f"{variant.name}: what is said twice is said alike ({', '.join(doubles)})")
 
 
+def quantised(folder):
+    """Every quantised module of a folder with its f32 weights."""
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    found = tensors(folder)
+    if "config_groups" in config:
+        for group in config["config_groups"].values():
+            for module in group["targets"]:
+                yield module, decode(found, module, group)
+        return
+    modules_of, unpack_one, _ = packed.PARTS[config["quant_method"]]
+    for module in modules_of(found, config):
+        yield module, unpack_one(found, module, config, floats)
+
+
 def check_sparse(checks, variant, out):
     """The sparse project: 2 of 4 in the feed-forward layers, 30 % of the attention weights."""
     source, found = tensors(SAMPLE), tensors(out)
@@ -194,7 +209,8 @@ def check_sparse(checks, variant, out):
 
 def check_report(checks, variant, out):
     report = json.loads((out / "lapidary-report.json").read_text())
-    on_disk = {path.name: path.stat().st_size for path in out.iterdir() if not path.name.startswith("lapidary-report.")}
+    files = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith("lapidary-report.")]
+    on_disk = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
     listed = {file["name"]: file["bytes"] for file in report["files"]}
     total = report["totals"]["total_bytes"]
     checks.check(
@@ -219,6 +235,7 @@ def main():
                 check(checks, variant, out, export(binary, variant.dense(), Path(work)))
         gguf_files.check(checks, binary, Path(work))
         archives.check(checks, binary, Path(work), bf16)
+        adapters.check(checks, binary, Path(work), sys.modules[__name__])
     return checks.finish()
 
 

@@ -70,8 +70,8 @@ fn calibrated_plans_reach_every_target_as_planned_and_say_why_where_they_do_not(
         (vec![Step::new("wanda"), group("gptq"), Step::new("polish")], None),
         (vec![group("round-to-nearest").with("clipping", "weighted")], None),
         (vec![group("awq")], Some("scales of inputs")),
-        (vec![group("gptq"), eora.clone()], Some("corrections of low rank")),
-        (vec![Step::new("sparsegpt"), eora], Some("corrections of low rank")),
+        (vec![group("gptq"), eora.clone()], None),
+        (vec![Step::new("sparsegpt"), eora], Some("no masks")),
         (
             vec![Step::new("low-rank").with("nearest", "outputs").with("rank", 4)],
             Some("products of two thin matrices"),

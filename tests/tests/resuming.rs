@@ -207,6 +207,30 @@ fn only_layers_of_the_same_plan_and_source_are_taken_over() {
 }
 
 #[test]
+fn layers_of_another_plan_make_room_when_theirs_is_given_up() {
+    let folder = TempDir::new().unwrap();
+    let (checkpoint, four, _) = model(folder.path());
+    let out = folder.path().join("out");
+    let before = stop(&checkpoint, &four, &out, 13);
+    // Another plan for the same folder: of the first it takes over one layer, and leaves nothing of the others.
+    let rules = [("*.q_proj.weight", vec![rtn(4)]), ("*_proj.weight", vec![rtn(8)])];
+    let other = plan(&checkpoint, &rules).unwrap();
+    let after = stop(&checkpoint, &other, &out, 7);
+    let kept = after.iter().filter(|path| before.contains(path)).count();
+    assert!(kept == 1 && after.len() > 1 && after.len() <= LAYERS, "{before:?} {after:?}");
+    let observer = listens();
+    export_to(&checkpoint, &other, &out, &observer).unwrap();
+    assert_eq!(observer.compressed().len(), LAYERS - after.len());
+    // A plan that compresses nothing leaves nothing either.
+    std::fs::remove_dir_all(&out).unwrap();
+    stop(&checkpoint, &four, &out, 13);
+    let observer = At { is_cancelled: true, ..At::new("Writing", 1, &|| {}) };
+    let done = export_to(&checkpoint, &Plan::default(), &out, &observer);
+    assert!(matches!(done, Err(Error::Cancelled)), "{done:?}");
+    assert_eq!(finished_for(&out), None);
+}
+
+#[test]
 fn finished_layers_can_be_thrown_away_unless_they_are_at_work() {
     let folder = TempDir::new().unwrap();
     let (checkpoint, plan, _) = model(folder.path());

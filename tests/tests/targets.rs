@@ -130,6 +130,7 @@ const CASES: &[Trigger] = &[
         "plain",
     ),
     ("new-bias", "dense", 1, &[("*.o_proj.weight", "centred")], "experts"),
+    ("adapter", "compressed-tensors", 1, &[("*.down_proj.weight", "corrected")], "plain"),
     ("scales-kept", "dense", 1, &[("*.q_proj.weight", "folded")], "plain"),
     ("sparsity-saves-nothing", "compressed-tensors", 1, &[("*.o_proj.weight", "2:4")], "plain"),
 ];
@@ -142,6 +143,9 @@ fn assignment(text: &str) -> Assignment {
     if text == "centred" {
         let step = Step::new("low-rank").with("nearest", "outputs").with("rank", 8);
         return Assignment::of(vec![step.with("centre", "bias")]);
+    }
+    if text == "corrected" {
+        return Assignment::of(vec![rtn(4), Step::new("eora").with("rank", 8)]);
     }
     if text == "folded" {
         return Assignment::of(vec![Step::new("awq").with("scales", "folded")]);

@@ -134,12 +134,17 @@ impl Targets {
             return output::print(&format!("{:#}\n", json!(all)));
         }
         let mut table = output::Table::new(&["<id", "<written", "<what it holds", "<read from"]);
-        for about in TARGETS.iter().map(|target| target.about()) {
+        for target in TARGETS {
+            let about = target.about();
             let written = if about.writes { "yes" } else { "not yet" };
+            let mut holds = about.summary.to_owned();
+            if target.capabilities().has_adapter() {
+                holds.push_str(" Corrections of low rank lie beside it, in an adapter for PEFT.");
+            }
             table.row(vec![
                 about.id.to_owned(),
                 written.to_owned(),
-                about.summary.to_owned(),
+                holds,
                 about.source.to_owned(),
             ]);
         }

@@ -3,6 +3,7 @@
 //!
 //! Opening reads headers only; tensors stay on disk until their bytes are asked for.
 
+mod adapted;
 mod archived;
 mod block;
 mod config;
@@ -169,6 +170,8 @@ pub struct Checkpoint {
     gguf: Option<GgufTensors>,
     /// Layers that lie there part by part.
     archived: archived::Archived,
+    /// Corrections in an adapter beside it.
+    adapted: adapted::Adapted,
 }
 
 /// A shared open checkpoint, as jobs hold it.

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
+use crate::checkpoint::adapted::{self, Adapted};
 use crate::checkpoint::archived::Archived;
 use crate::checkpoint::roles::{self, Role};
 use crate::checkpoint::{
@@ -12,6 +13,7 @@ use crate::checkpoint::{
 };
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
+use crate::format::adapter;
 use crate::format::gguf_split::PartName;
 use crate::format::safetensors;
 use crate::tensor::{MatrixShape, Shape};
@@ -60,10 +62,11 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
     if index.is_file() {
         let weight_map = read_index(&index)?.weight_map;
         let shards: BTreeSet<&String> = weight_map.values().collect();
-        let sources = shards
+        let mut sources = shards
             .into_iter()
             .map(|shard| open_shard(folder, &index, shard))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        sources.extend(adapted::find(folder)?);
         let checkpoint = build(folder, sources, Some(folder), true)?;
         check_index(&checkpoint, &index, &weight_map)?;
         return Ok(checkpoint);
@@ -80,8 +83,9 @@ fn open_folder(folder: &Path) -> Result<Checkpoint> {
             None => Err(no_weights(folder, &names)),
         };
     }
-    let sources =
-        weights.into_iter().map(|name| Source::open(&folder.join(name))).collect::<Result<_>>()?;
+    let sources = weights.into_iter().map(|name| Source::open(&folder.join(name)));
+    let mut sources = sources.collect::<Result<Vec<_>>>()?;
+    sources.extend(adapted::find(folder)?);
     build(folder, sources, Some(folder), false)
 }
 
@@ -172,10 +176,10 @@ fn build(
 ) -> Result<Checkpoint> {
     let config_path = folder.map(|folder| folder.join("config.json")).filter(|path| path.is_file());
     let config = config_path.as_deref().map(Config::read).transpose()?;
-    let (files, mut tensors) = read_headers(sources)?;
+    let (files, mut tensors) = read_headers(path, sources)?;
     number_residual_blocks(&mut tensors);
     let conv1d = has_conv1d(&tensors);
-    for tensor in &mut tensors {
+    for tensor in tensors.iter_mut().filter(|tensor| !files[tensor.file].is_adapter()) {
         tensor.matrix = matrix_of(tensor, conv1d);
     }
     tensors.sort_by_cached_key(order);
@@ -192,6 +196,7 @@ pub(super) fn assemble(
 ) -> Result<Checkpoint> {
     let by_name = by_name(&files, &tensors)?;
     let archived = Archived::read(&files, &tensors, &by_name)?;
+    let adapted = Adapted::read(&files, &tensors, &by_name)?;
     let fused = groups::fused_groups(&tensors);
     let fused_of = fused
         .iter()
@@ -215,17 +220,23 @@ pub(super) fn assemble(
         vocabulary: std::sync::OnceLock::new(),
         gguf: None,
         archived,
+        adapted,
     })
 }
 
-/// The files and all their tensors, whose matrices are not yet known.
-fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
+/// The files and all their tensors, whose matrices are not yet known. Files have names within the folder that is opened.
+fn read_headers(path: &Path, sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
     let mut files = Vec::new();
     let mut tensors = Vec::new();
     for source in sources {
         let header = safetensors::read_header(&source)?;
+        let file = File { name: name_within(path, &source), metadata: header.metadata, source };
         for entry in header.entries {
-            let place = roles::place_of(holder(&entry.name));
+            let corrected = adapter::module_of(&entry.name).filter(|_| file.is_adapter());
+            let place = match corrected {
+                Some((module, _)) => roles::place_of(&format!("{module}.weight")),
+                None => roles::place_of(holder(&entry.name)),
+            };
             tensors.push(Tensor {
                 place,
                 matrix: None,
@@ -236,13 +247,20 @@ fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
                 range: entry.range,
             });
         }
-        let name = source
-            .path()
-            .file_name()
-            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        files.push(File { name, metadata: header.metadata, source });
+        files.push(file);
     }
     Ok((files, tensors))
+}
+
+/// The name of a file within the folder `path`, as `adapter/adapter_model.safetensors`; of a lone file its own.
+fn name_within(path: &Path, source: &Source) -> String {
+    let within = source.path().strip_prefix(path).unwrap_or(Path::new(""));
+    let parts: Vec<_> = within.iter().map(|part| part.to_string_lossy()).collect();
+    if parts.is_empty() {
+        let name = source.path().file_name();
+        return name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    }
+    parts.join("/")
 }
 
 /// The weight of which a tensor is a part by its name, as `m.weight` of `m.weight.codes`; otherwise the tensor itself.

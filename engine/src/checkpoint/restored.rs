@@ -48,6 +48,8 @@ impl Checkpoint {
         }
         tensors.sort_by_cached_key(order);
         let mut files = again.files;
+        // It lies behind all others, and its tensors are parts of layers.
+        files.retain(|file| !file.is_adapter());
         for file in &mut files {
             file.metadata.remove(archive::KEY);
         }
@@ -63,7 +65,8 @@ impl Checkpoint {
         let bytes = bytes.ok_or_else(|| Error::Unsupported {
             what: format!("the shape {} of tensor {}", layer.shape, layer.name),
         })?;
-        let file = layer.parts.first().map_or(0, |&part| self.tensors[part].file);
+        let mut files = layer.parts.iter().map(|&part| self.tensors[part].file);
+        let file = files.find(|&file| !self.files[file].is_adapter()).unwrap_or(0);
         Ok(Tensor {
             name: layer.name.clone(),
             dtype: layer.dtype,

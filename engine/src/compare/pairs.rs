@@ -117,7 +117,7 @@ pub fn layers(checkpoint: &Checkpoint) -> BTreeMap<String, Counterpart> {
 
 /// The tensor that `name` holds, or holds a part of: `m.weight` for `m.weight_scale`.
 fn layer_of(checkpoint: &Checkpoint, name: &str) -> String {
-    if let Some(layer) = checkpoint.archived_in(name) {
+    if let Some(layer) = checkpoint.archived_in(name).or_else(|| checkpoint.corrected_by(name)) {
         return layer.to_owned();
     }
     let has = |name: &str| checkpoint.find(name).is_some();
@@ -136,8 +136,14 @@ fn layer_of(checkpoint: &Checkpoint, name: &str) -> String {
     name.to_owned()
 }
 
-/// What tells a part of a layer from the others: all that follows the name of an archive's layer, or the last word.
+/// What tells a part of a layer from the others: all that follows the name of an archive's layer, which factor of an
+/// adapter it is, or the last word.
 fn suffix<'t>(checkpoint: &Checkpoint, tensor: &'t Tensor) -> &'t str {
+    if checkpoint.corrected_by(&tensor.name).is_some() {
+        // As `lora_A.weight`: the last word of both factors is that of a plain layer.
+        let at = tensor.name.rfind(".lora_").unwrap_or_default();
+        return &tensor.name[at..];
+    }
     let last = tensor.name.rsplit('.').next().unwrap_or_default();
     let layer = checkpoint.archived_in(&tensor.name);
     layer.and_then(|layer| tensor.name.strip_prefix(layer)).unwrap_or(last)

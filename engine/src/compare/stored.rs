@@ -11,7 +11,7 @@ use crate::format::Stored;
 use crate::format::compressed_tensors::{self, Floats, Packing, Stated, stored};
 use crate::format::layer::{Config, Form, Reader};
 use crate::format::mlx::{self, Mode};
-use crate::format::{archive, awq, gptq};
+use crate::format::{adapter, archive, awq, gptq};
 use crate::numeric::grouping::Grouping;
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, Shape, for_each_f64};
@@ -42,12 +42,12 @@ struct SeenAs {
 impl CompressedLayer {
     /// Whether the part is a single value where decoding wants one for each row.
     fn is_one_for_all(&self, suffix: &str, part: &Tensor) -> bool {
-        match &self.form {
+        match self.form.base() {
             Form::CompressedFloats(floats, _) => {
                 *floats == Floats::Channels && suffix == "weight_scale" && part.parameters() == 1
             }
             Form::CompressedTensors(_, layout) => is_one_for_all(layout.grouping, suffix),
-            Form::Mlx(_) | Form::Gptq(_) | Form::Awq(_) | Form::Archive(_) => false,
+            _ => false,
         }
     }
 
@@ -204,7 +204,7 @@ impl Stores<'_> {
             Some(layer) => Ok(self.archived(layer)),
             None => self.layer(),
         };
-        match layer {
+        match layer.and_then(|layer| self.corrected(layer)) {
             Ok(layer) => Counterpart::Compressed { layer, tensors: self.tensors },
             Err(because) => Counterpart::Unreadable { because, tensors: self.tensors },
         }
@@ -228,6 +228,26 @@ impl Stores<'_> {
                 is_transposed: layer.is_transposed,
             }),
         }
+    }
+
+    /// The layer with what an adapter of the checkpoint adds to it.
+    fn corrected(&self, mut layer: CompressedLayer) -> Result<CompressedLayer, String> {
+        let Some(factors) = self.b.factors(self.name) else { return Ok(layer) };
+        let [right, left] = factors.map(|index| &self.b.tensors()[index]);
+        let MatrixShape { rows, cols } = layer.shape;
+        let fits = |rank: usize| right.shape.0 == [rank, cols] && left.shape.0 == [rows, rank];
+        let rank = right.shape.0.first().copied().filter(|&rank| fits(rank));
+        let Some(rank) = rank.filter(|_| right.dtype == left.dtype) else {
+            return Err(format!(
+                "its adapter adds {} of shape {} times {} of shape {}, which is no {}",
+                left.dtype, left.shape, right.dtype, right.shape, layer.shape
+            ));
+        };
+        let parts = adapter::PARTS.map(str::to_owned).into_iter().zip(factors);
+        layer.parts.extend(parts);
+        layer.form =
+            Form::Corrected(Box::new(layer.form), adapter::Factors { rank, dtype: right.dtype });
+        Ok(layer)
     }
 
     /// A layer in parts of a format that tells tensors from matrices nowhere.

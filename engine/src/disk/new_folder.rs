@@ -200,9 +200,15 @@ impl NewFolder {
         self.workplace.finished()
     }
 
-    /// Begins a file in the folder.
+    /// Begins a file in the folder, or in one within it, as `adapter/config.json`.
     pub fn file(&self, name: &str) -> Result<NewFile> {
-        NewFile::create(&self.path().join(name))
+        let path = self.path().join(name);
+        let folder = parent(&path);
+        if !folder.is_dir() {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+            open_to_others(folder, 0o755)?;
+        }
+        NewFile::create(&path)
     }
 
     /// Copies a file into the folder under its own name; gives its bytes.

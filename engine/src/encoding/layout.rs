@@ -203,6 +203,15 @@ impl Layout {
         }
     }
 
+    /// What a correction of low rank is added to, and that correction, if that is what this is.
+    pub fn corrected(&self) -> Option<(&Self, &LowRankLayout)> {
+        let Self::Sum(sum) = self else { return None };
+        match &*sum.correction {
+            Self::LowRank(correction) => Some((&sum.base, correction)),
+            _ => None,
+        }
+    }
+
     /// Whether its layer's outputs are shifted.
     pub fn has_shift(&self) -> bool {
         matches!(self, Self::Shifted(_))

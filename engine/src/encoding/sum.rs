@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, LowRank, Part};
 use crate::tensor::MatrixShape;
 
 /// A sum without its data.
@@ -46,6 +46,19 @@ impl Sum {
     /// The correction.
     pub fn correction(&self) -> &Encoding {
         &self.correction
+    }
+
+    /// What is corrected, and the correction.
+    pub fn into_parts(self) -> (Encoding, Encoding) {
+        (*self.base, *self.correction)
+    }
+
+    /// Both, where the correction is of low rank.
+    pub fn of_low_rank(&self) -> Option<(&Encoding, &LowRank)> {
+        match &*self.correction {
+            Encoding::LowRank(correction) => Some((&self.base, correction)),
+            _ => None,
+        }
     }
 
     pub(super) fn layout(&self) -> SumLayout {

@@ -14,7 +14,7 @@ use crate::format::safetensors::Spec;
 use crate::job::Encodings;
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Entry, Manifest, Storage, place_biases, refuse_errors};
+use crate::target::{Aim, Case, Entry, Manifest, Storage, adapter, place_biases, refuse_errors};
 
 /// Why a layer is decoded although the target might have held it.
 const NO_ENCODING: &str = "its inputs were taken in another order, which no other format says";
@@ -139,7 +139,7 @@ impl<'a> Opened<'a> {
         };
         let storage = aim.target.storage(tensor, &layout);
         let specs = match storage {
-            Storage::Native => aim.target.specs(tensor, &layout),
+            Storage::Native => adapter::specs(aim.target, tensor, &layout),
             _ => vec![aim.target.kept(tensor)],
         };
         entry(index, Some(layout), storage, specs)

@@ -86,6 +86,12 @@ pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Ma
             "export from the safetensors checkpoint it was made from",
         ));
     }
+    if checkpoint.has_adapter() {
+        return Err(Error::plan(
+            format!("{} is a finished output with an adapter", checkpoint.path().display()),
+            "convert it, or export from the checkpoint it was made from",
+        ));
+    }
     let manifest = Manifest::new(checkpoint, plan, aim.target)?;
     let manifest = manifest.weighted(checkpoint, plan, subject.importance().as_ref())?;
     let manifest = manifest.in_shards(checkpoint, aim)?;

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::export::Work;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage, added_bias};
+use crate::target::{Entry, Storage, adapter, added_bias};
 use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
 
 /// What the file holds of one tensor of the source.
@@ -92,7 +92,7 @@ impl Prover<'_> {
         }
         let decoded = match (&entry.storage, &entry.layout) {
             (Storage::Native, Some(layout)) => {
-                self.work.target.unpack(tensor, layout, &|name| self.bytes(name))
+                adapter::unpack(self.work.target, tensor, layout, &|name| self.bytes(name))
             }
             (Storage::Dense { .. }, _) => self.read_dense(tensor),
             (Storage::Changed { .. }, _) if tensor.matrix.is_some() => self.read_dense(tensor),
@@ -104,7 +104,7 @@ impl Prover<'_> {
         })?;
         let mut expected = self.work.encoding(entry.tensor)?;
         if entry.storage == Storage::Native {
-            expected = self.work.target.held(tensor, expected)?;
+            expected = adapter::held(self.work.target, tensor, expected)?;
         }
         self.check_shift(entry, &expected)?;
         let mut expected = expected.decode();

@@ -126,6 +126,9 @@ pub struct TensorReport {
     /// The bias that the layer is given and does not have in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<String>,
+    /// Bytes of it in the adapter beside the checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_bytes: Option<u64>,
     /// Bits of a stored code.
     pub nominal_bits: u32,
     /// Bits per weight in the output, everything counted.
@@ -142,6 +145,7 @@ impl TensorReport {
     /// How it is stored, with the reason where there is one: `native`, `in full: …`, `changed: …`.
     pub fn told(&self) -> String {
         match &self.because {
+            None if self.adapter_bytes.is_some() => format!("{}, with an adapter", self.stored),
             None => self.stored.clone(),
             Some(because) if self.stored == CHANGED => format!("{CHANGED}: {because}"),
             Some(because) => format!("in full: {because}"),
@@ -275,6 +279,7 @@ fn tensor(
         added: added_bias(tensor, entry).map(|spec| spec.name.clone()),
         scaled_with: settled.of(entry.tensor).map(|found| found.name(checkpoint).to_owned()),
         rows_divided: None,
+        adapter_bytes: entry.adapter_bytes(checkpoint),
         nominal_bits: entry
             .layout
             .as_ref()

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{self, NewFile, NewFolder, Source};
 use crate::error::{Error, Result};
 use crate::export::{Destination, forecast, restore};
+use crate::format::adapter;
 use crate::format::safetensors::{Entry, read_header};
 use crate::format::squeezed::{MAGIC, SUFFIX, chunk_bytes, squeeze as squeeze_chunk};
 use crate::observer::{Observer, Progress, Unit};
@@ -96,6 +97,17 @@ fn weight_files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| path.join(name)).collect())
 }
 
+/// Squeezed folders have no folders within, so an adapter would be left out.
+fn refuse_adapter(path: &Path) -> Result<()> {
+    if !path.join(adapter::FOLDER).join(adapter::WEIGHTS).is_file() {
+        return Ok(());
+    }
+    Err(Error::plan(
+        format!("{} has an adapter, which would not be squeezed with it", path.display()),
+        "convert it to an archive, and squeeze that",
+    ))
+}
+
 /// Pieces of a tensor, each a chunk.
 pub(super) fn pieces(entry: &Entry) -> impl Iterator<Item = Range<u64>> {
     let (bytes, step) = (entry.range.end - entry.range.start, chunk_bytes(entry.dtype));
@@ -165,6 +177,7 @@ pub fn squeeze(
     destination: Destination<'_>,
     observer: &dyn Observer,
 ) -> Result<Squeezed> {
+    refuse_adapter(path)?;
     let files = weight_files(path)?;
     let opened = base.map(Base::open).transpose()?;
     let folder = NewFolder::create(destination.folder, destination.replace, LIST)?;
@@ -232,6 +245,7 @@ pub fn estimate_squeezed(
     base: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<(u64, u64)> {
+    refuse_adapter(path)?;
     let base = base.map(Base::open).transpose()?;
     let (mut before, mut after) = (0, 0.0);
     for file in weight_files(path)? {

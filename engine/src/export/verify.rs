@@ -12,6 +12,7 @@ use crate::compare::{Counterpart, compare_scaled, pairs};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{FileReport, Report, TensorReport, hashes, in_numbers, undone};
+use crate::format::adapter;
 use crate::numeric::distance::{Distance, PIECE};
 use crate::observer::{Observer, Progress, Unit};
 use crate::tensor::Factors;
@@ -81,7 +82,12 @@ fn check_files<'r>(
     report: &'r Report,
     faults: &mut Vec<String>,
 ) -> Result<Vec<&'r FileReport>> {
-    let found: BTreeMap<String, u64> = disk::list_files(folder)?.into_iter().collect();
+    let mut found: BTreeMap<String, u64> = disk::list_files(folder)?.into_iter().collect();
+    let beside = folder.join(adapter::FOLDER);
+    if beside.is_dir() {
+        let files = disk::list_files(&beside)?.into_iter();
+        found.extend(files.map(|(name, bytes)| (format!("{}/{name}", adapter::FOLDER), bytes)));
+    }
     let mut whole = Vec::new();
     for file in &report.files {
         match found.get(&file.name) {

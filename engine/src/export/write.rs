@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::export::{Work, gguf};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage, WeightFile, added_bias};
+use crate::target::{Entry, Storage, WeightFile, adapter, added_bias};
 use crate::tensor::write_f32;
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
@@ -95,8 +95,8 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
         }
         Storage::Dense { .. } => write(&dense_bytes(tensor, &work.encoding(entry.tensor)?)),
         Storage::Native => {
-            let encoding = work.target.held(tensor, work.encoding(entry.tensor)?)?;
-            let bytes = work.target.pack(tensor, &encoding, &spec.name);
+            let encoding = adapter::held(work.target, tensor, work.encoding(entry.tensor)?)?;
+            let bytes = adapter::pack(work.target, tensor, &encoding, &spec.name);
             let what = || Error::Unsupported { what: format!("storing {}", spec.name) };
             write(&bytes.ok_or_else(what)?)
         }

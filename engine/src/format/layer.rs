@@ -5,9 +5,9 @@ use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::Value;
 
-use crate::encoding::{AffineLayout, Encoding, Layout};
+use crate::encoding::{AffineLayout, Encoding, Layout, Sum};
 use crate::format::compressed_tensors::{self, FloatReader, Floats, Packing};
-use crate::format::{archive, awq, gptq, mlx};
+use crate::format::{adapter, archive, awq, gptq, mlx};
 use crate::tensor::{DType, MatrixShape};
 
 /// How a layer is stored.
@@ -25,9 +25,19 @@ pub enum Form {
     Awq(awq::Form),
     /// Part by part, in an archive.
     Archive(Layout),
+    /// In one of these forms, with factors in an adapter that are added.
+    Corrected(Box<Self>, adapter::Factors),
 }
 
 impl Form {
+    /// How it is stored but for an adapter.
+    pub fn base(&self) -> &Self {
+        match self {
+            Self::Corrected(base, _) => base.base(),
+            own => own,
+        }
+    }
+
     /// Decodes from `get(suffix)`; `None` if a tensor is missing or does not fit.
     pub fn reader<'a>(
         &self,
@@ -46,6 +56,10 @@ impl Form {
             Self::Gptq(form) => Reader::Gptq(gptq::Reader::new(*form, shape, get)?),
             Self::Awq(form) => Reader::Awq(awq::Reader::new(*form, shape, get)?),
             Self::Archive(layout) => Reader::Archive(archive::Reader::new(layout, shape, get)?),
+            Self::Corrected(base, factors) => {
+                let base = Box::new(base.reader(shape, get)?);
+                Reader::Corrected(base, factors.reader(shape, get)?)
+            }
         })
     }
 
@@ -59,6 +73,10 @@ impl Form {
         if let Self::Archive(layout) = self {
             let is_valid = layout.is_valid(shape);
             return if is_valid { Encoding::from_parts(layout, shape, get) } else { None };
+        }
+        if let Self::Corrected(base, factors) = self {
+            let correction = Encoding::LowRank(factors.encoding(shape, get)?);
+            return Some(Encoding::Sum(Sum::new(base.encoding(shape, get)?, correction)));
         }
         match (self.reader(shape, get)?, self) {
             (Reader::CompressedTensors(reader), Self::CompressedTensors(_, layout)) => {
@@ -81,6 +99,7 @@ impl Form {
             Self::Gptq(form) => form.scale_dtype,
             Self::Awq(form) => form.scale_dtype,
             Self::Archive(_) => return None,
+            Self::Corrected(base, _) => return base.scale_dtype(),
         };
         matches!(dtype, DType::F16 | DType::BF16 | DType::F32).then_some(dtype)
     }
@@ -116,6 +135,8 @@ pub enum Reader<'a> {
     Awq(awq::Reader<'a>),
     /// Of an archive.
     Archive(archive::Reader<'a>),
+    /// Of one of these, with what an adapter adds.
+    Corrected(Box<Self>, adapter::Reader<'a>),
 }
 
 impl Reader<'_> {
@@ -128,6 +149,10 @@ impl Reader<'_> {
             Self::Gptq(reader) => reader.read(first, out),
             Self::Awq(reader) => reader.read(first, out),
             Self::Archive(reader) => reader.read(first, out),
+            Self::Corrected(base, factors) => {
+                base.read(first, out)?;
+                factors.add(first, out)
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One file per file format, reading and writing together. In: mapped bytes or encodings. Out: headers,
 //! tensors as they lie in files. Never knows methods or plans.
 
+pub mod adapter;
 pub mod archive;
 pub mod awq;
 mod codes;

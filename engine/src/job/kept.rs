@@ -7,6 +7,7 @@ use std::path::Path;
 use blake3::Hasher;
 
 use crate::checkpoint::{Checkpoint, Tensor};
+use crate::disk;
 use crate::error::Result;
 use crate::fold::{self, Producer, Settled};
 use crate::job::store::Held;
@@ -19,7 +20,7 @@ use crate::plan::Plan;
 
 /// The same as [`crate::job::run`], into a folder that outlives the job and may hold layers of an earlier one. Layers that
 /// are there whole are taken over; what is damaged or of another plan, source or calibration is not. Says how many there
-/// were.
+/// were. What is of none of its layers is removed: it would lie there for nothing until the job is finished.
 ///
 /// The source counts as the same where its files have the same places, lengths, times and numbers in the file system;
 /// where the system does not tell these, nothing is taken over.
@@ -43,7 +44,9 @@ pub fn resume<'a>(
         return crate::job::run(subject, plan, limits, Some(folder), observer);
     };
     let layers = layers_to_store(checkpoint, &settled);
-    let store = Store::kept(folder, names(&identity, checkpoint, &settled, &layers));
+    let names = names(&identity, checkpoint, &settled, &layers);
+    remove_others(folder, &names)?;
+    let store = Store::kept(folder, names);
     let mut left = Vec::new();
     for &layer in &layers {
         observer.go_on()?;
@@ -57,6 +60,17 @@ pub fn resume<'a>(
     }
     compress_into(&store, (subject, &settled), &left, limits, observer)?;
     Ok(store)
+}
+
+/// Removes what other plans, sources and calibrations left in the folder, which this one will not take over.
+fn remove_others(folder: &Path, names: &HashMap<Held, String>) -> Result<()> {
+    let wanted: HashSet<&str> = names.values().map(String::as_str).collect();
+    for (name, _) in disk::list_files(folder).unwrap_or_default() {
+        if !wanted.contains(name.as_str()) {
+            disk::remove_file(&folder.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes over what the folder holds of a layer, with what takes its scales and what it takes, if all of it is whole.
@@ -87,7 +101,7 @@ pub struct Finished {
 pub fn finished(subject: Subject<'_>, plan: &Plan, folder: &Path) -> Finished {
     let Some(identity) = identity(subject) else { return Finished::default() };
     let there: HashMap<String, u64> =
-        crate::disk::list_files(folder).unwrap_or_default().into_iter().collect();
+        disk::list_files(folder).unwrap_or_default().into_iter().collect();
     let (checkpoint, settled) = (subject.checkpoint, fold::settle(subject.checkpoint, plan));
     let mut found = Finished::default();
     let compressed: HashSet<usize> = layers_to_compress(checkpoint, plan).into_iter().collect();
@@ -133,7 +147,7 @@ fn identity(subject: Subject<'_>) -> Option<String> {
     text(&format!("lapidary layer {} of {}", method::VERSION, env!("CARGO_PKG_VERSION")));
     text(&subject.calibrated.key());
     for file in checkpoint.files() {
-        text(&crate::disk::absolute(file.path()).to_string_lossy());
+        text(&disk::absolute(file.path()).to_string_lossy());
         text(&format!("{:?}", file.identity()?));
     }
     for tensor in checkpoint.tensors() {

@@ -194,9 +194,10 @@ fn recover_modules(
     let modules: Vec<Module<'_>> =
         coded_modules.iter().filter_map(|&name| sees(stored(name))).collect();
     let mut layers: BTreeMap<String, Vec<Step>> = BTreeMap::new();
-    for (at, steps) in rules::resolve(sets, &modules, &mut unsaid)? {
-        let name = modules[at].own;
-        layers.insert(format!("{name}.weight"), steps);
+    for (at, mut steps) in rules::resolve(sets, &modules, &mut unsaid)? {
+        let layer = format!("{}.weight", modules[at].own);
+        steps.extend(correction(&checkpoint, &layer));
+        layers.insert(layer, steps);
     }
     for name in coded_modules.iter().filter(|name| !layers.contains_key(&format!("{name}.weight")))
     {
@@ -213,6 +214,13 @@ fn recover_modules(
         layers: layers.into_iter().collect(),
         unsaid: unsaid.sentences(),
     })
+}
+
+/// The step that makes factors in an adapter, where a layer has some.
+fn correction(checkpoint: &Checkpoint, layer: &str) -> Option<Step> {
+    let [right, _] = checkpoint.factors(layer)?;
+    let rank = i64::try_from(*checkpoint.tensors()[right].shape.0.first()?).ok()?;
+    Some(Step::new("eora").with("rank", rank))
 }
 
 /// A module whose weights are stored in codes: its shape is not known, its name is.

@@ -13,10 +13,10 @@ use crate::format::awq::{Form, pack, quantization_config};
 use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
-use crate::target::{
-    About, Entry, MARLIN, Storage, Target, in_f16, is_linear_module, part, suffix,
+use crate::target::capabilities::{
+    Agreement, Capabilities, Corrections, Integers, NOT_LINEAR, Which,
 };
+use crate::target::{About, Entry, MARLIN, Target, in_f16, is_linear_module, part, suffix};
 use crate::tensor::DType;
 
 /// 4 bits with zero points.
@@ -58,6 +58,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     schemes: Agreement::Must,
     kept_by_part_of_name: true,
     kernel: Some(MARLIN),
+    corrections: Corrections::InAdapter,
     ..Capabilities::NONE
 };
 
@@ -85,7 +86,7 @@ impl Target for Awq {
         let mut kept = Vec::new();
         for entry in entries {
             let tensor = &checkpoint.tensors()[entry.tensor];
-            match entry.layout.as_ref().filter(|_| entry.storage == Storage::Native) {
+            match entry.own_form() {
                 Some(layout) => size = size.or(form(layout).map(|form| form.group_size)),
                 None if is_linear_module(tensor) => kept.push(tensor.module().to_owned()),
                 None => {}

@@ -3,8 +3,11 @@
 use serde::Serialize;
 
 use crate::checkpoint::{MatrixKind, Role, Tensor};
-use crate::encoding::{AffineLayout, BlockType, FloatLayout, Layout, Levels, Tiling};
+use crate::encoding::{
+    AffineLayout, BlockType, FloatLayout, Layout, Levels, LowRankLayout, Tiling,
+};
 use crate::numeric::grouping::Grouping;
+use crate::target::adapter;
 use crate::tensor::{DType, MatrixShape};
 
 /// What a runtime and format can hold.
@@ -50,6 +53,8 @@ pub struct Capabilities {
     pub scale_dtypes: &'static [DType],
     /// The target of later readers of the same format, which hold more.
     pub newer: Option<&'static str>,
+    /// What becomes of corrections of low rank.
+    pub corrections: Corrections,
 }
 
 /// What a format holds at all.
@@ -129,6 +134,16 @@ pub enum Which {
     NoModule,
 }
 
+/// What becomes of the factors of a correction of low rank, where its base has a form in the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Corrections {
+    /// They have no place: the layer is stored in full.
+    InFull,
+    /// They lie beside the checkpoint, in an adapter that PEFT loads.
+    InAdapter,
+}
+
 /// Whether layers that belong together must be stored alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -197,6 +212,7 @@ impl Capabilities {
         kernel: None,
         scale_dtypes: &[],
         newer: None,
+        corrections: Corrections::InFull,
     };
 }
 
@@ -224,7 +240,9 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
         Layout::Outliers(_) => Some("the format has no single weights beside the integers"),
         Layout::Sum(sum) => match *sum.correction {
             Layout::Outliers(_) => why_not_form(&sum.correction),
-            _ => Some("the format has no corrections of low rank beside the integers"),
+            _ => Some(
+                "the format has no corrections of low rank; compressed-tensors, GPTQ and AWQ have them in an adapter",
+            ),
         },
         Layout::Scaled(_) => Some(
             "the format has no scales of inputs; let them go into the norm or layer before (scales=folded), where they need no place",
@@ -259,6 +277,23 @@ impl Capabilities {
         self.integers.is_empty() && self.holds == Holds::Listed
     }
 
+    /// Whether corrections of low rank lie beside it, in an adapter.
+    pub fn has_adapter(&self) -> bool {
+        self.corrections == Corrections::InAdapter
+    }
+
+    /// What is corrected, and the correction, where an adapter holds that.
+    pub(super) fn in_adapter<'l>(
+        &self,
+        tensor: &Tensor,
+        layout: &'l Layout,
+    ) -> Option<(&'l Layout, &'l LowRankLayout)> {
+        let is_held = |(base, correction): &(&Layout, &LowRankLayout)| {
+            base.corrected().is_none() && adapter::why_not(tensor, correction).is_none()
+        };
+        layout.corrected().filter(|_| self.has_adapter()).filter(is_held)
+    }
+
     /// Why a layer of this layout is stored in full, in a sentence without a full stop; `None` where it is held.
     pub fn why_not(&self, tensor: &Tensor, layout: &Layout) -> Option<String> {
         if self.holds == Holds::Everything {
@@ -275,6 +310,14 @@ impl Capabilities {
         let shape = tensor.matrix?.shape;
         if let Some((_, why)) = self.kept.iter().find(|(which, _)| which.includes(tensor)) {
             return Some((*why).to_owned());
+        }
+        if let Some((base, _)) = self.in_adapter(tensor, layout) {
+            return self.why_not(tensor, base);
+        }
+        if let Some((_, correction)) = layout.corrected().filter(|_| self.has_adapter())
+            && let Some(why) = adapter::why_not(tensor, correction)
+        {
+            return Some(why);
         }
         let is_masked = matches!(layout, Layout::Sparse(_));
         match layout.under_masks() {

@@ -17,8 +17,10 @@ use crate::format::compressed_tensors::{
 use crate::format::layer;
 use crate::format::safetensors::Spec;
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, NOT_LINEAR, Which};
-use crate::target::{About, Entry, MARLIN, Storage, Target, is_linear_module};
+use crate::target::capabilities::{
+    Agreement, Capabilities, Corrections, Floats, Integers, NOT_LINEAR, Which,
+};
+use crate::target::{About, Entry, MARLIN, Target, is_linear_module};
 use crate::tensor::DType;
 
 /// Both integer layouts of compressed-tensors.
@@ -41,6 +43,7 @@ const BOTH: Capabilities = Capabilities {
         NOT_LINEAR[4],
     ],
     fused: Agreement::Must,
+    corrections: Corrections::InAdapter,
     sparsity: "readers of compressed-tensors dropped sparse layouts in 2026-03, so zeros are stored like any weight",
     ..Capabilities::NONE
 };
@@ -204,7 +207,7 @@ enum Quantised {
 
 impl Quantised {
     fn of(entry: &Entry) -> Option<Self> {
-        let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
+        let layout = entry.own_form()?;
         let integers = layout.affine().map(Scheme::of).map(Self::Integers);
         integers.or_else(|| floats_of(layout).map(|(floats, _)| Self::Floats(floats)))
     }

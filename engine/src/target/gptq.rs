@@ -15,10 +15,10 @@ use crate::format::gptq::{Form, Scheme, Version, auto_round_config, pack, quanti
 use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
-use crate::target::{
-    About, Entry, Kernel, MARLIN, Storage, Target, in_f16, is_linear_module, part, suffix,
+use crate::target::capabilities::{
+    Agreement, Capabilities, Corrections, Integers, NOT_LINEAR, Which,
 };
+use crate::target::{About, Entry, Kernel, MARLIN, Target, in_f16, is_linear_module, part, suffix};
 
 /// GPTQ of 2, 3, 4 and 8 bits.
 pub(super) struct Gptq {
@@ -65,6 +65,7 @@ const BOTH: Capabilities = Capabilities {
     fused: Agreement::Must,
     experts: Agreement::Must,
     kernel: Some(Kernel { zero_points: false, ..MARLIN }),
+    corrections: Corrections::InAdapter,
     ..Capabilities::NONE
 };
 
@@ -110,6 +111,8 @@ pub(super) static AUTO_ROUND: Gptq = Gptq {
     },
     capabilities: &Capabilities {
         why_not_bits: "have no form in AutoRound that loaders share; choose 2, 3, 4 or 8 bits",
+        // PEFT has no adapters for the layers that AutoRound's loaders make.
+        corrections: Corrections::InFull,
         ..BOTH
     },
     version: Version::V1,
@@ -184,7 +187,7 @@ impl Target for Gptq {
 }
 
 fn scheme(entry: &Entry) -> Option<Scheme> {
-    let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?.affine()?;
+    let layout = entry.own_form()?.affine()?;
     let group_size = match layout.grouping {
         Grouping::Group(size) => Some(size),
         Grouping::Channel | Grouping::Tensor => None,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
 use crate::target::{
-    Agreement, Aim, Entry, Holds, Storage, biases, mend, names, vectors, versions,
+    Agreement, Aim, Entry, Holds, Storage, adapter, biases, mend, names, vectors, versions,
 };
 
 /// The kinds of lints there are.
@@ -30,6 +30,7 @@ pub static LINTS: &[&str] = &[
     "asymmetric-mix",
     "scales-kept",
     "new-bias",
+    "adapter",
     "sparsity-saves-nothing",
 ];
 
@@ -57,6 +58,8 @@ pub enum Fix {
     KeptScales,
     /// Products that carry the mean of the inputs.
     Uncentred,
+    /// Take the corrections out.
+    Uncorrected,
     /// Grids without zero points.
     Symmetric,
     /// Like this layer.
@@ -110,15 +113,12 @@ impl<'a> Case<'a> {
 
     /// The integers a tensor is stored as, if it is stored in the target's own form.
     pub(super) fn held(&self, index: usize) -> Option<&'a AffineLayout> {
-        let entry = &self.entries[index];
-        entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?.affine()
+        self.entries[index].own_form()?.affine()
     }
 
     /// What formats must agree about. A scale of the whole tensor is written as equal scales of its rows.
     pub(super) fn scheme(&self, index: usize) -> Option<Scheme> {
-        let entry = &self.entries[index];
-        let layout = entry.layout.as_ref().filter(|_| entry.storage == Storage::Native)?;
-        match layout.under_masks() {
+        match self.entries[index].own_form()?.under_masks() {
             Layout::Affine(held) => {
                 let group = match held.grouping {
                     Grouping::Group(size) => Some(size),
@@ -161,6 +161,7 @@ pub fn lints(case: &Case<'_>) -> Vec<Lint> {
     asymmetric_mix(case, &mut lints);
     vectors::scales_kept(case, &mut lints);
     biases::new_biases(case, &mut lints);
+    adapter::beside(case, &mut lints);
     sparsity(case, &mut lints);
     lints.sort_by_key(|lint| lint.severity);
     lints

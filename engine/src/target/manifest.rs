@@ -11,7 +11,7 @@ use crate::fold;
 use crate::format::safetensors::{FilePlan, Spec};
 use crate::method;
 use crate::plan::{Assignment, Plan};
-use crate::target::{Aim, GgufFile, Storage, Target, biases, gguf, place_biases, shards};
+use crate::target::{Aim, GgufFile, Storage, Target, adapter, biases, gguf, place_biases, shards};
 
 /// Says which file holds which tensor.
 const INDEX: &str = "model.safetensors.index.json";
@@ -116,7 +116,7 @@ impl Manifest {
             let copies = copies.cloned().collect();
             return Ok(Self { entries, files, texts: Vec::new(), copies });
         }
-        let files = files(checkpoint, target, &entries)?;
+        let mut files = files(checkpoint, target, &entries)?;
         let mut texts = Vec::new();
         let mut copies = Vec::new();
         let config = target.config(checkpoint, &entries);
@@ -134,6 +134,10 @@ impl Manifest {
         }
         if checkpoint.has_index() {
             texts.push(index(&files)?);
+        }
+        files.extend(adapter::file(checkpoint, &entries)?);
+        if let Some((name, value)) = adapter::text(checkpoint, &entries) {
+            texts.push(text(&name, &value)?);
         }
         let is_written = |side: &&SideFile| {
             texts.iter().any(|text| side.path.file_name() == Some(text.name.as_ref()))
@@ -161,6 +165,7 @@ impl Manifest {
         if self.files.len() > 1 {
             self.texts.push(index(&self.files)?);
         }
+        self.files.extend(adapter::file(checkpoint, &self.entries)?);
         Ok(self)
     }
 
@@ -255,7 +260,7 @@ pub fn entry_of(
         _ => (None, Storage::Copied),
     };
     let specs = match (&layout, &storage) {
-        (Some(layout), Storage::Native) => target.specs(tensor, layout),
+        (Some(layout), Storage::Native) => adapter::specs(target, tensor, layout),
         _ => vec![target.kept(tensor)],
     };
     let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;
@@ -285,7 +290,8 @@ fn files(
         metadata.extend(target.metadata(checkpoint, at, &entries));
         // transformers refuses files that do not name a framework.
         metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
-        let specs = entries.iter().flat_map(|entry| entry.specs.iter().cloned()).collect();
+        let specs = entries.iter().flat_map(|entry| adapter::own_specs(checkpoint, entry));
+        let specs = specs.cloned().collect();
         let plan = WeightFile::Safetensors(FilePlan::new(specs, &metadata)?);
         Ok(OutputFile { name: file.name.clone(), plan })
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
-use crate::encoding::AffineLayout;
+use crate::encoding::{AffineLayout, Layout};
 use crate::method::{Stage, Step, with_kept_scales, without_shift};
 use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
@@ -159,9 +159,15 @@ impl Kernel {
     }
 }
 
+/// What a correction is added to, or all of it.
+fn base_of(layout: &Layout) -> &Layout {
+    layout.corrected().map_or(layout, |(base, _)| base)
+}
+
 fn grouping_of(tensor: &Tensor, now: &Assignment) -> Grouping {
     let layout = tensor.matrix.and_then(|matrix| now.layout(matrix.shape, tensor.dtype).ok());
-    layout.and_then(|layout| Some(layout.affine()?.grouping)).unwrap_or(Grouping::Channel)
+    let affine = layout.as_ref().and_then(|layout| base_of(layout).affine());
+    affine.map_or(Grouping::Channel, |affine| affine.grouping)
 }
 
 /// The first of some assignments that the target holds and that `suits`, else keep.
@@ -174,7 +180,7 @@ fn first_that(
     let suits = |candidate: &&Assignment| {
         let layout = tensor.matrix.and_then(|m| candidate.layout(m.shape, tensor.dtype).ok());
         is_held_by(tensor, candidate, case.aim.target)
-            && layout.as_ref().and_then(|layout| layout.affine()).is_some_and(&suits)
+            && layout.as_ref().and_then(|layout| base_of(layout).affine()).is_some_and(&suits)
     };
     candidates.iter().find(suits).cloned().unwrap_or_else(Assignment::keep)
 }
@@ -315,6 +321,9 @@ impl Lint {
             Fix::Unpruned => unpruned(case, tensors),
             Fix::KeptScales => with_steps(case, tensors, with_kept_scales),
             Fix::Uncentred => with_steps(case, tensors, without_shift),
+            Fix::Uncorrected => {
+                changes(case, tensors, |_, now| now.with_step_at(Stage::Compensate, None))
+            }
             Fix::Symmetric => symmetric(case, tensors),
             Fix::As(first) => as_first(case, *first, tensors),
             Fix::Alike => alike(case, tensors),

@@ -1,6 +1,7 @@
 //! What each runtime and format can hold. In: a checkpoint's meta-data and a plan. Out: for every tensor how it
 //! is stored or why not, what keeps a file from loading and how to mend it, and exact sizes. Never knows methods' internals.
 
+pub mod adapter;
 mod archive;
 mod awq;
 mod biases;
@@ -27,7 +28,7 @@ use ndarray::Array2;
 use serde_json::Value;
 
 pub use biases::{added_bias, place_biases};
-pub use capabilities::{Agreement, Capabilities, Holds, Integers, Kernel, Which};
+pub use capabilities::{Agreement, Capabilities, Corrections, Holds, Integers, Kernel, Which};
 pub use gguf::{Content, GgufFile, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{

@@ -50,7 +50,8 @@ pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> A
     let Some(layout) = layout.ok().filter(|layout| !layout.is_dense()) else {
         return Assignment::keep();
     };
-    let Some(affine) = layout.affine().cloned() else {
+    let base = target.capabilities().in_adapter(tensor, &layout).map_or(&layout, |(base, _)| base);
+    let Some(affine) = base.affine().cloned() else {
         if let Some(found) = blocks_instead(tensor, now, &layout, target) {
             return found;
         }

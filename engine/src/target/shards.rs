@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::format::safetensors::{FilePlan, Spec};
+use crate::target::adapter::own_specs;
 use crate::target::{Entry, OutputFile, Target, WeightFile};
 
 /// Bytes that the header's length, its brackets and its padding take at most, with the framework's name.
@@ -64,7 +65,8 @@ pub(super) fn files(
             1 => "model.safetensors".to_owned(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", at + 1),
         };
-        let specs = shard.iter().flat_map(|entry| entry.specs.iter().cloned()).collect();
+        let specs = shard.iter().flat_map(|entry| own_specs(checkpoint, entry));
+        let specs = specs.cloned().collect();
         let plan = FilePlan::new(specs, &metadata(checkpoint, target, &shard))?;
         Ok(OutputFile { name, plan: WeightFile::Safetensors(plan) })
     };
@@ -104,6 +106,8 @@ fn most_bytes(checkpoint: &Checkpoint, target: &dyn Target, entries: &[&Entry]) 
         .iter()
         .map(|(key, text)| quoted(key) + quoted(text))
         .sum();
-    let specs = entries.iter().flat_map(|entry| &entry.specs).map(of_spec).sum::<u64>();
-    entries.iter().map(|entry| entry.bytes).fold(specs + said, u64::saturating_add)
+    let specs: Vec<&Spec> = entries.iter().flat_map(|entry| own_specs(checkpoint, entry)).collect();
+    let told: u64 = specs.iter().map(|spec| of_spec(spec)).sum();
+    let bytes = specs.iter().map(|spec| spec.bytes().unwrap_or(u64::MAX));
+    bytes.fold(told + said, u64::saturating_add)
 }
