@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::checkpoint::archived::Archived;
 use crate::checkpoint::roles::{self, Role};
 use crate::checkpoint::{
-    Checkpoint, Config, File, Matrix, MatrixKind, SideFile, Tensor, gguf_file, groups,
+    Checkpoint, Config, File, Matrix, MatrixKind, Removal, SideFile, Tensor, gguf_file, groups,
 };
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
@@ -215,6 +215,8 @@ pub(super) fn assemble(
         vocabulary: std::sync::OnceLock::new(),
         gguf: None,
         archived,
+        removal: Removal::default(),
+        before: None,
     })
 }
 
@@ -234,19 +236,21 @@ fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
                 dtype: entry.dtype,
                 shape: entry.shape,
                 range: entry.range,
+                source: None,
+                pieces: None,
             });
         }
         let name = source
             .path()
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        files.push(File { name, metadata: header.metadata, source });
+        files.push(File { name, metadata: header.metadata, source: source.into() });
     }
     Ok((files, tensors))
 }
 
 /// The weight of which a tensor is a part by its name, as `m.weight` of `m.weight.codes`; otherwise the tensor itself.
-fn holder(name: &str) -> &str {
+pub(super) fn holder(name: &str) -> &str {
     name.find(".weight.").map_or(name, |at| &name[..at + ".weight".len()])
 }
 
