@@ -27,6 +27,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
+import removing
 from plans import EVERY, SAMPLE, Checks, Variant, export, project, variants
 
 TOLERANCE = 1e-3
@@ -247,6 +248,7 @@ def main():
             elif variant.target != "dense":
                 check_variant(checks, variant, binary, Path(work), ids, original)
         check_beside(checks, binary, Path(work), ids, original)
+        removing.full(checks, binary, Path(work) / "removing", logits, check_own_pass, loss, ids)
     return checks.finish()
 
 

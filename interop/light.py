@@ -19,6 +19,7 @@ import safetensors
 import archives
 import gguf_files
 import packed
+import removing
 from plans import SAMPLE, Checks, export, variants
 
 DTYPES = {"F8_E4M3": "u1", "BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
@@ -219,6 +220,7 @@ def main():
                 check(checks, variant, out, export(binary, variant.dense(), Path(work)))
         gguf_files.check(checks, binary, Path(work))
         archives.check(checks, binary, Path(work), bf16)
+        removing.light(checks, binary, Path(work) / "removing")
     return checks.finish()
 
 
