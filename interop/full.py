@@ -32,6 +32,7 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 if importlib.util.find_spec("peft") is not None:
     from peft import PeftModel
 
+import removing
 from plans import EVERY, SAMPLE, Checks, Variant, export, project, variants
 
 TOLERANCE = 1e-3
@@ -309,6 +310,7 @@ def main():
                 check_variant(checks, variant, binary, Path(work), ids, original)
         check_beside(checks, binary, Path(work), ids, original)
         check_adapter(checks, binary, Path(work), ids)
+        removing.full(checks, binary, Path(work) / "removing", logits, check_own_pass, loss, ids)
     return checks.finish()
 
 

@@ -20,6 +20,7 @@ import adapters
 import archives
 import gguf_files
 import packed
+import removing
 from plans import SAMPLE, Checks, export, variants
 
 DTYPES = {"F8_E4M3": "u1", "BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
@@ -236,6 +237,7 @@ def main():
         gguf_files.check(checks, binary, Path(work))
         archives.check(checks, binary, Path(work), bf16)
         adapters.check(checks, binary, Path(work), sys.modules[__name__])
+        removing.light(checks, binary, Path(work) / "removing")
     return checks.finish()
 
 

@@ -1,5 +1,6 @@
 //! Which calibration a plan is carried out with, where no window says: one that is named, or the latest that will do.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lapidary_engine::calibration::{Folder, Prefix, Settings, model_key};
@@ -36,7 +37,39 @@ pub fn needs<'a>(checkpoint: &'a Checkpoint, plan: &Plan) -> Option<(Needs, &'a 
     (most.0 > Needs::Weights).then_some(most)
 }
 
+/// A model and a plan with the calibration that it is carried out with.
+pub struct Prepared {
+    /// The model: without what the plan takes out, where the calibration is of that.
+    pub checkpoint: Checkpoint,
+    /// The plan for it.
+    pub plan: Plan,
+    /// The calibration, where the plan needs any.
+    pub loaded: Option<Loaded>,
+}
+
 impl Choice {
+    /// The calibration for a plan. Of a plan that takes parts out, one of the model without them comes first, as
+    /// `calibrate --sequential` and `--behind-plan` make it, then one of the whole model.
+    ///
+    /// # Errors
+    /// Those of [`Choice::find`].
+    pub fn prepare(
+        &self,
+        (checkpoint, plan): (Checkpoint, Plan),
+        observer: &dyn Observer,
+    ) -> Result<Prepared> {
+        if let (Some(reduced), true) =
+            (plan.reduced(&checkpoint)?, needs(&checkpoint, &plan).is_some())
+            && let Ok(Some(loaded)) = self.find(&reduced.checkpoint, &reduced.plan, observer)
+        {
+            let loaded = Some(loaded);
+            return Ok(Prepared { checkpoint: reduced.checkpoint, plan: reduced.plan, loaded });
+        }
+        observer.go_on()?;
+        let loaded = self.find(&checkpoint, &plan, observer)?;
+        Ok(Prepared { checkpoint, plan, loaded })
+    }
+
     /// The calibration for a plan; `None` where it needs none.
     ///
     /// # Errors
@@ -168,11 +201,19 @@ pub fn plan_key(
     }
 }
 
-/// What a plan gives each layer that it does not keep, as JSON of its steps.
+/// What stands in the place of a layer's name before what a plan takes out.
+pub const REMOVED: &str = "(taken out)";
+
+/// What a plan gives each layer that it does not keep, as JSON of its steps, and what it takes out.
 pub fn assignments(checkpoint: &Checkpoint, plan: &Plan) -> impl Iterator<Item = (String, String)> {
-    checkpoint.tensors().iter().filter_map(|tensor| {
+    let removal = serde_json::to_string(plan.removal()).ok();
+    let removed = removal.filter(|_| !plan.removal().is_empty());
+    let removed = removed.into_iter().map(|removal| (REMOVED.to_owned(), removal));
+    let gone: BTreeSet<usize> = plan.removed_tensors(checkpoint).into_iter().collect();
+    let left = checkpoint.tensors().iter().enumerate().filter(move |(at, _)| !gone.contains(at));
+    removed.chain(left.filter_map(|(_, tensor)| {
         let assignment = plan.get(&tensor.name).filter(|assignment| !assignment.is_keep())?;
         let steps = serde_json::to_string(&assignment.steps).unwrap_or_default();
         Some((tensor.name.clone(), steps))
-    })
+    }))
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use lapidary_engine::calibration::{Behind, Calibration, Folder, Wishes, calibrate_with_texts};
 use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
 use lapidary_engine::evaluation::{
-    BlockScore, Continuation, Evaluation, OutputError, Probe, Sampling, TextRun, block_scores,
-    evaluate_in_rounds, output_errors, probe, subject_key,
+    BlockScore, Continuation, Evaluation, Influences, OutputError, Probe, Sampling, TextRun,
+    block_scores, evaluate_in_rounds, influences as engine_influences, output_errors, probe,
+    subject_key,
 };
 use lapidary_engine::export;
 use lapidary_engine::job::{self, Limits, Sequential, Store, StoreWeights};
-use lapidary_engine::network::{CheckpointWeights, Freed, Network, Weights};
+use lapidary_engine::network::{CheckpointWeights, Freed, Network, Renamed, Weights};
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::Cache;
 use lapidary_engine::target::{self, Manifest, Target};
@@ -20,7 +21,7 @@ use lapidary_engine::tensor::Factors;
 use lapidary_engine::text::{Cut, Question, Source, Specials, Tokenizer, cut};
 use lapidary_engine::{Error, Observer, Result};
 
-use crate::calibrated::{Choice, assignments, plan_key};
+use crate::calibrated::{Choice, REMOVED, assignments, plan_key};
 use crate::document::calibrations::{self, Loaded};
 use crate::document::project::Project;
 
@@ -30,8 +31,10 @@ const USUAL_LENGTH: usize = 2048;
 /// A model that can be run: a checkpoint as it is, or after a plan.
 #[derive(Debug)]
 pub struct Subject {
-    /// The checkpoint.
+    /// The checkpoint, without what the plan takes out.
     pub checkpoint: SharedCheckpoint,
+    /// The one it was made of.
+    pub whole: SharedCheckpoint,
     /// What it is, for a person.
     pub label: String,
     /// A hash of what tells it from others made of the same checkpoint.
@@ -53,7 +56,8 @@ impl Subject {
         let path = lapidary_engine::disk::absolute(checkpoint.path());
         let key = subject_key([path.to_string_lossy().as_ref()]);
         let (label, scales) = (label.to_owned(), BTreeMap::new());
-        Self { checkpoint, label, key, bytes, assignments: None, store: None, scales }
+        let whole = checkpoint.clone();
+        Self { checkpoint, whole, label, key, bytes, assignments: None, store: None, scales }
     }
 
     /// A checkpoint after a plan, which is carried out now, with a calibration where it needs one.
@@ -66,15 +70,22 @@ impl Subject {
         target: &'static dyn Target,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        let bytes = Manifest::new(&checkpoint, plan, target)?.weight_file_bytes();
-        let given = calibrations::subject(&checkpoint, loaded);
-        let store = job::run(given, plan, Limits::default(), None, observer)?;
         let label = plan_label(&checkpoint, plan);
         let settings = loaded.map(|loaded| loaded.folder.settings());
         let key = plan_key(&checkpoint, (plan, settings), target);
         let assignments = Some(assignments(&checkpoint, plan).collect());
-        let scales = job::folded_factors(&checkpoint, plan, &store)?;
-        Ok(Self { checkpoint, label, key, bytes, assignments, store: Some(store), scales })
+        let given = calibrations::subject(&checkpoint, loaded);
+        let carry_out = |given: job::Subject<'_>, plan: &Plan| {
+            let bytes = Manifest::new(given.checkpoint, plan, target)?.weight_file_bytes();
+            let store = job::run(given, plan, Limits::default(), None, observer)?;
+            let scales = job::folded_factors(given.checkpoint, plan, &store)?;
+            Ok((bytes, store, scales))
+        };
+        let (bytes, store, scales) = given.reduced(plan, carry_out)?;
+        let left = plan.reduced(&checkpoint)?.map(|reduced| Arc::new(reduced.checkpoint));
+        let (whole, checkpoint) = (checkpoint.clone(), left.unwrap_or(checkpoint));
+        let store = Some(store);
+        Ok(Self { checkpoint, whole, label, key, bytes, assignments, store, scales })
     }
 
     /// A folder, a file or a project (.ron), whose plan is carried out, with the calibration that is chosen; with a
@@ -94,12 +105,37 @@ impl Subject {
         }
         let project = Project::read(path)?;
         let checkpoint = Arc::new(Checkpoint::open(&project.checkpoint_path(path))?);
-        let plan = project.plan.resolve(&checkpoint)?;
+        let plan = project.resolve(&checkpoint)?;
         let target = target::find(&project.target)?;
         let original = Self::plain(checkpoint.clone(), "the original");
+        Ok((Self::prepared((checkpoint, plan), choice, target, observer)?, Some(original)))
+    }
+
+    /// A checkpoint after a plan, with the calibration that is chosen where it needs one.
+    ///
+    /// # Errors
+    /// What choosing and the job say.
+    pub fn prepared(
+        (checkpoint, plan): (SharedCheckpoint, Plan),
+        choice: &Choice,
+        target: &'static dyn Target,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        if let Some(reduced) = plan.reduced(&checkpoint)?
+            && let Ok(Some(loaded)) = choice.find(&reduced.checkpoint, &reduced.plan, observer)
+        {
+            let left = Arc::new(reduced.checkpoint);
+            let given = (&reduced.plan, Some(&loaded));
+            let planned = Self::planned(left, given, target, observer)?;
+            let label = plan_label(&checkpoint, &plan);
+            let settings = Some(loaded.folder.settings());
+            let key = plan_key(&checkpoint, (&plan, settings), target);
+            let assignments = Some(assignments(&checkpoint, &plan).collect());
+            return Ok(Self { whole: checkpoint, label, key, assignments, ..planned });
+        }
+        observer.go_on()?;
         let loaded = choice.find(&checkpoint, &plan, observer)?;
-        let given = (&plan, loaded.as_ref());
-        Ok((Self::planned(checkpoint, given, target, observer)?, Some(original)))
+        Self::planned(checkpoint, (&plan, loaded.as_ref()), target, observer)
     }
 
     /// Its weights, decoded as they are read.
@@ -113,13 +149,36 @@ impl Subject {
     /// By what its layers are multiplied beside those of an original, whose names are given: by its own plan, or by that of an
     /// export whose report lies beside it.
     fn scales(&self, original: &Checkpoint) -> Result<BTreeMap<String, Factors>> {
-        let found = match &self.store {
-            Some(_) => self.scales.clone(),
-            None => export::folded_scales(original, &self.checkpoint)?,
+        let left;
+        let (of, found) = if self.store.is_some() {
+            (&*self.checkpoint, self.scales.clone())
+        } else {
+            left = export::as_exported(original, &self.checkpoint)?;
+            let of = left.as_ref().unwrap_or(original);
+            (of, export::folded_scales(of, &self.checkpoint)?)
         };
-        let named =
-            |(index, factors): (usize, Factors)| (original.tensors()[index].name.clone(), factors);
+        let named = |(index, factors): (usize, Factors)| {
+            (of.tensors()[index].source_name().to_owned(), factors)
+        };
         Ok(found.into_iter().map(named).collect())
+    }
+
+    /// Its weights by the names that layers have in the original, where parts of that were taken out: those have none.
+    fn by_names_of<'a>(
+        &self,
+        original: &Checkpoint,
+        base: &'a dyn Weights,
+    ) -> Result<Option<Renamed<'a>>> {
+        let exported = match self.store {
+            Some(_) => None,
+            None => export::as_exported(original, &self.checkpoint)?,
+        };
+        let of = exported.as_ref().unwrap_or(&self.checkpoint);
+        if of.removal().is_empty() {
+            return Ok(None);
+        }
+        let names = of.tensors().iter().map(|t| (t.source_name().to_owned(), t.name.clone()));
+        Ok(Some(Renamed { base, names: names.collect() }))
     }
 
     /// The network it is, with these weights of it.
@@ -163,18 +222,25 @@ pub fn plan_label(checkpoint: &Checkpoint, plan: &Plan) -> String {
         *counts.entry(assignment.label()).or_default() += 1;
     }
     let most = counts.iter().max_by_key(|(_, count)| **count);
-    match (most, counts.len()) {
+    let said = match (most, counts.len()) {
         (None, _) => "nothing compressed".to_owned(),
         (Some((label, n)), 1) => format!("{label}, {n} layers"),
         (Some((label, n)), 2) => format!("{label}, {n} layers, and 1 other kind"),
         (Some((label, n)), kinds) => format!("{label}, {n} layers, and {} other kinds", kinds - 1),
+    };
+    if plan.removal().is_empty() {
+        return said;
     }
+    format!("without {}; {said}", plan.removal().told())
 }
 
 /// The plan of [`Subject::assignments`]; `None` where one of them is of another version of the program.
 pub fn plan_of(assignments: &BTreeMap<String, String>) -> Option<Plan> {
     let mut plan = Plan::default();
-    for (name, steps) in assignments {
+    if let Some(removal) = assignments.get(REMOVED) {
+        plan.set_removal(serde_json::from_str(removal).ok()?);
+    }
+    for (name, steps) in assignments.iter().filter(|(name, _)| *name != REMOVED) {
         plan.set(name, Assignment::of(serde_json::from_str(steps).ok()?));
     }
     Some(plan)
@@ -192,6 +258,13 @@ pub fn calibrate(
     place: (&Path, Option<&Cache>),
     observer: &dyn Observer,
 ) -> Result<(Folder, Calibration)> {
+    if let Some(subject) = behind.filter(|of| of.checkpoint.removal() != checkpoint.removal()) {
+        let told = subject.checkpoint.removal().told();
+        return Err(Error::plan(
+            format!("the plan takes out {told}, so what is behind it is of a model without them"),
+            "save the project and run: lapidary calibrate PROJECT --text FILE --behind-plan",
+        ));
+    }
     let weights = behind.map(|subject| (subject.weights(), subject.key.clone()));
     let behind = weights.as_ref().map(|(weights, plan)| Behind {
         weights: weights.as_ref(),
@@ -291,7 +364,9 @@ pub fn evaluate(
             observer.warn(format!("scales that an export folded are not undone: {sentence}"));
             BTreeMap::default()
         });
-        let freed = Freed { base: weights.as_ref(), factors: &factors };
+        let renamed = subject.by_names_of(&original.checkpoint, weights.as_ref())?;
+        let base = renamed.as_ref().map_or(weights.as_ref(), |renamed| renamed as &dyn Weights);
+        let freed = Freed { base, factors: &factors };
         match output_errors((other, of_other.as_ref()), &freed, &ids, observer) {
             Err(Error::Cancelled) => return Ok(found),
             result => found.layers = result?,
@@ -313,6 +388,26 @@ fn name_of(source: &Source) -> String {
             .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned()),
         Source::Pasted { name, .. } => name.clone(),
     }
+}
+
+/// What each block and expert of a model does to so many tokens of a text.
+///
+/// # Errors
+/// What reading the text, the tokenizer and the network say.
+pub fn influences(
+    subject: &Subject,
+    (text, tokens): (&Source, usize),
+    observer: &dyn Observer,
+) -> Result<Influences> {
+    let weights = subject.weights();
+    let network = subject.network(weights.as_ref())?;
+    let tokenizer = Tokenizer::open(&subject.checkpoint)?;
+    let texts = text.read(observer)?;
+    let all = tokenizer.encode_documents(texts.documents(), Specials::Added, observer)?;
+    let length = network.design().context.min(USUAL_LENGTH);
+    let sequences = cut(&all, &Cut { budget: Some(tokens), ..Cut::scoring(length) })?;
+    let ids: Vec<Vec<u32>> = sequences.list.into_iter().map(|sequence| sequence.ids).collect();
+    engine_influences(&network, &ids, observer)
 }
 
 /// Continues a prompt by at most `n` tokens, which `each` sees as they come; cancelling keeps them.

@@ -61,7 +61,8 @@ fn plain_sum(checkpoint: &Checkpoint) -> u64 {
         .collect();
     let sum = |(layer, first, n): (usize, u64, u64)| {
         let bytes = checkpoint.element_bytes(&checkpoint.tensors()[layer], first, n);
-        let words = bytes.unwrap_or_default().as_chunks::<8>().0;
+        let bytes = bytes.unwrap_or_default();
+        let words = bytes.as_chunks::<8>().0;
         words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
     };
     pieces.into_par_iter().map(sum).reduce(|| 0, u64::wrapping_add)

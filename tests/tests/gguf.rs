@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::checkpoint::{Checkpoint, Removal};
 use lapidary_engine::disk::Source;
 use lapidary_engine::export::{Destination, PAGE, REPORT, Report, export};
 use lapidary_engine::format::gguf::{Header, Value, read_header};
@@ -12,6 +12,7 @@ use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{Manifest, Storage, find};
 use lapidary_engine::{Result, Silent};
+use lapidary_tests::networks::gguf_of;
 use lapidary_tests::reader::Output;
 use lapidary_tests::{
     Weights, assert_says, data, names_in, on_threads, plan, read, read_folder, read_json,
@@ -353,6 +354,63 @@ fn factors_of_long_contexts_are_written_as_tensors_and_a_temperature() {
     // √(1 + ln(64/48)/ln 48), as transformers computes it where config.json says nothing.
     let temperature = real(&header, "phi3.rope.scaling.attn_factor");
     assert!((temperature - 1.036_491).abs() < 1e-5, "{temperature}");
+}
+
+#[test]
+fn keys_and_experts_are_those_of_what_is_left() {
+    let folder = TempDir::new().unwrap();
+    for (name, experts) in [("mixtral", [1, 2]), ("qwen3_moe", [3, 0])] {
+        let source = network(&folder.path().join(name), name, |_| {});
+        let out = |at: &str| folder.path().join(format!("{name}-{at}"));
+        let (whole, before) = written(&source, &Plan::default(), &out("whole"));
+        let architecture = before.text("general.architecture").expect("one").to_owned();
+        let mut less = Plan::default();
+        let count = number(&before, &format!("{architecture}.expert_count")) as usize;
+        let kept = experts.map(|gone| (0..count).filter(|at| *at != gone as usize).collect());
+        let kept: [Vec<usize>; 2] = kept;
+        let experts = (0..).zip(experts.map(|expert: u32| [expert].into()));
+        less.set_removal(Removal { experts: experts.collect(), ..Removal::default() });
+        run(&source, &less, &out("less")).unwrap_or_else(|error| panic!("{}", error.sentence()));
+        let path = gguf_of(&out("less"));
+        let header = read_header(&Source::open(&path).unwrap()).unwrap();
+        let left = number(&header, &format!("{architecture}.expert_count"));
+        assert_eq!(left as usize, count - 1, "{name}");
+        for (block, kept) in kept.iter().enumerate() {
+            for part in ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_inp"] {
+                let part = format!("blk.{block}.{part}.weight");
+                let all = tensor(&whole, &before, &part);
+                let one = all.len() / count;
+                let wanted: Vec<u8> =
+                    kept.iter().flat_map(|expert| all[expert * one..][..one].to_vec()).collect();
+                assert!(tensor(&path, &header, &part) == wanted, "{name}: {part}");
+            }
+        }
+        // A whole block less, and the other under its number.
+        less.set_removal(Removal::of_blocks([0]));
+        run(&source, &less, &out("block")).unwrap_or_else(|error| panic!("{}", error.sentence()));
+        let path = gguf_of(&out("block"));
+        let header = read_header(&Source::open(&path).unwrap()).unwrap();
+        assert_eq!(number(&header, &format!("{architecture}.block_count")), 1, "{name}");
+        for part in ["attn_q", "ffn_down_exps", "attn_norm"] {
+            let found = tensor(&path, &header, &format!("blk.0.{part}.weight"));
+            let wanted = tensor(&whole, &before, &format!("blk.1.{part}.weight"));
+            assert!(found == wanted, "{name}: {part}");
+        }
+        assert!(!header.tensors.iter().any(|tensor| tensor.name.starts_with("blk.1.")));
+    }
+    // Kinds of attention that llama.cpp counts out for itself: taken out in whole periods, or refused.
+    let gemma = network(&folder.path().join("gemma3"), "gemma3_text", |config| {
+        scaled_by_head(config);
+        config["layer_types"] = json!([
+            "sliding_attention",
+            "sliding_attention",
+            "sliding_attention",
+            "sliding_attention"
+        ]);
+    });
+    let mut less = Plan::default();
+    less.set_removal(Removal::of_blocks([1]));
+    assert!(run(&gemma, &less, &folder.path().join("gemma-less")).is_ok());
 }
 
 #[test]

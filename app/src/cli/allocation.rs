@@ -23,6 +23,7 @@ use crate::allocating;
 use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::output::Terminal;
+use crate::cli::removal::Removing;
 use crate::cli::size::bytes_of;
 use crate::document::calibrations::{self, Loaded};
 use crate::document::draft::Draft;
@@ -37,6 +38,8 @@ pub(super) struct Allocation {
     model: PathBuf,
     #[command(flatten)]
     wanted: Wanted,
+    #[command(flatten)]
+    removing: Removing,
     /// Tokens of the sequence whose keys and values count as memory.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     context: u64,
@@ -113,7 +116,10 @@ struct Wanted {
 
 /// What is opened.
 pub(super) struct Opened {
+    /// The model, without what the plan takes out.
     pub(super) checkpoint: SharedCheckpoint,
+    /// The whole model and its plan, where that takes anything out.
+    whole: Option<(SharedCheckpoint, Layers)>,
     pub(super) plan: Layers,
     pub(super) target: &'static dyn Target,
     pub(super) loaded: Option<Loaded>,
@@ -129,6 +135,25 @@ pub(super) struct Solved {
 }
 
 impl Opened {
+    /// A plan of the model by the names of the whole one.
+    pub(super) fn by_names_of_whole(&self, plan: &Layers) -> Layers {
+        let Some((_, before)) = &self.whole else { return plan.clone() };
+        let mut all = before.clone();
+        for tensor in self.checkpoint.tensors() {
+            all.set(tensor.source_name(), Assignment::clone(&plan.assignment(&tensor.name)));
+        }
+        all
+    }
+
+    /// The plan of a project of the same model, by the names of what is left of it.
+    pub(super) fn plan_of(&self, project: &Project) -> Result<Layers> {
+        let Some((whole, before)) = &self.whole else { return project.resolve(&self.checkpoint) };
+        let mut plan = project.resolve(whole)?;
+        plan.set_removal(before.removal().clone());
+        let reduced = plan.reduced(whole)?.map(|reduced| reduced.plan);
+        Ok(reduced.unwrap_or(plan))
+    }
+
     /// The checkpoint with what the calibration knows of it.
     pub(super) fn subject(&self) -> Subject<'_> {
         calibrations::subject(&self.checkpoint, self.loaded.as_ref())
@@ -159,9 +184,15 @@ impl Allocation {
         let is_project = path != self.model;
         let (plan, of_project) = if is_project {
             let project = Project::read(&self.model)?;
-            (project.plan.resolve(&checkpoint)?, Some(project.target))
+            (project.resolve(&checkpoint)?, Some(project.target))
         } else {
             (Layers::default(), None)
+        };
+        let mut plan = plan;
+        self.removing.add_to(&mut plan, &checkpoint)?;
+        let (whole, checkpoint, plan) = match plan.reduced(&checkpoint)? {
+            Some(reduced) => (Some((checkpoint, plan)), Arc::new(reduced.checkpoint), reduced.plan),
+            None => (None, checkpoint, plan),
         };
         let target = match self.target.as_ref().or(of_project.as_ref()) {
             Some(id) => target::find(id)?,
@@ -171,7 +202,7 @@ impl Allocation {
         let needs = palette.iter().map(|of| method::chain_needs(&of.steps)).max();
         let loaded = self.calibration(&checkpoint, needs.unwrap_or(Needs::Weights), terminal)?;
         let metric = self.metric(loaded.is_some())?;
-        Ok(Opened { checkpoint, plan, target, loaded, metric, palette })
+        Ok(Opened { checkpoint, whole, plan, target, loaded, metric, palette })
     }
 
     /// The share of all outputs that one ranking gives more bits, where that is asked for.
@@ -334,7 +365,7 @@ impl Allocation {
     pub(super) fn write(&self, opened: &Opened, plan: &Layers) -> anyhow::Result<()> {
         if let Some(out) = &self.out {
             let named = relative_checkpoint(opened.checkpoint.path(), out);
-            let draft = Draft::new(plan.clone(), opened.target);
+            let draft = Draft::new(opened.by_names_of_whole(plan), opened.target);
             Project::of(named, &draft, View::default()).write(out)?;
         }
         Ok(())

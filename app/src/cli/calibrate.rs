@@ -9,6 +9,7 @@ use lapidary_engine::calibration::{
     Calibration, Folder, Imatrix, Problem, Record, USUAL_TOKENS, Wishes, import_imatrix,
 };
 use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
+use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::target;
 use lapidary_engine::text::Source;
@@ -138,6 +139,14 @@ impl<'a> Site<'a> {
     }
 }
 
+/// A model and a plan without what the plan takes out.
+fn left((checkpoint, plan): (Checkpoint, Plan)) -> Result<(Checkpoint, Plan), Error> {
+    Ok(match plan.reduced(&checkpoint)? {
+        Some(reduced) => (reduced.checkpoint, reduced.plan),
+        None => (checkpoint, plan),
+    })
+}
+
 impl Calibrate {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let terminal = Terminal::new();
@@ -175,7 +184,8 @@ impl Calibrate {
         let (folder, calibration) = if self.sequential {
             let project = Project::read(&self.model)?;
             let checkpoint = Checkpoint::open(&project.checkpoint_path(&self.model))?;
-            let plan = project.plan.resolve(&checkpoint)?;
+            let plan = project.resolve(&checkpoint)?;
+            let (checkpoint, plan) = left((checkpoint, plan))?;
             let planned = (&plan, target::find(&project.target)?);
             running::calibrate_in_turn(&checkpoint, &wishes, planned, place, terminal)?
         } else {
@@ -188,19 +198,28 @@ impl Calibrate {
         Ok((folder, calibration, Vec::new()))
     }
 
-    /// The model, and what its plan makes of it where that is asked for.
+    /// The model, without what its plan takes out, and what its plan makes of it where that is asked for.
     fn open(&self, terminal: &Terminal) -> Result<(SharedCheckpoint, Option<Subject>), Error> {
-        if self.behind_plan {
-            let choice = Choice { home: builtin::home(), named: None };
-            let (planned, original) = Subject::open(&self.model, &choice, terminal)?;
-            let original = original.ok_or_else(|| {
-                let what = format!("{} is not a project, so it has no plan", self.model.display());
-                Error::plan(what, "give a project (.ron) with --behind-plan")
-            })?;
-            return Ok((original.checkpoint, Some(planned)));
-        }
         let path = running::checkpoint_path(&self.model)?;
-        Ok((Arc::new(Checkpoint::open(&path)?), None))
+        let checkpoint = Checkpoint::open(&path)?;
+        if path == self.model {
+            if self.behind_plan {
+                let what = format!("{} is not a project, so it has no plan", self.model.display());
+                return Err(Error::plan(what, "give a project (.ron) with --behind-plan"));
+            }
+            return Ok((Arc::new(checkpoint), None));
+        }
+        let project = Project::read(&self.model)?;
+        let plan = project.resolve(&checkpoint)?;
+        let (checkpoint, plan) = left((checkpoint, plan))?;
+        let checkpoint = Arc::new(checkpoint);
+        if !self.behind_plan {
+            return Ok((checkpoint, None));
+        }
+        let choice = Choice { home: builtin::home(), named: None };
+        let target = target::find(&project.target)?;
+        let planned = Subject::prepared((checkpoint.clone(), plan), &choice, target, terminal)?;
+        Ok((checkpoint, Some(planned)))
     }
 
     fn wishes(&self) -> Wishes {

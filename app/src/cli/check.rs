@@ -7,10 +7,11 @@ use anyhow::bail;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::target::{self, Case, Fix, Lint, Manifest, Severity, TARGETS};
+use lapidary_engine::target::{self, Fix, Lint, Severity, TARGETS};
 use serde_json::json;
 
 use crate::cli::output;
+use crate::cli::removal::Removing;
 use crate::document::project::{Project, relative_checkpoint};
 use crate::theme::text;
 
@@ -22,6 +23,8 @@ pub(super) struct Check {
     /// Mend what can be mended, and write the project here.
     #[arg(long, value_name = "PROJECT.ron")]
     mend: Option<PathBuf>,
+    #[command(flatten)]
+    removing: Removing,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -32,6 +35,7 @@ impl Check {
         let mut project = Project::read(&self.project)?;
         let checkpoint = Checkpoint::open(&project.checkpoint_path(&self.project))?;
         let mut draft = project.draft(&checkpoint)?;
+        self.removing.add_to(draft.plan_mut(), &checkpoint)?;
         let aim = draft.aim();
         if let Some(out) = &self.mend {
             let before = draft.plan().clone();
@@ -45,11 +49,10 @@ impl Check {
             project = Project::of(named, &draft, project.view);
             project.write(out)?;
         }
-        let manifest = Manifest::new(&checkpoint, draft.plan(), aim.target)?;
-        let entries = &manifest.entries;
-        let case = Case { checkpoint: &checkpoint, plan: draft.plan(), aim, entries };
-        let found = target::lints(&case);
-        let bytes = manifest.tensor_bytes();
+        draft.plan().check(&checkpoint)?;
+        let found = target::lints_of_whole(&checkpoint, draft.plan(), aim);
+        let entries = target::entries_of_whole(&checkpoint, draft.plan(), aim.target)?;
+        let bytes = entries.iter().map(|entry| entry.bytes).sum();
         if self.json {
             output::print(&(as_json(&checkpoint, &found, bytes) + "\n"))?;
         } else {

@@ -10,8 +10,9 @@ use lapidary_engine::job::Limits;
 use lapidary_engine::target;
 
 use crate::builtin;
-use crate::calibrated::Choice;
+use crate::calibrated::{Choice, Prepared};
 use crate::cli::output::{self, Table, Terminal};
+use crate::cli::removal::Removing;
 use crate::cli::size::bytes_of;
 use crate::document::calibrations;
 use crate::document::project::Project;
@@ -47,6 +48,8 @@ pub(super) struct Compress {
     /// A folder that `calibrate` wrote, for methods that need data; the latest of the model if not given.
     #[arg(long, value_name = "FOLDER")]
     calibration: Option<PathBuf>,
+    #[command(flatten)]
+    removing: Removing,
 }
 
 impl Compress {
@@ -56,6 +59,7 @@ impl Compress {
         if let Some(id) = &self.target {
             project = for_target(project, id)?;
         }
+        self.removing.add_to_project(&mut project, &self.project)?;
         if let Some(size) = &self.shard_size {
             project.shard_bytes = bytes_of(size)?;
         }
@@ -92,11 +96,11 @@ fn dry_run(
     destination: Destination<'_>,
 ) -> anyhow::Result<String> {
     let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
-    let plan = opened.plan.resolve(&checkpoint)?;
+    let plan = opened.resolve(&checkpoint)?;
     let terminal = Terminal::new();
-    let loaded = choice.find(&checkpoint, &plan, &terminal);
+    let prepared = choice.prepare((checkpoint, plan), &terminal);
     terminal.finish();
-    let loaded = loaded?;
+    let Prepared { checkpoint, plan, loaded } = prepared?;
     let subject = calibrations::subject(&checkpoint, loaded.as_ref());
     let forecast = export::forecast(subject, &plan, opened.aim()?, destination)?;
     let estimate = export::estimate(subject, &plan, &forecast, &terminal);
@@ -143,11 +147,11 @@ pub(super) fn run(
     destination: Destination<'_>,
 ) -> anyhow::Result<Report> {
     let checkpoint = Checkpoint::open(&opened.checkpoint_path(path))?;
-    let plan = opened.plan.resolve(&checkpoint)?;
+    let plan = opened.resolve(&checkpoint)?;
     let aim = opened.aim()?;
     let terminal = Terminal::new();
-    let loaded = choice.find(&checkpoint, &plan, &terminal);
-    let done = loaded.and_then(|loaded| {
+    let done = choice.prepare((checkpoint, plan), &terminal).and_then(|prepared| {
+        let Prepared { checkpoint, plan, loaded } = prepared;
         let subject = calibrations::subject(&checkpoint, loaded.as_ref());
         if terminal.is_seen() {
             let forecast = export::forecast(subject, &plan, aim, destination)?;
@@ -176,6 +180,7 @@ fn for_target(mut project: Project, id: &str) -> anyhow::Result<Project> {
         && let Some(plan) = project.plans.remove(id)
     {
         project.plan = plan;
+        project.removed = project.removed_for.remove(id).unwrap_or_default();
     }
     id.clone_into(&mut project.target);
     Ok(project)
@@ -198,7 +203,7 @@ pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
     for tensor in report.tensors.iter().filter(|tensor| tensor.is_compressed()) {
         let stored = if is_dense { tensor.stored.clone() } else { tensor.told() };
         table.row(vec![
-            tensor.name.clone(),
+            tensor.told_name(),
             tensor.method.clone(),
             format!("{:.3}", tensor.effective_bits),
             text::count(tensor.bytes),

@@ -40,6 +40,9 @@ enum Row<'a> {
 #[derive(Serialize)]
 struct Pair<'a> {
     name: &'a str,
+    /// Its name in A, where blocks or experts before it were taken out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
     shape: &'a [usize],
     relative_error: Option<f64>,
     cosine: Option<f64>,
@@ -72,6 +75,10 @@ impl Diff {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let (a, b) = (Checkpoint::open(&self.a)?, Checkpoint::open(&self.b)?);
         let terminal = Terminal::new();
+        // What the export of A took out is no difference; the rest is paired as its report says.
+        let left = export::as_exported(&a, &b)?;
+        let removed = left.as_ref().map(|left| left.removal().clone());
+        let a = left.unwrap_or(a);
         let counterparts = compare::pairs(&a, &b);
         let scales = export::folded_scales(&a, &b)?;
         let (mut rows, mut summary) = (Vec::new(), Summary::default());
@@ -100,7 +107,8 @@ impl Diff {
             let scales_undone = found.is_ok() && scales.contains_key(&index);
             summary.scales_undone += usize::from(scales_undone);
             let pair = Pair::new(&tensor.name, &tensor.shape.0, found);
-            rows.push(Row::Pair(Pair { scales_undone, ..pair }));
+            let from = Some(tensor.source_name()).filter(|from| *from != tensor.name);
+            rows.push(Row::Pair(Pair { from, scales_undone, ..pair }));
         }
         let used: HashSet<usize> =
             counterparts.iter().flatten().flat_map(Counterpart::tensors).copied().collect();
@@ -118,6 +126,12 @@ impl Diff {
             return output::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
         }
         output::print(&table(&rows))?;
+        if let Some(removed) = removed {
+            output::print(&format!(
+                "B is without {} of A, and names its layers by the numbers they have without\n",
+                removed.told()
+            ))?;
+        }
         output::print(&summary.line())
     }
 }
@@ -141,6 +155,7 @@ impl<'a> Pair<'a> {
         };
         Self {
             name,
+            from: None,
             shape,
             relative_error: found.map(|found| found.relative_error),
             cosine: found.map(|found| found.cosine),

@@ -1,16 +1,22 @@
 //! `lapidary evaluate`: what a compressed model has lost, by running it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use lapidary_engine::Error;
+use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::{Answered, Figure, Probe, Sampling};
+use lapidary_engine::plan::Plan;
+use lapidary_engine::target;
 use lapidary_engine::text::{Source, read_questions};
 use serde_json::{Map, Value, json};
 
 use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::output::{self, Table, Terminal};
+use crate::cli::removal::Removing;
+use crate::document::project::Project;
 use crate::running::{self, Found, Subject, Wanted};
 use crate::theme::text;
 
@@ -58,6 +64,8 @@ pub(super) struct Evaluate {
     /// Multiple-choice questions, one JSON object a line, answered by the likelihood of the options.
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
+    #[command(flatten)]
+    removing: Removing,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -93,11 +101,34 @@ impl Evaluate {
         Ok(())
     }
 
+    /// What is run, and its original where there is one.
+    fn open(
+        &self,
+        choice: &Choice,
+        terminal: &Terminal,
+    ) -> Result<(Subject, Option<Subject>), Error> {
+        let path = running::checkpoint_path(&self.model)?;
+        let checkpoint = Arc::new(Checkpoint::open(&path)?);
+        if self.removing.wanted(&checkpoint)?.is_empty() {
+            return Subject::open(&self.model, choice, terminal);
+        }
+        let (mut plan, target) = if path == self.model {
+            (Plan::default(), target::default_for(&checkpoint))
+        } else {
+            let project = Project::read(&self.model)?;
+            (project.resolve(&checkpoint)?, target::find(&project.target)?)
+        };
+        self.removing.add_to(&mut plan, &checkpoint)?;
+        let original = Subject::plain(checkpoint.clone(), "the original");
+        let planned = Subject::prepared((checkpoint, plan), choice, target, terminal)?;
+        Ok((planned, Some(original)))
+    }
+
     fn found(&self, terminal: &Terminal) -> Result<AllFound, Error> {
         let questions =
             self.questions.as_ref().map(|path| read_questions(path, terminal)).transpose()?;
         let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
-        let (subject, original) = Subject::open(&self.model, &choice, terminal)?;
+        let (subject, original) = self.open(&choice, terminal)?;
         let reference = match &self.reference {
             Some(path) => Some(Subject::open(path, &choice, terminal)?.0),
             None => original,
@@ -301,6 +332,7 @@ fn blocks(found: &Found) -> String {
         "held out",
         "without residual",
         "cosine",
+        "influence",
         "change",
         "coding rate",
     ]);
@@ -312,11 +344,15 @@ fn blocks(found: &Found) -> String {
             linearity.linear_held_out.map_or_else(|| "–".to_owned(), text::value),
             text::value(linearity.linear_without_residual),
             text::value(linearity.cosine),
+            text::value(1.0 - linearity.cosine),
             text::value(linearity.relative_change),
             text::value(block.rate_after),
         ]);
     }
-    format!("\n{}", table.render())
+    format!(
+        "\n{}influence is 1 − cosine: blocks with the least are missed least (see lapidary remove)\n",
+        table.render()
+    )
 }
 
 /// Two continuations, tokens that differ in brackets.

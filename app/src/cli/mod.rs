@@ -14,6 +14,7 @@ mod inspect;
 mod output;
 mod plan;
 mod recipe;
+mod removal;
 mod search;
 mod size;
 mod squeeze;
@@ -62,6 +63,8 @@ enum Command {
     Plan(plan::Plan),
     /// Spend a budget by trying whole plans on the model, generation by generation; goes on where it was stopped.
     Search(search::Search),
+    /// Take blocks and experts out of a model: those that are named, or those that do least on a text.
+    Remove(removal::Remove),
     /// Say what is wrong with a project's plan for its target, and mend it.
     Check(check::Check),
     /// List what each runtime and format can hold.
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Some(Command::Verify(command)) => command.run(),
         Some(Command::Plan(command)) => command.run(),
         Some(Command::Search(command)) => command.run(),
+        Some(Command::Remove(command)) => command.run(),
         Some(Command::Check(command)) => command.run(),
         Some(Command::Targets(command)) => command.run(),
         Some(Command::Recipe(command)) => command.run(),

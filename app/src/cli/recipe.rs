@@ -96,7 +96,7 @@ fn list() -> String {
 fn write(path: &Path, kind: &str, out: Option<&Path>) -> anyhow::Result<()> {
     let project = Project::read(path)?;
     let checkpoint = Checkpoint::open(&project.checkpoint_path(path))?;
-    let plan = project.plan.resolve(&checkpoint)?;
+    let plan = project.resolve(&checkpoint)?;
     let (text, unsaid) = recipe::write(kind, &checkpoint, &plan)?;
     output::tell(&unsaid);
     match out {

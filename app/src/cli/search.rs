@@ -148,7 +148,7 @@ impl Search {
                     "give one of this model",
                 ));
             }
-            let plan = Project::read(path)?.plan.resolve(&opened.checkpoint)?;
+            let plan = opened.plan_of(&Project::read(path)?)?;
             solved.choice = problem.choice(options_of(opened, &solved.scores, &plan)?);
         }
         Ok((solved, problem))

@@ -5,10 +5,8 @@ use egui::{Key, KeyboardShortcut, Modifiers};
 use crate::commands::allocate::Allocate;
 use crate::commands::evaluate::Evaluate;
 pub use crate::commands::menu::Menu;
-use crate::commands::{Command, Direction, Grow};
-use crate::document::evaluation::Page;
-use crate::document::model::Side;
-use crate::document::{Document, Sheet};
+use crate::commands::{Command, Direction, Grow, removal::Parts};
+use crate::document::{Document, Sheet, evaluation::Page, model::Side};
 use crate::jobs::Purpose;
 
 /// Something the person can do from menu or keyboard.
@@ -265,6 +263,22 @@ pub static ACTIONS: &[Action] = &[
         keys: keys(Modifiers::NONE, Key::Num0),
         enabled: has_selection,
         command: || Command::Keep,
+    },
+    Action {
+        title: "Take blocks out or put them back",
+        tooltip: "Leave the blocks of the selected layers out of the export: the residual stream goes past them. Evaluate shows what that costs.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::NONE, Key::Delete),
+        enabled: has_selection,
+        command: || Command::ToggleRemoval(Parts::Blocks),
+    },
+    Action {
+        title: "Take experts out or put them back",
+        tooltip: "Leave the experts of the selected layers out of the export: the router chooses among the others. Every block must lose as many.",
+        menu: Menu::Edit,
+        keys: keys(Modifiers::SHIFT, Key::Delete),
+        enabled: has_experts,
+        command: || Command::ToggleRemoval(Parts::Experts),
     },
     Action {
         title: "Lock or unlock",

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lapidary_engine::plan::{Assignment, Rule};
 use lapidary_engine::target::{self, Agreement, Case, Fix, Lint, PRESETS, Severity};
 
-use crate::commands::Command;
+use crate::commands::{Command, removal};
 use crate::document::model::Model;
 use crate::theme::text;
 
@@ -29,6 +29,7 @@ pub(super) fn edit(model: &mut Model, command: Command) -> Option<String> {
             locked: old.locked,
             ..Assignment::keep()
         }),
+        Command::ToggleRemoval(parts) => Some(removal::toggle(model, parts)),
         Command::Paint(layers) => paint(model, &layers),
         Command::Forget => forget(model, &selected),
         Command::ToggleLock => Some(toggle_lock(model)),

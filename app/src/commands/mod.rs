@@ -11,6 +11,7 @@ mod export;
 mod look;
 mod menu;
 mod pressed;
+pub mod removal;
 mod view;
 mod ways;
 
@@ -124,6 +125,8 @@ pub enum Command {
     ToggleAfter,
     /// Keep the selected layers.
     Keep,
+    /// Take the blocks or experts of the selection out of the model, or put them back if all are out.
+    ToggleRemoval(removal::Parts),
     /// Lock the selected layers, or unlock them if all are locked.
     ToggleLock,
     /// Take back the last step.
@@ -327,6 +330,7 @@ fn is_edit(command: &Command) -> bool {
             | Command::SetBits(_)
             | Command::Paint(_)
             | Command::Keep
+            | Command::ToggleRemoval(_)
             | Command::Forget
             | Command::ToggleLock
             | Command::Preset(_)

@@ -132,6 +132,7 @@ impl Column {
         let tensor = &model.checkpoint.tensors()[layer];
         match self {
             Self::Layer => model.short_name(layer),
+            Self::Assignment if model.is_removed(layer) => "taken out".to_owned(),
             Self::Assignment if tensor.matrix.is_none() => "–".to_owned(),
             Self::Assignment => model.assignment(layer).label(),
             Self::Shape => tensor.shape.to_string(),

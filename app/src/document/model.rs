@@ -379,6 +379,11 @@ impl Model {
         layout.map_or(tensor.dtype.bits() as u32, |layout| layout.nominal_bits())
     }
 
+    /// Whether a tensor is taken out of the model with its block or expert.
+    pub fn is_removed(&self, layer: usize) -> bool {
+        self.outcome.removed.get(layer).copied().unwrap_or(false)
+    }
+
     /// Why a compressed layer is stored in full by the target.
     pub fn why_dense(&self, layer: usize) -> Option<&str> {
         match &self.outcome.entries.get(layer)?.storage {

@@ -26,7 +26,7 @@ pub struct LaidOut {
 impl LaidOut {
     /// Lays out everything of a draft, with where importances of inputs come from.
     pub fn of(checkpoint: &Checkpoint, draft: &Draft, importance: Option<&Importance>) -> Self {
-        match target::entries(checkpoint, draft.plan(), draft.target()) {
+        match target::entries_of_whole(checkpoint, draft.plan(), draft.target()) {
             Ok(entries) => Self::new(checkpoint, (draft.plan(), importance), draft.aim(), entries),
             Err(error) => Self { manifest: Err(error.sentence()), lints: Arc::default() },
         }
@@ -39,6 +39,9 @@ impl LaidOut {
         aim: Aim,
         entries: Vec<Entry>,
     ) -> Self {
+        if !plan.removal().is_empty() {
+            return Self::of_less(checkpoint, (plan, importance), aim);
+        }
         let case = Case { checkpoint, plan, aim, entries: &entries };
         let lints = Arc::new(target::lints(&case));
         let manifest = Manifest::of(checkpoint, aim.target, entries)
@@ -48,11 +51,31 @@ impl LaidOut {
     }
 }
 
+impl LaidOut {
+    /// The same of a plan that takes parts out: files are those of what is left, lints speak of the whole model's tensors.
+    fn of_less(
+        checkpoint: &Checkpoint,
+        (plan, importance): (&Plan, Option<&Importance>),
+        aim: Aim,
+    ) -> Self {
+        let lints = Arc::new(target::lints_of_whole(checkpoint, plan, aim));
+        let manifest = plan.reduced(checkpoint).and_then(|reduced| match reduced {
+            Some(of) => Manifest::new(&of.checkpoint, &of.plan, aim.target)?
+                .weighted(&of.checkpoint, &of.plan, importance)?
+                .in_shards(&of.checkpoint, aim),
+            None => Manifest::new(checkpoint, plan, aim.target),
+        });
+        Self { manifest: manifest.map(Arc::new).map_err(|error| error.sentence()), lints }
+    }
+}
+
 /// What the plan comes to.
 #[derive(Debug)]
 pub struct Outcome {
     /// One entry for each tensor, always of the present plan.
     pub entries: Vec<Entry>,
+    /// Whether each tensor is taken out with its block or expert.
+    pub removed: Vec<bool>,
     /// Bytes of all tensors, always of the present plan.
     pub tensor_bytes: u64,
     /// Why there are no entries of the present plan, where an assignment has no layout.
@@ -77,6 +100,7 @@ impl Outcome {
         let nothing = LaidOut { manifest: Err(String::new()), lints: Arc::default() };
         let mut outcome = Self {
             entries: Vec::new(),
+            removed: Vec::new(),
             tensor_bytes: 0,
             defect: None,
             laid_out: nothing,
@@ -97,7 +121,8 @@ impl Outcome {
         let target = draft.target();
         let is_new_target = self.target != target.about().id;
         let is_joint = target::is_joint(draft.plan()) || target::is_joint(&self.plan);
-        let changed = if is_new_target || is_joint || self.defect.is_some() {
+        let is_less = !draft.plan().removal().is_empty() || !self.plan.removal().is_empty();
+        let changed = if is_new_target || is_joint || is_less || self.defect.is_some() {
             (0..checkpoint.tensors().len()).collect()
         } else {
             draft.plan().changed_from(&self.plan, checkpoint)
@@ -121,7 +146,12 @@ impl Outcome {
     ) -> lapidary_engine::Result<()> {
         let (plan, target) = (draft.plan(), draft.target());
         if self.entries.is_empty() || changed.len() == self.entries.len() {
-            self.entries = target::entries(checkpoint, plan, target)?;
+            // Marked also where not all of it can be taken out yet: Problems says what is missing.
+            self.removed = vec![false; checkpoint.tensors().len()];
+            for index in plan.removed_tensors(checkpoint) {
+                self.removed[index] = true;
+            }
+            self.entries = target::entries_of_whole(checkpoint, plan, target)?;
             self.tensor_bytes = self.entries.iter().map(|entry| entry.bytes).sum();
             return Ok(());
         }
@@ -144,7 +174,15 @@ impl Outcome {
     fn lay_out(&mut self, checkpoint: &Checkpoint, draft: &Draft) {
         let given = (draft.plan().as_ref(), self.importance.as_deref());
         self.laid_out = match &self.defect {
-            Some(defect) => LaidOut { manifest: Err(defect.clone()), lints: Arc::default() },
+            Some(defect) => {
+                // What cannot be taken out is a problem with a mend; other defects have none.
+                let lints = if draft.plan().removal().is_empty() {
+                    Vec::new()
+                } else {
+                    target::lints_of_whole(checkpoint, draft.plan(), draft.aim())
+                };
+                LaidOut { manifest: Err(defect.clone()), lints: Arc::new(lints) }
+            }
             None => LaidOut::new(checkpoint, given, draft.aim(), self.entries.clone()),
         };
         self.is_late = false;
@@ -185,7 +223,7 @@ impl Model {
             own_plan: plan.changed_from(draft.plan(), &self.checkpoint).len(),
             ..Change::default()
         };
-        for entry in target::entries(&self.checkpoint, plan, target).ok()? {
+        for entry in target::entries_of_whole(&self.checkpoint, plan, target).ok()? {
             change.bytes += entry.bytes;
             if let Storage::Dense { because } = entry.storage
                 && !target.capabilities().is_dense()

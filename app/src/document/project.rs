@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::plan::Rules;
+use lapidary_engine::checkpoint::{Checkpoint, Removal};
+use lapidary_engine::plan::{Plan, Rules};
 use lapidary_engine::target::{self, Aim};
 use lapidary_engine::{Error, Result, disk};
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::document::draft::Draft;
 use crate::document::model::Model;
 
-/// The version this program writes and the newest it reads.
-pub const VERSION: u32 = 2;
+/// The newest version this program reads.
+pub const VERSION: u32 = 3;
+/// The version of projects that take nothing out, which older programs read too.
+const WHOLE_VERSION: u32 = 2;
 /// The largest project that is read.
 const MAX_PROJECT_BYTES: u64 = 64 << 20;
 
@@ -35,6 +37,12 @@ pub struct Project {
     /// The plans of other targets, by their ids.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plans: BTreeMap<String, Rules>,
+    /// Blocks and experts that the plan takes out.
+    #[serde(default, skip_serializing_if = "Removal::is_empty")]
+    pub removed: Removal,
+    /// The same of the plans of other targets, where they take out any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub removed_for: BTreeMap<String, Removal>,
     /// Devices each layer is split over when it is run.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub tensor_parallel: u32,
@@ -122,14 +130,29 @@ impl Project {
     /// # Errors
     /// [`Error::Plan`] for targets and layers that are not there.
     pub fn draft(&self, checkpoint: &Checkpoint) -> Result<Draft> {
-        let plan = self.plan.resolve(checkpoint)?;
+        // What cannot be taken out is a problem to be shown, not one that keeps a project shut.
+        let mut plan = self.plan.resolve(checkpoint)?;
+        plan.set_removal(self.removed.clone());
         let mut draft = Draft::new(plan, target::find(&self.target)?);
         draft.tensor_parallel = self.tensor_parallel.max(1);
         draft.shard_bytes = self.shard_bytes;
         for (id, rules) in &self.plans {
-            draft.set_other(target::find(id)?, rules.resolve(checkpoint)?);
+            let mut plan = rules.resolve(checkpoint)?;
+            plan.set_removal(self.removed_for.get(id).cloned().unwrap_or_default());
+            draft.set_other(target::find(id)?, plan);
         }
         Ok(draft)
+    }
+
+    /// The plan for the present target on an open checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for layers that are not there, and for what cannot be taken out.
+    pub fn resolve(&self, checkpoint: &Checkpoint) -> Result<Plan> {
+        let mut plan = self.plan.resolve(checkpoint)?;
+        checkpoint.check_removal(&self.removed)?;
+        plan.set_removal(self.removed.clone());
+        Ok(plan)
     }
 
     /// Target and run.
@@ -153,12 +176,21 @@ impl Project {
 impl Project {
     /// Work on a checkpoint that is named so.
     pub fn of(checkpoint: String, draft: &Draft, view: View) -> Self {
+        let removed = draft.plan().removal().clone();
+        let removed_for: BTreeMap<String, Removal> = draft
+            .others()
+            .filter(|(_, plan)| !plan.removal().is_empty())
+            .map(|(id, plan)| (id.to_owned(), plan.removal().clone()))
+            .collect();
+        let is_whole = removed.is_empty() && removed_for.is_empty();
         Self {
-            version: VERSION,
+            version: if is_whole { WHOLE_VERSION } else { VERSION },
             checkpoint,
             target: draft.target().about().id.to_owned(),
             plan: Rules::of(draft.plan()),
             plans: other_plans(draft),
+            removed,
+            removed_for,
             tensor_parallel: draft.tensor_parallel,
             shard_bytes: draft.shard_bytes,
             view,
@@ -216,6 +248,26 @@ mod tests {
         let path = folder.path().join("again.ron");
         project.write(&path).unwrap();
         assert_eq!(Project::read(&path).unwrap(), project);
+    }
+
+    #[test]
+    fn what_is_taken_out_is_written_and_read() {
+        let project = read(
+            r#"(version: 3, checkpoint: "m", removed: (blocks: [1, 4], experts: {0: [7]}), removed_for: {"gguf": (blocks: [2])})"#,
+        )
+        .unwrap();
+        assert_eq!(project.removed.told(), "blocks 1 and 4; expert 7 of block 0");
+        assert_eq!(project.removed_for["gguf"].told(), "block 2");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("again.ron");
+        project.write(&path).unwrap();
+        assert_eq!(Project::read(&path).unwrap(), project);
+        // What takes nothing out is as it always was.
+        let old = read(r#"(version: 2, checkpoint: "m")"#).unwrap();
+        assert!(old.removed.is_empty());
+        old.write(&path).unwrap();
+        let text = disk::read_text(&path, 1 << 20).unwrap();
+        assert!(!text.contains("removed"), "{text}");
     }
 
     #[test]

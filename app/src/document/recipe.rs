@@ -95,15 +95,22 @@ fn taken(imported: Imported, checkpoint: &Checkpoint) -> Taken {
 /// # Errors
 /// [`Error::Plan`] for a kind there is not.
 pub fn write(id: &str, checkpoint: &Checkpoint, plan: &Plan) -> Result<(String, Vec<String>)> {
+    let mut unsaid = Vec::new();
+    if !plan.removal().is_empty() {
+        let told = plan.removal().told();
+        unsaid
+            .push(format!("a recipe does not say that {told} is taken out: a project (.ron) does"));
+    }
     if id != OWN {
         let written = recipe::find(id)?.write(checkpoint, plan);
-        return Ok((written.text, written.unsaid));
+        unsaid.extend(written.unsaid);
+        return Ok((written.text, unsaid));
     }
     let rules = Rules::of(&plan.summed_up(checkpoint));
     let pretty = ron::ser::PrettyConfig::new().depth_limit(2);
     let text = ron::ser::to_string_pretty(&rules, pretty)
         .map_err(|error| Error::Unsupported { what: format!("writing the recipe ({error})") })?;
-    Ok((text + "\n", Vec::new()))
+    Ok((text + "\n", unsaid))
 }
 
 /// What a dialog of a recipe shows at the end: what was done, and what could not be.

@@ -1,10 +1,12 @@
 //! Comparing the open checkpoint with a second one: what is inspected first, then tensor by tensor.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use lapidary_engine::Observer as _;
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::tensor::Factors;
 use lapidary_engine::{compare, export};
 
 use crate::document::model::Model;
@@ -28,11 +30,27 @@ impl Jobs {
                 Ok(other) => Arc::new(other),
                 Err(error) => return ticket.send(Event::OtherOpened(Err(error.sentence()))),
             };
-            let scales = match export::folded_scales(&checkpoint, &other) {
-                Ok(scales) => Arc::new(scales),
+            let asked = export::as_exported(&checkpoint, &other).and_then(|left| {
+                let left = left.map_or_else(|| checkpoint.clone(), Arc::new);
+                Ok((export::folded_scales(&left, &other)?, left))
+            });
+            let (scales, left) = match asked {
+                Ok(asked) => asked,
                 Err(error) => return ticket.send(Event::OtherOpened(Err(error.sentence()))),
             };
-            let pairs = compare::pairs(&checkpoint, &other);
+            // What the export took out has no counterpart; everything here is told by the tensors of the open model.
+            let places = left.places_in(&checkpoint);
+            let place = |index: usize| places.get(index).copied().flatten();
+            let mut pairs = vec![None; checkpoint.tensors().len()];
+            let mut at_left = vec![None; pairs.len()];
+            for (index, pair) in compare::pairs(&left, &other).into_iter().enumerate() {
+                if let Some(whole) = place(index) {
+                    (pairs[whole], at_left[whole]) = (pair, Some(index));
+                }
+            }
+            let scales = scales.into_iter();
+            let scales = scales.filter_map(|(index, factors)| Some((place(index)?, factors)));
+            let scales: Arc<BTreeMap<usize, Factors>> = Arc::new(scales.collect());
             let other = Other { scales: scales.clone(), ..Other::new(other, pairs) };
             let (second, pairs) = (other.checkpoint.clone(), other.pairs.clone());
             ticket.send(Event::OtherOpened(Ok(Box::new(other))));
@@ -40,8 +58,8 @@ impl Jobs {
                 if ticket.is_cancelled() {
                     return;
                 }
-                let Some(pair) = &pairs[layer] else { continue };
-                let of = (&*checkpoint, layer, scales.get(&layer));
+                let (Some(pair), Some(index)) = (&pairs[layer], at_left[layer]) else { continue };
+                let of = (&*left, index, scales.get(&layer));
                 let found = compare::compare_scaled(of, &second, pair, &ticket);
                 if let Some(answer) = sentence(found) {
                     ticket.send(Event::Compared(layer, answer));

@@ -170,7 +170,7 @@ impl Work {
         let settings = self.loaded.as_deref().map(|loaded| loaded.folder.settings());
         let key = plan_key(&self.checkpoint, (self.plan.as_ref(), settings), self.target);
         let is_same = |subject: &&Arc<Subject>| {
-            subject.key == key && Arc::ptr_eq(&subject.checkpoint, &self.checkpoint)
+            subject.key == key && Arc::ptr_eq(&subject.whole, &self.checkpoint)
         };
         if let Some(subject) = last.as_ref().filter(is_same) {
             return Ok(subject.clone());

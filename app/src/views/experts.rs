@@ -67,7 +67,7 @@ fn summary(context: &ViewContext<'_>, ui: &mut Ui, experts: &[Expert]) {
         ui.label(RichText::new(format!("⚠ {few} received fewer than {least} tokens, {none} none: what is measured of them is mostly chance")).color(context.tokens.warning))
             .on_hover_text("Calibrate with more text, or keep more bits for these experts.");
     }
-    ui.weak("Rows are blocks, columns experts. Colour: share of the router's tokens. Outlined: few tokens.");
+    ui.weak("Rows are blocks, columns experts. Colour: share of the router's tokens. Outlined: few tokens. Struck through: taken out (click an expert, then Shift+Del).");
 }
 
 fn grid(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, experts: &[Expert]) {
@@ -94,6 +94,10 @@ fn grid(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, experts: &[Expert
             if is_few(expert) {
                 let stroke = Stroke::new(1.5, context.tokens.warning);
                 painter.rect_stroke(cell, 2.0, stroke, StrokeKind::Inside);
+            }
+            if model.is_removed(expert.layer) {
+                let stroke = Stroke::new(2.0, context.tokens.selected);
+                painter.line_segment([cell.left_bottom(), cell.right_top()], stroke);
             }
             if pointer.is_some_and(|pointer| cell.contains(pointer)) {
                 pointed = Some(**expert);

@@ -208,11 +208,10 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
     if changed > 0 {
         ui.label(format!("{changed} tensors changed with the layers beside them"));
     }
-    let dense: Vec<_> = manifest
-        .entries
-        .iter()
-        .filter(|entry| matches!(entry.storage, Storage::Dense { .. }))
-        .collect();
+    // These are by the tensors of the open model, of which the manifest may lack some.
+    let entries = &model.outcome.entries;
+    let dense: Vec<_> =
+        entries.iter().filter(|entry| matches!(entry.storage, Storage::Dense { .. })).collect();
     if dense.is_empty() {
         return;
     }

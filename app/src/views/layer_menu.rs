@@ -3,11 +3,15 @@
 use egui::Ui;
 use lapidary_engine::target;
 
+use crate::commands::removal::Parts;
 use crate::commands::{Command, Grow};
 use crate::document::brush::Brush;
 use crate::document::model::{Model, Pane};
 use crate::document::selection::How;
 use crate::views::{BITS, ViewContext};
+
+const BLOCK_TIP: &str = "The export is written without the block: the residual stream goes past it, and the blocks behind it are renumbered. Blocks that turn the stream least are missed least (evaluate with blocks, column influence). Undo brings it back.";
+const EXPERT_TIP: &str = "The export is written without the expert: its row leaves the router, which chooses among the others. config.json has one number of experts for all blocks, so every block must lose as many.";
 
 impl ViewContext<'_> {
     /// The menu of a layer. A layer that is not selected is selected first, so that the menu is for what is marked.
@@ -28,6 +32,7 @@ impl ViewContext<'_> {
         item(ui, is_matrix, ("Keep", "0"), Command::Keep);
         item(ui, is_matrix, ("Lock or unlock", "L"), Command::ToggleLock);
         item(ui, is_matrix, ("Leave to the rules", ""), Command::Forget);
+        self.removal_items(ui, model, layer);
         ui.separator();
         item(ui, is_matrix, ("Copy assignment", "C"), Command::CopyAssignment);
         let can_paste = self.document.copied.is_some();
@@ -39,6 +44,37 @@ impl ViewContext<'_> {
         item(ui, true, ("Select the same block", "B"), Command::Grow(Grow::Block));
         item(ui, true, ("Select the fused group", "G"), Command::Grow(Grow::Fused));
         item(ui, true, ("Invert the selection", "I"), Command::Invert);
+    }
+
+    /// Taking out the block of a layer, or its expert; what is out already is put back.
+    fn removal_items(&self, ui: &mut Ui, model: &Model, layer: usize) {
+        let place = model.checkpoint.tensors()[layer].place;
+        let removable = model.checkpoint.removable_blocks().unwrap_or_default();
+        let Some(block) = place.block.filter(|block| *block < removable) else { return };
+        ui.separator();
+        let removal = model.plan().removal();
+        let mut item = |(title, keys, tip): (String, &str, &str), parts: Parts| {
+            let button = egui::Button::new(title).shortcut_text(keys);
+            if ui.add(button).on_hover_text(tip).clicked() {
+                self.send(Command::ToggleRemoval(parts));
+                ui.close();
+            }
+        };
+        let several = model.selection.layers().count() > 1;
+        let title = match (removal.has_block(block), several) {
+            (true, _) => format!("Put block {block} back"),
+            (false, false) => format!("Take out block {block}"),
+            (false, true) => "Take out the selected blocks".to_owned(),
+        };
+        item((title, "Del", BLOCK_TIP), Parts::Blocks);
+        if let Some(expert) = place.expert {
+            let title = match (removal.has_expert(block, expert), several) {
+                (true, _) => format!("Put expert {expert} back"),
+                (false, false) => format!("Take out expert {expert}"),
+                (false, true) => "Take out the selected experts".to_owned(),
+            };
+            item((title, "Shift+Del", EXPERT_TIP), Parts::Experts);
+        }
     }
 
     /// Bits as a row of buttons; those the target does not hold are grey and say why.

@@ -162,3 +162,94 @@ fn another_target_than_the_projects_takes_the_plan_it_has_for_it() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("there is no target \"floppy\""));
 }
+
+#[test]
+fn parts_are_taken_out_and_what_is_left_is_exported_and_proved() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = repository().join("assets/sample-books-6m").canonicalize().expect("the sample");
+    let sample = sample.to_string_lossy().into_owned();
+    let less = folder.path().join("less.ron").to_string_lossy().into_owned();
+    let asked = ["remove", &sample, "--remove-blocks", "1,4", "--target", "dense", "--out", &less];
+    let output = run(folder.path(), asked);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("blocks 1 and 4 taken out"), "{said}");
+    let out = folder.path().join("out").to_string_lossy().into_owned();
+    let output = run(folder.path(), ["compress", &less, "--out", &out]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("2 of 6 blocks taken out: 1 and 4"), "{said}");
+    let output = run(folder.path(), ["verify", &out, "--source", &sample, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["faults"].as_array().map(Vec::len), Some(0));
+    let output = run(folder.path(), ["diff", &sample, &out]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("B is without blocks 1 and 4 of A"), "{said}");
+    // What cannot be, is refused in a sentence, and nothing is written.
+    let none = folder.path().join("none.ron").to_string_lossy().into_owned();
+    for (blocks, words) in [
+        ("0-5", "leave at least one block"),
+        ("6", "there is no block 6"),
+        ("x", "write blocks as"),
+    ] {
+        let output =
+            run(folder.path(), ["remove", &sample, "--remove-blocks", blocks, "--out", &none]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(words), "{said}");
+        assert!(!Path::new(&none).exists());
+    }
+    // Back again, and the project is one that older programs read.
+    let back = folder.path().join("back.ron").to_string_lossy().into_owned();
+    let output = run(folder.path(), ["remove", &less, "--put-back", "--out", &back]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = lapidary_engine::disk::read_text(Path::new(&back), 1 << 20).unwrap();
+    assert!(text.contains("version: 2") && !text.contains("removed"), "{text}");
+}
+
+#[test]
+fn the_blocks_that_do_least_are_found_by_running_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = repository().join("assets/sample-books-6m").canonicalize().expect("the sample");
+    let text = sample.join("heldout_oz.txt").to_string_lossy().into_owned();
+    let sample = sample.to_string_lossy().into_owned();
+    let asked =
+        ["remove", &sample, "--text", &text, "--tokens", "256", "--least-blocks", "2", "--json"];
+    let output = run(folder.path(), asked);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let influences = json["influences"]["blocks"].as_array().unwrap();
+    let influences: Vec<f64> = influences.iter().filter_map(Value::as_f64).collect();
+    assert!(
+        influences.len() == 6 && influences.iter().all(|of| (0.0..=2.0).contains(of)),
+        "{influences:?}"
+    );
+    let removed = json["removed"]["blocks"].as_array().unwrap();
+    let removed: Vec<usize> = removed.iter().filter_map(|of| Some(of.as_u64()? as usize)).collect();
+    let most = removed.iter().map(|&block| influences[block]).fold(0.0, f64::max);
+    let beaten = influences.iter().filter(|of| **of < most).count();
+    assert!(removed.len() == 2 && beaten == 1, "{removed:?} of {influences:?}");
+    // Run, it is worse than the whole, and says by how much.
+    let asked = [
+        "evaluate",
+        &sample,
+        "--text",
+        &text,
+        "--tokens",
+        "256",
+        "--remove-blocks",
+        "1",
+        "--layers",
+        "--json",
+    ];
+    let output = run(folder.path(), asked);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["mean_kl"].as_f64().unwrap() > 0.01, "{json}");
+    let layers = json["layers"].as_array().unwrap();
+    let names: Vec<&str> = layers.iter().filter_map(|layer| layer["name"].as_str()).collect();
+    assert!(!names.is_empty() && !names.iter().any(|name| name.contains("layers.1.")), "{names:?}");
+    assert!(names.iter().any(|name| name.contains("layers.5.")), "{names:?}");
+    assert!(layers.iter().all(|layer| layer["output_error"].as_f64() == Some(0.0)), "{layers:?}");
+}

@@ -60,6 +60,12 @@ impl Config {
         self
     }
 
+    /// The same file, to say something else.
+    pub(super) fn changed_to(&self, value: Value) -> Self {
+        let is_as_file = self.is_as_file && value == self.value;
+        Self { value, file: self.file.clone(), is_as_file }
+    }
+
     /// Whether a copy of the file says what this says.
     pub fn is_as_file(&self) -> bool {
         self.is_as_file

@@ -12,6 +12,7 @@ mod gguf_names;
 mod groups;
 mod open;
 mod read;
+mod reduced;
 mod restored;
 mod roles;
 mod row_order;
@@ -26,6 +27,7 @@ pub use config::Config;
 pub use gguf_file::GgufTensors;
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
+pub use reduced::{Before, Removal, told_numbers};
 pub use restored::Restored;
 pub use roles::{Place, Role, place_of};
 pub use row_order::RowOrder;
@@ -51,6 +53,10 @@ pub struct Tensor {
     /// Index of its file in [`Checkpoint::files`].
     pub file: usize,
     range: Range<u64>,
+    /// Its name in the checkpoint from which parts were taken out, where that is another.
+    source: Option<Arc<str>>,
+    /// Where its bytes lie, one run after another, where parts of it were taken out.
+    pieces: Option<Arc<[Range<u64>]>>,
 }
 
 impl Tensor {
@@ -61,7 +67,20 @@ impl Tensor {
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
+        match &self.pieces {
+            Some(pieces) => pieces.iter().map(|piece| piece.end - piece.start).sum(),
+            None => self.range.end - self.range.start,
+        }
+    }
+
+    /// Its name in the files: another than its own where blocks or experts before it were taken out.
+    pub fn source_name(&self) -> &str {
+        self.source.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Whether rows of it were taken out.
+    pub fn is_cut(&self) -> bool {
+        self.pieces.is_some()
     }
 
     /// Why it cannot be compressed, for a message; only for tensors without a matrix.
@@ -78,9 +97,12 @@ impl Tensor {
         }
     }
 
-    /// Where its bytes lie in its file.
-    pub fn byte_range(&self) -> std::ops::Range<u64> {
-        self.range.clone()
+    /// Where its bytes lie in its file, one run after another.
+    pub fn byte_ranges(&self) -> Vec<Range<u64>> {
+        match &self.pieces {
+            Some(pieces) => pieces.to_vec(),
+            None => vec![self.range.clone()],
+        }
     }
 
     /// The module the tensor belongs to: its name without `.weight`.
@@ -114,13 +136,13 @@ pub enum MatrixKind {
 }
 
 /// A file of the checkpoint.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct File {
     /// Its name in the folder.
     pub name: String,
     /// The header's free-form metadata.
     pub metadata: BTreeMap<String, String>,
-    source: Source,
+    source: Arc<Source>,
 }
 
 impl File {
@@ -172,6 +194,9 @@ pub struct Checkpoint {
     archived: archived::Archived,
     /// Corrections in an adapter beside it.
     adapted: adapted::Adapted,
+    /// What was taken out of what the files hold, and what it was before.
+    removal: Removal,
+    before: Option<Before>,
 }
 
 /// A shared open checkpoint, as jobs hold it.

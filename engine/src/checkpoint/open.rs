@@ -9,7 +9,7 @@ use crate::checkpoint::adapted::{self, Adapted};
 use crate::checkpoint::archived::Archived;
 use crate::checkpoint::roles::{self, Role};
 use crate::checkpoint::{
-    Checkpoint, Config, File, Matrix, MatrixKind, SideFile, Tensor, gguf_file, groups,
+    Checkpoint, Config, File, Matrix, MatrixKind, Removal, SideFile, Tensor, gguf_file, groups,
 };
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
@@ -221,6 +221,8 @@ pub(super) fn assemble(
         gguf: None,
         archived,
         adapted,
+        removal: Removal::default(),
+        before: None,
     })
 }
 
@@ -230,7 +232,11 @@ fn read_headers(path: &Path, sources: Vec<Source>) -> Result<(Vec<File>, Vec<Ten
     let mut tensors = Vec::new();
     for source in sources {
         let header = safetensors::read_header(&source)?;
-        let file = File { name: name_within(path, &source), metadata: header.metadata, source };
+        let file = File {
+            name: name_within(path, &source),
+            metadata: header.metadata,
+            source: source.into(),
+        };
         for entry in header.entries {
             let corrected = adapter::module_of(&entry.name).filter(|_| file.is_adapter());
             let place = match corrected {
@@ -245,6 +251,8 @@ fn read_headers(path: &Path, sources: Vec<Source>) -> Result<(Vec<File>, Vec<Ten
                 dtype: entry.dtype,
                 shape: entry.shape,
                 range: entry.range,
+                source: None,
+                pieces: None,
             });
         }
         files.push(file);
@@ -264,7 +272,7 @@ fn name_within(path: &Path, source: &Source) -> String {
 }
 
 /// The weight of which a tensor is a part by its name, as `m.weight` of `m.weight.codes`; otherwise the tensor itself.
-fn holder(name: &str) -> &str {
+pub(super) fn holder(name: &str) -> &str {
     name.find(".weight.").map_or(name, |at| &name[..at + ".weight".len()])
 }
 

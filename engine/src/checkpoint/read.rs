@@ -1,5 +1,8 @@
 //! Bytes and values of tensors, in pieces.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
@@ -9,10 +12,36 @@ use crate::observer::Observer;
 use crate::tensor::{CHUNK_ELEMENTS, Decoder};
 
 impl Checkpoint {
-    /// The bytes of elements `first .. first + n` of a tensor, which must begin and end on a byte.
-    pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<&[u8]> {
-        let at = |element: u64| tensor.range.start + element * tensor.dtype.bits() / 8;
-        self.files[tensor.file].source.bytes(at(first)..at(first + n))
+    /// The bytes of elements `first .. first + n` of a tensor, which must begin and end on a byte. They are copied only
+    /// where rows between them were taken out.
+    pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<Cow<'_, [u8]>> {
+        let at = |element: u64| element * tensor.dtype.bits() / 8;
+        self.bytes_of(tensor, at(first)..at(first + n))
+    }
+
+    /// Some of the bytes of a tensor, counted from its first.
+    fn bytes_of(&self, tensor: &Tensor, wanted: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let source = &self.files[tensor.file].source;
+        let Some(pieces) = &tensor.pieces else {
+            let first = tensor.range.start;
+            return source.bytes(first + wanted.start..first + wanted.end).map(Cow::Borrowed);
+        };
+        let (mut found, mut begin) = (Cow::Borrowed(&[][..]), 0);
+        for piece in pieces.iter() {
+            let end = begin + (piece.end - piece.start);
+            let within = wanted.start.max(begin)..wanted.end.min(end);
+            if within.start < within.end {
+                let first = piece.start + (within.start - begin);
+                let bytes = source.bytes(first..first + (within.end - within.start))?;
+                if found.is_empty() {
+                    found = Cow::Borrowed(bytes);
+                } else {
+                    found.to_mut().extend_from_slice(bytes);
+                }
+            }
+            begin = end;
+        }
+        Ok(found)
     }
 
     /// Passes the raw bytes of a tensor to `visit`, in pieces of at most `CHUNK_ELEMENTS` elements.
@@ -21,11 +50,11 @@ impl Checkpoint {
         tensor: &Tensor,
         mut visit: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let piece = CHUNK_ELEMENTS as u64;
-        let mut at = tensor.range.start;
-        while at < tensor.range.end {
-            let end = (at + piece).min(tensor.range.end);
-            visit(self.files[tensor.file].source.bytes(at..end)?)?;
+        let (piece, total) = (CHUNK_ELEMENTS as u64, tensor.bytes());
+        let mut at = 0;
+        while at < total {
+            let end = (at + piece).min(total);
+            visit(&self.bytes_of(tensor, at..end)?)?;
             at = end;
         }
         Ok(())
@@ -43,7 +72,7 @@ impl Checkpoint {
         })?;
         let n = tensor.parameters();
         let mut values = vec![0.0; n as usize];
-        decoder.f32s(self.element_bytes(tensor, 0, n)?, &mut values);
+        decoder.f32s(&self.element_bytes(tensor, 0, n)?, &mut values);
         Ok(values)
     }
 
@@ -64,7 +93,7 @@ impl Checkpoint {
             observer.go_on()?;
             let bytes =
                 self.element_bytes(tensor, (chunk * CHUNK_ELEMENTS) as u64, out.len() as u64)?;
-            decoder.f32s(bytes, out);
+            decoder.f32s(&bytes, out);
             Ok(())
         })?;
         let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);

@@ -76,6 +76,8 @@ impl Checkpoint {
             file,
             // Beyond the end of every file: whoever reads it learns that it is not there.
             range: u64::MAX - bytes..u64::MAX,
+            source: None,
+            pieces: None,
         })
     }
 }

@@ -3,6 +3,8 @@
 //! Covers the names of the llama/mistral, qwen2/3, gemma, phi, gpt2, gpt-neox, opt, bert and vit families, of
 //! mixtures of experts, and of convolutional nets in the style of `ResNet`. Anything else has the role `other`.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// What a tensor does in its block.
@@ -228,6 +230,20 @@ fn block_of(parts: &[&str]) -> Option<u32> {
     let after_word =
         |at: usize| BLOCK_WORDS.contains(&parts[at]).then(|| number(parts.get(at + 1))).flatten();
     (0..parts.len()).find_map(after_word)
+}
+
+/// Where in a name the number of its block stands.
+pub(super) fn block_number(name: &str) -> Option<Range<usize>> {
+    let mut at = 0;
+    let mut is_behind_word = false;
+    for part in name.split('.') {
+        if is_behind_word && part.parse::<u32>().is_ok() {
+            return Some(at..at + part.len());
+        }
+        is_behind_word = BLOCK_WORDS.contains(&part);
+        at += part.len() + 1;
+    }
+    None
 }
 
 /// The stage and index of a residual block, as in `layer2.1.conv1`: numbered across stages by

@@ -126,9 +126,9 @@ impl Pair<'_> {
         let pieces = self.for_each_piece(|first, n| {
             let bytes_a = self.a.element_bytes(self.tensor, first, n)?;
             let bytes_b = self.b.element_bytes(other, first, n)?;
-            let bits = if same_type { different_bits(bytes_a, bytes_b) } else { 0 };
+            let bits = if same_type { different_bits(&bytes_a, &bytes_b) } else { 0 };
             let sums =
-                Distance::of_piece(&self.numbers(first, bytes_a), &numbers(other.dtype, bytes_b));
+                Distance::of_piece(&self.numbers(first, &bytes_a), &numbers(other.dtype, &bytes_b));
             Ok(Piece { sums, bits })
         })?;
         self.finish(&pieces, same_type)
@@ -138,7 +138,7 @@ impl Pair<'_> {
     fn compare_bytes(&self, other: &Tensor) -> Result<Comparison> {
         let pieces = self.for_each_piece(|first, n| {
             let bytes_a = self.a.element_bytes(self.tensor, first, n)?;
-            let bits = different_bits(bytes_a, self.b.element_bytes(other, first, n)?);
+            let bits = different_bits(&bytes_a, &self.b.element_bytes(other, first, n)?);
             Ok(Piece { sums: Distance::default(), bits })
         })?;
         if pieces.iter().any(|piece| piece.bits > 0) {
@@ -180,7 +180,7 @@ impl Pair<'_> {
             }
             let decoded: Vec<f64> = decoded.into_iter().map(f64::from).collect();
             let bytes = self.a.element_bytes(self.tensor, first, n)?;
-            let sums = Distance::of_piece(&self.numbers(first, bytes), &decoded);
+            let sums = Distance::of_piece(&self.numbers(first, &bytes), &decoded);
             Ok(Piece { sums, bits: 0 })
         })?;
         self.finish(&pieces, false)

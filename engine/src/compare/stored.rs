@@ -119,7 +119,7 @@ impl CompressedLayer {
             } else {
                 let width = part.parameters() / (rows as u64).max(1);
                 let (first, n) = (held.start as u64 * width, held.len() as u64 * width);
-                from.element_bytes(part, first, n)?.to_vec()
+                from.element_bytes(part, first, n)?.into_owned()
             };
             // One scale or zero point of the whole tensor counts for each row.
             if self.is_one_for_all(suffix, part) {
@@ -439,7 +439,7 @@ impl Stores<'_> {
         let is_pair = tensor.parameters() == 2 && matches!(tensor.dtype, DType::I64 | DType::I32);
         let bytes = self.b.element_bytes(tensor, 0, 2).ok().filter(|_| is_pair);
         let mut extents = Vec::new();
-        for_each_f64(tensor.dtype, bytes.ok_or("its weight_shape is no pair")?, |extent| {
+        for_each_f64(tensor.dtype, &bytes.ok_or("its weight_shape is no pair")?, |extent| {
             extents.push(extent);
         });
         // So small that no product overflows; the parts are checked against it.

@@ -107,6 +107,10 @@ impl Seen<'_> {
         else {
             return Ok(());
         };
+        // What was taken out, or has other rows, has no output to compare.
+        if self.changed.extents(name).is_none_or(|extents| extents != [rows, cols]) {
+            return Ok(());
+        }
         let mut sums = self.errors.get(name).copied().unwrap_or_default();
         let at_once = (PANEL_ELEMENTS / cols.max(1)).max(1);
         for first in (0..rows).step_by(at_once) {

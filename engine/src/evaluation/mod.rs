@@ -5,6 +5,7 @@
 mod baseline;
 mod blocks;
 mod generate;
+mod influence;
 mod layers;
 mod probe;
 mod record;
@@ -14,6 +15,7 @@ mod score;
 pub use baseline::{Baseline, From};
 pub use blocks::{BlockScore, block_scores};
 pub use generate::{Continuation, Sampling};
+pub use influence::{ExpertInfluence, Influences, influences};
 pub use layers::{OutputError, output_errors};
 pub use probe::{Answered, Probe, probe};
 pub use record::{Kept, RunRecord, TextRun, delete_run, keep_run, runs, subject_key};

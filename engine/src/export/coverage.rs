@@ -1,8 +1,8 @@
 //! In a sentence, what part of a model is compressed: `312 of 315 linear layers at 4 bits; 3 kept: …`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::{Checkpoint, MatrixKind};
+use crate::checkpoint::{Checkpoint, MatrixKind, told_numbers};
 use crate::target::{Entry, Manifest, Storage};
 
 /// Layers that are named; more are counted.
@@ -15,7 +15,8 @@ pub(super) fn coverage(checkpoint: &Checkpoint, manifest: &Manifest) -> String {
         matrix.is_some_and(|m| matches!(m.kind, MatrixKind::Linear | MatrixKind::Conv1d))
     };
     let (linear, others): (Vec<&Entry>, Vec<&Entry>) = manifest.entries.iter().partition(is_linear);
-    let mut parts = vec![at_bits(&linear)];
+    let mut parts = removed(checkpoint);
+    parts.push(at_bits(&linear));
     let named = |kind: fn(&Storage) -> bool| -> Vec<&str> {
         let of_kind = linear.iter().filter(|entry| kind(&entry.storage));
         of_kind.map(|entry| checkpoint.tensors()[entry.tensor].module()).collect()
@@ -34,6 +35,21 @@ pub(super) fn coverage(checkpoint: &Checkpoint, manifest: &Manifest) -> String {
         parts.push(format!("{beside} other {tensors} compressed"));
     }
     parts.join("; ")
+}
+
+/// `2 of 6 blocks taken out: 1 and 4`, and how many experts of the blocks that stay.
+fn removed(checkpoint: &Checkpoint) -> Vec<String> {
+    let (removal, mut parts) = (checkpoint.removal(), Vec::new());
+    let Some(before) = checkpoint.before() else { return parts };
+    if !removal.blocks.is_empty() {
+        let (gone, numbers) = (removal.blocks.len(), told_numbers(&removal.blocks));
+        parts.push(format!("{gone} of {} blocks taken out: {numbers}", before.blocks));
+    }
+    let gone: usize = removal.experts.values().map(BTreeSet::len).sum();
+    if gone > 0 {
+        parts.push(format!("{gone} of {} experts taken out", before.experts));
+    }
+    parts
 }
 
 /// `300 of 315 linear layers at 4 bits, 12 at 8 bits`, the most frequent first.

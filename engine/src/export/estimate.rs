@@ -42,6 +42,16 @@ pub fn estimate<'a>(
     observer: &dyn Observer,
 ) -> Result<Estimate> {
     let subject = subject.into();
+    subject.reduced(plan, |subject, plan| estimate_whole(subject, plan, forecast, observer))
+}
+
+/// The same of a plan that takes nothing out of this model any more.
+fn estimate_whole(
+    subject: Subject<'_>,
+    plan: &Plan,
+    forecast: &Forecast,
+    observer: &dyn Observer,
+) -> Result<Estimate> {
     let mut layers = job::pace(subject, plan, observer)?;
     let left = forecast.layers.saturating_sub(forecast.finished) as f64;
     layers.seconds *= left / forecast.layers.max(1) as f64;
@@ -64,6 +74,6 @@ fn seconds_a_byte(checkpoint: &Checkpoint, observer: &dyn Observer) -> Result<f6
     let n = wanted.min(tensor.parameters()) & !1;
     let begun = Instant::now();
     let bytes = checkpoint.element_bytes(tensor, 0, n)?;
-    std::hint::black_box(Sha256::digest(bytes));
+    std::hint::black_box(Sha256::digest(&bytes));
     Ok(begun.elapsed().as_secs_f64() / bytes.len().max(1) as f64)
 }

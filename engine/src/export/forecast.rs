@@ -9,7 +9,9 @@ use crate::export::{Destination, REPORT, refuse_own_source};
 use crate::format::archive;
 use crate::job::{self, Finished, Subject};
 use crate::plan::Plan;
-use crate::target::{Aim, Case, Entry, Manifest, Storage, is_joint, refuse_errors};
+use crate::target::{
+    Aim, Case, Entry, Manifest, Storage, is_joint, refuse_dead_rules, refuse_errors,
+};
 
 /// Bytes that a header of the store takes at most beside the parts.
 const STORED_HEADER_BYTES: u64 = 2048;
@@ -53,6 +55,17 @@ pub fn forecast<'a>(
     destination: Destination<'_>,
 ) -> Result<Forecast> {
     let (subject, aim) = (subject.into(), aim.into());
+    refuse_dead_rules(subject.checkpoint, plan)?;
+    subject.reduced(plan, |subject, plan| forecast_whole(subject, plan, aim, destination))
+}
+
+/// The same of a plan that takes nothing out of this model any more.
+fn forecast_whole(
+    subject: Subject<'_>,
+    plan: &Plan,
+    aim: Aim,
+    destination: Destination<'_>,
+) -> Result<Forecast> {
     let checkpoint = subject.checkpoint;
     let manifest = laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;

@@ -92,7 +92,7 @@ fn copy(work: &Work<'_>, tensor: &Tensor, rows: RowOrder, write: &mut Write<'_>)
             work.observer.go_on()?;
         }
         let source = rows.source(row, matrix.shape.rows) as u64;
-        write(work.checkpoint.element_bytes(tensor, source * cols, cols)?)?;
+        write(&work.checkpoint.element_bytes(tensor, source * cols, cols)?)?;
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub use forecast::{Forecast, forecast};
 pub use report::{FileReport, Report, TensorReport, Totals};
 pub use restore::{is_squeezed, unsqueeze};
 pub use squeeze::{LIST, Squeezed, SqueezedFile, estimate_squeezed, squeeze};
-pub use undone::folded_scales;
+pub use undone::{as_exported, folded_scales};
 pub use verify::{Verified, VerifiedTensor, verify};
 
 use crate::checkpoint::Checkpoint;
@@ -44,7 +44,7 @@ use crate::format::safetensors::Spec;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Manifest, Storage, Target, WeightFile};
+use crate::target::{Aim, Manifest, Storage, Target, WeightFile, refuse_dead_rules};
 use crate::tensor::{round_f32, write_f32};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
@@ -121,7 +121,8 @@ impl Work<'_> {
 
 /// Runs the plan, writes the target's files, reads them back and proves them, and adds the report.
 ///
-/// The folder appears only when all of that has succeeded. Layers that were compressed lie beside it until then, in a hidden
+/// Of a plan that takes parts out, what is left is exported as a model of its own. The folder appears only when all of that has
+/// succeeded. Layers that were compressed lie beside it until then, in a hidden
 /// folder, and the same export goes on with them where it was cancelled or the process ended, to the same bytes. Cost: reading the source twice, writing once,
 /// reading the result once; memory of the job's limit.
 ///
@@ -137,6 +138,18 @@ pub fn export<'a>(
     observer: &dyn Observer,
 ) -> Result<Report> {
     let (subject, aim) = (subject.into(), aim.into());
+    refuse_dead_rules(subject.checkpoint, plan)?;
+    subject.reduced(plan, |subject, plan| export_whole(subject, plan, aim, destination, observer))
+}
+
+/// The same of a plan that takes nothing out of this model any more.
+fn export_whole(
+    subject: Subject<'_>,
+    plan: &Plan,
+    aim: Aim,
+    destination: Destination<'_>,
+    observer: &dyn Observer,
+) -> Result<Report> {
     let checkpoint = subject.checkpoint;
     let target = aim.target;
     let manifest = forecast::laid_out(subject, plan, aim)?;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 
 use crate::calibration::Settings;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Removal};
 use crate::encoding::Layout;
 use crate::error::Result;
 use crate::export::coverage::coverage;
@@ -47,8 +47,12 @@ pub struct Report {
     pub sources: Vec<FileReport>,
     /// Files of the output, the reports apart.
     pub files: Vec<FileReport>,
-    /// One entry for each tensor of the source.
+    /// One entry for each tensor of the source that was not taken out.
     pub tensors: Vec<TensorReport>,
+    /// Blocks and experts that were taken out, by their numbers in the source. Everything else here names layers by the
+    /// numbers they have in the output.
+    #[serde(default, skip_serializing_if = "Removal::is_empty")]
+    pub removed: Removal,
     /// The plan that was carried out.
     pub plan: Rules,
 }
@@ -56,9 +60,9 @@ pub struct Report {
 /// Sums of a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Weights of the model.
+    /// Weights of the model that was written.
     pub parameters: u64,
-    /// Tensor bytes of the source.
+    /// Tensor bytes of the source, with what was taken out.
     pub source_bytes: u64,
     /// Tensor bytes of the output.
     pub tensor_bytes: u64,
@@ -101,8 +105,11 @@ impl FileReport {
 /// What became of one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorReport {
-    /// Its name in the source.
+    /// Its name in the source, with the numbers of block and expert that it has in the output.
     pub name: String,
+    /// Its name in the source, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Index of its block.
     pub block: Option<u32>,
     /// Its role.
@@ -142,6 +149,14 @@ pub struct TensorReport {
 }
 
 impl TensorReport {
+    /// Its name, with that in the source where it is another.
+    pub fn told_name(&self) -> String {
+        match &self.from {
+            Some(from) => format!("{} (from {from})", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// How it is stored, with the reason where there is one: `native`, `in full: …`, `changed: …`.
     pub fn told(&self) -> String {
         match &self.because {
@@ -183,6 +198,7 @@ impl Report {
             tensors: tensors
                 .map(|(entry, proved)| tensor(checkpoint, settled, entry, proved))
                 .collect(),
+            removed: checkpoint.removal().clone(),
             plan: Rules::of(&settled.plan),
         }
     }
@@ -221,7 +237,7 @@ impl Totals {
         };
         Self {
             parameters: checkpoint.parameters(),
-            source_bytes: checkpoint.tensor_bytes(),
+            source_bytes: checkpoint.source_tensor_bytes(),
             tensor_bytes: manifest.tensor_bytes(),
             header_bytes: manifest.files.iter().map(|file| file.plan.header_bytes()).sum(),
             total_bytes: manifest.total_bytes(),
@@ -266,6 +282,7 @@ fn tensor(
     let parameters = tensor.parameters();
     TensorReport {
         name: tensor.name.clone(),
+        from: (tensor.source_name() != tensor.name).then(|| tensor.source_name().to_owned()),
         block: tensor.place.block,
         role: tensor.place.role.name().to_owned(),
         shape: tensor.shape.0.clone(),

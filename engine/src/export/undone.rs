@@ -17,17 +17,38 @@ const MAX_REPORT_BYTES: u64 = 256 << 20;
 /// By what each tensor of `source` is multiplied to be compared with that of `output`, by index: where the report of an
 /// export from that source lies beside the output, the scales that it folded; otherwise nothing. With these
 /// [`crate::compare::compare_scaled`] measures what a layer comes to and not where its scales went, as the report and
-/// [`crate::export::verify()`] do. Cost: config.json, and the vectors that were divided.
+/// [`crate::export::verify()`] do. Where that export took parts out, `source` is what [`as_exported`] gives. Cost: config.json, and the vectors that were divided.
 ///
 /// # Errors
 /// [`Error::Malformed`] for a report that is not understood; [`Error::Io`].
 pub fn folded_scales(source: &Checkpoint, output: &Checkpoint) -> Result<BTreeMap<usize, Factors>> {
-    let path = output.path();
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    let report = read_report(folder)?.filter(|report| report.source == source.title());
-    let Some(report) = report else { return Ok(BTreeMap::new()) };
+    let Some(report) = report_beside(source, output)? else { return Ok(BTreeMap::new()) };
+    if *source.removal() != report.removed {
+        return Ok(BTreeMap::new());
+    }
     let reported = report.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     Ok(undone(source, output, &reported)?.0)
+}
+
+/// The source as it was exported to `output`: without the blocks and experts that the report beside it says were taken out;
+/// `None` where it says of none, or there is no report of an export from this source. Cost: names of all tensors.
+///
+/// # Errors
+/// [`Error::Malformed`] for a report that is not understood; [`Error::Plan`] where what it says was taken out is not there.
+pub fn as_exported(source: &Checkpoint, output: &Checkpoint) -> Result<Option<Checkpoint>> {
+    match report_beside(source, output)? {
+        Some(report) if !report.removed.is_empty() && source.removal().is_empty() => {
+            source.without(&report.removed).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The report of an export from `source` in the folder of an output, if there is one.
+fn report_beside(source: &Checkpoint, output: &Checkpoint) -> Result<Option<Report>> {
+    let path = output.path();
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    Ok(read_report(folder)?.filter(|report| report.source == source.title()))
 }
 
 /// The report in the folder of an output, if there is one.

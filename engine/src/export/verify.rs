@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 1e-6;
 /// What a proof found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verified {
-    /// Tensors of the source, in its order.
+    /// Tensors of the source, in its order, but for those that the report beside the output says were taken out.
     pub tensors: Vec<VerifiedTensor>,
     /// Whether the report of an export from this source lay beside the output, and its errors were held against it.
     pub is_reported: bool,
@@ -34,7 +34,7 @@ pub struct Verified {
 /// A tensor of the source in the output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VerifiedTensor {
-    /// Its name in the source.
+    /// Its name in the source; where blocks or experts were taken out, with the numbers it has in the output.
     pub name: String,
     /// `identical`, `changed` (stored plainly with other values), `compressed`, or `missing`.
     pub stored: &'static str,
@@ -54,6 +54,8 @@ pub struct VerifiedTensor {
 /// What opening says; [`Error::Malformed`] for a report that is not understood; [`Error::Io`]; [`Error::Cancelled`].
 pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Result<Verified> {
     let opened = Checkpoint::open(output)?;
+    let reduced = undone::as_exported(source, &opened)?;
+    let source = reduced.as_ref().unwrap_or(source);
     let path = opened.path();
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     let report = undone::read_report(folder)?;
@@ -220,7 +222,7 @@ impl Verifier<'_> {
             self.output.read_gguf(&tensor.name, first, &mut values)?;
             let stored = self.source.element_bytes(tensor, first as u64, values.len() as u64)?;
             let mut wanted = Vec::with_capacity(values.len());
-            crate::tensor::for_each_f64(tensor.dtype, stored, |value| wanted.push(value));
+            crate::tensor::for_each_f64(tensor.dtype, &stored, |value| wanted.push(value));
             if let Some(factors) = factors {
                 for (at, value) in (first..).zip(&mut wanted) {
                     *value = f64::from(factors.times(*value as f32, at / cols, at % cols));

@@ -1,5 +1,6 @@
 //! What a job is given: a checkpoint, and who knows what its layers receive.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::calibration::{Calibration, Folder, Imported, Record, Settings};
@@ -128,6 +129,48 @@ fn moments(record: &Record) -> LayerInputs {
     }
 }
 
+/// What was measured of a model, asked for by the names that layers have once parts were taken out of it. The text ran
+/// through the whole model.
+pub struct Renamed<'a> {
+    calibrated: &'a dyn Calibrated,
+    /// Names in the whole model.
+    names: HashMap<&'a str, &'a str>,
+}
+
+impl<'a> Renamed<'a> {
+    /// What is known of the layers that are left.
+    pub fn new(calibrated: &'a dyn Calibrated, reduced: &'a Checkpoint) -> Self {
+        let name = |tensor: &'a Tensor| (tensor.name.as_str(), tensor.source_name());
+        Self { calibrated, names: reduced.tensors().iter().map(name).collect() }
+    }
+
+    fn name<'n>(&'n self, layer: &'n str) -> &'n str {
+        self.names.get(layer).copied().unwrap_or(layer)
+    }
+}
+
+impl Calibrated for Renamed<'_> {
+    fn known(&self, layer: &str) -> Needs {
+        self.calibrated.known(self.name(layer))
+    }
+
+    fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>> {
+        self.calibrated.inputs(self.name(layer), needs)
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        self.calibrated.settings()
+    }
+
+    fn imported(&self) -> Option<&Imported> {
+        self.calibrated.imported()
+    }
+
+    fn key(&self) -> String {
+        self.calibrated.key()
+    }
+}
+
 /// A checkpoint with what is known of its layers' inputs. Made from a checkpoint alone, nothing is.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -150,6 +193,22 @@ impl<'a> From<&'a Arc<Checkpoint>> for Subject<'a> {
 }
 
 impl Subject<'_> {
+    /// Does something with the model without what a plan takes out and with the plan for it; with this model and plan where
+    /// it takes out nothing.
+    ///
+    /// # Errors
+    /// Those of [`Plan::reduced`], and of what is done.
+    pub fn reduced<T>(
+        self,
+        plan: &Plan,
+        work: impl FnOnce(Subject<'_>, &Plan) -> Result<T>,
+    ) -> Result<T> {
+        let Some(reduced) = plan.reduced(self.checkpoint)? else { return work(self, plan) };
+        let calibrated = Renamed::new(self.calibrated, &reduced.checkpoint);
+        let subject = Subject { checkpoint: &reduced.checkpoint, calibrated: &calibrated };
+        work(subject, &reduced.plan)
+    }
+
     /// Refuses a chain of steps that needs more of a layer's inputs than is known, before anything is computed.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ impl<'a> Sequential<'a> {
         scratch: Option<&Path>,
         observer: &dyn Observer,
     ) -> Result<Self> {
+        plan.refuse_removal()?;
         plan.check(checkpoint)?;
         let settled = fold::settle(checkpoint, plan);
         settled.plan.check(checkpoint)?;

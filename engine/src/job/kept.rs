@@ -36,6 +36,7 @@ pub fn resume<'a>(
 ) -> Result<Store> {
     let subject = subject.into();
     let checkpoint = subject.checkpoint;
+    plan.refuse_removal()?;
     plan.check(checkpoint)?;
     let settled = fold::settle(checkpoint, plan);
     settled.plan.check(checkpoint)?;
@@ -153,7 +154,7 @@ fn identity(subject: Subject<'_>) -> Option<String> {
     for tensor in checkpoint.tensors() {
         let Tensor { name, dtype, shape, matrix, file, .. } = tensor;
         text(name);
-        text(&format!("{dtype} {shape} {matrix:?} {file} {:?}", tensor.byte_range()));
+        text(&format!("{dtype} {shape} {matrix:?} {file} {:?}", tensor.byte_ranges()));
     }
     Some(hasher.finalize().to_hex().to_string())
 }

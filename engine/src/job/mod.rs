@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
-pub use calibrated::{Calibrated, Measured, Subject, Uncalibrated};
+pub use calibrated::{Calibrated, Measured, Renamed, Subject, Uncalibrated};
 pub use capacity::{Held, Source, by_bits, capacity, entropy_coded, forms, hold, holders};
 pub use cuts::cuts;
 pub use damage::{Curve, Damage, Moments, Sample, Weighting, curves};
@@ -86,6 +86,7 @@ pub fn run<'a>(
 ) -> Result<Store> {
     let subject = subject.into();
     let checkpoint = subject.checkpoint;
+    plan.refuse_removal()?;
     plan.check(checkpoint)?;
     let settled = fold::settle(checkpoint, plan);
     settled.plan.check(checkpoint)?;

@@ -84,6 +84,8 @@ impl Network<'_> {
             let tokens: Vec<usize> = routed.iter().map(|(token, _)| *token).collect();
             let mine = x.select(Axis(0), &tokens);
             let answer = self.gated(expert, held, (Some(index), mine.view()), running)?;
+            let shares: Vec<f32> = routed.iter().map(|(_, share)| *share).collect();
+            running.taps.answer([running.block, index], &shares, answer.view())?;
             for ((token, share), answer) in routed.into_iter().zip(answer.rows()) {
                 out.row_mut(token).scaled_add(share, &answer);
             }

@@ -22,7 +22,7 @@ use ndarray::Array2;
 
 pub use attention::Past;
 pub use pass::{Batch, LoadedBlock, LoadedHead, NoTaps, Site, Taps};
-pub use weights::{CheckpointWeights, Freed, Replaced, Weights};
+pub use weights::{CheckpointWeights, Freed, Renamed, Replaced, Weights};
 
 use crate::checkpoint::{Checkpoint, Config};
 use crate::error::{Error, Result};

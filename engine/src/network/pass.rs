@@ -33,6 +33,17 @@ pub struct Site<'a> {
 pub trait Taps {
     /// Sees `x` `[tokens, in]` as it enters the layers of `site`.
     fn input(&mut self, site: &Site<'_>, x: ArrayView2<'_, f32>) -> Result<()>;
+
+    /// Sees what an expert of a block answers `[tokens, hidden]` to the tokens it was sent, and the share that each answer
+    /// has in the output.
+    fn answer(
+        &mut self,
+        _place: [usize; 2],
+        _shares: &[f32],
+        _answers: ArrayView2<'_, f32>,
+    ) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Looks at nothing.

@@ -63,6 +63,11 @@ impl<'a> Settings<'a> {
         found.ok_or_else(|| self.bad(format!("it has no {key}")))
     }
 
+    /// The number of the first blocks of which something holds, perhaps none.
+    pub(super) fn first_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.number(key, 0..=MAX_COUNT)?.unwrap_or(default))
+    }
+
     fn number(&self, key: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().filter(|number| range.contains(number));

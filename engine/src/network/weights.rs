@@ -39,6 +39,44 @@ pub trait Weights: Sync {
     }
 }
 
+/// Weights under other names; those without a name here are not there.
+pub struct Renamed<'a> {
+    /// Where they come from.
+    pub base: &'a dyn Weights,
+    /// The name there of each.
+    pub names: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Renamed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renamed").field("names", &self.names.len()).finish_non_exhaustive()
+    }
+}
+
+impl Weights for Renamed<'_> {
+    fn extents(&self, name: &str) -> Option<Vec<usize>> {
+        self.base.extents(self.names.get(name)?)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let name = self.names.get(name).ok_or_else(|| missing(name))?;
+        self.base.read(name, first, out, observer)
+    }
+
+    fn shift(&self, name: &str, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
+        match self.names.get(name) {
+            Some(name) => self.base.shift(name, observer),
+            None => Ok(None),
+        }
+    }
+}
+
 /// The weights of a checkpoint; layers stored compressed are decoded as they are read.
 #[derive(Debug)]
 pub struct CheckpointWeights<'a> {
@@ -78,7 +116,7 @@ impl<'a> CheckpointWeights<'a> {
             observer.go_on()?;
             let at = (first + chunk * CHUNK_ELEMENTS) as u64;
             let bytes = self.checkpoint.element_bytes(tensor, at, out.len() as u64)?;
-            decoder.f32s(bytes, out);
+            decoder.f32s(&bytes, out);
             Ok(())
         })
     }

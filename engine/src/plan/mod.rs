@@ -4,6 +4,7 @@
 mod chain;
 mod edit;
 mod pattern;
+mod reduced;
 mod rules;
 mod summary;
 
@@ -14,11 +15,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use pattern::Pattern;
+pub use reduced::Reduced;
 pub use rules::{Rule, Rules};
 
 pub use edit::quantisers_of_bits;
 
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Removal, Tensor};
 use crate::encoding::Layout;
 use crate::error::{Error, Result};
 use crate::method::{self, Step};
@@ -82,12 +84,14 @@ pub struct Matches {
     pub decided: usize,
 }
 
-/// An assignment for each layer: by hand, by tensor name, or else by ordered rules; layers nobody speaks of are kept.
+/// An assignment for each layer: by hand, by tensor name, or else by ordered rules; layers nobody speaks of are kept. And
+/// blocks and experts that are taken out of the model, whatever is assigned to their layers.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     by_hand: BTreeMap<Arc<str>, Arc<Assignment>>,
     rules: Arc<Vec<Rule>>,
     by_rule: Arc<ByRule>,
+    removal: Arc<Removal>,
 }
 
 /// What the rules come to on a checkpoint, whatever is set by hand.
@@ -103,6 +107,7 @@ impl PartialEq for Plan {
     fn eq(&self, other: &Self) -> bool {
         let same = |(a, b): (&Arc<Assignment>, &Arc<Assignment>)| Arc::ptr_eq(a, b) || a == b;
         self.by_hand.len() == other.by_hand.len()
+            && self.removal == other.removal
             && (Arc::ptr_eq(&self.rules, &other.rules) || self.rules == other.rules)
             && self.by_hand.keys().eq(other.by_hand.keys())
             && self.by_hand.values().zip(other.by_hand.values()).all(same)
@@ -144,8 +149,9 @@ impl Plan {
         self.by_hand.remove(name);
     }
 
-    /// Takes over the locked layers of another plan.
+    /// Takes over the locked layers of another plan, and what it takes out.
     pub fn keep_locks_of(&mut self, other: &Self) {
+        self.removal = other.removal.clone();
         for (name, assignment) in other.iter().filter(|(_, assignment)| assignment.locked) {
             self.set(name, Assignment::clone(assignment));
         }
@@ -241,6 +247,10 @@ impl Plan {
             (None, None) => false,
             (Some(one), None) | (None, Some(one)) => !one.is_keep() || one.locked,
         };
+        if self.removal != other.removal {
+            // Whatever stays has another number, and perhaps other rows.
+            return (0..checkpoint.tensors().len()).collect();
+        }
         let mut changed: BTreeSet<usize> = BTreeSet::new();
         if !Arc::ptr_eq(&self.by_rule, &other.by_rule) {
             let names = checkpoint.tensors().iter().enumerate();
@@ -269,9 +279,10 @@ impl Plan {
         changed.into_iter().collect()
     }
 
-    /// Checks every entry against a checkpoint: the layer exists, is a matrix of weights, and its assignment
-    /// has a layout.
+    /// Checks every entry against a checkpoint: what is taken out is there and can be spared, each layer exists, is a matrix
+    /// of weights, and its assignment has a layout.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.check_removal(&self.removal)?;
         for (name, assignment) in self.iter() {
             let tensor = named_tensor(checkpoint, name)?;
             let Some(matrix) = tensor.matrix else {

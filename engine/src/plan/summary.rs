@@ -29,6 +29,7 @@ impl Plan {
                 plan.set(&tensor.name, Assignment::clone(&assignment));
             }
         }
+        plan.removal = self.removal.clone();
         plan
     }
 }
@@ -47,7 +48,13 @@ impl Plan {
             1 => format!("1 layer is now {label}"),
             n => format!("{n} layers are now {label}"),
         };
-        let told: Vec<String> = labels.iter().map(told).collect();
+        let mut told: Vec<String> = labels.iter().map(told).collect();
+        if self.removal != before.removal {
+            // Every layer counts as changed then: what happened is what is said.
+            let said = format!("{} taken out", self.removal.told());
+            let nothing = "nothing is taken out any more".to_owned();
+            told = vec![if self.removal.is_empty() { nothing } else { said }];
+        }
         (!told.is_empty()).then(|| told.join(", "))
     }
 }

@@ -124,8 +124,9 @@ impl Cache {
         let remembered: Vec<Option<Remembered>> =
             checkpoint.files().iter().map(|file| self.remembered(file)).collect();
         let known = |tensor: &Tensor| {
-            let keys = &remembered[tensor.file].as_ref()?.keys;
-            let at = keys.binary_search_by(|known| known.name.as_str().cmp(&tensor.name)).ok()?;
+            let keys = &remembered[tensor.file].as_ref().filter(|_| !tensor.is_cut())?.keys;
+            let name = tensor.source_name();
+            let at = keys.binary_search_by(|known| known.name.as_str().cmp(name)).ok()?;
             (keys[at].view == view(tensor)).then_some(keys[at].key)
         };
         checkpoint.tensors().iter().map(known).collect()
@@ -141,9 +142,11 @@ impl Cache {
             let Some(identity) = file.identity() else { continue };
             let mut all = self.remembered(file).map_or_else(Vec::new, |before| before.keys);
             let known = all.len();
-            let new = checkpoint.tensors().iter().zip(keys).filter(|(tensor, _)| tensor.file == at);
+            let new = checkpoint.tensors().iter().zip(keys);
+            let new = new.filter(|(tensor, _)| tensor.file == at && !tensor.is_cut());
             all.extend(new.filter_map(|(tensor, key)| {
-                Some(RememberedKey { name: tensor.name.clone(), view: view(tensor), key: (*key)? })
+                let name = tensor.source_name().to_owned();
+                Some(RememberedKey { name, view: view(tensor), key: (*key)? })
             }));
             if all.len() == known {
                 continue;

@@ -69,7 +69,7 @@ impl<'a> Sample<'a> {
                     observer.go_on()?;
                     let bytes = checkpoint.element_bytes(tensor, first, n)?;
                     let mut part = empty();
-                    for_each_f64(tensor.dtype, bytes, |number| {
+                    for_each_f64(tensor.dtype, &bytes, |number| {
                         let pattern = wide_pattern(tensor.dtype, number);
                         add(&mut part, Value { pattern, number }, 1);
                     });
@@ -136,7 +136,7 @@ fn counted_patterns(
             let mut table = vec![0_u64; PATTERNS];
             for &(first, n) in run {
                 observer.go_on()?;
-                count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, &mut table);
+                count(tensor.dtype, &checkpoint.element_bytes(tensor, first, n)?, &mut table);
             }
             Ok(table)
         })

@@ -32,6 +32,8 @@ pub static LINTS: &[&str] = &[
     "new-bias",
     "adapter",
     "sparsity-saves-nothing",
+    "not-removable",
+    "removed",
 ];
 
 /// How much a lint matters.
@@ -145,8 +147,7 @@ pub(super) enum Scheme {
 /// Everything to know about a plan for a target: errors first, then warnings, then notes. Opens no weights.
 /// Cost: some comparisons for each tensor.
 pub fn lints(case: &Case<'_>) -> Vec<Lint> {
-    let mut lints = Vec::new();
-    dead_rules(case, &mut lints);
+    let mut lints = dead_rules(case.checkpoint, case.plan);
     config(case, &mut lints);
     not_written(case, &mut lints);
     fused(case, &mut lints);
@@ -180,23 +181,26 @@ pub fn refuse_errors(case: &Case<'_>) -> Result<()> {
     error.map_or(Ok(()), |lint| Err(Error::plan(lint.what, lint.mend)))
 }
 
-fn dead_rules(case: &Case<'_>, lints: &mut Vec<Lint>) {
-    let matches = case.plan.matches();
+/// Patterns of a plan that match nothing of a model.
+pub fn dead_rules(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Lint> {
+    let mut lints = Vec::new();
+    let matches = plan.matches();
     for (at, found) in matches.iter().enumerate().filter(|(_, found)| found.all == 0) {
         debug_assert_eq!(found.decided, 0, "what matches nothing decides nothing");
-        let pattern = &case.plan.rules()[at].pattern;
+        let pattern = &plan.rules()[at].pattern;
         lints.push(Lint {
             id: "dead-rule",
             severity: Severity::Error,
             tensors: Vec::new(),
             what: format!(
                 "the pattern {pattern} matches no layer of {}",
-                case.checkpoint.path().display()
+                checkpoint.path().display()
             ),
             mend: "correct or remove it".to_owned(),
             fix: Some(Fix::RemoveRule(at)),
         });
     }
+    lints
 }
 
 fn config(case: &Case<'_>, lints: &mut Vec<Lint>) {

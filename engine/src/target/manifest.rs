@@ -102,8 +102,10 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Lays out the export of `plan` for `target`. Opens no weights.
+    /// Lays out the export of `plan` for `target`. Opens no weights. Of a plan that takes parts out, what is laid out is
+    /// that of [`Plan::reduced`].
     pub fn new(checkpoint: &Checkpoint, plan: &Plan, target: &dyn Target) -> Result<Self> {
+        plan.refuse_removal()?;
         plan.check(checkpoint)?;
         Self::of(checkpoint, target, entries(checkpoint, plan, target)?)
     }

@@ -18,6 +18,7 @@ mod mlx;
 mod names;
 mod nearest;
 mod preset;
+mod removal;
 mod shards;
 mod vectors;
 mod versions;
@@ -30,7 +31,7 @@ use serde_json::Value;
 pub use biases::{added_bias, place_biases};
 pub use capabilities::{Agreement, Capabilities, Corrections, Holds, Integers, Kernel, Which};
 pub use gguf::{Content, GgufFile, write_row};
-pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
+pub use lint::{Case, Fix, LINTS, Lint, Severity, dead_rules, lints, refuse_errors};
 pub use manifest::{
     Entry, Manifest, OutputFile, Text, WeightFile, entries, entry, entry_of, is_joint,
 };
@@ -40,6 +41,7 @@ pub use nearest::{
     step_from,
 };
 pub use preset::{PRESETS, Preset};
+pub use removal::{entries_of_whole, lints_of_whole, refuse_dead_rules};
 
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Encoding, Layout};

@@ -282,6 +282,10 @@ fn blocks(ui: &mut Ui, kept: &Kept) {
         ),
         ("without residual", "The same of what the block adds to its input."),
         ("cosine", "Mean cosine between input and output."),
+        (
+            "influence",
+            "1 − cosine: how far the block turns the residual stream. Blocks of the least influence are missed least: select one on the map and take it out (Del).",
+        ),
         ("change", "√(Σ‖output − input‖²/Σ‖input‖²)."),
         (
             "coding rate",
@@ -301,6 +305,7 @@ fn blocks(ui: &mut Ui, kept: &Kept) {
                 number(ui, 8, scores.linear_held_out.map_or_else(|| "–".to_owned(), text::value));
                 number(ui, 8, text::value(scores.linear_without_residual));
                 number(ui, 8, text::value(scores.cosine));
+                number(ui, 8, text::value(1.0 - scores.cosine));
                 number(ui, 8, text::value(scores.relative_change));
                 number(ui, 8, text::value(block.rate_after));
                 ui.end_row();

@@ -63,6 +63,8 @@ fn cell(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, (layer, column): 
     } else {
         RichText::new(cell).color(context.tokens.weak)
     };
+    let is_struck = model.is_removed(layer) && matches!(column, Column::Layer | Column::Assignment);
+    let text = if is_struck { text.color(context.tokens.weak).strikethrough() } else { text };
     if column == Column::Layer {
         let is_fused = model.checkpoint.fused_index_of(layer).is_some();
         let depth = u8::from(model.list.is_tree) + u8::from(is_fused);
@@ -152,7 +154,10 @@ pub(super) fn block(
             Column::Layer => {
                 let name = block.map_or_else(|| "no block".to_owned(), |i| format!("block {i}"));
                 let sign = if is_folded { "▶" } else { "▼" };
-                ui.add(Label::new(RichText::new(format!("{sign} {name}")).strong()).truncate());
+                let head = RichText::new(format!("{sign} {name}")).strong();
+                let is_out = block.is_some_and(|block| model.plan().removal().has_block(block));
+                let head = if is_out { head.strikethrough() } else { head };
+                ui.add(Label::new(head).truncate());
             }
             Column::Assignment => {
                 ui.weak(format!("{count} tensors"));

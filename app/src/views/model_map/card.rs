@@ -29,7 +29,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
     ui.strong(model.short_name(layer));
     ui.label(RichText::new(&tensor.name).color(context.tokens.weak).small());
     ui.label(format!("{} · {} · {}", tensor.shape, tensor.dtype, text::bytes(tensor.bytes())));
-    if tensor.matrix.is_some() {
+    if model.is_removed(layer) {
+        ui.colored_label(context.tokens.warning, "taken out: the export is written without it");
+    } else if tensor.matrix.is_some() {
         ui.label(model.assignment(layer).label());
     }
     let is_shown = |id: &str| ON_THE_CARD.contains(&id) || id == model.metric.id;

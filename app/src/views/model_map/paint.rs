@@ -10,6 +10,9 @@ use crate::theme::{bits_colour, sequential, text_on};
 use crate::views::model_map::card;
 use crate::views::{ViewContext, how};
 
+/// From one line of a hatched cell to the next.
+const HATCH: f32 = 7.0;
+
 /// The colour of a tensor's value of the present metric, if it is known.
 fn colour(model: &Model, layer: usize) -> Option<Color32> {
     if model.metric.id == "bits" {
@@ -31,6 +34,9 @@ pub(super) fn ink(ui: &Ui, model: &Model, layer: usize) -> Color32 {
 
 /// Bits, in brackets where compressed, and a lock.
 pub(super) fn bits_text(model: &Model, layer: usize) -> String {
+    if model.is_removed(layer) {
+        return "out".to_owned();
+    }
     let bits = model.nominal_bits(layer).to_string();
     let bits = if model.assignment(layer).is_keep() { bits } else { format!("[{bits}]") };
     let is_locked = model.plan().is_locked(&model.checkpoint.tensors()[layer].name);
@@ -53,6 +59,10 @@ pub(super) fn cell(
     let rect = response.rect;
     ui.painter().rect_filled(rect, 3.0, fill(context, model, layer));
     write(ui.painter(), rect, text, ink(ui, model, layer));
+    if model.is_removed(layer) {
+        strike(context, ui.painter(), rect);
+        write(ui.painter(), rect, text, ui.visuals().text_color());
+    }
     if model.selection.has(layer) {
         frame(context, ui.painter(), rect, 2.5);
     } else if response.hovered() {
@@ -112,6 +122,19 @@ pub(super) fn paint_under(
     }
 }
 
+/// Hatches a cell whose layer is taken out.
+fn strike(context: &ViewContext<'_>, painter: &Painter, rect: Rect) {
+    let inside = painter.with_clip_rect(rect.intersect(painter.clip_rect()));
+    inside.rect_filled(rect, 3.0, context.tokens.unknown.gamma_multiply(0.8));
+    let stroke = Stroke::new(1.5, context.tokens.weak);
+    let mut x = rect.left() - rect.height();
+    while x < rect.right() {
+        let ends = [egui::pos2(x, rect.bottom()), egui::pos2(x + rect.height(), rect.top())];
+        inside.line_segment(ends, stroke);
+        x += HATCH;
+    }
+}
+
 /// A frame around a selected or hovered cell.
 pub(super) fn frame(context: &ViewContext<'_>, painter: &Painter, rect: Rect, width: f32) {
     let stroke = Stroke::new(width, context.tokens.selected);
@@ -166,6 +189,9 @@ impl Squares {
             mesh.add_colored_rect(self.square(i), fill(context, model, layer));
         }
         painter.add(mesh);
+        for (i, _) in layers.iter().enumerate().filter(|(_, layer)| model.is_removed(**layer)) {
+            strike(context, painter, self.square(i));
+        }
         let is_selected = |(_, layer): &(usize, &usize)| model.selection.has(**layer);
         for (i, _) in layers.iter().enumerate().filter(is_selected) {
             frame(context, painter, self.square(i), 1.5);

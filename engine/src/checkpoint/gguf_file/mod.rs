@@ -79,7 +79,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         }
         let name = source.path().file_name();
         let name = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        files.push(File { name, metadata: BTreeMap::new(), source });
+        files.push(File { name, metadata: BTreeMap::new(), source: source.into() });
     }
     Ok(Opened { files, tensors, config, layers: GgufTensors { layers, tokenizer } })
 }
@@ -137,6 +137,8 @@ fn listed(name: &str, layer: &Layer) -> Tensor {
         matrix: None,
         file: layer.file,
         range: layer.range.clone(),
+        source: None,
+        pieces: None,
     }
 }
 

@@ -78,14 +78,26 @@ fn summary(report: &Report) -> String {
     }
     format!(
         "<h1>{}</h1>\n<p class=\"lead\">{}.</p>\n<p>Written for <strong>{}</strong>: {}</p>\n<p>Plan: {}.</p>\n\
-         {}<p class=\"weak\">Lapidary {}</p>\n",
+         {}{}<p class=\"weak\">Lapidary {}</p>\n",
         escape(&report.source),
         escape(&report.coverage),
         escape(title),
         escape(loads),
         escape(&plan),
+        removed(report),
         calibration(report),
         escape(&report.lapidary)
+    )
+}
+
+/// Blocks and experts of the source that are not in the output; nothing where all are.
+fn removed(report: &Report) -> String {
+    if report.removed.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<p>Taken out of the source: {}. What is left has new numbers; the names in the source stand behind them.</p>\n",
+        escape(&report.removed.told())
     )
 }
 
@@ -138,7 +150,7 @@ fn table(tensors: &[TensorReport]) -> String {
             rows,
             "<tr><td class=\"h\">{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{}</td>\
              <td class=\"n\">{:.3}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
-            escape(&tensor.name),
+            escape(&tensor.told_name()),
             shape.join(" × "),
             escape(&tensor.method),
             tensor.nominal_bits,

@@ -151,7 +151,7 @@ fn later_layers(settings: &Settings<'_>, block: usize) -> Result<Option<usize>> 
     }
     let slides = match settings.layer_type(block) {
         Some(name) => name == "sliding_attention",
-        None => block >= settings.extent_or("max_window_layers", 28)?,
+        None => block >= settings.first_or("max_window_layers", 28)?,
     };
     if slides { settings.maybe_extent("sliding_window") } else { Ok(None) }
 }
