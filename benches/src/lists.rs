@@ -154,8 +154,6 @@ pub static TWO: &[Trial<'static>] = &[
     blocks("CCQ, WINT2 with feedback", "ccq form=wint2 rounding=feedback"),
     blocks("CCQ, words alone", "ccq form=wint2.286"),
     blocks("CCQ, words alone with feedback", "ccq form=wint2.286 rounding=feedback"),
-    blocks("CCQ, WINT2.5", "ccq"),
-    blocks("CCQ, WINT2.5 with feedback", "ccq rounding=feedback"),
     blocks("Entropy-coded grid", "entropy-coded rate=2"),
     blocks("Entropy-coded grid, by inputs", "entropy-coded rate=2 nearest=outputs"),
     blocks("Binary codes", "bcq bits=2 group_size=64"),
@@ -174,6 +172,29 @@ pub static TWO: &[Trial<'static>] = &[
     blocks("Optimal palette, 16 rows", "optimal-palette bits=2"),
     blocks("Q2_K", "gguf-blocks type=Q2_K"),
     blocks("Q2_K, by inputs", "gguf-blocks type=Q2_K importance=inputs"),
+];
+
+/// About 2.5 bits.
+pub static TWO_AND_A_HALF: &[Trial<'static>] = &[
+    blocks(
+        "Round to nearest, groups of 32, clipping by inputs",
+        "round-to-nearest bits=2 group_size=32 clipping=weighted",
+    ),
+    blocks(
+        "GPTQ, groups of 32, clipping by inputs",
+        "gptq bits=2 group_size=32 clipping=weighted; polish",
+    ),
+    blocks(
+        "GPTQ, the same with zero points",
+        "gptq bits=2 group_size=32 clipping=weighted symmetry=asymmetric; polish",
+    ),
+    blocks("SpQR, 1 % of outliers", "spqr bits=2 share=0.01"),
+    blocks("CCQ, WINT2.5", "ccq"),
+    blocks("CCQ, WINT2.5 with feedback", "ccq rounding=feedback"),
+    blocks("Entropy-coded grid", "entropy-coded rate=2.5"),
+    blocks("Entropy-coded grid, by inputs", "entropy-coded rate=2.5 nearest=outputs"),
+    blocks("AQLM, 5 codebooks of 4 bits for 8", "aqlm codebooks=5 code_bits=4"),
+    blocks("Vectors of 4, 10 bits", "vector-quantisation code_bits=10 run=4"),
 ];
 
 /// Below 2 bits.

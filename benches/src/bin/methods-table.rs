@@ -6,7 +6,7 @@
 //! `gptq bits=3 group_size=64; polish`; with `--embedding CHAIN` every matrix is compressed, without it the blocks' alone, `--head CHAIN` is that of
 //! the head where it is another;
 //! with `--sequential` each block with what it receives behind the compressed ones before it. `--only MARK` measures
-//! that table alone, by its mark in the page: `4 bits`, `3 bits`, `2 bits`, `below 2 bits`, `others`, `whole` (with that of llama.cpp).
+//! that table alone, by its mark in the page: `4 bits`, `3 bits`, `2.5 bits`, `2 bits`, `below 2 bits`, `others`, `whole` (with that of llama.cpp).
 #![expect(clippy::print_stderr, reason = "what was measured is said as it comes")]
 
 use std::path::{Path, PathBuf};
@@ -82,6 +82,7 @@ fn write(bench: &Bench, only: &[&str]) -> Result<()> {
     for (mark, rows) in [
         ("4 bits", lists::FOUR),
         ("3 bits", lists::THREE),
+        ("2.5 bits", lists::TWO_AND_A_HALF),
         ("2 bits", lists::TWO),
         ("below 2 bits", lists::ONE),
         ("others", lists::OTHERS),
