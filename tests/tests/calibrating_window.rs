@@ -284,7 +284,8 @@ fn rankings_make_the_plan_of_all_layers_with_one_press() {
         screen.run_steps(3);
     };
     let complaint = |screen: &Screen| {
-        screen.state().document().notice.clone().map(|notice| notice.text).unwrap_or_default()
+        let notice = screen.state().document().notice.as_ref();
+        notice.map(|notice| notice.text.clone()).unwrap_or_default()
     };
     send(&mut screen, Allocate::Rank(Ranking::Values(1_000_000)));
     assert!(complaint(&screen).contains("choose Archive"), "{}", complaint(&screen));
@@ -297,7 +298,7 @@ fn rankings_make_the_plan_of_all_layers_with_one_press() {
     let before = screen.state().model().plan().clone();
     send(&mut screen, Allocate::Toggle);
     assert!(screen.query_by_label("Rank outputs").is_some());
-    let all: u64 = screen.state().model().checkpoint.tensors().iter().map(|of| of.bytes()).sum();
+    let all = screen.state().model().checkpoint.tensor_bytes();
     let wanted = 6 * all / 10;
     send(&mut screen, Allocate::Ask(Asked { share: 0.25, bytes: Some(wanted) }));
     screen.get_by_label("Rank singular values").click();

@@ -64,7 +64,6 @@ impl Default for Asked {
 impl Asked {
     /// Bytes of weight files: those that were chosen, or half of those of the checkpoint.
     pub fn bytes(&self, model: &Model) -> u64 {
-        let all = || model.checkpoint.tensors().iter().map(|tensor| tensor.bytes()).sum::<u64>();
-        self.bytes.unwrap_or_else(|| all() / 2)
+        self.bytes.unwrap_or_else(|| model.checkpoint.tensor_bytes() / 2)
     }
 }

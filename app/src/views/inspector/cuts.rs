@@ -35,7 +35,7 @@ fn drawn(context: &ViewContext<'_>, ui: &mut Ui, (model, layer): (&Model, usize)
     ui.label("Cuts of the tensor train").on_hover_text("Singular values of the matrix between two cores, a later one of what the directions kept before it leave. Vertical lines are the ranks that are kept: what lies beyond them is lost.");
     parts::plot(context, ui, "cuts", &figure(model, layer, cuts), PLOT_HEIGHT);
     let total = cuts.first().map_or(0.0, |cut| squares(&cut.singular_values));
-    let lost: f64 = cuts.iter().map(|cut| beyond(cut)).sum();
+    let lost: f64 = cuts.iter().map(beyond).sum();
     for (i, cut) in cuts.iter().enumerate() {
         let (rank, whole) = (cut.rank as u64, cut.singular_values.len() as u64);
         let error = text::percent((beyond(cut) / total).sqrt());

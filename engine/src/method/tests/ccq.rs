@@ -53,7 +53,7 @@ fn blocks_of_any_size_have_scales_of_their_own() {
 #[test]
 fn feedback_leaves_less_in_the_outputs() {
     let (weights, inputs) = (normals(73, 48, 256), correlated(74, 900, 256));
-    for (form, most) in [("wint2.5", 0.97), ("wint2", 0.6), ("wint2.286", 0.7)] {
+    for (form, most) in [("wint2.5", 0.97), ("wint2", 0.6), ("wint2.286", 0.85)] {
         let left = |rounding: &str| {
             damage(&weights, &compress(&[ccq(form, rounding)], &weights, &inputs), &inputs)
         };
