@@ -1,6 +1,7 @@
 //! One file per file format, reading and writing together. In: mapped bytes or encodings. Out: headers,
 //! tensors as they lie in files. Never knows methods or plans.
 
+pub mod aqlm;
 pub mod archive;
 pub mod awq;
 mod codes;
@@ -15,6 +16,7 @@ pub mod gptq;
 pub mod layer;
 pub mod mlx;
 pub mod safetensors;
+pub mod spqr;
 pub mod squeezed;
 mod words;
 

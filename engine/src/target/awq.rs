@@ -13,7 +13,9 @@ use crate::format::awq::{Form, pack, quantization_config};
 use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
-use crate::target::capabilities::{Agreement, Capabilities, Integers, NOT_LINEAR, Which};
+use crate::target::capabilities::{
+    Agreement, Capabilities, Integers, KeptNames, NOT_LINEAR, Which,
+};
 use crate::target::{
     About, Entry, MARLIN, Storage, Target, in_f16, is_linear_module, part, suffix,
 };
@@ -56,7 +58,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     fused: Agreement::Must,
     experts: Agreement::Must,
     schemes: Agreement::Must,
-    kept_by_part_of_name: true,
+    kept_names: KeptNames::Part,
     kernel: Some(MARLIN),
     ..Capabilities::NONE
 };
