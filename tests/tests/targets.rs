@@ -348,6 +348,12 @@ fn sizes_are_those_of_the_files_for_every_method_and_shape() {
     for (i, chain) in grid().into_iter().enumerate() {
         let plan = plan(&checkpoint, &[("default", chain.clone())]).unwrap();
         for target in writable() {
+            let all = found(&checkpoint, &plan, Aim::from(target));
+            if all.iter().any(|lint| lint.severity == Severity::Error) {
+                // Small layers take smaller codebooks than others, and AQLM has one size for all.
+                assert_eq!((all[0].id, target.about().id), ("several-schemes", "aqlm"));
+                continue;
+            }
             let manifest = Manifest::new(&checkpoint, &plan, target).unwrap();
             let out = folder.path().join(format!("{}-{i}", target.about().id));
             let limits = Limits::default();
