@@ -6,7 +6,7 @@ Needs torch, transformers, compressed-tensors, safetensors and tokenizers; peft 
 compressed-tensors target and once dense; both are loaded by AutoModelForCausalLM in f32 and run on the held-out
 text. Logits may differ by at most 1e-3 of the largest. Our own forward pass of each export must score the same text alike. The compressed one is loaded in both ways transformers has,
 where its version can (see `ways`). GPTQ, AutoRound, AWQ and MLX folders are loaded by their own packages where those are installed, and
-reported as not checked where not.
+reported as not checked where not. SpQR folders are held against the host code of spqr_quant (`spqr_reference.py`).
 """
 
 import argparse
@@ -20,6 +20,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
+# AQLM's kernel for processors adds to one output from several threads at once, and then gives now this and now that.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
 import compressed_tensors
 import numpy
 import safetensors
@@ -32,7 +35,11 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 if importlib.util.find_spec("peft") is not None:
     from peft import PeftModel
 
+import packed
 import removing
+import small_groups
+import spqr_reference
+from light import floats, tensors
 from plans import EVERY, SAMPLE, Checks, Variant, export, project, variants
 
 TOLERANCE = 1e-3
@@ -112,7 +119,7 @@ def check_weights(checks, variant, modules, weights, original):
 
 
 # What transformers itself needs to load a format, beside what this script needs.
-NEEDED = {"gptq": ["optimum", "gptqmodel"], "gptq-v2": ["optimum", "gptqmodel"], "auto-round": ["auto_round"], "awq": ["gptqmodel"], "mlx": ["mlx_lm"]}
+NEEDED = {"gptq": ["optimum", "gptqmodel"], "gptq-v2": ["optimum", "gptqmodel"], "auto-round": ["auto_round"], "awq": ["gptqmodel"], "mlx": ["mlx_lm"], "aqlm": ["aqlm", "accelerate", "numba"]}
 
 
 def check_other(checks, variant, binary, work, ids):
@@ -128,11 +135,50 @@ def check_other(checks, variant, binary, work, ids):
         checks.not_checked(f"{variant.name}: loading in its own runtime, as {', '.join(missing)} is not installed")
     elif variant.target == "mlx":
         mlx_logits(checks, variant, out, wanted, ids)
+    elif variant.target == "aqlm":
+        aqlm_logits(checks, variant, binary, out, ids)
     else:
         ours, _ = logits(out, ids)
         off = ((ours - wanted).abs().max() / wanted.abs().max()).item()
         # Codes times scales are not rounded to bf16, as the weights of the dense twin are.
         checks.check(off <= UNROUNDED, f"{variant.name}: logits differ by {off:.2e} of the largest")
+
+
+def with_unpacked(out, method):
+    """The sample in f32 with the layers that numpy unpacks of a folder, and the modules they are in."""
+    found = tensors(out)
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    modules_of, unpack_one, _ = packed.PARTS[method]
+    modules = modules_of(found, config)
+    model = AutoModelForCausalLM.from_pretrained(SAMPLE, dtype=torch.float32).eval()
+    for module in modules:
+        weights = torch.from_numpy(numpy.array(unpack_one(found, module, config, floats)))
+        model.get_submodule(module).weight.data = weights
+    return model, modules
+
+
+def aqlm_logits(checks, variant, binary, out, ids):
+    """transformers runs AQLM's layers with the kernels of the package `aqlm`, in f32 on a processor."""
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    twin, modules = with_unpacked(out, "aqlm")
+    kinds = {type(model.get_submodule(module)).__module__ for module in modules}
+    checks.check(kinds == {"aqlm.inference"}, f"{variant.name}: {len(modules)} layers are loaded as AQLM's own ({sorted(kinds)})")
+    with torch.no_grad():
+        ours, wanted = model(ids).logits, twin(ids).logits
+    off = ((ours - wanted).abs().max() / wanted.abs().max()).item()
+    checks.check(off <= TOLERANCE, f"{variant.name}: logits differ by {off:.2e} of the largest from those of the weights that numpy unpacks")
+    check_own_pass(checks, f"{variant.name}, run by aqlm", binary, out, loss(ours, ids))
+
+
+def check_small_groups(checks, binary, work, ids):
+    """SpQR: its kernels need a graphics card, its packing and dequantising do not."""
+    for name, out, _, _ in small_groups.exports(binary, work):
+        model, modules = with_unpacked(out, "spqr")
+        with torch.no_grad():
+            scores = model(ids).logits
+        check_own_pass(checks, f"{name}, against the weights that numpy unpacks", binary, out, loss(scores, ids))
+        spqr_reference.check(checks, name, work / f"{out.name}-reference", tensors(out), modules, packed)
+        checks.not_checked(f"{name}: running in transformers, as spqr_quant has kernels for graphics cards alone")
 
 
 def mlx_logits(checks, variant, out, wanted, ids):
@@ -308,6 +354,7 @@ def main():
                 check_other(checks, variant, binary, Path(work), ids)
             elif variant.target != "dense":
                 check_variant(checks, variant, binary, Path(work), ids, original)
+        check_small_groups(checks, binary, Path(work), ids)
         check_beside(checks, binary, Path(work), ids, original)
         check_adapter(checks, binary, Path(work), ids)
         removing.full(checks, binary, Path(work) / "removing", logits, check_own_pass, loss, ids)

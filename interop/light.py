@@ -21,9 +21,10 @@ import archives
 import gguf_files
 import packed
 import removing
+import small_groups
 from plans import SAMPLE, Checks, export, variants
 
-DTYPES = {"F8_E4M3": "u1", "BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
+DTYPES = {"F8_E4M3": "u1", "BF16": "<u2", "F16": "<f2", "F32": "<f4", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U8": "u1", "U32": "<u4"}
 
 
 def tensors(folder):
@@ -235,6 +236,7 @@ def main():
                 check = check_quantised if variant.target.startswith("compressed-tensors") else check_packed
                 check(checks, variant, out, export(binary, variant.dense(), Path(work)))
         gguf_files.check(checks, binary, Path(work))
+        small_groups.check(checks, binary, Path(work), tensors, floats, bf16)
         archives.check(checks, binary, Path(work), bf16)
         adapters.check(checks, binary, Path(work), sys.modules[__name__])
         removing.light(checks, binary, Path(work) / "removing")

@@ -125,6 +125,19 @@ PLANS = [
         "awq",
         {EVERY: {"bits": 4, "group_size": 64, "symmetry": "asymmetric", "clipping": "mse"}},
     ),
+    (
+        "two codebooks of 8 bits for 8 inputs, AQLM",
+        "aqlm",
+        {EVERY: ("aqlm", {"codebooks": 2, "code_bits": 8, "run": 8, "nearest": "weights", "rounds": 1, "beam": 2})},
+    ),
+    (
+        "a codebook of 10 bits for 8 inputs of up and gate, AQLM",
+        "aqlm",
+        {
+            pattern: ("aqlm", {"codebooks": 1, "code_bits": 10, "run": 8, "nearest": "weights", "rounds": 1, "beam": 1})
+            for pattern in ["*.mlp.up_proj.weight", "*.mlp.gate_proj.weight"]
+        },
+    ),
 ]
 
 

@@ -111,9 +111,11 @@ pub fn on_threads<T: Send>(n: usize, work: impl FnOnce() -> T + Send) -> T {
     pool.expect("a pool of threads").install(work)
 }
 
-/// The targets whose files are safetensors, so that what they wrote opens as a checkpoint again.
+/// The targets of grouped integers, or of everything in full, whose files are safetensors, so that what they wrote opens as a
+/// checkpoint again. Those of codes of research methods have tests of their own, `research_targets.rs`.
 pub fn writable() -> impl Iterator<Item = &'static dyn Target> {
-    target::writable().filter(|target| !["gguf", "archive"].contains(&target.about().id))
+    let others = ["gguf", "archive", "aqlm", "spqr"];
+    target::writable().filter(move |target| !others.contains(&target.about().id))
 }
 
 /// `n` independent standard normal numbers.

@@ -1,4 +1,4 @@
-//! The layers of MLX, GPTQ, `AutoRound` and AWQ folders, decoded by arithmetic on 32-bit words as their config.json says. Shares
+//! The layers of MLX, GPTQ, `AutoRound`, AWQ, AQLM and `SpQR` folders, decoded by arithmetic on 32-bit words as their config.json says. Shares
 //! nothing with the engine.
 
 use std::collections::BTreeSet;
@@ -14,6 +14,8 @@ pub(crate) enum Method {
     Gptq,
     AutoRound,
     Awq,
+    Aqlm,
+    Spqr,
 }
 
 impl Method {
@@ -23,6 +25,8 @@ impl Method {
             Some("gptq") => Some(Self::Gptq),
             Some("auto-round") => Some(Self::AutoRound),
             Some("awq") => Some(Self::Awq),
+            Some("aqlm") => Some(Self::Aqlm),
+            Some("spqr") => Some(Self::Spqr),
             None if quantization["bits"].is_u64() => Some(Self::Mlx),
             _ => None,
         }
@@ -37,6 +41,9 @@ impl Method {
             .filter_map(|(name, _)| {
                 name.strip_suffix(".qweight").or_else(|| name.strip_suffix(".weight"))
             })
+            .chain(output.tensors.keys().filter_map(|name| {
+                name.strip_suffix(".codes").or_else(|| name.strip_suffix(".dense_weights"))
+            }))
             .collect();
         let is_quantised = |module: &&str| match self {
             Self::Mlx => {
@@ -58,6 +65,24 @@ impl Method {
                 let kept = config["modules_to_not_convert"].as_array().expect("a list");
                 let is_in = |name: &Value| module.contains(name.as_str().expect("a name"));
                 !module.contains("embed") && !kept.iter().any(is_in)
+            }
+            Self::Aqlm | Self::Spqr => {
+                let is_aqlm = matches!(self, Self::Aqlm);
+                let key = if is_aqlm {
+                    "linear_weights_not_to_quantize"
+                } else {
+                    "modules_to_not_convert"
+                };
+                let kept = config[key].as_array().expect("a list");
+                // As transformers 5 matches them, and before it the names of weights.
+                let is_in = |name: &Value| {
+                    let name = name.as_str().expect("a name");
+                    module.ends_with(name) || module.starts_with(&format!("{name}."))
+                };
+                let found = kept.iter().any(is_in);
+                let is_old = kept.contains(&Value::from(format!("{module}.weight")));
+                assert!(!is_aqlm || is_old == kept.contains(&Value::from(*module)), "{module}");
+                !module.contains("embed") && !found
             }
         };
         modules.into_iter().filter(is_quantised).map(str::to_owned).collect()
@@ -92,6 +117,8 @@ impl Method {
                 gptq((module, 1.0), &ruled, None, part)
             }
             Self::Awq => awq(&output.quantization, part),
+            Self::Aqlm => aqlm(&output.quantization, part),
+            Self::Spqr => spqr(&output.quantization, module, part),
         }
     }
 }
@@ -245,4 +272,79 @@ fn awq<'a>(config: &Value, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
         .flat_map(|out| (0..ins).map(move |i| (out, i)))
         .map(|(out, i)| value(out, i))
         .collect()
+}
+
+fn aqlm<'a>(config: &Value, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
+    let of = |key: &str| number(&config[key]);
+    let (bits, n, width) = (of("nbits_per_codebook"), of("num_codebooks"), of("in_group_size"));
+    assert_eq!(of("out_group_size"), 1);
+    let [codes, books, scales] = ["codes", "codebooks", "scales"].map(part);
+    let (rows, runs) = (codes.shape[0], codes.shape[1]);
+    assert_eq!(codes.shape, [rows, runs, n]);
+    assert_eq!(books.shape, [n, 1 << bits, 1, width]);
+    assert_eq!(scales.shape, [rows, 1, 1, 1]);
+    assert_eq!(codes.dtype, if bits > 8 { Dtype::I16 } else { Dtype::I8 });
+    let code = |at: usize| {
+        let signed = match bits {
+            9.. => i64::from(i16::from_le_bytes([codes.bytes[2 * at], codes.bytes[2 * at + 1]])),
+            _ => i64::from(codes.bytes[at] as i8),
+        };
+        assert!((-(1 << (bits - 1))..1 << (bits - 1)).contains(&signed), "{signed} of {bits} bits");
+        signed.rem_euclid(1 << bits) as usize
+    };
+    let (books, scales) = (floats(books), floats(scales));
+    let value = |i: usize| {
+        let (row, col) = (i / (runs * width), i % (runs * width));
+        let at = (row * runs + col / width) * n;
+        let entry = |k: usize| books[((k << bits) + code(at + k)) * width + col % width];
+        scales[row] * (0..n).fold(0.0, |sum, k| sum + entry(k))
+    };
+    (0..rows * runs * width).map(value).collect()
+}
+
+/// Weights in groups of 16 inputs, 16 outputs a tile.
+fn spqr<'a>(config: &Value, module: &str, part: impl Fn(&str) -> &'a Stored) -> Vec<f32> {
+    assert_eq!(
+        (&config["bits"], &config["beta1"], &config["beta2"]),
+        (&3.into(), &16.into(), &16.into())
+    );
+    let all = ["dense_weights", "row_offsets", "col_vals", "in_perm"];
+    for suffix in all {
+        let said = number(&config["shapes"][format!("{module}.{suffix}.shape")]);
+        assert_eq!(part(suffix).shape, [said], "{module}.{suffix}");
+    }
+    let [dense, offsets, few, order] = all.map(part);
+    assert_eq!((dense.dtype, order.shape[0]), (Dtype::I64, 0));
+    let dense: Vec<u64> =
+        dense.bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let (offsets, few) = (words(offsets), words(few));
+    let rows = offsets.len() - 1;
+    let cols = dense.len() / rows * 16;
+    let mut found = vec![0.0; rows * cols];
+    for (tile, words) in dense.chunks(16).enumerate() {
+        let (down, across) = (tile / (cols / 16), tile % (cols / 16));
+        let bytes: Vec<u8> = words.iter().step_by(2).map(|word| (word >> 54) as u8).collect();
+        let halves: Stored =
+            Stored { file: String::new(), dtype: Dtype::F16, shape: vec![4], bytes };
+        let numbers = floats(&halves);
+        let [unit, zero_unit, zero, zero_zero] = numbers[..] else { panic!("four numbers") };
+        for (output, word) in words.iter().enumerate() {
+            let code = |i: usize| (word >> (3 * i) & 7) as f32;
+            // One rounding, as both products are exact.
+            let scale = unit * code(0) - unit * zero;
+            let zero = zero_unit * code(1) - zero_unit * zero_zero;
+            let first = (down * 16 + output) * cols + across * 16;
+            for i in 0..16 {
+                found[first + i] = scale * (code(i + 2) - zero);
+            }
+        }
+    }
+    for row in 0..rows {
+        for word in &few[offsets[row] as usize..offsets[row + 1] as usize] {
+            let bytes = ((word >> 16) as u16).to_le_bytes().to_vec();
+            let value = Stored { file: String::new(), dtype: Dtype::F16, shape: vec![1], bytes };
+            found[row * cols + (word & 0xffff) as usize] += floats(&value)[0];
+        }
+    }
+    found
 }

@@ -69,13 +69,15 @@ fn targets_are_listed_with_every_rule() {
             "gptq-v2",
             "auto-round",
             "awq",
+            "aqlm",
+            "spqr",
             "gguf",
             "mlx",
             "archive"
         ]
     );
     assert_eq!(json[1]["capabilities"]["kernel"]["inputs_multiple"], 128);
-    for id in ["gptq", "gptq-v2", "awq", "mlx"] {
+    for id in ["gptq", "gptq-v2", "awq", "aqlm", "spqr", "mlx"] {
         let target = json.as_array().unwrap().iter().find(|target| target["id"] == id).unwrap();
         assert_eq!(target["writes"], true, "{id}");
     }

@@ -3,6 +3,7 @@
 
 mod pairs;
 mod stored;
+mod vectors;
 
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};

@@ -52,7 +52,7 @@ const PREFIXES: [&str; 7] = [
 ];
 
 /// Suffixes of the tensors that, beside or instead of `weight`, hold a quantised layer of some format.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 19] = [
     "weight_packed",
     "weight_scale",
     "weight_zero_point",
@@ -66,6 +66,21 @@ const PARTS: [&str; 13] = [
     "biases",
     "g_idx",
     "SCB",
+    "codes",
+    "codebooks",
+    "dense_weights",
+    "row_offsets",
+    "col_vals",
+    "in_perm",
+];
+
+/// Suffixes by which one knows a layer whose parts these are: where all of one row are there.
+const WHOLE: [&[&str]; 5] = [
+    &["weight"],
+    &["weight_packed"],
+    &["qweight"],
+    &["codes", "codebooks"],
+    &["dense_weights", "row_offsets"],
 ];
 
 /// For every tensor of `a`: what `b` holds of it; `None` where it holds nothing of that name.
@@ -123,7 +138,7 @@ fn layer_of(checkpoint: &Checkpoint, name: &str) -> String {
     let has = |name: &str| checkpoint.find(name).is_some();
     if let Some((module, suffix)) = name.rsplit_once('.')
         && PARTS.contains(&suffix)
-        && ["weight", "weight_packed", "qweight"].iter().any(|w| has(&format!("{module}.{w}")))
+        && WHOLE.iter().any(|all| all.iter().all(|part| has(&format!("{module}.{part}"))))
     {
         return format!("{module}.weight");
     }

@@ -251,7 +251,7 @@ impl Stores<'_> {
     }
 
     /// A layer in parts of a format that tells tensors from matrices nowhere.
-    fn compressed(
+    pub(super) fn compressed(
         &self,
         form: Form,
         shape: MatrixShape,
@@ -265,7 +265,7 @@ impl Stores<'_> {
         self.name.strip_suffix(".weight").unwrap_or(self.name)
     }
 
-    fn part(&self, suffix: &str) -> Option<(usize, &Tensor)> {
+    pub(super) fn part(&self, suffix: &str) -> Option<(usize, &Tensor)> {
         let index = self.b.find(&format!("{}.{suffix}", self.module()))?;
         Some((index, &self.b.tensors()[index]))
     }
@@ -279,6 +279,9 @@ impl Stores<'_> {
                 _ => Err("its codes are stored as GPTQ or AWQ store them".to_owned()),
             };
         }
+        if let Some(found) = self.vectors(config.clone()) {
+            return found;
+        }
         let nested = format!("{}.weight.", self.module());
         let names = self.tensors.iter().map(|&index| &self.b.tensors()[index].name);
         if self.part("SCB").is_some() || names.into_iter().any(|name| name.starts_with(&nested)) {
@@ -288,6 +291,7 @@ impl Stores<'_> {
             Config::CompressedTensors(config) => self.compressed_tensors(config),
             Config::Mlx(config) => self.mlx(config),
             Config::Gptq(_) | Config::Awq(_) => Err("it has no qweight".to_owned()),
+            Config::Aqlm(_) | Config::Spqr => Err("it has no codes".to_owned()),
         }
     }
 
@@ -354,7 +358,10 @@ impl Stores<'_> {
     }
 
     /// The tensors to read, each of the type and shape that the format demands.
-    fn parts_of(&self, wanted: Vec<Stored>) -> Result<Vec<(&'static str, usize)>, String> {
+    pub(super) fn parts_of(
+        &self,
+        wanted: Vec<Stored>,
+    ) -> Result<Vec<(&'static str, usize)>, String> {
         let part = |(suffix, dtype, shape): Stored| {
             let (index, tensor) = self.part(suffix).ok_or_else(|| format!("it has no {suffix}"))?;
             if tensor.dtype == dtype && tensor.shape == shape {

@@ -107,6 +107,11 @@ impl Bilevel {
         &self.data.codes
     }
 
+    /// Codes of weights, scales and zero points, and the numbers of tiles.
+    pub fn data(&self) -> &BilevelData {
+        &self.data
+    }
+
     /// Scale and zero point of a group of a row.
     pub fn grid(&self, row: usize, group: usize) -> (f32, f32) {
         let at = row * self.layout.groups_per_row(self.shape.cols) + group;

@@ -69,6 +69,16 @@ impl Outliers {
         self.shape
     }
 
+    /// Every place (row·cols + col) with its value, ascending.
+    pub fn placed(&self) -> Vec<(usize, f32)> {
+        let rows = std::iter::once(&0).chain(&self.ends).zip(&self.ends).enumerate();
+        let cols = self.shape.cols;
+        let of_row = |(row, (&first, &end)): (usize, (&usize, &usize))| {
+            (first..end).map(move |at| (row * cols + self.columns[at], self.values[at]))
+        };
+        rows.flat_map(of_row).collect()
+    }
+
     pub(super) fn layout(&self) -> OutliersLayout {
         OutliersLayout { kept: self.values.len(), dtype: self.dtype }
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::encoding::{AffineLayout, Encoding, Layout, Sum};
 use crate::format::compressed_tensors::{self, FloatReader, Floats, Packing};
-use crate::format::{adapter, archive, awq, gptq, mlx};
+use crate::format::{adapter, aqlm, archive, awq, gptq, mlx, spqr};
 use crate::tensor::{DType, MatrixShape};
 
 /// How a layer is stored.
@@ -23,6 +23,10 @@ pub enum Form {
     Gptq(gptq::Form),
     /// As AWQ stores integers.
     Awq(awq::Form),
+    /// As AQLM stores additive codes.
+    Aqlm(aqlm::Form),
+    /// As `SpQR` stores small groups and single weights.
+    Spqr(spqr::Form),
     /// Part by part, in an archive.
     Archive(Layout),
     /// In one of these forms, with factors in an adapter that are added.
@@ -55,6 +59,8 @@ impl Form {
             Self::Mlx(form) => Reader::Mlx(mlx::Reader::new(*form, shape, get)?),
             Self::Gptq(form) => Reader::Gptq(gptq::Reader::new(*form, shape, get)?),
             Self::Awq(form) => Reader::Awq(awq::Reader::new(*form, shape, get)?),
+            Self::Aqlm(form) => Reader::Aqlm(aqlm::Reader::new(*form, shape, get)?),
+            Self::Spqr(form) => Reader::Spqr(spqr::Reader::new(*form, shape, get)?),
             Self::Archive(layout) => Reader::Archive(archive::Reader::new(layout, shape, get)?),
             Self::Corrected(base, factors) => {
                 let base = Box::new(base.reader(shape, get)?);
@@ -86,6 +92,8 @@ impl Form {
             (Reader::Mlx(reader), _) => reader.encoding(),
             (Reader::Gptq(reader), _) => reader.encoding(),
             (Reader::Awq(reader), _) => reader.encoding(),
+            (Reader::Aqlm(reader), _) => reader.encoding(),
+            (Reader::Spqr(reader), _) => reader.encoding(),
             _ => None,
         }
     }
@@ -98,6 +106,8 @@ impl Form {
             Self::Mlx(form) => form.scale_dtype,
             Self::Gptq(form) => form.scale_dtype,
             Self::Awq(form) => form.scale_dtype,
+            Self::Aqlm(form) => form.scale_dtype,
+            Self::Spqr(_) => DType::F16,
             Self::Archive(_) => return None,
             Self::Corrected(base, _) => return base.scale_dtype(),
         };
@@ -133,6 +143,10 @@ pub enum Reader<'a> {
     Gptq(gptq::Reader<'a>),
     /// Of AWQ.
     Awq(awq::Reader<'a>),
+    /// Of AQLM.
+    Aqlm(aqlm::Reader<'a>),
+    /// Of `SpQR`.
+    Spqr(spqr::Reader<'a>),
     /// Of an archive.
     Archive(archive::Reader<'a>),
     /// Of one of these, with what an adapter adds.
@@ -148,6 +162,8 @@ impl Reader<'_> {
             Self::Mlx(reader) => reader.read(first, out),
             Self::Gptq(reader) => reader.read(first, out),
             Self::Awq(reader) => reader.read(first, out),
+            Self::Aqlm(reader) => reader.read(first, out),
+            Self::Spqr(reader) => reader.read(first, out),
             Self::Archive(reader) => reader.read(first, out),
             Self::Corrected(base, factors) => {
                 base.read(first, out)?;
@@ -168,6 +184,10 @@ pub enum Config {
     Gptq(gptq::Config),
     /// In those of AWQ.
     Awq(awq::Config),
+    /// In those of AQLM.
+    Aqlm(aqlm::Config),
+    /// In those of `SpQR`.
+    Spqr,
 }
 
 impl Config {
@@ -188,6 +208,8 @@ impl Config {
                 gptq::Config::read_auto_round(found).map(Self::Gptq)
             }
             Some("awq") => awq::Config::read(found).map(Self::Awq),
+            Some("aqlm") => aqlm::Config::read(found).map(Self::Aqlm),
+            Some("spqr") => spqr::check_config(found).map(|()| Self::Spqr),
             None if found.get("bits").is_some() => mlx::Config::read(found).map(Self::Mlx),
             _ => compressed_tensors::Config::read(found).map(Self::CompressedTensors),
         }

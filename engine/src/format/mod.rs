@@ -2,6 +2,7 @@
 //! tensors as they lie in files. Never knows methods or plans.
 
 pub mod adapter;
+pub mod aqlm;
 pub mod archive;
 pub mod awq;
 mod codes;
@@ -16,6 +17,7 @@ pub mod gptq;
 pub mod layer;
 pub mod mlx;
 pub mod safetensors;
+pub mod spqr;
 pub mod squeezed;
 mod words;
 

@@ -14,7 +14,7 @@ use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
 use crate::target::capabilities::{
-    Agreement, Capabilities, Corrections, Integers, NOT_LINEAR, Which,
+    Agreement, Capabilities, Corrections, Integers, KeptNames, NOT_LINEAR, Which,
 };
 use crate::target::{About, Entry, MARLIN, Target, in_f16, is_linear_module, part, suffix};
 use crate::tensor::DType;
@@ -56,7 +56,7 @@ static CAPABILITIES: Capabilities = Capabilities {
     fused: Agreement::Must,
     experts: Agreement::Must,
     schemes: Agreement::Must,
-    kept_by_part_of_name: true,
+    kept_names: KeptNames::Part,
     kernel: Some(MARLIN),
     corrections: Corrections::InAdapter,
     ..Capabilities::NONE

@@ -6,6 +6,7 @@ use crate::checkpoint::{MatrixKind, Role, Tensor};
 use crate::encoding::{
     AffineLayout, BlockType, FloatLayout, Layout, Levels, LowRankLayout, Tiling,
 };
+use crate::format::{aqlm, spqr};
 use crate::numeric::grouping::Grouping;
 use crate::target::adapter;
 use crate::tensor::{DType, MatrixShape};
@@ -27,6 +28,8 @@ pub struct Capabilities {
     pub blocks: &'static [BlockType],
     /// Small floats it has a form for.
     pub floats: &'static [Floats],
+    /// Codes of research methods it has a form for.
+    pub codes: &'static [Codes],
     /// Layers that stay in full precision, with the reason.
     pub kept: &'static [(Which, &'static str)],
     /// Inputs of a layer must be a multiple of this.
@@ -39,8 +42,8 @@ pub struct Capabilities {
     pub experts: Agreement,
     /// Whether all compressed layers of the model must share bits, grouping and symmetry.
     pub schemes: Agreement,
-    /// Whether loaders keep every module whose name contains that of a kept one.
-    pub kept_by_part_of_name: bool,
+    /// Which modules loaders keep by the name of a kept one.
+    pub kept_names: KeptNames,
     /// What a quantised head of a tied model comes to.
     pub tied: &'static str,
     /// Whether a quantised head may stand beside a tied embedding.
@@ -114,12 +117,24 @@ impl Floats {
     }
 }
 
+/// Codes of research methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Codes {
+    /// Sums of entries of codebooks, one set for all inputs, under a scale for each output.
+    Additive,
+    /// Small groups whose scales and zero points are codes, in `SpQR`'s tiles, with or without single weights.
+    Tiles,
+}
+
 /// Layers that formats tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Which {
     /// Routers of experts.
     Router,
+    /// Layers of single experts.
+    Expert,
     /// Tables looked up by row.
     Embedding,
     /// The language-model head.
@@ -142,6 +157,32 @@ pub enum Corrections {
     InFull,
     /// They lie beside the checkpoint, in an adapter that PEFT loads.
     InAdapter,
+}
+
+/// Which modules loaders keep by the name of a kept one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptNames {
+    /// That one.
+    Whole,
+    /// All whose names contain it.
+    Part,
+    /// All whose names end in it, or begin with it up to a dot.
+    Ends,
+}
+
+impl KeptNames {
+    /// Whether loaders keep `module` by the name of the kept one.
+    pub(super) fn keep(self, module: &str, kept: &str) -> bool {
+        match self {
+            Self::Whole => module == kept,
+            Self::Part => module.contains(kept),
+            Self::Ends => {
+                let rest = module.strip_prefix(kept);
+                module.ends_with(kept) || rest.is_some_and(|rest| rest.starts_with('.'))
+            }
+        }
+    }
 }
 
 /// Whether layers that belong together must be stored alike.
@@ -199,13 +240,14 @@ impl Capabilities {
         zero_points: true,
         blocks: &[],
         floats: &[],
+        codes: &[],
         kept: &[],
         inputs_multiple: 1,
         outputs_multiple: 1,
         fused: Agreement::May,
         experts: Agreement::May,
         schemes: Agreement::May,
-        kept_by_part_of_name: false,
+        kept_names: KeptNames::Whole,
         tied: NO_HEAD,
         may_quantise_tied_head: false,
         sparsity: "zeros are stored like any weight, and save 0 bytes",
@@ -216,11 +258,49 @@ impl Capabilities {
     };
 }
 
+impl Codes {
+    fn include(self, layout: &Layout) -> bool {
+        match self {
+            Self::Additive => matches!(layout, Layout::Additive(_)),
+            Self::Tiles => match layout {
+                Layout::Sum(sum) => {
+                    let is_base = matches!(sum.base.under_masks(), Layout::Bilevel(_));
+                    is_base && matches!(*sum.correction, Layout::Outliers(_))
+                }
+                _ => matches!(layout, Layout::Bilevel(_)),
+            },
+        }
+    }
+}
+
+/// Why codes of a kind that a format has are not held.
+fn why_not_codes(layout: &Layout, shape: MatrixShape, is_masked: bool) -> Option<String> {
+    let is_inner_masked =
+        matches!(layout, Layout::Sum(sum) if matches!(*sum.base, Layout::Sparse(_)));
+    if is_masked || is_inner_masked {
+        return Some(NO_ZERO.to_owned());
+    }
+    if let Layout::Additive(additive) = layout {
+        let Some(form) = aqlm::Form::of(additive) else {
+            let why =
+                "the format has one set of codebooks for a layer, and a scale for each output";
+            return Some(why.to_owned());
+        };
+        return form.stored(shape).err();
+    }
+    let Some(form) = spqr::Form::of(layout) else {
+        let why = "the format has 3 bits for weights, scales and zero points, groups of 16 inputs and tiles of 16 outputs; choose those";
+        return Some(why.to_owned());
+    };
+    form.stored(shape).err()
+}
+
 impl Which {
     fn includes(self, tensor: &Tensor) -> bool {
         let kind = tensor.matrix.map(|matrix| matrix.kind);
         match self {
             Self::Router => tensor.place.role == Role::Router,
+            Self::Expert => tensor.place.expert.is_some(),
             Self::Embedding => kind == Some(MatrixKind::Embedding),
             Self::Head => tensor.place.role == Role::Head,
             Self::Conv1d => kind == Some(MatrixKind::Conv1d),
@@ -274,7 +354,7 @@ fn why_not_form(layout: &Layout) -> Option<&'static str> {
 impl Capabilities {
     /// Whether it holds nothing compressed at all.
     pub fn is_dense(&self) -> bool {
-        self.integers.is_empty() && self.holds == Holds::Listed
+        self.integers.is_empty() && self.codes.is_empty() && self.holds == Holds::Listed
     }
 
     /// Whether corrections of low rank lie beside it, in an adapter.
@@ -321,6 +401,12 @@ impl Capabilities {
         }
         let is_masked = matches!(layout, Layout::Sparse(_));
         match layout.under_masks() {
+            under if self.codes.iter().any(|codes| codes.include(under)) => {
+                why_not_codes(under, shape, is_masked)
+            }
+            Layout::Affine(_) if self.integers.is_empty() => {
+                Some(format!("grouped integers {}", self.why_not_bits))
+            }
             Layout::Affine(affine) => self.why_not_affine(affine, shape, is_masked),
             Layout::Blocks(kind) => self.why_not_blocks(*kind, shape, is_masked),
             Layout::Float(float) => self.why_not_floats(float, shape),

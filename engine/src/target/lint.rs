@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
-use crate::encoding::{AffineLayout, BlockType, Layout, Levels, Tiling};
+use crate::encoding::{AffineLayout, Layout};
 use crate::error::{Error, Result};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
+use crate::target::scheme::Scheme;
 use crate::target::{
     Agreement, Aim, Entry, Holds, Storage, adapter, biases, mend, names, vectors, versions,
 };
@@ -118,30 +119,10 @@ impl<'a> Case<'a> {
         self.entries[index].own_form()?.affine()
     }
 
-    /// What formats must agree about. A scale of the whole tensor is written as equal scales of its rows.
+    /// What formats must agree about.
     pub(super) fn scheme(&self, index: usize) -> Option<Scheme> {
-        match self.entries[index].own_form()?.under_masks() {
-            Layout::Affine(held) => {
-                let group = match held.grouping {
-                    Grouping::Group(size) => Some(size),
-                    Grouping::Channel | Grouping::Tensor => None,
-                };
-                Some(Scheme::Integers(held.bits, held.symmetric, group))
-            }
-            Layout::Blocks(kind) => Some(Scheme::Blocks(*kind)),
-            Layout::Float(float) => Some(Scheme::Float(float.levels, float.tiling)),
-            _ => None,
-        }
+        Scheme::of(self.entries[index].own_form()?)
     }
-}
-
-/// What makes two layers alike for a format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Scheme {
-    /// Bits, symmetry, and the group size or whole rows.
-    Integers(u32, bool, Option<usize>),
-    Blocks(BlockType),
-    Float(Levels, Tiling),
 }
 
 /// Everything to know about a plan for a target: errors first, then warnings, then notes. Opens no weights.

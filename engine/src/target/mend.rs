@@ -9,6 +9,7 @@ use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
 use crate::target::lint::{Case, Fix, Lint, Severity, lints};
 use crate::target::nearest::{groupings_near, held_by_same_method, held_instead, is_held_by};
+use crate::target::scheme::Scheme;
 use crate::target::{Agreement, Aim, Kernel, entry};
 
 /// Assignments by tensor.
@@ -70,11 +71,17 @@ fn symmetric(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
     changes(case, tensors, |_, now| now.with_grid("symmetric"))
 }
 
-/// `tensors` as the layer `first` is.
+/// `tensors` as the layer `first` is; kept, where that is not held, or comes to another scheme in layers of their extents.
 fn as_first(case: &Case<'_>, first: usize, tensors: &[usize]) -> Option<Changes> {
     let steps = case.plan.assignment(&case.tensor(first).name).steps.clone();
-    let all_held = tensors.iter().all(|&index| is_held(case, index, &steps));
-    let steps = if all_held { steps } else { Assignment::keep().steps };
+    let scheme = |index: usize| {
+        let (tensor, wanted) = (case.tensor(index), Assignment::of(steps.clone()));
+        let layout = wanted.layout(tensor.matrix?.shape, tensor.dtype).ok()?;
+        Scheme::of(&layout)
+    };
+    let is_alike = |index: usize| is_held(case, index, &steps) && scheme(index) == scheme(first);
+    let all_alike = tensors.iter().all(|&index| is_alike(index));
+    let steps = if all_alike { steps.clone() } else { Assignment::keep().steps };
     changes(case, tensors, |_, _| Assignment::of(steps.clone()))
 }
 

@@ -2,6 +2,7 @@
 //! is stored or why not, what keeps a file from loading and how to mend it, and exact sizes. Never knows methods' internals.
 
 pub mod adapter;
+mod aqlm;
 mod archive;
 mod awq;
 mod biases;
@@ -19,7 +20,9 @@ mod names;
 mod nearest;
 mod preset;
 mod removal;
+mod scheme;
 mod shards;
+mod spqr;
 mod vectors;
 mod versions;
 
@@ -29,7 +32,9 @@ use ndarray::Array2;
 use serde_json::Value;
 
 pub use biases::{added_bias, place_biases};
-pub use capabilities::{Agreement, Capabilities, Corrections, Holds, Integers, Kernel, Which};
+pub use capabilities::{
+    Agreement, Capabilities, Codes, Corrections, Holds, Integers, Kernel, Which,
+};
 pub use gguf::{Content, GgufFile, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, dead_rules, lints, refuse_errors};
 pub use manifest::{
@@ -60,6 +65,8 @@ pub static TARGETS: &[&dyn Target] = &[
     &gptq::V2,
     &gptq::AUTO_ROUND,
     &awq::ENTRY,
+    &aqlm::ENTRY,
+    &spqr::ENTRY,
     &gguf::ENTRY,
     &mlx::ENTRY,
     &archive::ENTRY,
@@ -217,6 +224,20 @@ pub trait Target: Sync {
 fn part(tensor: &Tensor, suffix: &str, dtype: DType, shape: &[usize]) -> Spec {
     let name = format!("{}.{suffix}", tensor.module());
     Spec { name, dtype, shape: Shape(shape.to_vec()) }
+}
+
+/// Linear modules that a target does not store in its own form, and a tied head, which has no tensor and which loaders still
+/// ask for.
+fn kept_modules(checkpoint: &Checkpoint, entries: &[Entry]) -> Vec<String> {
+    let is_kept = |entry: &&Entry| {
+        entry.storage != Storage::Native && is_linear_module(&checkpoint.tensors()[entry.tensor])
+    };
+    let module = |entry: &Entry| checkpoint.tensors()[entry.tensor].module().to_owned();
+    let mut kept: Vec<String> = entries.iter().filter(is_kept).map(module).collect();
+    if checkpoint.tied().is_some_and(|tied| tied.head.is_none()) {
+        kept.push("lm_head".to_owned());
+    }
+    kept
 }
 
 /// The suffix of the name of a part of a module.

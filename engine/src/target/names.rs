@@ -1,11 +1,14 @@
 //! Lints about names: what a loader cannot tell apart by them, and what it does not find under them.
 
+use crate::target::capabilities::KeptNames;
 use crate::target::lint::{Case, Fix, Lint, Severity};
 use crate::target::{Storage, is_linear_module};
 
-/// AWQ's loaders leave out every module whose name contains that of a kept one, compressed or not.
+/// AWQ's loaders leave out every module whose name contains that of a kept one, compressed or not; those of AQLM and `SpQR`
+/// every one whose name ends in it.
 pub(super) fn kept_within(case: &Case<'_>, lints: &mut Vec<Lint>) {
-    if !case.aim.target.capabilities().kept_by_part_of_name {
+    let names = case.aim.target.capabilities().kept_names;
+    if names == KeptNames::Whole {
         return;
     }
     let is_native = |&index: &usize| case.entries[index].storage == Storage::Native;
@@ -18,7 +21,7 @@ pub(super) fn kept_within(case: &Case<'_>, lints: &mut Vec<Lint>) {
         .filter(|index| !is_native(index) && is_linear_module(case.tensor(*index)))
         .map(|index| case.tensor(index).module());
     for name in kept {
-        let within = |index: &usize| case.tensor(*index).module().contains(name);
+        let within = |index: &usize| names.keep(case.tensor(*index).module(), name);
         let tensors: Vec<usize> = all.clone().filter(is_native).filter(within).collect();
         let Some(&first) = tensors.first() else { continue };
         lints.push(Lint {
