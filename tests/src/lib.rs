@@ -101,7 +101,7 @@ pub fn with_tensor_of(out: &Path, source: &Checkpoint, name: &str) {
     let first = all[name]["data_offsets"][0].as_u64().expect("an offset") as usize + 8 + header;
     let tensor = &source.tensors()[source.find(name).expect("a tensor")];
     let before = source.element_bytes(tensor, 0, tensor.parameters()).expect("bytes");
-    bytes[first..first + before.len()].copy_from_slice(before);
+    bytes[first..first + before.len()].copy_from_slice(&before);
     write(&path, &bytes);
 }
 

@@ -63,7 +63,7 @@ impl Checkpoint {
         let values = block.as_slice_mut().unwrap_or_default();
         let decode = |first: usize, out: &mut [f32]| {
             let bytes = self.element_bytes(tensor, first as u64, out.len() as u64)?;
-            decoder.f32s(bytes, out);
+            decoder.f32s(&bytes, out);
             Ok(())
         };
         if cols.len() == stride {

@@ -5,6 +5,7 @@
 
 mod archived;
 mod block;
+mod coded;
 mod config;
 mod gguf_file;
 mod gguf_names;
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 pub use config::Config;
-pub use gguf_file::GgufTensors;
+pub use coded::Coded;
+pub use gguf_file::{GgufPart, GgufTensor, GgufTensors};
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
 pub use restored::Restored;
@@ -39,9 +41,9 @@ use crate::tensor::{DType, MatrixShape, Shape};
 pub struct Tensor {
     /// Its name on disk.
     pub name: String,
-    /// Element type on disk.
+    /// Element type: on disk, or of what it decodes to where it is stored in codes.
     pub dtype: DType,
-    /// Extents on disk.
+    /// Extents, of values.
     pub shape: Shape,
     /// Block, role and expert, read off the name.
     pub place: Place,
@@ -49,6 +51,10 @@ pub struct Tensor {
     pub matrix: Option<Matrix>,
     /// Index of its file in [`Checkpoint::files`].
     pub file: usize,
+    /// What it is stored in, where its values do not follow one another in its element type.
+    pub coded: Option<Coded>,
+    /// How its rows follow one another there.
+    pub rows: RowOrder,
     range: Range<u64>,
 }
 
@@ -67,6 +73,8 @@ impl Tensor {
     pub fn why_no_matrix(&self) -> String {
         if self.parameters() == 0 {
             format!("its shape {} holds no values", self.shape)
+        } else if !self.is_readable() {
+            format!("values stored as {} are not read here", self.type_name())
         } else if self.dtype.is_compressible() {
             format!(
                 "its shape {} and role {} are not those of a weight matrix",

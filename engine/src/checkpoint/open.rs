@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::checkpoint::archived::Archived;
 use crate::checkpoint::roles::{self, Role};
 use crate::checkpoint::{
-    Checkpoint, Config, File, Matrix, MatrixKind, SideFile, Tensor, gguf_file, groups,
+    Checkpoint, Config, File, Matrix, MatrixKind, RowOrder, SideFile, Tensor, gguf_file, groups,
 };
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
@@ -29,6 +29,8 @@ impl Checkpoint {
     /// Opens a Hugging Face folder, a lone `.safetensors` file, an index, or a GGUF file (any part of one that was split
     /// opens all of them), by itself or as the one in a folder without safetensors. Reads headers only.
     ///
+    /// Tensors of a GGUF file have the names of the source where its architecture is one that is run here, else their own.
+    ///
     /// # Errors
     /// [`Error::Malformed`] for any defect of a header or index, [`Error::Io`] for a file that cannot be
     /// mapped, [`Error::Plan`] for a folder with neither.
@@ -45,7 +47,7 @@ fn open_file(path: &Path) -> Result<Checkpoint> {
         let opened = gguf_file::open(path)?;
         let mut tensors = opened.tensors;
         tensors.sort_by_cached_key(order);
-        let beside = (Some(opened.config), Vec::new(), false);
+        let beside = (opened.config, Vec::new(), false);
         let mut checkpoint = assemble(path, opened.files, tensors, beside)?;
         checkpoint.gguf = Some(opened.layers);
         return Ok(checkpoint);
@@ -229,6 +231,8 @@ fn read_headers(sources: Vec<Source>) -> Result<(Vec<File>, Vec<Tensor>)> {
             tensors.push(Tensor {
                 place,
                 matrix: None,
+                coded: None,
+                rows: RowOrder::Kept,
                 file: files.len(),
                 name: entry.name,
                 dtype: entry.dtype,

@@ -1,5 +1,8 @@
 //! Bytes and values of tensors, in pieces.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use ndarray::Array2;
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
@@ -9,13 +12,28 @@ use crate::observer::Observer;
 use crate::tensor::{CHUNK_ELEMENTS, Decoder};
 
 impl Checkpoint {
-    /// The bytes of elements `first .. first + n` of a tensor, which must begin and end on a byte.
-    pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<&[u8]> {
+    /// The bytes of elements `first .. first + n` of a tensor in its element type, which must begin and end on a byte: as
+    /// they lie there, or decoded where the tensor is stored in codes or its rows in another order.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Unsupported`] for codes that are not read here.
+    pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<Cow<'_, [u8]>> {
+        if let Some(bytes) = self.gguf_bytes(tensor, first, n) {
+            return bytes.map(Cow::Owned);
+        }
         let at = |element: u64| tensor.range.start + element * tensor.dtype.bits() / 8;
-        self.files[tensor.file].source.bytes(at(first)..at(first + n))
+        self.files[tensor.file].source.bytes(at(first)..at(first + n)).map(Cow::Borrowed)
     }
 
-    /// Passes the raw bytes of a tensor to `visit`, in pieces of at most `CHUNK_ELEMENTS` elements.
+    /// Bytes of a weight file as they lie there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file has become shorter.
+    pub fn file_bytes(&self, file: usize, range: Range<u64>) -> Result<&[u8]> {
+        self.files[file].source.bytes(range)
+    }
+
+    /// Passes the bytes of a tensor to `visit` as they lie in its file, in pieces of at most `CHUNK_ELEMENTS` bytes.
     pub fn for_each_chunk(
         &self,
         tensor: &Tensor,
@@ -43,7 +61,7 @@ impl Checkpoint {
         })?;
         let n = tensor.parameters();
         let mut values = vec![0.0; n as usize];
-        decoder.f32s(self.element_bytes(tensor, 0, n)?, &mut values);
+        decoder.f32s(&self.element_bytes(tensor, 0, n)?, &mut values);
         Ok(values)
     }
 
@@ -64,7 +82,7 @@ impl Checkpoint {
             observer.go_on()?;
             let bytes =
                 self.element_bytes(tensor, (chunk * CHUNK_ELEMENTS) as u64, out.len() as u64)?;
-            decoder.f32s(bytes, out);
+            decoder.f32s(&bytes, out);
             Ok(())
         })?;
         let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);

@@ -114,21 +114,22 @@ struct Piece {
 impl Pair<'_> {
     fn compare_plain(&self, other: &Tensor) -> Result<Comparison> {
         self.check_shape(&other.shape)?;
-        let same_type = self.tensor.dtype == other.dtype;
+        let is_plain = self.tensor.coded.is_none() && other.coded.is_none();
+        let same_type = is_plain && self.tensor.dtype == other.dtype;
         if same_type && !other.dtype.is_readable() {
             return self.compare_bytes(other);
         }
-        for dtype in [self.tensor.dtype, other.dtype] {
-            if !dtype.is_readable() {
-                return Err(self.unreadable(dtype));
+        for tensor in [self.tensor, other] {
+            if !tensor.is_readable() {
+                return Err(self.unreadable(tensor));
             }
         }
         let pieces = self.for_each_piece(|first, n| {
             let bytes_a = self.a.element_bytes(self.tensor, first, n)?;
             let bytes_b = self.b.element_bytes(other, first, n)?;
-            let bits = if same_type { different_bits(bytes_a, bytes_b) } else { 0 };
+            let bits = if same_type { different_bits(&bytes_a, &bytes_b) } else { 0 };
             let sums =
-                Distance::of_piece(&self.numbers(first, bytes_a), &numbers(other.dtype, bytes_b));
+                Distance::of_piece(&self.numbers(first, &bytes_a), &numbers(other.dtype, &bytes_b));
             Ok(Piece { sums, bits })
         })?;
         self.finish(&pieces, same_type)
@@ -138,11 +139,11 @@ impl Pair<'_> {
     fn compare_bytes(&self, other: &Tensor) -> Result<Comparison> {
         let pieces = self.for_each_piece(|first, n| {
             let bytes_a = self.a.element_bytes(self.tensor, first, n)?;
-            let bits = different_bits(bytes_a, self.b.element_bytes(other, first, n)?);
+            let bits = different_bits(&bytes_a, &self.b.element_bytes(other, first, n)?);
             Ok(Piece { sums: Distance::default(), bits })
         })?;
         if pieces.iter().any(|piece| piece.bits > 0) {
-            return Err(self.unreadable(other.dtype));
+            return Err(self.unreadable(other));
         }
         self.finish(&pieces, true)
     }
@@ -155,8 +156,8 @@ impl Pair<'_> {
                 what: format!("comparing the Conv1D layer {} with integers", self.tensor.name),
             });
         }
-        if !self.tensor.dtype.is_readable() {
-            return Err(self.unreadable(self.tensor.dtype));
+        if !self.tensor.is_readable() {
+            return Err(self.unreadable(self.tensor));
         }
         let parts = layer.read_parts(self.b, 0..layer.shape.elements(), self.observer)?;
         let damaged = || Error::Unsupported {
@@ -180,7 +181,7 @@ impl Pair<'_> {
             }
             let decoded: Vec<f64> = decoded.into_iter().map(f64::from).collect();
             let bytes = self.a.element_bytes(self.tensor, first, n)?;
-            let sums = Distance::of_piece(&self.numbers(first, bytes), &decoded);
+            let sums = Distance::of_piece(&self.numbers(first, &bytes), &decoded);
             Ok(Piece { sums, bits: 0 })
         })?;
         self.finish(&pieces, false)
@@ -243,9 +244,10 @@ impl Pair<'_> {
         })
     }
 
-    fn unreadable(&self, dtype: DType) -> Error {
+    fn unreadable(&self, tensor: &Tensor) -> Error {
+        let (kind, name) = (tensor.type_name(), &self.tensor.name);
         Error::Unsupported {
-            what: format!("comparing the {dtype} values of tensor {}", self.tensor.name),
+            what: format!("comparing the {kind} values of tensor {name}"),
         }
     }
 }

@@ -64,6 +64,6 @@ fn seconds_a_byte(checkpoint: &Checkpoint, observer: &dyn Observer) -> Result<f6
     let n = wanted.min(tensor.parameters()) & !1;
     let begun = Instant::now();
     let bytes = checkpoint.element_bytes(tensor, 0, n)?;
-    std::hint::black_box(Sha256::digest(bytes));
+    std::hint::black_box(Sha256::digest(&bytes));
     Ok(begun.elapsed().as_secs_f64() / bytes.len().max(1) as f64)
 }

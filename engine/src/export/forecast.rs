@@ -80,12 +80,6 @@ pub fn forecast<'a>(
 /// The output of a plan, unless something keeps it from being carried out or from loading.
 pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Manifest> {
     let checkpoint = subject.checkpoint;
-    if checkpoint.gguf().is_some() {
-        return Err(Error::plan(
-            format!("{} is a finished GGUF file", checkpoint.path().display()),
-            "export from the safetensors checkpoint it was made from",
-        ));
-    }
     let manifest = Manifest::new(checkpoint, plan, aim.target)?;
     let manifest = manifest.weighted(checkpoint, plan, subject.importance().as_ref())?;
     let manifest = manifest.in_shards(checkpoint, aim)?;

@@ -185,9 +185,9 @@ impl Verifier<'_> {
         Ok(Found { stored, relative_error })
     }
 
-    /// Whether a tensor of the output is stored number by number: blocks of GGUF are listed as bytes.
+    /// Whether a tensor of the output is stored number by number.
     fn is_plain(&self, tensor: usize) -> bool {
-        self.output.gguf().is_none() || self.output.tensors()[tensor].dtype.is_compressible()
+        self.output.tensors()[tensor].coded.is_none()
     }
 
     /// The relative error of a tensor of a GGUF file, whose rows are put back, and whether all values are the same.
@@ -214,7 +214,7 @@ impl Verifier<'_> {
             self.output.read_gguf(&tensor.name, first, &mut values)?;
             let stored = self.source.element_bytes(tensor, first as u64, values.len() as u64)?;
             let mut wanted = Vec::with_capacity(values.len());
-            crate::tensor::for_each_f64(tensor.dtype, stored, |value| wanted.push(value));
+            crate::tensor::for_each_f64(tensor.dtype, &stored, |value| wanted.push(value));
             if let Some(factors) = factors {
                 for (at, value) in (first..).zip(&mut wanted) {
                     *value = f64::from(factors.times(*value as f32, at / cols, at % cols));

@@ -78,7 +78,7 @@ impl<'a> CheckpointWeights<'a> {
             observer.go_on()?;
             let at = (first + chunk * CHUNK_ELEMENTS) as u64;
             let bytes = self.checkpoint.element_bytes(tensor, at, out.len() as u64)?;
-            decoder.f32s(bytes, out);
+            decoder.f32s(&bytes, out);
             Ok(())
         })
     }

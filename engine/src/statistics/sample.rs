@@ -33,9 +33,13 @@ impl<'a> Sample<'a> {
         tensor: &'a Tensor,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
-        if !tensor.dtype.is_readable() {
+        if !tensor.is_readable() {
             return Err(Error::Unsupported {
-                what: format!("reading the {} values of tensor {}", tensor.dtype, tensor.name),
+                what: format!(
+                    "reading the {} values of tensor {}",
+                    tensor.type_name(),
+                    tensor.name
+                ),
             });
         }
         if tensor.dtype.bits() > 16 {
@@ -69,7 +73,7 @@ impl<'a> Sample<'a> {
                     observer.go_on()?;
                     let bytes = checkpoint.element_bytes(tensor, first, n)?;
                     let mut part = empty();
-                    for_each_f64(tensor.dtype, bytes, |number| {
+                    for_each_f64(tensor.dtype, &bytes, |number| {
                         let pattern = wide_pattern(tensor.dtype, number);
                         add(&mut part, Value { pattern, number }, 1);
                     });
@@ -136,7 +140,7 @@ fn counted_patterns(
             let mut table = vec![0_u64; PATTERNS];
             for &(first, n) in run {
                 observer.go_on()?;
-                count(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, &mut table);
+                count(tensor.dtype, &checkpoint.element_bytes(tensor, first, n)?, &mut table);
             }
             Ok(table)
         })

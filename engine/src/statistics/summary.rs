@@ -218,7 +218,7 @@ fn find_super_weights(
     for (first, n) in chunks(tensor) {
         observer.go_on()?;
         let mut index = first;
-        for_each_f64(tensor.dtype, checkpoint.element_bytes(tensor, first, n)?, |value| {
+        for_each_f64(tensor.dtype, &checkpoint.element_bytes(tensor, first, n)?, |value| {
             if value.is_finite() && (value - mean).abs() > limit {
                 statistics.super_weight_count += 1;
                 if statistics.super_weights.len() < MAX_SUPER_WEIGHTS {

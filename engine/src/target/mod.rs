@@ -7,6 +7,7 @@ mod biases;
 mod capabilities;
 mod compressed_tensors;
 mod dense;
+mod finished;
 mod gguf;
 mod gptq;
 mod halves;
@@ -137,6 +138,11 @@ pub trait Target: Sync {
         false
     }
 
+    /// Whether a GGUF file is written again with other types, and all else as it was; no other target takes one.
+    fn rewrites(&self) -> bool {
+        false
+    }
+
     /// How a layer of this layout would be stored: [`Storage::Native`] or [`Storage::Dense`].
     fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage {
         match self.capabilities().why_not(tensor, layout) {
@@ -235,8 +241,11 @@ fn without_masks(encoding: Encoding) -> Encoding {
     }
 }
 
-/// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.
+/// The target to begin with: llama.cpp's for its own files, packed integers where there is a config.json to say so in, otherwise in full.
 pub fn default_for(checkpoint: &Checkpoint) -> &'static dyn Target {
+    if checkpoint.gguf().is_some() {
+        return &gguf::ENTRY;
+    }
     if checkpoint.config().is_some() { &compressed_tensors::PACKED } else { &dense::ENTRY }
 }
 
