@@ -14,6 +14,7 @@ mod inspect;
 mod output;
 mod plan;
 mod recipe;
+mod retype;
 mod search;
 mod size;
 mod squeeze;
@@ -29,7 +30,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "lapidary", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// A Hugging Face folder, a .safetensors file or a project (.ron) to open in the window.
+    /// A Hugging Face folder, a .safetensors or .gguf file, or a project (.ron) to open in the window.
     path: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -50,7 +51,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
-    /// Write a compressed checkpoint for another target, without compressing it again.
+    /// Write a compressed checkpoint for another target, without compressing it again; or a GGUF file with other types.
     Convert(convert::Convert),
     /// Put weight files into fewer bytes that give every bit back.
     Squeeze(squeeze::Squeeze),

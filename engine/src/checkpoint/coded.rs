@@ -7,6 +7,8 @@ use crate::checkpoint::Tensor;
 pub struct Coded {
     /// The encoding, as its format names it: `Q4_K`.
     pub name: String,
+    /// Bits of a code, without scales and all else.
+    pub bits: u32,
     /// Whether it is decoded here; otherwise it is only copied.
     pub is_readable: bool,
 }

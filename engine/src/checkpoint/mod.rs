@@ -22,8 +22,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-pub use config::Config;
 pub use coded::Coded;
+pub use config::Config;
 pub use gguf_file::{GgufPart, GgufTensor, GgufTensors};
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};

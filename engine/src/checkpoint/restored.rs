@@ -71,7 +71,7 @@ impl Checkpoint {
             place: roles::place_of(&layer.name),
             matrix: None,
             coded: None,
-                rows: RowOrder::Kept,
+            rows: RowOrder::Kept,
             file,
             // Beyond the end of every file: whoever reads it learns that it is not there.
             range: u64::MAX - bytes..u64::MAX,

@@ -246,9 +246,7 @@ impl Pair<'_> {
 
     fn unreadable(&self, tensor: &Tensor) -> Error {
         let (kind, name) = (tensor.type_name(), &self.tensor.name);
-        Error::Unsupported {
-            what: format!("comparing the {kind} values of tensor {name}"),
-        }
+        Error::Unsupported { what: format!("comparing the {kind} values of tensor {name}") }
     }
 }
 

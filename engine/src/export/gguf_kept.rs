@@ -17,8 +17,10 @@ const OF_TYPES: [&str; 2] = ["general.file_type", "general.quantization_version"
 
 /// Holds all parts against the source.
 pub(super) fn check(work: &Work<'_>, parts: &[(&Path, Opened<'_>)]) -> Result<()> {
-    let files = work.checkpoint.files().iter();
-    let sources: Vec<Source> = files.map(|file| Source::open(file.path())).collect::<Result<_>>()?;
+    let files = work.checkpoint.files();
+    let open_part = |path: &Path| Source::open_among(path, files.len());
+    let sources: Vec<Source> =
+        files.iter().map(|file| open_part(file.path())).collect::<Result<_>>()?;
     let mut before = Vec::with_capacity(sources.len());
     for source in &sources {
         let bytes = source.bytes(0..source.len_bytes())?;

@@ -87,6 +87,13 @@ pub fn row_bytes(kind: u32, cols: usize) -> Option<usize> {
     (cols / elements).checked_mul(bytes)
 }
 
+/// Bits of a code of this type, as far as they are known: without scales and minimums.
+pub fn code_bits(kind: u32) -> u32 {
+    let Some(block) = gguf::BlockType::of(kind) else { return 0 };
+    let whole = || (block.bytes * 8 / block.elements.max(1)) as u32;
+    BlockType::named(block.name).map_or_else(whole, BlockType::bits)
+}
+
 /// Whether values of this type are read here.
 pub fn is_read(kind: u32) -> bool {
     let named = |of: &gguf::BlockType| BlockType::named(of.name).is_some();

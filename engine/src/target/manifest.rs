@@ -152,7 +152,9 @@ impl Manifest {
         }
         shards::check(checkpoint)?;
         if self.files.iter().any(|file| matches!(file.plan, WeightFile::Gguf(_))) {
-            let parts = gguf::joined(self.files)?.into_iter().map(|file| gguf::split(file, aim.shard_bytes));
+            let parts = gguf::joined(self.files)?
+                .into_iter()
+                .map(|file| gguf::split(file, aim.shard_bytes));
             self.files = parts.collect::<Result<Vec<_>>>()?.concat();
             return Ok(self);
         }

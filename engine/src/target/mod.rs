@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use biases::{added_bias, place_biases};
 pub use capabilities::{Agreement, Capabilities, Holds, Integers, Kernel, Which};
-pub use gguf::{Content, GgufFile, write_row};
+pub use gguf::{Content, GgufFile, retype, types, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, lints, refuse_errors};
 pub use manifest::{
     Entry, Manifest, OutputFile, Text, WeightFile, entries, entry, entry_of, is_joint,

@@ -106,9 +106,10 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
         let part = found.part(&of, (at, source, header))?;
         found.parts.push(part);
     }
-    let refusal = found.unknown.take().map(|name| {
-        config::refused(source.path(), format!("its tensor {name} is not known"))
-    });
+    let refusal = found
+        .unknown
+        .take()
+        .map(|name| config::refused(source.path(), format!("its tensor {name} is not known")));
     let (config, refusal) = match (config, refusal) {
         (Ok(config), None) => (Some(Config::said_by(config, file)), None),
         (Ok(_), Some(refusal)) | (Err(refusal), _) => (None, Some(refusal)),
@@ -159,9 +160,9 @@ impl Found {
         let mut tensors = Vec::with_capacity(header.tensors.len());
         for info in &header.tensors {
             let begin = header.data.checked_add(info.offset);
-            let range = begin.zip(info.bytes()).and_then(|(begin, bytes)| {
-                Some(begin..begin.checked_add(bytes)?)
-            });
+            let range = begin
+                .zip(info.bytes())
+                .and_then(|(begin, bytes)| Some(begin..begin.checked_add(bytes)?));
             let range = range.ok_or_else(|| {
                 bad(format!("tensor {} is of the unknown type {}", info.name, info.kind))
             })?;
@@ -250,6 +251,7 @@ fn listed(architecture: &str, info: &TensorInfo, (name, rows): (&str, &Rows)) ->
     let dtype = gguf_values::plain(rows.kind);
     let coded = dtype.is_none().then(|| Coded {
         name: info.block_type().map_or("", |block| block.name).to_uppercase(),
+        bits: gguf_values::code_bits(rows.kind),
         is_readable: gguf_values::is_read(rows.kind),
     });
     let mut tensor = Tensor {
@@ -327,7 +329,12 @@ fn again(error: &Error) -> Error {
 
 impl Checkpoint {
     /// Bytes of elements of a tensor of a GGUF file, where they do not lie there as they are.
-    pub(super) fn gguf_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Option<Result<Vec<u8>>> {
+    pub(super) fn gguf_bytes(
+        &self,
+        tensor: &Tensor,
+        first: u64,
+        n: u64,
+    ) -> Option<Result<Vec<u8>>> {
         let is_turned = tensor.coded.is_some() || tensor.rows != RowOrder::Kept;
         let gguf = self.gguf.as_ref().filter(|_| is_turned)?;
         let read = || {

@@ -9,12 +9,14 @@ mod architectures;
 mod blocks;
 mod file;
 mod importance;
+mod retype;
 mod retyped;
 mod settings;
 mod split;
 
 pub use blocks::write_row;
 pub use file::{Content, GgufFile};
+pub use retype::{retype, types};
 pub(super) use retyped::{is_already, joined, stored};
 pub(super) use split::split;
 

@@ -72,9 +72,8 @@ pub(super) fn files(
 
 /// Keys that say which types there are now.
 fn relabelled(mut keys: Vec<Pairs>, places: [usize; 2], tensors: &[&NewTensor]) -> Vec<Pairs> {
-    let is_layer = |tensor: &&&NewTensor| {
-        tensor.extents.len() > 1 && tensor.name.starts_with("blk.")
-    };
+    let is_layer =
+        |tensor: &&&NewTensor| tensor.extents.len() > 1 && tensor.name.starts_with("blk.");
     let mut weights: BTreeMap<u32, u64> = BTreeMap::new();
     for tensor in tensors.iter().filter(is_layer) {
         *weights.entry(tensor.kind).or_default() += tensor.extents.iter().product::<u64>();
@@ -83,9 +82,8 @@ fn relabelled(mut keys: Vec<Pairs>, places: [usize; 2], tensors: &[&NewTensor]) 
     if let (Some(label), Some(pairs)) = (file::label(&weights), keys.get_mut(of_type)) {
         *pairs = pairs.with(FILE_TYPE, &NewValue::U32(label));
     }
-    let has_blocks = |tensor: &&NewTensor| {
-        BlockType::of(tensor.kind).is_some_and(|block| block.elements > 1)
-    };
+    let has_blocks =
+        |tensor: &&NewTensor| BlockType::of(tensor.kind).is_some_and(|block| block.elements > 1);
     if let (true, Some(pairs)) = (tensors.iter().any(has_blocks), keys.get_mut(of_version)) {
         *pairs = pairs.with(VERSION, &NewValue::U32(file::QUANTIZATION_VERSION));
     }
@@ -123,9 +121,8 @@ fn changed_to(checkpoint: &Checkpoint, entry: &Entry) -> Result<(u32, Content)> 
         let content = Content::Vector { tensor: entry.tensor, rows: tensor.rows, plus: 0.0 };
         return Ok((0, content));
     }
-    let kind = kind_of(entry).ok_or_else(|| {
-        refused(format!("the tensor {} has no type in llama.cpp", tensor.name))
-    })?;
+    let kind = kind_of(entry)
+        .ok_or_else(|| refused(format!("the tensor {} has no type in llama.cpp", tensor.name)))?;
     let content = Content::Matrices { tensors: vec![entry.tensor], rows: tensor.rows };
     Ok((kind, content))
 }
