@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::{Checkpoint, Matrix, MatrixKind, Tensor};
+use lapidary_engine::compare::held;
 use lapidary_engine::observer::{Observer as _, Progress, Unit};
 use lapidary_engine::statistics::{self, Bits, GROUP_WIDTHS, Spectrum, Statistics, Structure};
 use lapidary_engine::tensor::DType;
@@ -189,7 +190,7 @@ impl SpectrumRow {
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = held(Checkpoint::open(&self.model)?)?;
         let terminal = Terminal::new();
         let mut rows = Vec::with_capacity(checkpoint.tensors().len());
         let (mut done_bytes, total_bytes) = (0, checkpoint.tensor_bytes());

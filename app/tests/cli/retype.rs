@@ -108,7 +108,7 @@ fn a_file_of_many_parts_needs_few_open_files() {
         sample().display().to_string()
     );
     disk::write_file(&home.path().join("p.ron"), project.as_bytes()).unwrap();
-    works(&run(home.path(), ["compress", "p.ron", "--out", "first", "--shard-size", "150kB"]));
+    works(&run(home.path(), ["compress", "p.ron", "--out", "first", "--shard-size", "60kB"]));
     let names = names_in(&home.path().join("first"));
     let parts: Vec<&String> = names.iter().filter(|name| name.contains("-of-")).collect();
     assert!(parts.len() > 40, "{}", parts.len());

@@ -10,6 +10,7 @@ mod config;
 mod gguf_file;
 mod gguf_names;
 mod groups;
+mod held;
 mod open;
 mod read;
 mod restored;
@@ -27,6 +28,7 @@ pub use config::Config;
 pub use gguf_file::{GgufPart, GgufTensor, GgufTensors};
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
+pub use held::Decodes;
 pub use restored::Restored;
 pub use roles::{Place, Role, place_of};
 pub use row_order::RowOrder;
@@ -177,6 +179,8 @@ pub struct Checkpoint {
     gguf: Option<GgufTensors>,
     /// Layers that lie there part by part.
     archived: archived::Archived,
+    /// Who decodes layers that are seen as what they hold.
+    decoder: Option<Arc<dyn Decodes>>,
 }
 
 /// A shared open checkpoint, as jobs hold it.

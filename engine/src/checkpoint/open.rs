@@ -217,6 +217,7 @@ pub(super) fn assemble(
         vocabulary: std::sync::OnceLock::new(),
         gguf: None,
         archived,
+        decoder: None,
     })
 }
 

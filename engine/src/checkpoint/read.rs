@@ -9,7 +9,7 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
 use crate::observer::Observer;
-use crate::tensor::{CHUNK_ELEMENTS, Decoder};
+use crate::tensor::{CHUNK_ELEMENTS, Decoder, write_f32};
 
 impl Checkpoint {
     /// The bytes of elements `first .. first + n` of a tensor in its element type, which must begin and end on a byte: as
@@ -18,6 +18,13 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`]; [`Error::Unsupported`] for codes that are not read here.
     pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<Cow<'_, [u8]>> {
+        if let Some(decoder) = self.decoder_of(tensor) {
+            let mut values = vec![0.0_f32; n as usize];
+            decoder.read(&tensor.name, first as usize, &mut values)?;
+            let mut bytes = Vec::with_capacity(4 * values.len());
+            write_f32(tensor.dtype, &values, &mut bytes);
+            return Ok(Cow::Owned(bytes));
+        }
         if let Some(bytes) = self.gguf_bytes(tensor, first, n) {
             return bytes.map(Cow::Owned);
         }
@@ -39,6 +46,9 @@ impl Checkpoint {
         tensor: &Tensor,
         mut visit: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        if let Some(decoder) = self.decoder_of(tensor) {
+            return decoder.stored(&tensor.name, &mut visit);
+        }
         let piece = CHUNK_ELEMENTS as u64;
         let mut at = tensor.range.start;
         while at < tensor.range.end {

@@ -1,12 +1,14 @@
 //! Two checkpoints of one model, tensor by tensor: which belong together, and how far they are apart. In: a
 //! checkpoint and its compressed, fine-tuned or converted twin. Out: pairs and plain numbers. Never knows plans.
 
+mod held;
 mod pairs;
 mod stored;
 
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
+pub use held::held;
 pub use pairs::{Counterpart, layers, pairs};
 pub use stored::{CompressedLayer, Parts, PartsReader};
 

@@ -4,8 +4,19 @@ use std::collections::BTreeSet;
 
 use crate::target::{Case, Fix, Lint, Severity, Storage, mend};
 
-/// A GGUF file is written again for llama.cpp alone.
+/// A GGUF file is written again for llama.cpp alone; layers of other compressed checkpoints are only looked at.
 pub(super) fn finished_gguf(case: &Case<'_>, lints: &mut Vec<Lint>) {
+    if case.checkpoint.decoder().is_some() {
+        let path = case.checkpoint.path().display();
+        lints.push(Lint {
+            id: "finished-layers",
+            severity: Severity::Error,
+            tensors: Vec::new(),
+            what: format!("{path} is compressed already, and shown as what it decodes to"),
+            mend: "convert it, or start from the checkpoint it was made from".to_owned(),
+            fix: None,
+        });
+    }
     if case.checkpoint.gguf().is_none() || case.aim.target.rewrites() {
         return;
     }

@@ -17,6 +17,7 @@ pub static LINTS: &[&str] = &[
     "no-config",
     "quantised-already",
     "finished-gguf",
+    "finished-layers",
     "encoded-again",
     "not-written",
     "unequal-fused",
