@@ -28,7 +28,7 @@ pub(super) struct Convert {
     /// Cut stacks of levels to as many as fit so many bytes of weight files, as 20MB; for the target archive.
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
-    /// Of a GGUF file: the type that its matrices get, as Q4_K, IQ4_XS, Q8_0 or F16, or a starting point, as Q4_K_M.
+    /// Of a GGUF file: the type that its matrices get, as `Q4_K`, `IQ4_XS` or F16, or a starting point, as `Q4_K_M`.
     /// Where blocks do not fit the rows of a tensor, it gets the nearest that do; keys and all other tensors stay.
     #[arg(long = "type", value_name = "TYPE", conflicts_with = "size")]
     kind: Option<String>,

@@ -14,7 +14,7 @@ use crate::tensor::DType;
 #[derive(Debug)]
 struct Layers {
     stored: Checkpoint,
-    layers: BTreeMap<String, (CompressedLayer, Vec<usize>)>,
+    compressed: BTreeMap<String, (CompressedLayer, Vec<usize>)>,
     /// What the layer that was read last is stored in.
     last: Mutex<Option<(String, Arc<Parts>)>>,
 }
@@ -56,13 +56,13 @@ pub fn held(checkpoint: Checkpoint) -> Result<Checkpoint> {
         (name.clone(), (coded, bytes))
     };
     let codes: HashMap<String, (Coded, u64)> = found.iter().map(stored).collect();
-    let by = Layers { stored: checkpoint, layers: found, last: Mutex::default() };
+    let by = Layers { stored: checkpoint, compressed: found, last: Mutex::default() };
     Ok(seen.decoded_by(Arc::new(by), codes))
 }
 
 impl Layers {
     fn layer(&self, name: &str) -> Result<&(CompressedLayer, Vec<usize>)> {
-        self.layers.get(name).ok_or_else(|| damaged(name))
+        self.compressed.get(name).ok_or_else(|| damaged(name))
     }
 
     /// What a layer is stored in. Nothing is decoded while others wait.
@@ -101,7 +101,7 @@ impl Decodes for Layers {
     }
 
     fn shift(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        match self.layers.get(name) {
+        match self.compressed.get(name) {
             Some((layer, _)) => layer.shift(&self.stored, &Silent),
             None => Ok(None),
         }
