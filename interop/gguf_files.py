@@ -1,7 +1,8 @@
 """GGUF exports read by gguf-py: every tensor dequantised there is what the dense export of the same plan holds.
 
 Used by light.py, which needs `pip install gguf` for it. Of the sample, whose weights are BF16, values are compared after
-rounding to BF16, as the dense export holds them; of a copy of it in F32, bit for bit.
+rounding to BF16, as the dense export holds them; of a copy of it in F32, bit for bit. Files that gguf-py wrote itself are given
+other types (retyped.py).
 """
 
 import json
@@ -11,6 +12,7 @@ import gguf
 import numpy as np
 import safetensors.numpy
 
+import retyped
 from plans import SAMPLE, Variant, export
 
 BLOCKS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
@@ -147,3 +149,4 @@ def check(checks, binary, work):
             not wrong and not found,
             f"{one.name}: gguf-py dequantises all {len(dense)} tensors to our values, {how} (not: {wrong[:3]}, left: {list(found)[:3]})",
         )
+    retyped.check(checks, binary, work)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lapidary_engine::calibration::{Behind, Calibration, Folder, Wishes, calibrate_with_texts};
-use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
+use lapidary_engine::checkpoint::{Checkpoint, GgufTensors, SharedCheckpoint};
 use lapidary_engine::evaluation::{
     BlockScore, Continuation, Evaluation, Influences, OutputError, Probe, Sampling, TextRun,
     block_scores, evaluate_in_rounds, influences as engine_influences, output_errors, probe,
@@ -186,6 +186,7 @@ impl Subject {
     /// # Errors
     /// [`Error::Plan`] without config.json; what the network says.
     pub fn network<'a>(&self, weights: &'a dyn Weights) -> Result<Network<'a>> {
+        self.checkpoint.gguf().map_or(Ok(()), GgufTensors::check_runs)?;
         let config = self.checkpoint.config().ok_or_else(|| {
             Error::plan(
                 format!(

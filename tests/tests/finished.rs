@@ -227,19 +227,22 @@ fn the_recipe_of_a_gguf_file() {
         .tensor("blk.0.ffn_up_exps.weight", &[256, 4, 3], 2)
         .tensor("blk.1.ffn_up.weight", &[256, 24], 39)
         .tensor("blk.1.ssm_in.weight", &[256, 8], 8)
-        .tensor("blk.7.ffn_up.weight", &[256, 24], 8);
+        .tensor("blk.7.ffn_up.weight", &[256, 24], 8)
+        .tensor("blk.8.ffn_up.weight", &[256, 2], 23)
+        .tensor("blk.8.ffn_gate.weight", &[256, 2], 21);
     write(&path, &file.bytes());
     let recovered = recover(&path).unwrap();
     assert_eq!(recovered, recover(folder.path()).unwrap());
-    assert_eq!(recovered.source, "GGUF, 10 tensors");
+    assert_eq!(recovered.source, "GGUF, 12 tensors");
     let labels = labels(&recovered);
     let of = |name: &str| labels[format!("{name}.weight").as_str()].as_str();
-    assert_eq!(of("model.embed_tokens"), "6-bit g16");
-    assert_eq!(of("model.layers.0.self_attn.q_proj"), "4-bit g32 asym");
-    assert_eq!(of("model.layers.0.self_attn.v_proj"), "8-bit g32 restr");
+    assert_eq!(of("model.embed_tokens"), "Q6_K");
+    assert_eq!(of("model.layers.0.self_attn.q_proj"), "Q4_K");
+    assert_eq!(of("model.layers.0.self_attn.v_proj"), "Q8_0");
     assert_eq!(of("model.layers.0.mlp.down_proj"), "keep");
-    assert_eq!(of("model.layers.0.mlp.experts.2.up_proj"), "4-bit g32");
-    assert_eq!(labels.len(), 8, "{labels:?}");
+    assert_eq!(of("model.layers.0.mlp.experts.2.up_proj"), "Q4_0");
+    assert!(of("model.layers.1.mlp.up_proj").to_ascii_lowercase().contains("mxfp4"), "{labels:?}");
+    assert_eq!(labels.len(), 11, "{labels:?}");
     let said = |part: &str| {
         assert!(
             recovered.unsaid.iter().any(|s| s.contains(part)),
@@ -247,13 +250,13 @@ fn the_recipe_of_a_gguf_file() {
             recovered.unsaid
         );
     };
-    said("q4_K is read as 4-bit g32 asym, the nearest grid here, for blk.0.attn_q.");
-    said("no mxfp4; nothing was taken over for blk.1.ffn_up.");
+    assert_eq!(of("model.layers.8.mlp.up_proj"), "IQ4_XS");
+    said("iq3_s is read as 3-bit g32, the nearest grid here, for blk.8.ffn_gate.");
     said("not known here: blk.1.ssm_in.");
     let model = tempfile::tempdir().unwrap();
     let checkpoint = plain_llama(model.path());
     let imported = recovered.on(&checkpoint);
-    assert_eq!(imported.layers.len(), 4);
+    assert_eq!(imported.layers.len(), 5);
     let missing = imported.unsaid.last().unwrap();
     assert!(missing.contains("experts.0.up_proj") && missing.contains("layers.7"), "{missing}");
 }

@@ -202,10 +202,11 @@ fn every_lint_is_triggered_and_its_mend_removes_it() {
         assert!(of_kind(&rest) < of_kind(&all), "{id} for {target} is still there: {rest:?}");
     }
     let mut tested: Vec<&str> = CASES.iter().map(|case| case.0).collect();
-    // The first two have their cases below, the last among the tests of GGUF, the other among those of forms.
+    // The first two have their cases below, the next two among those of forms and of GGUF, the last three of retyping.
     tested.extend(["no-config", "quantised-already", "newer-readers", "not-written"]);
     // Those of parts that are taken out have theirs in removing.rs.
     tested.extend(["not-removable", "removed"]);
+    tested.extend(["finished-gguf", "finished-layers", "encoded-again"]);
     for id in LINTS {
         assert!(tested.contains(id), "no case triggers {id}");
     }

@@ -1,5 +1,5 @@
 //! `lapidary convert` and `lapidary unpack`: a compressed checkpoint written for another target, in fewer levels, or in full,
-//! without compressing it again.
+//! without compressing it again; a GGUF file with tensors of other types.
 
 use std::path::{Path, PathBuf};
 
@@ -13,13 +13,14 @@ use lapidary_engine::target::{self, Aim, Target};
 
 use crate::cli::compress::describe;
 use crate::cli::output::{self, Terminal};
+use crate::cli::retype::{self, Wish};
 use crate::cli::size::bytes_of;
 use crate::cli::squeeze;
 
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
 pub(super) struct Convert {
-    /// A compressed checkpoint: an archive, or one of compressed-tensors, GPTQ, AWQ, AQLM, SpQR or MLX.
+    /// A compressed checkpoint: an archive, one of compressed-tensors, GPTQ, AWQ, AQLM, SpQR or MLX, or a GGUF file.
     model: PathBuf,
     /// What to write it for, by its id (see `lapidary targets`). Layers that it has no form for are written in full.
     #[arg(long, value_name = "ID")]
@@ -27,6 +28,16 @@ pub(super) struct Convert {
     /// Cut stacks of levels to as many as fit so many bytes of weight files, as 20MB; for the target archive.
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
+    /// Of a GGUF file: the type that its matrices get, as `Q4_K`, `IQ4_XS` or F16, or a starting point, as `Q4_K_M`.
+    /// Where blocks do not fit the rows of a tensor, it gets the nearest that do; keys and all other tensors stay.
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "size")]
+    kind: Option<String>,
+    /// Errors count by the inputs of layers, as far as a calibration or an importance matrix knows them.
+    #[arg(long, requires = "kind")]
+    weighted: bool,
+    /// A folder that `calibrate` wrote, for --weighted; the latest of the model if not given.
+    #[arg(long, value_name = "FOLDER", requires = "weighted")]
+    calibration: Option<PathBuf>,
     #[command(flatten)]
     to: To,
 }
@@ -63,7 +74,9 @@ struct To {
 impl Convert {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let size = self.size.as_deref().map(bytes_of).transpose()?;
-        run(&self.model, (target::find(&self.target)?, size), &self.to)
+        let wish =
+            Wish { kind: self.kind, is_weighted: self.weighted, calibration: self.calibration };
+        run(&self.model, (target::find(&self.target)?, size, wish), &self.to)
     }
 }
 
@@ -79,28 +92,38 @@ impl Unpack {
                 "leave --base out",
             ));
         }
-        run(&self.archive, (target::find("dense")?, None), &self.to)
+        let wish = Wish { kind: None, is_weighted: false, calibration: None };
+        run(&self.archive, (target::find("dense")?, None, wish), &self.to)
     }
 }
 
 fn run(
     model: &Path,
-    (target, size): (&'static dyn Target, Option<u64>),
+    (target, size, wish): (&'static dyn Target, Option<u64>, Wish),
     to: &To,
 ) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(model)?;
-    let default = || PathBuf::from(format!("{}-{}", checkpoint.title(), target.about().id));
+    let default = || {
+        let title = checkpoint.title();
+        let stem = title.strip_suffix(".gguf").unwrap_or(&title);
+        PathBuf::from(format!("{stem}-{}", target.about().id))
+    };
     let out = to.out.clone().unwrap_or_else(default);
     let aim = Aim { shard_bytes: bytes_of(&to.shard_size)?, ..target.into() };
     let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
     let destination = Destination { folder: &out, replace: to.force, limits };
     let terminal = Terminal::new();
-    let done = match size {
-        Some(size) => export::cut(&checkpoint, (size, aim), destination, &terminal),
-        None => export::convert(&checkpoint, aim, destination, &terminal),
+    let done: anyhow::Result<Report> = match size {
+        Some(size) => {
+            export::cut(&checkpoint, (size, aim), destination, &terminal).map_err(Into::into)
+        }
+        None if checkpoint.gguf().is_some() || wish.kind.is_some() => {
+            retype::run(&checkpoint, wish, (aim, destination), &terminal)
+        }
+        None => export::convert(&checkpoint, aim, destination, &terminal).map_err(Into::into),
     };
     terminal.finish();
-    let report: Report = done?;
+    let report = done?;
     output::print(&describe(&report, &out, "what was converted"))?;
     if report.totals.dense > 0 && !target.capabilities().is_dense() {
         output::tell(&[format!(

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::{Checkpoint, Matrix, MatrixKind, Tensor};
+use lapidary_engine::compare::held;
 use lapidary_engine::observer::{Observer as _, Progress, Unit};
 use lapidary_engine::statistics::{self, Bits, GROUP_WIDTHS, Spectrum, Statistics, Structure};
 use lapidary_engine::tensor::DType;
@@ -17,7 +18,7 @@ use crate::theme::text;
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// A Hugging Face folder or a .safetensors file.
+    /// A Hugging Face folder, a .safetensors file or a GGUF file.
     model: PathBuf,
     /// Read headers only, no weights.
     #[arg(long)]
@@ -44,13 +45,17 @@ pub(super) struct Inspect {
 struct Row<'a> {
     name: &'a str,
     shape: &'a [usize],
-    dtype: &'static str,
+    /// Element type, or what the tensor is stored in: `Q4_K`.
+    dtype: &'a str,
     block: Option<u32>,
     role: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     expert: Option<u32>,
     parameters: u64,
     bytes: u64,
+    /// Bits that a value takes on disk, scales included, where it is stored in codes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bits: Option<f64>,
     #[serde(flatten)]
     values: Option<Values>,
     #[serde(flatten)]
@@ -185,7 +190,7 @@ impl SpectrumRow {
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(&self.model)?;
+        let checkpoint = held(Checkpoint::open(&self.model)?)?;
         let terminal = Terminal::new();
         let mut rows = Vec::with_capacity(checkpoint.tensors().len());
         let (mut done_bytes, total_bytes) = (0, checkpoint.tensor_bytes());
@@ -215,7 +220,7 @@ impl Inspect {
         tensor: &'a Tensor,
         terminal: &Terminal,
     ) -> anyhow::Result<Row<'a>> {
-        let is_measured = !self.headers && tensor.dtype.is_readable();
+        let is_measured = !self.headers && tensor.is_readable();
         let values =
             is_measured.then(|| statistics::measure(checkpoint, index, terminal)).transpose()?;
         let spectrum = if self.spectrum {
@@ -234,19 +239,24 @@ impl Inspect {
             structure: self.structure.then(|| StructureRow::new(tensor.matrix, structure)),
             name: &tensor.name,
             shape: &tensor.shape.0,
-            dtype: tensor.dtype.name(),
+            dtype: tensor.type_name(),
             block: tensor.place.block,
             role: tensor.place.role.name(),
             expert: tensor.place.expert,
             parameters: tensor.parameters(),
             bytes: tensor.bytes(),
+            bits: tensor.coded.as_ref().map(|_| tensor.stored_bits()),
             values: values.as_ref().map(Values::new),
             spectrum,
         })
     }
 
     fn table(&self, rows: &[Row<'_>]) -> String {
+        let has_codes = rows.iter().any(|row| row.bits.is_some());
         let mut heads = vec!["tensor", "<shape", "<dtype", "block", "<role", "parameters", "bytes"];
+        if has_codes {
+            heads.push("bits");
+        }
         if !self.headers {
             heads.extend(["std", "abs max", "kurtosis", "outliers", "zeros", "nan, inf"]);
         }
@@ -268,6 +278,9 @@ impl Inspect {
                 text::count(row.parameters),
                 text::count(row.bytes),
             ];
+            if has_codes {
+                cells.push(row.bits.map_or_else(|| "–".to_owned(), text::value));
+            }
             if !self.headers {
                 cells.extend(value_cells(row.values.as_ref()));
             }

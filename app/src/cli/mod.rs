@@ -15,6 +15,7 @@ mod output;
 mod plan;
 mod recipe;
 mod removal;
+mod retype;
 mod search;
 mod size;
 mod squeeze;
@@ -30,7 +31,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "lapidary", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// A Hugging Face folder, a .safetensors file or a project (.ron) to open in the window.
+    /// A Hugging Face folder, a .safetensors or .gguf file, or a project (.ron) to open in the window.
     path: Option<PathBuf>,
 
     #[command(subcommand)]
@@ -51,7 +52,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Run a project's plan, export, and prove the result.
     Compress(compress::Compress),
-    /// Write a compressed checkpoint for another target, without compressing it again.
+    /// Write a compressed checkpoint for another target, without compressing it again; or a GGUF file with other types.
     Convert(convert::Convert),
     /// Put weight files into fewer bytes that give every bit back.
     Squeeze(squeeze::Squeeze),

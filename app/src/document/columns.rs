@@ -136,7 +136,7 @@ impl Column {
             Self::Assignment if tensor.matrix.is_none() => "–".to_owned(),
             Self::Assignment => model.assignment(layer).label(),
             Self::Shape => tensor.shape.to_string(),
-            Self::Type => tensor.dtype.name().to_owned(),
+            Self::Type => tensor.type_name().to_owned(),
             Self::Parameters => text::count(tensor.parameters()),
             Self::Histogram | Self::Spectrum => String::new(),
             Self::Metric(metric) => {
@@ -198,7 +198,7 @@ impl Column {
             Self::Layer | Self::Histogram | Self::Spectrum => a.cmp(&b),
             Self::Assignment => self.cell(model, a).cmp(&self.cell(model, b)),
             Self::Shape => tensors[a].shape.0.cmp(&tensors[b].shape.0),
-            Self::Type => tensors[a].dtype.cmp(&tensors[b].dtype),
+            Self::Type => tensors[a].type_name().cmp(tensors[b].type_name()),
             Self::Parameters => tensors[a].parameters().cmp(&tensors[b].parameters()),
             Self::Metric(metric) => numbers((metric.value)(model, a), (metric.value)(model, b)),
         }

@@ -373,6 +373,9 @@ impl Model {
     /// The bits to write on a layer: those of its codes, or of its element type where it is kept.
     pub fn nominal_bits(&self, layer: usize) -> u32 {
         let tensor = &self.checkpoint.tensors()[layer];
+        if let Some(coded) = tensor.coded.as_ref().filter(|_| self.assignment(layer).is_keep()) {
+            return coded.bits;
+        }
         let layout = tensor
             .matrix
             .and_then(|matrix| self.assignment(layer).layout(matrix.shape, tensor.dtype).ok());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lapidary_engine::Result;
 use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::compare::held;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target;
 
@@ -43,7 +44,7 @@ fn open(path: &Path) -> Result<Opened> {
         let (view, project) = (project.view, Some(path.to_path_buf()));
         return Ok(Opened { checkpoint, draft, view, project, recovered: None });
     }
-    let checkpoint = Arc::new(Checkpoint::open(path)?);
+    let checkpoint = Arc::new(held(Checkpoint::open(path)?)?);
     let target = target::default_for(&checkpoint);
     let view = View { metric: "kurtosis".to_owned(), ..View::default() };
     let draft = Draft::new(Plan::default(), target);

@@ -7,6 +7,7 @@ mod evaluate;
 mod inspect;
 mod plan;
 mod plans;
+mod retype;
 mod search;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@ use crate::calibration::{
     Calibration, Folder, Imatrix, Imported, InTurn, Part, Prefix, Record, Run, Settings, Text,
     calibrate, model_key,
 };
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, GgufTensors};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::network::{CheckpointWeights, Network, Weights};
@@ -95,6 +95,7 @@ pub fn ability(checkpoint: &Checkpoint) -> Result<Ability> {
 }
 
 fn open<'a>(checkpoint: &Checkpoint, weights: &'a dyn Weights) -> Result<Network<'a>> {
+    checkpoint.gguf().map_or(Ok(()), GgufTensors::check_runs)?;
     let config = checkpoint.config().ok_or_else(|| {
         Error::plan(
             format!("{} has no config.json, so it cannot be run", checkpoint.path().display()),

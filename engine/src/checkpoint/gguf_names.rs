@@ -1,6 +1,6 @@
 //! Names of layers in Hugging Face checkpoints and in GGUF files, both ways.
 
-use crate::checkpoint::place_of;
+use crate::checkpoint::{Checkpoint, GgufPart, Tensor, place_of};
 
 /// A layer as GGUF names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,6 +145,17 @@ pub fn from_gguf(tensor: &str, architecture: &str) -> Option<String> {
     let usual = || INSIDE.iter().find(|(_, theirs)| *theirs == tail).map(|(ours, _)| *ours);
     let inside = own.map(|(_, _, ours)| *ours).or_else(usual)?;
     Some(format!("{layers}.{block}.{inside}"))
+}
+
+impl Checkpoint {
+    /// The GGUF name of a tensor: its own where this is a GGUF file whose names are kept, else that of its module.
+    pub fn gguf_name(&self, tensor: &Tensor) -> Option<GgufName> {
+        let is_own = |part: &GgufPart| part.tensors.iter().any(|own| own.name == tensor.name);
+        if self.gguf().is_some_and(|gguf| gguf.parts().iter().any(is_own)) {
+            return Some(GgufName { tensor: tensor.module().to_owned(), expert: None });
+        }
+        to_gguf(tensor.module())
+    }
 }
 
 #[cfg(test)]

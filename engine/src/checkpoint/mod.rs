@@ -6,10 +6,12 @@
 mod adapted;
 mod archived;
 mod block;
+mod coded;
 mod config;
 mod gguf_file;
 mod gguf_names;
 mod groups;
+mod held;
 mod open;
 mod read;
 mod reduced;
@@ -23,11 +25,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+pub use coded::Coded;
 pub use config::Config;
-pub use gguf_file::GgufTensors;
+pub use gguf_file::{GgufPart, GgufTensor, GgufTensors};
 pub use gguf_names::{GgufName, from_gguf, to_gguf};
 pub use groups::{FusedGroup, FusedKind, Tied};
 pub use reduced::{Before, Removal, told_numbers};
+pub use held::Decodes;
 pub use restored::Restored;
 pub use roles::{Place, Role, place_of};
 pub use row_order::RowOrder;
@@ -42,9 +46,9 @@ use crate::tensor::{DType, MatrixShape, Shape};
 pub struct Tensor {
     /// Its name on disk.
     pub name: String,
-    /// Element type on disk.
+    /// Element type: on disk, or of what it decodes to where it is stored in codes.
     pub dtype: DType,
-    /// Extents on disk.
+    /// Extents, of values.
     pub shape: Shape,
     /// Block, role and expert, read off the name.
     pub place: Place,
@@ -52,6 +56,10 @@ pub struct Tensor {
     pub matrix: Option<Matrix>,
     /// Index of its file in [`Checkpoint::files`].
     pub file: usize,
+    /// What it is stored in, where its values do not follow one another in its element type.
+    pub coded: Option<Coded>,
+    /// How its rows follow one another there.
+    pub rows: RowOrder,
     range: Range<u64>,
     /// Its name in the checkpoint from which parts were taken out, where that is another.
     source: Option<Arc<str>>,
@@ -87,6 +95,8 @@ impl Tensor {
     pub fn why_no_matrix(&self) -> String {
         if self.parameters() == 0 {
             format!("its shape {} holds no values", self.shape)
+        } else if !self.is_readable() {
+            format!("values stored as {} are not read here", self.type_name())
         } else if self.dtype.is_compressible() {
             format!(
                 "its shape {} and role {} are not those of a weight matrix",
@@ -197,6 +207,8 @@ pub struct Checkpoint {
     /// What was taken out of what the files hold, and what it was before.
     removal: Removal,
     before: Option<Before>,
+    /// Who decodes layers that are seen as what they hold.
+    decoder: Option<Arc<dyn Decodes>>,
 }
 
 /// A shared open checkpoint, as jobs hold it.

@@ -9,7 +9,8 @@ use crate::checkpoint::adapted::{self, Adapted};
 use crate::checkpoint::archived::Archived;
 use crate::checkpoint::roles::{self, Role};
 use crate::checkpoint::{
-    Checkpoint, Config, File, Matrix, MatrixKind, Removal, SideFile, Tensor, gguf_file, groups,
+    Checkpoint, Config, File, Matrix, MatrixKind, Removal, RowOrder, SideFile, Tensor, gguf_file,
+    groups,
 };
 use crate::disk::{self, Source};
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ impl Checkpoint {
     /// Opens a Hugging Face folder, a lone `.safetensors` file, an index, or a GGUF file (any part of one that was split
     /// opens all of them), by itself or as the one in a folder without safetensors. Reads headers only.
     ///
+    /// Tensors of a GGUF file have the names of the source where its architecture is one that is run here, else their own.
+    ///
     /// # Errors
     /// [`Error::Malformed`] for any defect of a header or index, [`Error::Io`] for a file that cannot be
     /// mapped, [`Error::Plan`] for a folder with neither.
@@ -47,7 +50,7 @@ fn open_file(path: &Path) -> Result<Checkpoint> {
         let opened = gguf_file::open(path)?;
         let mut tensors = opened.tensors;
         tensors.sort_by_cached_key(order);
-        let beside = (Some(opened.config), Vec::new(), false);
+        let beside = (opened.config, Vec::new(), false);
         let mut checkpoint = assemble(path, opened.files, tensors, beside)?;
         checkpoint.gguf = Some(opened.layers);
         return Ok(checkpoint);
@@ -223,6 +226,7 @@ pub(super) fn assemble(
         adapted,
         removal: Removal::default(),
         before: None,
+        decoder: None,
     })
 }
 
@@ -246,6 +250,8 @@ fn read_headers(path: &Path, sources: Vec<Source>) -> Result<(Vec<File>, Vec<Ten
             tensors.push(Tensor {
                 place,
                 matrix: None,
+                coded: None,
+                rows: RowOrder::Kept,
                 file: files.len(),
                 name: entry.name,
                 dtype: entry.dtype,

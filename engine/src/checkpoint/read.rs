@@ -9,12 +9,25 @@ use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, Parall
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::error::{Error, Result};
 use crate::observer::Observer;
-use crate::tensor::{CHUNK_ELEMENTS, Decoder};
+use crate::tensor::{CHUNK_ELEMENTS, Decoder, write_f32};
 
 impl Checkpoint {
-    /// The bytes of elements `first .. first + n` of a tensor, which must begin and end on a byte. They are copied only
-    /// where rows between them were taken out.
+    /// The bytes of elements `first .. first + n` of a tensor in its element type, which must begin and end on a byte: as
+    /// they lie there, or decoded where the tensor is stored in codes or its rows in another order.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Unsupported`] for codes that are not read here.
     pub fn element_bytes(&self, tensor: &Tensor, first: u64, n: u64) -> Result<Cow<'_, [u8]>> {
+        if let Some(decoder) = self.decoder_of(tensor) {
+            let mut values = vec![0.0_f32; n as usize];
+            decoder.read(tensor.source_name(), first as usize, &mut values)?;
+            let mut bytes = Vec::with_capacity(4 * values.len());
+            write_f32(tensor.dtype, &values, &mut bytes);
+            return Ok(Cow::Owned(bytes));
+        }
+        if let Some(bytes) = self.gguf_bytes(tensor, first, n) {
+            return bytes.map(Cow::Owned);
+        }
         let at = |element: u64| element * tensor.dtype.bits() / 8;
         self.bytes_of(tensor, at(first)..at(first + n))
     }
@@ -44,12 +57,23 @@ impl Checkpoint {
         Ok(found)
     }
 
-    /// Passes the raw bytes of a tensor to `visit`, in pieces of at most `CHUNK_ELEMENTS` elements.
+    /// Bytes of a weight file as they lie there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file has become shorter.
+    pub fn file_bytes(&self, file: usize, range: Range<u64>) -> Result<&[u8]> {
+        self.files[file].source.bytes(range)
+    }
+
+    /// Passes the bytes of a tensor to `visit` as they lie in its file, in pieces of at most `CHUNK_ELEMENTS` bytes.
     pub fn for_each_chunk(
         &self,
         tensor: &Tensor,
         mut visit: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        if let Some(decoder) = self.decoder_of(tensor) {
+            return decoder.stored(tensor.source_name(), &mut visit);
+        }
         let (piece, total) = (CHUNK_ELEMENTS as u64, tensor.bytes());
         let mut at = 0;
         while at < total {

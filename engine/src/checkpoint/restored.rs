@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::checkpoint::open::{has_conv1d, matrix_of, order};
-use crate::checkpoint::{Checkpoint, Tensor, open, roles};
+use crate::checkpoint::{Checkpoint, RowOrder, Tensor, open, roles};
 use crate::error::{Error, Result};
 use crate::format::archive;
 use crate::tensor::{DType, Shape};
@@ -73,6 +73,8 @@ impl Checkpoint {
             shape: layer.shape.clone(),
             place: roles::place_of(&layer.name),
             matrix: None,
+            coded: None,
+            rows: RowOrder::Kept,
             file,
             // Beyond the end of every file: whoever reads it learns that it is not there.
             range: u64::MAX - bytes..u64::MAX,

@@ -1,6 +1,7 @@
 //! Two checkpoints of one model, tensor by tensor: which belong together, and how far they are apart. In: a
 //! checkpoint and its compressed, fine-tuned or converted twin. Out: pairs and plain numbers. Never knows plans.
 
+mod held;
 mod pairs;
 mod stored;
 mod vectors;
@@ -8,6 +9,7 @@ mod vectors;
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
+pub use held::held;
 pub use pairs::{Counterpart, layers, pairs};
 pub use stored::{CompressedLayer, Parts, PartsReader};
 
@@ -115,13 +117,14 @@ struct Piece {
 impl Pair<'_> {
     fn compare_plain(&self, other: &Tensor) -> Result<Comparison> {
         self.check_shape(&other.shape)?;
-        let same_type = self.tensor.dtype == other.dtype;
+        let is_plain = self.tensor.coded.is_none() && other.coded.is_none();
+        let same_type = is_plain && self.tensor.dtype == other.dtype;
         if same_type && !other.dtype.is_readable() {
             return self.compare_bytes(other);
         }
-        for dtype in [self.tensor.dtype, other.dtype] {
-            if !dtype.is_readable() {
-                return Err(self.unreadable(dtype));
+        for tensor in [self.tensor, other] {
+            if !tensor.is_readable() {
+                return Err(self.unreadable(tensor));
             }
         }
         let pieces = self.for_each_piece(|first, n| {
@@ -143,7 +146,7 @@ impl Pair<'_> {
             Ok(Piece { sums: Distance::default(), bits })
         })?;
         if pieces.iter().any(|piece| piece.bits > 0) {
-            return Err(self.unreadable(other.dtype));
+            return Err(self.unreadable(other));
         }
         self.finish(&pieces, true)
     }
@@ -156,8 +159,8 @@ impl Pair<'_> {
                 what: format!("comparing the Conv1D layer {} with integers", self.tensor.name),
             });
         }
-        if !self.tensor.dtype.is_readable() {
-            return Err(self.unreadable(self.tensor.dtype));
+        if !self.tensor.is_readable() {
+            return Err(self.unreadable(self.tensor));
         }
         let parts = layer.read_parts(self.b, 0..layer.shape.elements(), self.observer)?;
         let damaged = || Error::Unsupported {
@@ -244,10 +247,9 @@ impl Pair<'_> {
         })
     }
 
-    fn unreadable(&self, dtype: DType) -> Error {
-        Error::Unsupported {
-            what: format!("comparing the {dtype} values of tensor {}", self.tensor.name),
-        }
+    fn unreadable(&self, tensor: &Tensor) -> Error {
+        let (kind, name) = (tensor.type_name(), &self.tensor.name);
+        Error::Unsupported { what: format!("comparing the {kind} values of tensor {name}") }
     }
 }
 

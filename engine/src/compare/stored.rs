@@ -446,7 +446,8 @@ impl Stores<'_> {
         let is_pair = tensor.parameters() == 2 && matches!(tensor.dtype, DType::I64 | DType::I32);
         let bytes = self.b.element_bytes(tensor, 0, 2).ok().filter(|_| is_pair);
         let mut extents = Vec::new();
-        for_each_f64(tensor.dtype, &bytes.ok_or("its weight_shape is no pair")?, |extent| {
+        let bytes = bytes.ok_or("its weight_shape is no pair")?;
+        for_each_f64(tensor.dtype, &bytes, |extent| {
             extents.push(extent);
         });
         // So small that no product overflows; the parts are checked against it.

@@ -21,11 +21,15 @@ pub use tree::{Found, keep_latest, list_tree, list_visible};
 
 use crate::error::{Error, Result};
 
+/// The most files of one checkpoint that are kept open.
+const MOST_HELD: usize = 16;
+
 /// A file mapped for reading. Opening touches no page.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    file: File,
+    /// `None` for one of many: the map stays without it, and the file is asked about by its name.
+    file: Option<File>,
     identity: Option<Identity>,
     /// `None` for an empty file, which cannot be mapped.
     map: Option<memmap2::Mmap>,
@@ -76,13 +80,35 @@ impl Source {
         }
         let map =
             if info.len() == 0 { None } else { Some(map(&file).map_err(Error::io("map", path))?) };
-        Ok(Self { path: path.to_path_buf(), file, identity: Identity::of(&info), map })
+        let identity = Identity::of(&info);
+        Ok(Self { path: path.to_path_buf(), file: Some(file), identity, map })
+    }
+
+    /// Maps one of `count` files that are wanted together. Of many none is kept open, as a process may hold only so many.
+    pub fn open_among(path: &Path, count: usize) -> Result<Self> {
+        let mut source = Self::open(path)?;
+        if count > MOST_HELD {
+            source.file = None;
+        }
+        Ok(source)
+    }
+
+    /// The state of the file that was mapped.
+    fn now(&self) -> std::io::Result<std::fs::Metadata> {
+        if let Some(file) = &self.file {
+            return file.metadata();
+        }
+        let info = self.path.metadata()?;
+        if self.identity.is_some_and(|identity| identity.inode != inode(&info)) {
+            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "another took its name"));
+        }
+        Ok(info)
     }
 
     /// The file that was mapped, if it is still as it was then; asked of the open file, so that another one
     /// which took its name does not count. `None` where it was written since, or where the system cannot say.
     pub fn identity(&self) -> Option<Identity> {
-        let now = Identity::of(&self.file.metadata().ok()?);
+        let now = Identity::of(&self.now().ok()?);
         self.identity.filter(|_| self.identity == now)
     }
 
@@ -90,7 +116,7 @@ impl Source {
     /// say.
     pub fn is_unchanged(&self) -> bool {
         let Some(opened) = self.identity else { return true };
-        let held = self.file.metadata().ok().and_then(|info| Identity::of(&info));
+        let held = self.now().ok().and_then(|info| Identity::of(&info));
         let named = self.path.metadata().ok().and_then(|info| Identity::of(&info));
         held == Some(opened) && named == Some(opened)
     }
@@ -114,7 +140,7 @@ impl Source {
         if range.is_empty() {
             return Ok(&[]);
         }
-        let now_bytes = self.file.metadata().map_err(Error::io("read", &self.path))?.len();
+        let now_bytes = self.now().map_err(Error::io("read", &self.path))?.len();
         let whole: &[u8] = self.map.as_ref().map_or(&[], |map| map);
         let end = range.end.min(whole.len() as u64);
         if now_bytes < range.end || end < range.end {

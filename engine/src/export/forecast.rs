@@ -93,12 +93,6 @@ fn forecast_whole(
 /// The output of a plan, unless something keeps it from being carried out or from loading.
 pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Manifest> {
     let checkpoint = subject.checkpoint;
-    if checkpoint.gguf().is_some() {
-        return Err(Error::plan(
-            format!("{} is a finished GGUF file", checkpoint.path().display()),
-            "export from the safetensors checkpoint it was made from",
-        ));
-    }
     if checkpoint.has_adapter() {
         return Err(Error::plan(
             format!("{} is a finished output with an adapter", checkpoint.path().display()),

@@ -1,4 +1,7 @@
-//! Writing a GGUF file, tensor by tensor: rows in llama.cpp's order, vectors in F32, layers as blocks.
+//! Writing a GGUF file, tensor by tensor: rows in llama.cpp's order, vectors in F32, layers as blocks; of a file that is
+//! written again the bytes of all other tensors as they are.
+
+use std::ops::Range;
 
 use ndarray::Array2;
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
@@ -10,6 +13,9 @@ use crate::error::Result;
 use crate::export::Work;
 use crate::target::{Content, Entry, GgufFile, Storage, write_row};
 use crate::tensor::{CHUNK_ELEMENTS, DType, write_f32};
+
+/// Bytes that are carried over at once.
+const PIECE_BYTES: usize = 4 << 20;
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
@@ -33,8 +39,24 @@ pub(super) fn write(
                 write_f32s(&values, write)
             }
             Content::Values(values) => write_f32s(values, write),
+            Content::Carried { file, range } => carry(work, *file, range, write),
         }
     })
+}
+
+/// Bytes of a file of the source, piece by piece.
+fn carry(work: &Work<'_>, file: usize, range: &Range<u64>, write: &mut Write<'_>) -> Result<()> {
+    work.checkpoint.check_unchanged(file)?;
+    pieces(range).try_for_each(|piece| {
+        work.observer.go_on()?;
+        write(work.checkpoint.file_bytes(file, piece)?)
+    })
+}
+
+/// Runs of some MiB.
+pub(super) fn pieces(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range.clone().step_by(PIECE_BYTES).map(move |at| at..end.min(at + PIECE_BYTES as u64))
 }
 
 fn write_f32s(values: &[f32], write: &mut Write<'_>) -> Result<()> {

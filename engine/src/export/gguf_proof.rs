@@ -1,5 +1,6 @@
 //! The proof of a GGUF file: opened again by a reader of its own, every tensor put back into the order of the source,
-//! decoded as llama.cpp reads it, and compared bit for bit with what was computed, or with the source.
+//! decoded as llama.cpp reads it, and compared bit for bit with what was computed, or with the source. Of a GGUF file that
+//! was written again, keys and carried tensors are held against the source as that reader finds them there.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::encoding::BlockType;
 use crate::error::Result;
 use crate::export::gguf_reader::{Opened, open, size_of};
 use crate::export::proof::{Proved, failed, round};
-use crate::export::{Work, gguf};
+use crate::export::{Work, gguf, gguf_kept};
 use crate::format::gguf_split;
 use crate::format::gguf_writer::NewTensor;
 use crate::numeric::distance::relative_error;
@@ -23,16 +24,22 @@ use crate::tensor::{DType, Decoder};
 
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     let mut proofs = vec![Proved { relative_error: 0.0 }; work.manifest.entries.len()];
-    let files = work.manifest.files.iter();
+    let files = &work.manifest.files;
+    let open_part = |name: &str| Source::open_among(&folder.join(name), files.len());
     let sources: Vec<Source> =
-        files.map(|file| Source::open(&folder.join(&file.name))).collect::<Result<_>>()?;
+        files.iter().map(|file| open_part(&file.name)).collect::<Result<_>>()?;
     let mut parts = Vec::with_capacity(sources.len());
     for source in &sources {
         let bytes = source.bytes(0..source.len_bytes())?;
         parts.push((source.path(), open(bytes).map_err(|what| failed(source.path(), what))?));
     }
-    check_keys(&parts)?;
-    check_parts(&parts)?;
+    match work.checkpoint.gguf() {
+        Some(_) => gguf_kept::check(work, &parts)?,
+        None => check_keys(&parts)?,
+    }
+    if work.checkpoint.gguf().is_none() || parts.len() > 1 {
+        check_parts(&parts)?;
+    }
     let mut done = 0;
     for (file, (path, opened)) in work.manifest.files.iter().zip(&parts) {
         if let WeightFile::Gguf(plan) = &file.plan {
@@ -118,6 +125,8 @@ impl Prover<'_> {
         let differs = || failed(self.path, format!("tensor {} differs", new.name));
         match content {
             Content::Values(values) => same(found.data, values).then_some(()).ok_or_else(differs),
+            // Held against the source as a whole.
+            Content::Carried { .. } => Ok(()),
             Content::Vector { tensor, rows, plus } => {
                 let source = gguf::vector(self.work, *tensor, RowOrder::Kept, 0.0)?;
                 let at = |row: usize| source[rows.source(row, source.len())] + plus;
@@ -188,7 +197,7 @@ impl Prover<'_> {
             }
             let first = (found.rows.source(row, shape.rows) * shape.cols) as u64;
             let source = self.work.checkpoint.element_bytes(tensor, first, shape.cols as u64)?;
-            if source != data {
+            if *source != *data {
                 return Err(differs());
             }
         }

@@ -1,7 +1,8 @@
 //! A second reader of GGUF, for the proof: written from the format's description, it shares no code with the writer or
-//! with the reader the rest of the program uses. It knows version 3 and the types an export can hold.
+//! with the reader the rest of the program uses. It knows version 3, and 2 of a source that is written again.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// A tensor as the file describes it.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Opened<'a> {
     pub(super) numbers: BTreeMap<&'a str, u64>,
     /// Lengths of values that are lists.
     pub(super) lists: BTreeMap<&'a str, u64>,
+    /// Every key with its type and value as they stand there, in order.
+    pub(super) pairs: Vec<(&'a str, &'a [u8])>,
 }
 
 /// Elements and bytes of a block of each type.
@@ -44,6 +47,23 @@ const SIZES: &[(u32, u64, u64)] = &[
     (20, 32, 18),
     (23, 256, 136),
     (39, 32, 17),
+    // Types that are only carried over.
+    (16, 256, 66),
+    (17, 256, 74),
+    (18, 256, 98),
+    (19, 256, 50),
+    (21, 256, 110),
+    (22, 256, 82),
+    (24, 1, 1),
+    (25, 1, 2),
+    (26, 1, 4),
+    (27, 1, 8),
+    (28, 1, 8),
+    (29, 256, 56),
+    (34, 256, 54),
+    (35, 256, 66),
+    (40, 64, 36),
+    (41, 128, 18),
 ];
 
 /// Elements and bytes of a block.
@@ -94,12 +114,43 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Opens a file; says what is wrong where it cannot be opened.
+/// Opens a file that was written here; says what is wrong where it cannot be opened.
 pub(super) fn open(bytes: &[u8]) -> Result<Opened<'_>, &'static str> {
+    let (opened, end) = read(bytes, 3..=3)?;
+    let alignment = alignment(&opened);
+    let mut behind = 0;
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    for tensor in opened.tensors.values() {
+        let begin = tensor.data.as_ptr().addr() - bytes.as_ptr().addr();
+        places.push((begin, begin + tensor.data.len()));
+    }
+    places.sort_unstable();
+    let mut at = end;
+    for (begin, end) in places {
+        if begin != at {
+            return Err("its tensors do not follow one another");
+        }
+        at = end.next_multiple_of(alignment);
+        behind = at;
+    }
+    let is_whole = bytes.len() == behind.max(end);
+    if is_whole { Ok(opened) } else { Err("there is something behind its last tensor") }
+}
+
+fn alignment(opened: &Opened<'_>) -> usize {
+    let said = opened.numbers.get("general.alignment");
+    said.and_then(|said| usize::try_from(*said).ok()).filter(|&said| said > 0).unwrap_or(32)
+}
+
+/// Reads a file of these versions; gives where its data begin too.
+pub(super) fn read(
+    bytes: &[u8],
+    versions: RangeInclusive<u32>,
+) -> Result<(Opened<'_>, usize), &'static str> {
     let mut rest = Rest { all: bytes, at: 0 };
-    let begin = (rest.take(4), rest.u32());
-    if begin != (Some(b"GGUF"), Some(3)) {
-        return Err("it does not begin as GGUF of version 3");
+    let is_gguf = rest.take(4) == Some(b"GGUF");
+    if !is_gguf || !rest.u32().is_some_and(|version| versions.contains(&version)) {
+        return Err("it does not begin as GGUF of a version that is read");
     }
     let cut = "its header is cut short or makes no sense";
     let (tensors, pairs) = (rest.u64().ok_or(cut)?, rest.u64().ok_or(cut)?);
@@ -111,29 +162,33 @@ pub(super) fn open(bytes: &[u8]) -> Result<Opened<'_>, &'static str> {
     for _ in 0..tensors {
         described.push(describe(&mut rest).ok_or(cut)?);
     }
-    rest.at = rest.at.next_multiple_of(32);
-    let mut end = rest.at as u64;
+    let first = rest.at.next_multiple_of(alignment(&opened));
     for (name, extents, kind, offset) in described {
-        let begin = (rest.at as u64).checked_add(offset).ok_or(cut)?;
-        if begin != end.next_multiple_of(32) {
-            return Err("its tensors do not follow one another");
-        }
         let (elements, block) = size_of(kind).ok_or("it has a tensor of an unknown type")?;
         let count =
             extents.iter().try_fold(1_u64, |n, extent| n.checked_mul(*extent)).ok_or(cut)?;
-        end = begin.checked_add(count / elements * block).ok_or(cut)?;
-        let range = usize::try_from(begin).ok().zip(usize::try_from(end).ok()).ok_or(cut)?;
-        let data = bytes.get(range.0..range.1).ok_or("it ends within a tensor")?;
+        let size = (count / elements).checked_mul(block).ok_or(cut)?;
+        let begin = usize::try_from(offset).ok().and_then(|offset| first.checked_add(offset));
+        let end = begin.zip(usize::try_from(size).ok()).and_then(|(a, n)| a.checked_add(n));
+        let (begin, end) = begin.zip(end).ok_or(cut)?;
+        let data = bytes.get(begin..end).ok_or("it ends within a tensor")?;
         if opened.tensors.insert(name, Described { extents, kind, data }).is_some() {
             return Err("two of its tensors have one name");
         }
     }
-    let is_whole = bytes.len() as u64 == end.next_multiple_of(32);
-    if is_whole { Ok(opened) } else { Err("there is something behind its last tensor") }
+    Ok((opened, first))
 }
 
 fn pair<'a>(rest: &mut Rest<'a>, opened: &mut Opened<'a>) -> Option<()> {
-    let (key, kind) = (rest.text()?, rest.u32()?);
+    let key = rest.text()?;
+    let begin = rest.at;
+    value(rest, key, opened)?;
+    opened.pairs.push((key, rest.all.get(begin..rest.at)?));
+    Some(())
+}
+
+fn value<'a>(rest: &mut Rest<'a>, key: &'a str, opened: &mut Opened<'a>) -> Option<()> {
+    let kind = rest.u32()?;
     match kind {
         8 => {
             opened.texts.insert(key, rest.text()?);

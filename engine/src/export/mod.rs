@@ -7,6 +7,7 @@ mod cut;
 mod estimate;
 mod forecast;
 mod gguf;
+mod gguf_kept;
 mod gguf_proof;
 mod gguf_reader;
 mod hashes;
@@ -44,7 +45,7 @@ use crate::format::safetensors::Spec;
 use crate::job::{self, Encodings, Limits, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
-use crate::target::{Aim, Manifest, Storage, Target, WeightFile, refuse_dead_rules};
+use crate::target::{Aim, Case, Manifest, Storage, Target, WeightFile, lints, refuse_dead_rules};
 use crate::tensor::{round_f32, write_f32};
 
 /// Name of the report beside the result; it also marks a folder as ours to replace.
@@ -155,6 +156,7 @@ fn export_whole(
     let manifest = forecast::laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;
     checkpoint.check_all_unchanged()?;
+    warn_of_codes(Case { checkpoint, plan, aim, entries: &manifest.entries }, observer);
     let store_bytes = forecast::store_bytes(checkpoint, plan, &manifest);
     let there_bytes = |folder: &Path| job::finished(subject, plan, folder).bytes;
     let folder = begin(destination, (manifest.total_bytes(), store_bytes), &there_bytes)?;
@@ -172,6 +174,12 @@ fn export_whole(
     let mut report = Report { calibration, ..report };
     report.add_rows(&settled, &store)?;
     add_report(&work, report, folder)
+}
+
+/// Says that layers which are in codes already are encoded again.
+fn warn_of_codes(case: Case<'_>, observer: &dyn Observer) {
+    let found = lints(&case).into_iter().filter(|lint| lint.id == "encoded-again");
+    found.for_each(|lint| observer.warn(format!("{}; {}", lint.what, lint.mend)));
 }
 
 /// A relative error as reports hold it: 1, all of what is there, where the source is all zeros and ‖W‖ cannot be divided by.

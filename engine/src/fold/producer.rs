@@ -87,6 +87,9 @@ fn found(
     checkpoint: &Checkpoint,
     is_meant: &dyn Fn(&Linear) -> bool,
 ) -> Result<Vec<Producer>, String> {
+    if checkpoint.gguf().is_some() {
+        return Err("norms and rows of a GGUF file stay as they are".to_owned());
+    }
     let config = checkpoint.config().ok_or("there is no config.json that says what they read")?;
     let design = architectures::design(config)
         .map_err(|_unknown| "what they read is not known of this architecture".to_owned())?;

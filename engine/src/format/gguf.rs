@@ -184,8 +184,12 @@ pub struct Header {
     pub version: u32,
     /// The key-value pairs.
     pub metadata: BTreeMap<String, Value>,
+    /// Where each pair lies in the file, key, type and value, in the order of the file.
+    pub pairs: Vec<(String, Range<u64>)>,
     /// The tensors, in the order of the file.
     pub tensors: Vec<TensorInfo>,
+    /// What tensors begin at multiples of.
+    pub alignment: u64,
     /// Where the data begin in the file.
     pub data: u64,
 }
@@ -223,7 +227,7 @@ pub fn read_header(source: &Source) -> Result<Header> {
     }
     let tensors = cursor.count("the number of tensors", 24)?;
     let pairs = cursor.count("the number of key-value pairs", 13)?;
-    let metadata = read_metadata(&mut cursor, pairs)?;
+    let (metadata, pairs) = read_metadata(&mut cursor, pairs)?;
     let mut infos = Vec::new();
     for at in 0..tensors {
         infos.push(read_info(&mut cursor, at)?);
@@ -231,21 +235,26 @@ pub fn read_header(source: &Source) -> Result<Header> {
     let alignment = alignment(&cursor, &metadata)?;
     let data = cursor.at.next_multiple_of(alignment);
     check_tensors(&cursor, &infos, data, alignment)?;
-    Ok(Header { version, metadata, tensors: infos, data })
+    Ok(Header { version, metadata, pairs, tensors: infos, alignment, data })
 }
 
-fn read_metadata(cursor: &mut Cursor<'_>, pairs: u64) -> Result<BTreeMap<String, Value>> {
-    let mut metadata = BTreeMap::new();
+/// Values by key, and where each pair lies.
+type Metadata = (BTreeMap<String, Value>, Vec<(String, Range<u64>)>);
+
+fn read_metadata(cursor: &mut Cursor<'_>, pairs: u64) -> Result<Metadata> {
+    let (mut metadata, mut places) = (BTreeMap::new(), Vec::new());
     for at in 0..pairs {
+        let begin = cursor.at;
         let key = cursor.text(&format!("key {at}"), MAX_NAME_BYTES)?;
         let kind = cursor.u32(&key)?;
         let value = if kind == ARRAY { cursor.array(&key)? } else { cursor.scalar(kind, &key)? };
         if metadata.contains_key(&key) {
             return Err(cursor.malformed(format!("the key {key} appears twice")));
         }
+        places.push((key.clone(), begin..cursor.at));
         metadata.insert(key, value);
     }
-    Ok(metadata)
+    Ok((metadata, places))
 }
 
 fn read_info(cursor: &mut Cursor<'_>, at: u64) -> Result<TensorInfo> {

@@ -2,6 +2,9 @@
 
 use crate::format::gguf_writer::{NewValue, Pairs};
 
+/// What all keys about it begin with.
+pub const KEYS: &str = "quantize.imatrix.";
+
 /// Where the importance of inputs comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Importance {

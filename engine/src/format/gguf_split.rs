@@ -78,7 +78,7 @@ pub fn open(path: &Path) -> Result<Vec<(Source, Header)>> {
     let paths = parts(path)?;
     let mut opened = Vec::with_capacity(paths.len());
     for (at, part) in paths.iter().enumerate() {
-        let source = Source::open(part)?;
+        let source = Source::open_among(part, paths.len())?;
         let header = gguf::read_header(&source)?;
         check(part, &header, (at, paths.len()))?;
         opened.push((source, header));

@@ -68,6 +68,11 @@ pub fn plain(kind: u32) -> Option<DType> {
     match kind {
         0 => Some(DType::F32),
         1 => Some(DType::F16),
+        24 => Some(DType::I8),
+        25 => Some(DType::I16),
+        26 => Some(DType::I32),
+        27 => Some(DType::I64),
+        28 => Some(DType::F64),
         30 => Some(DType::BF16),
         _ => None,
     }
@@ -80,6 +85,19 @@ pub fn row_bytes(kind: u32, cols: usize) -> Option<usize> {
     let bytes = usize::try_from(block.bytes).ok()?;
     cols.is_multiple_of(elements).then_some(())?;
     (cols / elements).checked_mul(bytes)
+}
+
+/// Bits of a code of this type, as far as they are known: without scales and minimums.
+pub fn code_bits(kind: u32) -> u32 {
+    let Some(block) = gguf::BlockType::of(kind) else { return 0 };
+    let whole = || (block.bytes * 8 / block.elements.max(1)) as u32;
+    BlockType::named(block.name).map_or_else(whole, BlockType::bits)
+}
+
+/// Whether values of this type are read here.
+pub fn is_read(kind: u32) -> bool {
+    let named = |of: &gguf::BlockType| BlockType::named(of.name).is_some();
+    plain(kind).is_some() || kind == MXFP4 || gguf::BlockType::of(kind).is_some_and(named)
 }
 
 /// Decodes a row bit for bit as llama.cpp reads it; `None` for a type that is not read here.

@@ -1,4 +1,7 @@
-//! GGUF files written: version 3, little-endian, metadata and tensors in the order given, data aligned to 32 bytes.
+//! GGUF files written: version 3, little-endian, metadata and tensors in the order given, data aligned to 32 bytes or to
+//! what a file that is written anew was aligned to.
+
+use std::ops::Range;
 
 use crate::disk::NewFile;
 use crate::error::{Error, Result};
@@ -7,7 +10,7 @@ use crate::format::gguf::BlockType;
 const MAGIC: &[u8] = b"GGUF";
 const VERSION: u32 = 3;
 /// What tensors begin at multiples of, as nothing else is said.
-const ALIGNMENT: u64 = 32;
+pub const ALIGNMENT: u64 = 32;
 /// The longest name of a tensor that ggml keeps, without the zero behind it.
 pub const MAX_NAME_BYTES: usize = 63;
 
@@ -39,28 +42,72 @@ pub enum NewValue {
 /// Key-value pairs as they stand in a file, in the order they were added.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Pairs {
-    count: u64,
+    /// Keys, and where each pair lies in the bytes.
+    places: Vec<(String, Range<usize>)>,
     bytes: Vec<u8>,
 }
 
 impl std::fmt::Debug for Pairs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pairs").field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("Pairs").field("count", &self.places.len()).finish_non_exhaustive()
     }
 }
 
 impl Pairs {
     /// Adds a key with its value.
     pub fn push(&mut self, key: &str, value: &NewValue) {
-        self.count += 1;
+        let begin = self.bytes.len();
         write_text(key, &mut self.bytes);
         write_value(value, &mut self.bytes);
+        self.places.push((key.to_owned(), begin..self.bytes.len()));
+    }
+
+    /// Adds a pair as it stands in another file: key, type and value.
+    pub fn push_bytes(&mut self, key: &str, pair: &[u8]) {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(pair);
+        self.places.push((key.to_owned(), begin..self.bytes.len()));
     }
 
     /// Adds all pairs of another.
     pub fn append(&mut self, other: &Self) {
-        self.count += other.count;
-        self.bytes.extend_from_slice(&other.bytes);
+        other.iter().for_each(|(key, pair)| self.push_bytes(key, pair));
+    }
+
+    /// Each pair as it stands in the file, by its key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.places.iter().map(|(key, place)| (key.as_str(), &self.bytes[place.clone()]))
+    }
+
+    /// Whether there is such a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.places.iter().any(|(known, _)| known == key)
+    }
+
+    /// The same pairs with another value of a key, in its place, or behind them where there is none.
+    #[must_use]
+    pub fn with(&self, key: &str, value: &NewValue) -> Self {
+        let mut all = Self::default();
+        for (known, pair) in self.iter() {
+            if known == key {
+                all.push(key, value);
+            } else {
+                all.push_bytes(known, pair);
+            }
+        }
+        if !all.has(key) {
+            all.push(key, value);
+        }
+        all
+    }
+
+    /// The pairs whose keys are wanted.
+    #[must_use]
+    pub fn only(&self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        let mut some = Self::default();
+        let wanted = self.iter().filter(|(key, _)| is_wanted(key));
+        wanted.for_each(|(key, pair)| some.push_bytes(key, pair));
+        some
     }
 }
 
@@ -82,6 +129,7 @@ pub struct GgufPlan {
     tensors: Vec<(NewTensor, u64)>,
     header: Vec<u8>,
     data_bytes: u64,
+    alignment: u64,
 }
 
 impl GgufPlan {
@@ -103,10 +151,18 @@ impl GgufPlan {
     /// # Errors
     /// Those of [`GgufPlan::new`].
     pub fn of(metadata: &Pairs, tensors: Vec<NewTensor>) -> Result<Self> {
+        Self::aligned_to(ALIGNMENT, metadata, tensors)
+    }
+
+    /// The same with tensors at multiples of `alignment`, which the pairs must say unless it is 32.
+    ///
+    /// # Errors
+    /// Those of [`GgufPlan::new`].
+    pub fn aligned_to(alignment: u64, metadata: &Pairs, tensors: Vec<NewTensor>) -> Result<Self> {
         let mut header = MAGIC.to_vec();
         header.extend(VERSION.to_le_bytes());
         header.extend((tensors.len() as u64).to_le_bytes());
-        header.extend(metadata.count.to_le_bytes());
+        header.extend((metadata.places.len() as u64).to_le_bytes());
         header.extend_from_slice(&metadata.bytes);
         let mut names = std::collections::BTreeSet::new();
         let (mut laid_out, mut at) = (Vec::new(), 0_u64);
@@ -120,22 +176,29 @@ impl GgufPlan {
             tensor.extents.iter().for_each(|extent| header.extend(extent.to_le_bytes()));
             header.extend(tensor.kind.to_le_bytes());
             header.extend(at.to_le_bytes());
-            at += bytes.next_multiple_of(ALIGNMENT);
+            at += bytes.next_multiple_of(alignment);
             laid_out.push((tensor, bytes));
         }
-        let aligned = header.len().next_multiple_of(ALIGNMENT as usize);
+        let aligned = header.len().next_multiple_of(alignment as usize);
         header.resize(aligned, 0);
-        Ok(Self { metadata: metadata.clone(), tensors: laid_out, header, data_bytes: at })
+        let metadata = metadata.clone();
+        Ok(Self { metadata, tensors: laid_out, header, data_bytes: at, alignment })
     }
 
-    /// The same file with more pairs.
+    /// The same file with more pairs, in place of those whose keys begin with `instead_of`.
     ///
     /// # Errors
     /// Those of [`GgufPlan::new`].
-    pub fn with(&self, more: &Pairs) -> Result<Self> {
-        let mut metadata = self.metadata.clone();
+    pub fn with(&self, more: &Pairs, instead_of: &str) -> Result<Self> {
+        let mut metadata = self.metadata.only(|key| !key.starts_with(instead_of));
         metadata.append(more);
-        Self::of(&metadata, self.tensors.iter().map(|(tensor, _)| tensor.clone()).collect())
+        let tensors = self.tensors.iter().map(|(tensor, _)| tensor.clone()).collect();
+        Self::aligned_to(self.alignment, &metadata, tensors)
+    }
+
+    /// What its tensors begin at multiples of.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
     }
 
     /// Its key-value pairs.
@@ -154,7 +217,7 @@ impl GgufPlan {
         metadata.bytes.len() as u64
     }
 
-    /// Bytes filled up to where something may begin.
+    /// Bytes filled up to where something may begin, where nothing else is said.
     pub fn aligned(bytes: u64) -> u64 {
         bytes.next_multiple_of(ALIGNMENT)
     }
@@ -190,8 +253,8 @@ impl GgufPlan {
                     found: vec![written as usize],
                 });
             }
-            let padding = bytes.next_multiple_of(ALIGNMENT) - bytes;
-            file.write(&[0; ALIGNMENT as usize][..padding as usize])?;
+            let padding = bytes.next_multiple_of(self.alignment) - bytes;
+            file.write(&vec![0; padding as usize])?;
         }
         file.finish()
     }

@@ -42,6 +42,22 @@ impl Form {
         }
     }
 
+    /// The format's name, and bits of a code.
+    pub fn told(&self) -> (&'static str, u32) {
+        match self {
+            Self::CompressedTensors(_, layout) => ("compressed-tensors", layout.bits),
+            Self::CompressedFloats(Floats::Nvfp4 | Floats::Mxfp4, _) => ("compressed-tensors", 4),
+            Self::CompressedFloats(..) => ("compressed-tensors", 8),
+            Self::Mlx(form) => ("MLX", form.bits),
+            Self::Gptq(form) => ("GPTQ", form.bits),
+            Self::Awq(_) => ("AWQ", 4),
+            Self::Aqlm(form) => ("AQLM", form.bits),
+            Self::Spqr(_) => ("SpQR", 3),
+            Self::Corrected(base, _) => base.told(),
+            Self::Archive(layout) => ("archive", layout.nominal_bits()),
+        }
+    }
+
     /// Decodes from `get(suffix)`; `None` if a tensor is missing or does not fit.
     pub fn reader<'a>(
         &self,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::checkpoint::{Tensor, to_gguf};
+use crate::checkpoint::Tensor;
 use crate::format::gguf_importance::Importance;
 use crate::job::Subject;
 use crate::method::Needs;
@@ -40,7 +40,7 @@ impl Subject<'_> {
     fn entries(&self) -> u32 {
         let knows = |tensor: &Tensor| self.calibrated.known(&tensor.name) >= Needs::Moments;
         let known = self.checkpoint.tensors().iter().filter(|t| t.matrix.is_some() && knows(t));
-        let names = known.filter_map(|tensor| Some(to_gguf(tensor.module())?.tensor));
+        let names = known.filter_map(|tensor| Some(self.checkpoint.gguf_name(tensor)?.tensor));
         u32::try_from(names.collect::<BTreeSet<String>>().len()).unwrap_or(u32::MAX)
     }
 }

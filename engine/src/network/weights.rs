@@ -189,7 +189,7 @@ impl Weights for CheckpointWeights<'_> {
     fn shift(&self, name: &str, observer: &dyn Observer) -> Result<Option<Vec<f32>>> {
         match self.compressed.get(name) {
             Some(Counterpart::Compressed { layer, .. }) => layer.shift(self.checkpoint, observer),
-            _ => Ok(None),
+            _ => self.checkpoint.decoder().map_or(Ok(None), |by| by.shift(name)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Block types of llama.cpp as grouped integers, both ways: exactly where they are, else as the nearest.
 
+use crate::encoding::BlockType;
+use crate::method::Step;
 use crate::numeric::grouping::Grouping;
 use crate::recipe::form::{Integers, Symmetry};
 use crate::recipe::rules::Verdict;
@@ -49,6 +51,15 @@ pub(super) fn verdict(name: &str) -> Verdict {
         }
         None => Verdict::Foreign(name.to_owned()),
     }
+}
+
+/// The steps that make this very type; `None` where no method here does.
+pub(super) fn steps(name: &str) -> Option<Vec<Step>> {
+    if name == "mxfp4" {
+        return Some(vec![Step::new("microscaling").with("format", name)]);
+    }
+    let kind = BlockType::named(name)?;
+    Some(vec![Step::new("gguf-blocks").with("type", kind.name())])
 }
 
 /// The type for integers in rows of so many inputs, and whether it is exactly them. Rows that are no whole

@@ -279,9 +279,9 @@ fn add_tensor(
         unsaid.of(&before, own, ".");
         return;
     };
-    let Some(steps) = rules::steps_of(&block_types::verdict(block.name), own, unsaid) else {
-        return;
-    };
+    let found = block_types::steps(block.name)
+        .or_else(|| rules::steps_of(&block_types::verdict(block.name), own, unsaid));
+    let Some(steps) = found else { return };
     match tensor.extents.as_slice() {
         _ if !module.contains('*') => {
             layers.insert(format!("{module}.weight"), steps);

@@ -15,7 +15,7 @@ use blake3::Hasher;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, File, MatrixKind, Tensor};
+use crate::checkpoint::{Checkpoint, File, MatrixKind, RowOrder, Tensor};
 use crate::disk::{self, Found, Identity};
 use crate::error::{Error, Result};
 use crate::observer::Observer;
@@ -233,7 +233,11 @@ fn is_record(path: &Path) -> bool {
 fn begin(tensor: &Tensor) -> Hasher {
     let mut hasher = Hasher::new();
     hasher.update(b"lapidary tensor 1\0");
-    hasher.update(tensor.dtype.name().as_bytes()).update(b"\0");
+    // Tensors in codes are told by those, and by how their rows lie.
+    hasher.update(tensor.type_name().as_bytes()).update(b"\0");
+    if let RowOrder::Woven { heads } = tensor.rows {
+        hasher.update(b"woven\0").update(&(heads as u64).to_le_bytes());
+    }
     let mut number = |n: usize| {
         hasher.update(&(n as u64).to_le_bytes());
     };

@@ -33,9 +33,13 @@ impl<'a> Sample<'a> {
         tensor: &'a Tensor,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
-        if !tensor.dtype.is_readable() {
+        if !tensor.is_readable() {
             return Err(Error::Unsupported {
-                what: format!("reading the {} values of tensor {}", tensor.dtype, tensor.name),
+                what: format!(
+                    "reading the {} values of tensor {}",
+                    tensor.type_name(),
+                    tensor.name
+                ),
             });
         }
         if tensor.dtype.bits() > 16 {

@@ -382,14 +382,17 @@ impl Capabilities {
         if self.is_dense() {
             return Some("this target stores every layer in full".to_owned());
         }
+        if let Layout::Dense(dtype) = layout {
+            return Some(format!("layers in full have the type of the source here, not {dtype}"));
+        }
         if layout.is_dense() {
             return Some(
                 "the format holds no masks, so sparsity alone saves nothing here".to_owned(),
             );
         }
         let shape = tensor.matrix?.shape;
-        if let Some((_, why)) = self.kept.iter().find(|(which, _)| which.includes(tensor)) {
-            return Some((*why).to_owned());
+        if let Some(why) = self.kept_for(tensor) {
+            return Some(why);
         }
         if let Some((base, _)) = self.in_adapter(tensor, layout) {
             return self.why_not(tensor, base);
@@ -413,6 +416,12 @@ impl Capabilities {
             Layout::Palette(_) => Some("the format has no tables of values for a layer".to_owned()),
             other => why_not_form(other).map(str::to_owned),
         }
+    }
+
+    /// Why this layer is always stored in full, in a sentence without a full stop; `None` where that depends on its layout.
+    pub fn kept_for(&self, tensor: &Tensor) -> Option<String> {
+        let kept = self.kept.iter().find(|(which, _)| which.includes(tensor));
+        kept.map(|(_, why)| (*why).to_owned())
     }
 
     fn why_not_affine(

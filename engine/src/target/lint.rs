@@ -9,7 +9,8 @@ use crate::numeric::grouping::Grouping;
 use crate::plan::Plan;
 use crate::target::scheme::Scheme;
 use crate::target::{
-    Agreement, Aim, Entry, Holds, Storage, adapter, biases, mend, names, vectors, versions,
+    Agreement, Aim, Entry, Holds, Storage, adapter, biases, finished, mend, names, vectors,
+    versions,
 };
 
 /// The kinds of lints there are.
@@ -17,6 +18,9 @@ pub static LINTS: &[&str] = &[
     "dead-rule",
     "no-config",
     "quantised-already",
+    "finished-gguf",
+    "finished-layers",
+    "encoded-again",
     "not-written",
     "unequal-fused",
     "unequal-experts",
@@ -130,6 +134,8 @@ impl<'a> Case<'a> {
 pub fn lints(case: &Case<'_>) -> Vec<Lint> {
     let mut lints = dead_rules(case.checkpoint, case.plan);
     config(case, &mut lints);
+    finished::finished_gguf(case, &mut lints);
+    finished::encoded_again(case, &mut lints);
     not_written(case, &mut lints);
     fused(case, &mut lints);
     experts(case, &mut lints);
@@ -185,7 +191,7 @@ pub fn dead_rules(checkpoint: &Checkpoint, plan: &Plan) -> Vec<Lint> {
 }
 
 fn config(case: &Case<'_>, lints: &mut Vec<Lint>) {
-    if !case.aim.target.needs_config() {
+    if !case.aim.target.needs_config() || case.checkpoint.gguf().is_some() {
         return;
     }
     let quantised = |config: &crate::checkpoint::Config| {
@@ -399,7 +405,10 @@ fn in_full(case: &Case<'_>, lints: &mut Vec<Lint>) {
     }
     let mut by_reason: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for entry in case.entries {
-        let is_pruned_only = entry.layout.as_ref().is_some_and(Layout::is_dense);
+        let is_pruned_only = entry
+            .layout
+            .as_ref()
+            .is_some_and(|layout| layout.is_dense() && !matches!(layout, Layout::Dense(_)));
         if let (Storage::Dense { because }, false) = (&entry.storage, is_pruned_only) {
             by_reason.entry(because).or_default().push(entry.tensor);
         }

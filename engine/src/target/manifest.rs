@@ -158,7 +158,9 @@ impl Manifest {
         }
         shards::check(checkpoint)?;
         if self.files.iter().any(|file| matches!(file.plan, WeightFile::Gguf(_))) {
-            let parts = self.files.into_iter().map(|file| gguf::split(file, aim.shard_bytes));
+            let parts = gguf::joined(self.files)?
+                .into_iter()
+                .map(|file| gguf::split(file, aim.shard_bytes));
             self.files = parts.collect::<Result<Vec<_>>>()?.concat();
             return Ok(self);
         }
@@ -253,16 +255,22 @@ pub fn entry_of(
 ) -> Result<Entry> {
     let tensor = &checkpoint.tensors()[index];
     let assignment = assignment.filter(|assignment| !assignment.is_keep());
+    let is_rewritten = target.rewrites() && checkpoint.gguf().is_some();
     let (layout, storage) = match (assignment, tensor.matrix) {
         (Some(assignment), Some(matrix)) => {
             let layout = assignment.layout(matrix.shape, tensor.dtype)?;
-            let storage = target.storage(tensor, &layout);
-            (Some(layout), storage)
+            if is_rewritten && gguf::is_already(tensor, &layout) {
+                (None, Storage::Copied)
+            } else {
+                let storage = target.storage(tensor, &layout);
+                (Some(layout), storage)
+            }
         }
         _ => (None, Storage::Copied),
     };
     let specs = match (&layout, &storage) {
         (Some(layout), Storage::Native) => adapter::specs(target, tensor, layout),
+        (_, Storage::Copied) if is_rewritten => vec![gguf::stored(tensor)],
         _ => vec![target.kept(tensor)],
     };
     let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;

@@ -9,6 +9,7 @@ mod biases;
 mod capabilities;
 mod compressed_tensors;
 mod dense;
+mod finished;
 mod gguf;
 mod gptq;
 mod halves;
@@ -35,7 +36,7 @@ pub use biases::{added_bias, place_biases};
 pub use capabilities::{
     Agreement, Capabilities, Codes, Corrections, Holds, Integers, Kernel, Which,
 };
-pub use gguf::{Content, GgufFile, write_row};
+pub use gguf::{Content, GgufFile, retype, types, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, dead_rules, lints, refuse_errors};
 pub use manifest::{
     Entry, Manifest, OutputFile, Text, WeightFile, entries, entry, entry_of, is_joint,
@@ -144,6 +145,11 @@ pub trait Target: Sync {
 
     /// Whether loaders read in config.json how the layers are stored.
     fn needs_config(&self) -> bool {
+        false
+    }
+
+    /// Whether a GGUF file is written again with other types, and all else as it was; no other target takes one.
+    fn rewrites(&self) -> bool {
         false
     }
 
@@ -259,8 +265,11 @@ fn without_masks(encoding: Encoding) -> Encoding {
     }
 }
 
-/// The target to begin with: packed integers where there is a config.json to say so in, otherwise in full.
+/// The target to begin with: llama.cpp's for its own files, packed integers where there is a config.json to say so in, otherwise in full.
 pub fn default_for(checkpoint: &Checkpoint) -> &'static dyn Target {
+    if checkpoint.gguf().is_some() {
+        return &gguf::ENTRY;
+    }
     if checkpoint.config().is_some() { &compressed_tensors::PACKED } else { &dense::ENTRY }
 }
 

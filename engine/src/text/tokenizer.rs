@@ -62,7 +62,11 @@ impl Tokenizer {
     /// [`Tokenizer::read`].
     pub fn open(checkpoint: &Checkpoint) -> Result<Self> {
         if let Some(gguf) = checkpoint.gguf() {
-            return Self::of_bytes(gguf.tokenizer(), checkpoint.path(), embedding_rows(checkpoint));
+            return Self::of_bytes(
+                gguf.tokenizer()?,
+                checkpoint.path(),
+                embedding_rows(checkpoint),
+            );
         }
         let named = |name: &str| {
             let is_named = |file: &&crate::checkpoint::SideFile| file.path.ends_with(name);

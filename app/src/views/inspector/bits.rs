@@ -109,6 +109,14 @@ fn bar(context: &ViewContext<'_>, ui: &mut Ui, share: f64) {
 /// Precision that is there but not used.
 fn precision(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, (layer, bits): (usize, &Bits)) {
     let tensor = &model.checkpoint.tensors()[layer];
+    if tensor.coded.is_some() {
+        let (name, stored) = (tensor.type_name(), tensor.stored_bits());
+        let told = format!(
+            "These are the bits that {name} decodes to; on disk it takes {stored:.4} for each."
+        );
+        note(context, ui, told);
+        return;
+    }
     if let Some(narrow) = bits.narrowest {
         let saved = 1.0 - narrow.bits() as f64 / tensor.dtype.bits() as f64;
         ui.label(

@@ -96,7 +96,7 @@ fn compared(
 fn pair_text(other: &Other, pair: &Counterpart) -> String {
     let names = pair.tensors().iter().map(|&tensor| &other.checkpoint.tensors()[tensor]);
     let names: Vec<String> = names
-        .map(|tensor| format!("{} ({}, {})", tensor.name, tensor.shape, tensor.dtype))
+        .map(|tensor| format!("{} ({}, {})", tensor.name, tensor.shape, tensor.type_name()))
         .collect();
     names.join(" + ")
 }

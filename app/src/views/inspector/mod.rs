@@ -68,10 +68,14 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
         egui::Label::new(RichText::new(&tensor.name).color(context.tokens.weak).small()).truncate(),
     )
     .on_hover_text(&tensor.name);
+    let stored = match &tensor.coded {
+        Some(_) => format!(" · {:.4} bits each", tensor.stored_bits()),
+        None => String::new(),
+    };
     let facts = format!(
-        "{} · {} · {} · {} weights",
+        "{} · {} · {} · {} weights{stored}",
         tensor.shape,
-        tensor.dtype,
+        tensor.type_name(),
         text::bytes(tensor.bytes()),
         text::count(tensor.parameters())
     );

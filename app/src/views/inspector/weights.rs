@@ -18,7 +18,7 @@ const CURVE_POINTS: usize = 256;
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layers: &[usize]) {
     let layer = layers[0];
-    if !model.checkpoint.tensors()[layer].dtype.is_readable() {
+    if !model.checkpoint.tensors()[layer].is_readable() {
         ui.weak("Values of this type are shown by name only.");
         return;
     }

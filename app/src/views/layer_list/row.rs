@@ -27,7 +27,7 @@ pub(super) fn tensor(
         let tensor = &model.checkpoint.tensors()[layer];
         let size = text::bytes(tensor.bytes());
         ui.label(&tensor.name);
-        ui.weak(format!("{} · {} · {size}", tensor.shape, tensor.dtype));
+        ui.weak(format!("{} · {} · {size}", tensor.shape, tensor.type_name()));
     });
     response.context_menu(|ui| context.layer_menu(ui, model, layer, Pane::List));
     if hovered.clicked() {

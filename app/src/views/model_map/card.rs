@@ -28,7 +28,8 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: u
     ui.set_max_width(320.0);
     ui.strong(model.short_name(layer));
     ui.label(RichText::new(&tensor.name).color(context.tokens.weak).small());
-    ui.label(format!("{} · {} · {}", tensor.shape, tensor.dtype, text::bytes(tensor.bytes())));
+    let size = text::bytes(tensor.bytes());
+    ui.label(format!("{} · {} · {size}", tensor.shape, tensor.type_name()));
     if model.is_removed(layer) {
         ui.colored_label(context.tokens.warning, "taken out: the export is written without it");
     } else if tensor.matrix.is_some() {

@@ -14,7 +14,7 @@ impl Imatrix {
     pub fn records(&self, checkpoint: &Checkpoint) -> (Vec<Record>, Vec<String>) {
         let (mut records, mut unsaid, mut used) = (Vec::new(), Vec::new(), Vec::new());
         for tensor in checkpoint.tensors() {
-            let Some((name, at, channels)) = source_of(tensor) else { continue };
+            let Some((name, at, channels)) = source_of(checkpoint, tensor) else { continue };
             let Some((key, entry)) = self.entries.get_key_value(&name) else { continue };
             used.push(key.as_str());
             match entry.mean_square(at, channels) {
@@ -78,9 +78,10 @@ impl Imatrix {
 }
 
 /// Name of the entry, which of its matrices, and channels of a layer.
-fn source_of(tensor: &Tensor) -> Option<(String, usize, usize)> {
-    let matrix = tensor.matrix?;
-    let name = to_gguf(tensor.module())?;
+fn source_of(checkpoint: &Checkpoint, tensor: &Tensor) -> Option<(String, usize, usize)> {
+    // Experts in one tensor have entries of their own, and no record holds several.
+    let matrix = tensor.matrix.filter(|_| tensor.shape.0.len() == 2)?;
+    let name = checkpoint.gguf_name(tensor)?;
     Some((format!("{}.weight", name.tensor), name.expert.unwrap_or(0) as usize, matrix.shape.cols))
 }
 

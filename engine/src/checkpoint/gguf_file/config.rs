@@ -20,9 +20,14 @@ const KNOWN: [(&str, &str); 3] =
 
 pub(super) fn refused(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::plan(
-        format!("{} cannot be opened as a model: {what}", path.display()),
+        format!("{} cannot be run: {what}", path.display()),
         "open the safetensors checkpoint it was made from",
     )
+}
+
+/// Whether tensors of this architecture have the names and the order of the source here.
+pub(super) fn is_known(architecture: &str) -> bool {
+    KNOWN.iter().any(|(known, _)| *known == architecture)
 }
 
 /// A part of the model with its header.

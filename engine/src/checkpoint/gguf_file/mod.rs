@@ -1,47 +1,76 @@
-//! A GGUF file as a checkpoint: its tensors under the names of the source, its keys as a config.json, its vocabulary as
-//! a tokenizer.json. Of llama, qwen2 and qwen3; others are refused by name. One that was split is opened by any part.
+//! A GGUF file as a checkpoint. Of llama, qwen2 and qwen3 its tensors have the names and the order of the source, its keys
+//! become a config.json and its vocabulary a tokenizer.json, so that it runs; of any other architecture they have their own
+//! names, and what keeps it from running is said when it is asked to. One that was split is opened by any part.
 //!
-//! Tensors of blocks are listed as bytes, and none can be compressed again: the rows of q and k are not in the order of
-//! the source. A network reads values by [`GgufTensors::read`], which puts them back.
+//! Values of blocks are decoded as they are read ([`Checkpoint::element_bytes`]), and rows of q and k put back. What a file
+//! holds beside its values is kept byte for byte, so that it can be written again with tensors of other types.
 
 mod config;
+mod rows;
 mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::checkpoint::{Config, File, RowOrder, SideFile, Tensor, from_gguf, roles};
+use crate::checkpoint::gguf_file::rows::Rows;
+use crate::checkpoint::open::matrix_of;
+use crate::checkpoint::{
+    Checkpoint, Coded, Config, File, Matrix, MatrixKind, Place, Role, RowOrder, SideFile, Tensor,
+    from_gguf, roles,
+};
+use crate::disk::Source;
 use crate::error::{Error, Result};
 use crate::format::gguf::{Header, TensorInfo};
+use crate::format::gguf_writer::Pairs;
 use crate::format::{gguf_split, gguf_values};
-use crate::tensor::{DType, Shape};
+use crate::tensor::{DType, MatrixShape, Shape};
+
+/// The most bytes of keys and values that are kept to be written again.
+const MAX_PAIRS_BYTES: u64 = 256 << 20;
 
 /// What the headers of all parts say.
 pub(super) struct Opened {
     pub(super) files: Vec<File>,
     pub(super) tensors: Vec<Tensor>,
-    pub(super) config: Config,
+    pub(super) config: Option<Config>,
     pub(super) layers: GgufTensors,
 }
 
-/// The tensors of a GGUF file by their names in the source.
+/// A GGUF file: its tensors by their names here, its parts as they lie on disk, and what it needs to run.
 #[derive(Debug)]
 pub struct GgufTensors {
-    layers: BTreeMap<String, Layer>,
-    tokenizer: Vec<u8>,
+    layers: BTreeMap<String, Rows>,
+    parts: Vec<GgufPart>,
+    tokenizer: Result<Vec<u8>>,
+    /// What keeps it from running.
+    refusal: Option<Error>,
 }
 
-/// Where a tensor lies, and how.
-#[derive(Debug)]
-struct Layer {
-    /// The part it lies in.
-    file: usize,
-    /// Rows and columns, or values.
-    extents: Vec<usize>,
-    range: Range<u64>,
-    kind: u32,
-    rows: RowOrder,
+/// A part of a file that was split, or the whole file.
+#[derive(Clone, Debug)]
+pub struct GgufPart {
+    /// Keys and values as they stand there.
+    pub pairs: Pairs,
+    /// Its tensors in their order.
+    pub tensors: Vec<GgufTensor>,
+    /// What its tensors begin at multiples of.
+    pub alignment: u64,
+}
+
+/// A tensor as it lies in its file.
+#[derive(Clone, Debug)]
+pub struct GgufTensor {
+    /// Its own name.
+    pub name: String,
+    /// Its name in the checkpoint, if it is listed there.
+    pub listed: Option<String>,
+    /// Extents, inputs first.
+    pub extents: Vec<u64>,
+    /// Number of its type.
+    pub kind: u32,
+    /// Where its bytes lie in the file.
+    pub range: Range<u64>,
 }
 
 /// Norms and other tensors that [`from_gguf`] does not name, as `(GGUF, Hugging Face)`.
@@ -55,150 +84,286 @@ const INSIDE: [(&str, &str); 4] = [
 /// Opens a file, all parts where there are several. Reads headers and the vocabulary.
 ///
 /// # Errors
-/// Those of [`gguf_split::open`]; [`Error::Plan`] for an architecture or a tensor that is not known here.
+/// Those of [`gguf_split::open`]; [`Error::Plan`] for a file that names no architecture, [`Error::Malformed`] for a tensor
+/// whose bytes cannot be counted, or whose rows are no whole heads.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     let parts = gguf_split::open(path)?;
     let nothing = || config::refused(path, "it is no file");
     let (source, first) = parts.first().ok_or_else(nothing)?;
-    let file = SideFile { path: source.path().to_path_buf(), bytes: source.len_bytes() };
-    let config = Config::said_by(config::of(&parts)?, file);
-    let tokenizer = tokenizer::of(source, first)?;
     let architecture = first.text("general.architecture").unwrap_or_default().to_owned();
-    let mut layers = BTreeMap::new();
-    let mut tensors = Vec::new();
-    let mut files = Vec::new();
-    for (part, (source, header)) in parts.into_iter().enumerate() {
-        let known = header.tensors.iter().filter(|info| info.name != config::DIVISORS);
-        for info in known {
-            let of = (architecture.as_str(), config.value());
-            let (name, layer) = layer((part, &header), info, of).ok_or_else(|| {
-                config::refused(source.path(), format!("its tensor {} is not known", info.name))
-            })?;
-            tensors.push(listed(&name, &layer));
-            layers.insert(name, layer);
-        }
+    if architecture.is_empty() {
+        return Err(Error::plan(
+            format!("{} is no model: it names no architecture", source.path().display()),
+            "open the GGUF file of a model",
+        ));
+    }
+    let file = SideFile { path: source.path().to_path_buf(), bytes: source.len_bytes() };
+    let config = config::of(&parts);
+    let tokenizer = tokenizer::of(source, first);
+    let of = Model { architecture: &architecture, header: first, has_config: config.is_ok() };
+    let (mut found, mut files) = (Found::default(), Vec::new());
+    for (at, (source, header)) in parts.iter().enumerate() {
+        let part = found.part(&of, (at, source, header))?;
+        found.parts.push(part);
+    }
+    let refusal = found
+        .unknown
+        .take()
+        .map(|name| config::refused(source.path(), format!("its tensor {name} is not known")));
+    let (config, refusal) = match (config, refusal) {
+        (Ok(config), None) => (Some(Config::said_by(config, file)), None),
+        (Ok(_), Some(refusal)) | (Err(refusal), _) => (None, Some(refusal)),
+    };
+    for (source, _) in parts {
         let name = source.path().file_name();
         let name = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         files.push(File { name, metadata: BTreeMap::new(), source: source.into() });
     }
-    Ok(Opened { files, tensors, config, layers: GgufTensors { layers, tokenizer } })
+    let Found { tensors, layers, parts, .. } = found;
+    Ok(Opened { files, tensors, config, layers: GgufTensors { layers, parts, tokenizer, refusal } })
 }
 
-/// The name in the source, and where the tensor lies.
-fn layer(
-    (file, header): (usize, &Header),
-    info: &TensorInfo,
-    (architecture, config): (&str, &serde_json::Value),
-) -> Option<(String, Layer)> {
-    let (base, suffix) = info.name.rsplit_once('.')?;
-    let module = match from_gguf(base, architecture) {
-        Some(module) if !module.contains('*') => module,
-        Some(_) => return None,
-        None if base == "output_norm" => "model.norm".to_owned(),
-        None => {
-            let (block, tail) = base.strip_prefix("blk.")?.split_once('.')?;
-            let (_, inside) = INSIDE.iter().find(|(theirs, _)| *theirs == tail)?;
-            format!("model.layers.{block}.{inside}")
+/// What all tensors of a file have in common.
+struct Model<'a> {
+    architecture: &'a str,
+    /// Of the first part.
+    header: &'a Header,
+    has_config: bool,
+}
+
+/// What was found in the parts so far.
+#[derive(Default)]
+struct Found {
+    tensors: Vec<Tensor>,
+    layers: BTreeMap<String, Rows>,
+    parts: Vec<GgufPart>,
+    /// The first tensor of an architecture that is run whose name is not known.
+    unknown: Option<String>,
+    pairs_bytes: u64,
+}
+
+impl Found {
+    fn part(
+        &mut self,
+        of: &Model<'_>,
+        (file, source, header): (usize, &Source, &Header),
+    ) -> Result<GgufPart> {
+        let bad = |what: String| Error::malformed("GGUF", source.path(), what);
+        let mut pairs = Pairs::default();
+        for (key, place) in &header.pairs {
+            self.pairs_bytes = self.pairs_bytes.saturating_add(place.end - place.start);
+            if self.pairs_bytes > MAX_PAIRS_BYTES {
+                return Err(bad(format!("its keys take more than {MAX_PAIRS_BYTES} bytes")));
+            }
+            pairs.push_bytes(key, source.bytes(place.clone())?);
         }
-    };
-    let heads = |key: &str| config[key].as_u64().and_then(|heads| usize::try_from(heads).ok());
-    let rows = match (architecture, base.rsplit('.').next()?) {
-        ("llama", "attn_q") => RowOrder::Woven { heads: heads("num_attention_heads")? },
-        ("llama", "attn_k") => RowOrder::Woven { heads: heads("num_key_value_heads")? },
-        _ => RowOrder::Kept,
-    };
-    let extents = info.extents.iter().rev().map(|extent| usize::try_from(*extent).ok());
-    let extents = extents.collect::<Option<Vec<usize>>>()?;
-    let is_whole = match rows {
-        RowOrder::Woven { heads } => extents[0].is_multiple_of((2 * heads).max(1)),
-        RowOrder::Kept => true,
-    };
-    if extents.len() > 2 || !is_whole {
-        return None;
+        let mut tensors = Vec::with_capacity(header.tensors.len());
+        for info in &header.tensors {
+            let begin = header.data.checked_add(info.offset);
+            let range = begin
+                .zip(info.bytes())
+                .and_then(|(begin, bytes)| Some(begin..begin.checked_add(bytes)?));
+            let range = range.ok_or_else(|| {
+                bad(format!("tensor {} is of the unknown type {}", info.name, info.kind))
+            })?;
+            let is_config = of.has_config && info.name == config::DIVISORS;
+            let listed = if is_config {
+                None
+            } else {
+                let (name, rows) = of.rows(info, (file, range.clone())).map_err(bad)?;
+                self.list(of, info, (&name, rows));
+                Some(name)
+            };
+            let TensorInfo { name, extents, kind, .. } = info.clone();
+            tensors.push(GgufTensor { name, listed, extents, kind, range });
+        }
+        Ok(GgufPart { pairs, tensors, alignment: header.alignment })
     }
-    gguf_values::row_bytes(info.kind, *extents.last()?)?;
-    let begin = header.data.checked_add(info.offset)?;
-    let range = begin..begin.checked_add(info.bytes()?)?;
-    Some((format!("{module}.{suffix}"), Layer { file, extents, range, kind: info.kind, rows }))
+
+    fn list(&mut self, of: &Model<'_>, info: &TensorInfo, (name, rows): (&str, Rows)) {
+        if config::is_known(of.architecture) && *name == info.name && self.unknown.is_none() {
+            self.unknown = Some(info.name.clone());
+        }
+        self.tensors.push(listed(of.architecture, info, (name, &rows)));
+        self.layers.insert(name.to_owned(), rows);
+    }
+}
+
+impl Model<'_> {
+    /// The name in the checkpoint, and where the tensor lies; half a sentence for one that makes no sense.
+    fn rows(
+        &self,
+        info: &TensorInfo,
+        (file, range): (usize, Range<u64>),
+    ) -> Result<(String, Rows), String> {
+        let too_long = || format!("tensor {} is too large", info.name);
+        let extents = info.extents.iter().rev().map(|extent| usize::try_from(*extent).ok());
+        let extents: Vec<usize> = extents.collect::<Option<_>>().ok_or_else(too_long)?;
+        let name = self.name_of(&info.name, extents.len());
+        let order = self.order(&info.name, name.is_some());
+        if let (RowOrder::Woven { heads }, Some(rows)) = (order, extents.first())
+            && !rows.is_multiple_of((2 * heads).max(1))
+        {
+            return Err(format!("tensor {} of {rows} rows is no {heads} heads", info.name));
+        }
+        let name = name.unwrap_or_else(|| info.name.clone());
+        Ok((name, Rows { file, extents, range, kind: info.kind, order }))
+    }
+
+    /// The name in the source, where that is known.
+    fn name_of(&self, own: &str, extents: usize) -> Option<String> {
+        if !config::is_known(self.architecture) || extents > 2 {
+            return None;
+        }
+        let (base, suffix) = own.rsplit_once('.')?;
+        let module = match from_gguf(base, self.architecture) {
+            Some(module) if !module.contains('*') => module,
+            Some(_) => return None,
+            None if base == "output_norm" => "model.norm".to_owned(),
+            None => {
+                let (block, tail) = base.strip_prefix("blk.")?.split_once('.')?;
+                let (_, inside) = INSIDE.iter().find(|(theirs, _)| *theirs == tail)?;
+                format!("model.layers.{block}.{inside}")
+            }
+        };
+        Some(format!("{module}.{suffix}"))
+    }
+
+    /// How the rows lie of a tensor of this name of its own.
+    fn order(&self, own: &str, is_named: bool) -> RowOrder {
+        let heads = |key: &str| {
+            let heads = self.header.unsigned(&format!("llama.attention.{key}"))?;
+            usize::try_from(heads).ok().filter(|heads| (1..1 << 20).contains(heads))
+        };
+        let queries = heads("head_count");
+        let tail = own.rsplit('.').nth(1).unwrap_or_default();
+        let heads = match (self.architecture, tail) {
+            ("llama", "attn_q") => queries,
+            ("llama", "attn_k") => heads("head_count_kv").or(queries),
+            _ => None,
+        };
+        heads.filter(|_| is_named).map_or(RowOrder::Kept, |heads| RowOrder::Woven { heads })
+    }
 }
 
 /// The tensor as the checkpoint lists it.
-fn listed(name: &str, layer: &Layer) -> Tensor {
-    let dtype = gguf_values::plain(layer.kind);
-    let mut shape = layer.extents.clone();
-    if let (None, Some(last)) = (dtype, shape.last_mut()) {
-        *last = gguf_values::row_bytes(layer.kind, *last).unwrap_or(0);
-    }
-    Tensor {
+fn listed(architecture: &str, info: &TensorInfo, (name, rows): (&str, &Rows)) -> Tensor {
+    let dtype = gguf_values::plain(rows.kind);
+    let coded = dtype.is_none().then(|| Coded {
+        name: info.block_type().map_or("", |block| block.name).to_uppercase(),
+        bits: gguf_values::code_bits(rows.kind),
+        is_readable: gguf_values::is_read(rows.kind),
+    });
+    let mut tensor = Tensor {
         name: name.to_owned(),
-        dtype: dtype.unwrap_or(DType::U8),
-        shape: Shape(shape),
-        place: roles::place_of(name),
+        dtype: dtype.unwrap_or(DType::F32),
+        shape: Shape(rows.extents.clone()),
+        place: place(architecture, name),
         matrix: None,
-        file: layer.file,
-        range: layer.range.clone(),
+        file: rows.file,
+        coded,
+        rows: rows.order,
+        range: rows.range.clone(),
         source: None,
         pieces: None,
+    };
+    tensor.matrix = matrix(&tensor);
+    tensor
+}
+
+/// Its place, known by the name in the source, also where rows may lie otherwise there. All experts of a block are one tensor.
+fn place(architecture: &str, name: &str) -> Place {
+    let mapped = name.rsplit_once('.').and_then(|(base, suffix)| {
+        let module = from_gguf(base, architecture)?;
+        Some(format!("{}.{suffix}", module.replace('*', "0")))
+    });
+    let name = mapped.as_deref().unwrap_or(name);
+    Place { expert: None, ..roles::place_of(name) }
+}
+
+/// The matrix it is: of experts, which lie one after another, all rows of all.
+fn matrix(tensor: &Tensor) -> Option<Matrix> {
+    if !tensor.is_readable() {
+        return None;
     }
+    let [experts, rows, cols] = tensor.shape.0[..] else { return matrix_of(tensor, false) };
+    if !tensor.name.ends_with("_exps.weight") || !tensor.dtype.is_compressible() {
+        return None;
+    }
+    let rows = experts.checked_mul(rows).filter(|rows| *rows > 0 && cols > 0)?;
+    let kind =
+        if tensor.place.role == Role::Other { MatrixKind::Unknown } else { MatrixKind::Linear };
+    Some(Matrix { shape: MatrixShape { rows, cols }, kind })
 }
 
 impl GgufTensors {
-    /// Extents of a tensor, by its name in the source.
+    /// Extents of a tensor, by its name in the checkpoint.
     pub fn extents(&self, name: &str) -> Option<&[usize]> {
         self.layers.get(name).map(|layer| layer.extents.as_slice())
     }
 
-    /// The vocabulary as a tokenizer.json.
-    pub fn tokenizer(&self) -> &[u8] {
-        &self.tokenizer
+    /// The parts it lies in, as many as the checkpoint has files.
+    pub fn parts(&self) -> &[GgufPart] {
+        &self.parts
     }
 
-    /// Elements `first ..` of a tensor in the row-major order of the source, as many as `out` holds: whole rows.
+    /// The vocabulary as a tokenizer.json.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a type that is not read here, or parts of rows; [`Error::Io`].
-    pub(super) fn read(
-        &self,
-        files: &[File],
-        name: &str,
-        first: usize,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let unread =
-            || Error::Unsupported { what: format!("reading the tensor {name} of this GGUF file") };
-        let layer = self.layers.get(name).ok_or_else(unread)?;
-        let file = files.get(layer.file).ok_or_else(unread)?;
-        let (rows, cols) = match layer.extents[..] {
-            [rows, cols] => (rows, cols),
-            // Each value of a vector is a row, as their order may change.
-            [values] if gguf_values::plain(layer.kind).is_some() => (values, 1),
-            _ => return Err(unread()),
-        };
-        if cols == 0 || !first.is_multiple_of(cols) || !out.len().is_multiple_of(cols) {
-            return Err(unread());
-        }
-        let bytes = gguf_values::row_bytes(layer.kind, cols).ok_or_else(unread)? as u64;
-        for (at, values) in out.chunks_exact_mut(cols).enumerate() {
-            let row = first / cols + at;
-            let place =
-                if row < rows { layer.rows.place(row, rows) as u64 } else { return Err(unread()) };
-            let begin = layer.range.start + place * bytes;
-            let data = file.source.bytes(begin..begin + bytes)?;
-            gguf_values::decode_row(layer.kind, data, values).ok_or_else(unread)?;
-        }
-        Ok(())
+    /// [`Error::Plan`] for a tokenizer that is not known here.
+    pub fn tokenizer(&self) -> Result<&[u8]> {
+        self.tokenizer.as_deref().map_err(again)
+    }
+
+    /// What keeps it from running.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for an architecture, a key or a tensor that is not known here.
+    pub fn check_runs(&self) -> Result<()> {
+        self.refusal.as_ref().map_or(Ok(()), |refusal| Err(again(refusal)))
     }
 }
 
-impl crate::checkpoint::Checkpoint {
-    /// [`GgufTensors::extents`] and values of a tensor of a GGUF file: elements `first ..`, whole rows.
+/// The same error once more.
+fn again(error: &Error) -> Error {
+    Error::plan(error.to_string(), error.hint().unwrap_or_default())
+}
+
+impl Checkpoint {
+    /// Bytes of elements of a tensor of a GGUF file, where they do not lie there as they are.
+    pub(super) fn gguf_bytes(
+        &self,
+        tensor: &Tensor,
+        first: u64,
+        n: u64,
+    ) -> Option<Result<Vec<u8>>> {
+        let is_turned = tensor.coded.is_some() || tensor.rows != RowOrder::Kept;
+        let gguf = self.gguf.as_ref().filter(|_| is_turned)?;
+        let read = || {
+            let unread = || unread(&tensor.name);
+            let layer = gguf.layers.get(tensor.source_name()).ok_or_else(unread)?;
+            let source = &self.files.get(layer.file).ok_or_else(unread)?.source;
+            let (first, n) = (usize::try_from(first).ok(), usize::try_from(n).ok());
+            let wanted = first.zip(n).and_then(|(first, n)| Some(first..first.checked_add(n)?));
+            layer.bytes(source, wanted.ok_or_else(unread)?)?.ok_or_else(unread)
+        };
+        Some(read())
+    }
+
+    /// Values of a tensor of a GGUF file in the row-major order of the source: elements `first ..`, as many as `out` holds.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a type that is not read here, or another file; [`Error::Io`].
     pub fn read_gguf(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
-        let Some(gguf) = &self.gguf else {
-            return Err(Error::Unsupported { what: format!("reading {name} as a tensor of GGUF") });
-        };
-        gguf.read(&self.files, name, first, out)
+        let index = self.find(name).filter(|_| self.gguf.is_some()).ok_or_else(|| unread(name))?;
+        let tensor = &self.tensors[index];
+        let bytes = self.element_bytes(tensor, first as u64, out.len() as u64)?;
+        let decoder = crate::tensor::Decoder::new(tensor.dtype).ok_or_else(|| unread(name))?;
+        decoder.f32s(&bytes, out);
+        Ok(())
     }
+}
+
+fn unread(name: &str) -> Error {
+    Error::Unsupported { what: format!("reading the tensor {name} of this GGUF file") }
 }

@@ -8,14 +8,14 @@ use rayon::prelude::{
     IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
 };
 
-use crate::encoding::{BlockType, Blocks, Encoding, Layout, Sparse, SparseLayout};
-use crate::error::Result;
+use crate::encoding::{BlockType, Blocks, Dense, Encoding, Layout, Sparse, SparseLayout};
+use crate::error::{Error, Result};
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
 };
 use crate::numeric::vector::{Loops, vectorised};
 use crate::observer::Observer;
-use crate::tensor::MatrixShape;
+use crate::tensor::{DType, MatrixShape, round_f32};
 
 /// Quantisation of a `[rows, cols]` matrix to blocks of llama.cpp along its inputs.
 ///
@@ -25,6 +25,7 @@ use crate::tensor::MatrixShape;
 /// levels. Scales of super-blocks and IQ4 are searched for the least Σ h(x − x̂)², where h is the importance of an
 /// input (the mean square of what comes in), or 1: never a larger error than llama.cpp's own search on weights that
 /// count alike. The last block of a row that is no whole number of blocks is filled up with zeros.
+/// The types of llama.cpp without blocks, F16, BF16 and F32, hold every weight rounded to them.
 /// Cost: one pass for plain blocks, some 30 over each sub-block for the others.
 pub(super) struct Gguf;
 
@@ -106,6 +107,21 @@ const TYPE: Parameter = Parameter {
             title: "Q8_0",
             help: "8.5 bits a weight: 8-bit codes, a scale for 32. Practically lossless.",
         },
+        Option_ {
+            id: "F16",
+            title: "F16",
+            help: "16 bits a weight: numbers of half precision, no block. Up to 65,504.",
+        },
+        Option_ {
+            id: "BF16",
+            title: "BF16",
+            help: "16 bits a weight: the upper half of an F32, no block.",
+        },
+        Option_ {
+            id: "F32",
+            title: "F32",
+            help: "32 bits a weight: what a file in blocks decodes to, to the bit.",
+        },
     ]),
     only_when: None,
 };
@@ -131,6 +147,11 @@ fn is_important(parameters: &Resolved) -> bool {
 
 fn kind(parameters: &Resolved) -> BlockType {
     BlockType::named(parameters.choice("type")).unwrap_or(BlockType::Q4_K)
+}
+
+/// The element type of a type without blocks.
+fn plain(parameters: &Resolved) -> Option<DType> {
+    DType::from_name(parameters.choice("type"))
 }
 
 /// Blocks encoded by one thread without asking whether to go on.
@@ -204,6 +225,23 @@ impl Loops for Piece<'_> {
     }
 }
 
+/// Values that `dtype` holds; one that it does not would become infinite.
+///
+/// # Errors
+/// [`Error::Numeric`] for such a value.
+fn held(dtype: DType, values: &[f32], task: &Task<'_>) -> Result<Vec<f32>> {
+    let held: Vec<f32> = values.iter().map(|&value| round_f32(dtype, value)).collect();
+    let is_lost = |(value, held): &(&f32, &f32)| value.is_finite() && !held.is_finite();
+    let lost = values.iter().zip(&held).filter(is_lost).count();
+    if lost == 0 {
+        return Ok(held);
+    }
+    Err(Error::Numeric {
+        tensor: task.tensor.to_owned(),
+        why: format!("{lost} of its weights are beyond what {dtype} holds; choose BF16"),
+    })
+}
+
 /// The importance of the inputs of a block as weights; where nothing counts, all count alike.
 fn fill_weights(importance: &[f32], weights: &mut [f32]) {
     let (used, rest) = weights.split_at_mut(importance.len());
@@ -222,21 +260,30 @@ impl Method for Gguf {
     }
 
     fn needs(&self, parameters: &Resolved) -> Needs {
-        if is_important(parameters) { Needs::Moments } else { Needs::Weights }
+        let is_weighted = is_important(parameters) && plain(parameters).is_none();
+        if is_weighted { Needs::Moments } else { Needs::Weights }
     }
 
     fn label(&self, parameters: &Resolved) -> String {
+        if let Some(dtype) = plain(parameters) {
+            return dtype.name().to_owned();
+        }
         let importance = if is_important(parameters) { " weighted" } else { "" };
         format!("{}{importance}", kind(parameters).name())
     }
 
     fn layout(&self, parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
-        Ok(SparseLayout::over(input.previous, Layout::Blocks(kind(parameters))))
+        let layout = plain(parameters).map_or(Layout::Blocks(kind(parameters)), Layout::Dense);
+        Ok(SparseLayout::over(input.previous, layout))
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let (kind, shape) = (kind(parameters), task.shape());
         let (values, mask) = masked(&task);
+        if let Some(dtype) = plain(parameters) {
+            let values = held(dtype, &values, &task)?;
+            return Ok(Sparse::over(mask, Encoding::Dense(Dense::new(shape, dtype, &values))));
+        }
         let importance = if is_important(parameters) { Some(task.mean_squares()?) } else { None };
         let bytes = encode(kind, (&values, shape), importance.as_deref(), task.observer)?;
         Ok(Sparse::over(mask, Encoding::Blocks(Blocks::new(shape, kind, bytes))))

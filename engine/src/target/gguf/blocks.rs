@@ -4,6 +4,7 @@ use half::f16;
 
 use crate::encoding::{Affine, Encoding, Float};
 use crate::error::{Error, Result};
+use crate::tensor::write_f32;
 
 /// Weights of a block of integers or small floats.
 const SIZE: usize = 32;
@@ -17,6 +18,12 @@ pub fn write_row(encoding: &Encoding, row: usize, name: &str, out: &mut Vec<u8>)
         Encoding::Blocks(blocks) => {
             let bytes = blocks.kind().row_bytes(blocks.shape().cols);
             out.extend_from_slice(&blocks.as_bytes()[row * bytes..(row + 1) * bytes]);
+            Ok(())
+        }
+        Encoding::Dense(dense) => {
+            let mut values = vec![0.0; dense.shape().cols];
+            encoding.decode_row(row, &mut values);
+            write_f32(dense.dtype(), &values, out);
             Ok(())
         }
         Encoding::Affine(affine) => integers(affine, row, name, out),

@@ -1,11 +1,13 @@
 //! The file of an export for llama.cpp, before it is written: its keys, its tensors, and what each is made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::checkpoint::{Checkpoint, Role, RowOrder, Tensor, to_gguf};
 use crate::encoding::{Layout, Levels};
 use crate::error::{Error, Result};
 use crate::format::gguf::BlockType;
+use crate::format::gguf_split::PartName;
 use crate::format::gguf_writer::{GgufPlan, NewTensor, NewValue, Pairs};
 use crate::target::gguf::architectures::{self, Architecture, NORMS};
 use crate::target::gguf::settings::{Keys, Settings, refused};
@@ -13,7 +15,7 @@ use crate::target::{Entry, Storage};
 use crate::tensor::DType;
 
 /// Version of the block types, as llama.cpp counts them.
-const QUANTIZATION_VERSION: u32 = 2;
+pub(super) const QUANTIZATION_VERSION: u32 = 2;
 
 /// A GGUF file about to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +47,13 @@ pub enum Content {
     },
     /// Numbers of its own.
     Values(Vec<f32>),
+    /// Bytes of the source, a GGUF file itself, as they are.
+    Carried {
+        /// Index of the file.
+        file: usize,
+        /// Where they lie in it.
+        range: Range<u64>,
+    },
 }
 
 /// A tensor's place in the file: its name, and of experts which.
@@ -109,12 +118,29 @@ fn general(checkpoint: &Checkpoint, entries: &[Entry], architecture: &Architectu
 /// The name of the checkpoint without the ending of a file.
 pub(super) fn stem(checkpoint: &Checkpoint) -> String {
     let title = checkpoint.title();
-    title.strip_suffix(".safetensors").unwrap_or(&title).to_owned()
+    if let Some(part) = PartName::of(&title) {
+        return part.stem.to_owned();
+    }
+    let ended = [".safetensors", ".gguf"].iter().find_map(|ending| title.strip_suffix(ending));
+    ended.unwrap_or(&title).to_owned()
 }
 
 /// llama.cpp's number for the type that most weights of layers have: a label, which loaders do not rely on.
 fn file_type(checkpoint: &Checkpoint, entries: &[Entry]) -> u32 {
-    const LABELS: [(u32, u32); 17] = [
+    let mut weights: BTreeMap<u32, u64> = BTreeMap::new();
+    for entry in entries {
+        let tensor = &checkpoint.tensors()[entry.tensor];
+        if let (Some(_), Some(_), Some(kind)) = (tensor.matrix, tensor.place.block, kind_of(entry))
+        {
+            *weights.entry(kind).or_default() += tensor.parameters();
+        }
+    }
+    label(&weights).unwrap_or(0)
+}
+
+/// The label of the type that most weights have, where llama.cpp has one for it.
+pub(super) fn label(weights: &BTreeMap<u32, u64>) -> Option<u32> {
+    const LABELS: [(u32, u32); 26] = [
         (0, 0),
         (1, 1),
         (2, 2),
@@ -127,26 +153,27 @@ fn file_type(checkpoint: &Checkpoint, entries: &[Entry]) -> u32 {
         (12, 15),
         (13, 17),
         (14, 18),
+        (16, 19),
+        (17, 20),
+        (18, 23),
+        (19, 24),
         (20, 25),
+        (21, 26),
+        (22, 28),
         (23, 30),
+        (29, 31),
         (30, 32),
+        (34, 36),
+        (35, 37),
         (39, 38),
         (40, 39),
     ];
-    let mut weights: BTreeMap<u32, u64> = BTreeMap::new();
-    for entry in entries {
-        let tensor = &checkpoint.tensors()[entry.tensor];
-        if let (Some(_), Some(_), Some(kind)) = (tensor.matrix, tensor.place.block, kind_of(entry))
-        {
-            *weights.entry(kind).or_default() += tensor.parameters();
-        }
-    }
-    let most = weights.iter().max_by_key(|(_, weights)| **weights).map_or(0, |(kind, _)| *kind);
-    LABELS.iter().find(|(kind, _)| *kind == most).map_or(0, |(_, label)| *label)
+    let (most, _) = weights.iter().max_by_key(|(_, weights)| **weights)?;
+    LABELS.iter().find(|(kind, _)| kind == most).map(|(_, label)| *label)
 }
 
 /// Number of the type an entry is stored in.
-fn kind_of(entry: &Entry) -> Option<u32> {
+pub(super) fn kind_of(entry: &Entry) -> Option<u32> {
     if let (Storage::Native, Some(layout)) = (&entry.storage, &entry.layout) {
         return native_kind(layout);
     }
@@ -163,6 +190,7 @@ fn native_kind(layout: &Layout) -> Option<u32> {
     let named = |name: &str| BlockType::named(name).map(|block| block.id);
     match layout.under_masks() {
         Layout::Blocks(kind) => named(kind.name()),
+        Layout::Dense(dtype) => named(dtype.name()),
         Layout::Affine(affine) => named(match (affine.bits, affine.has_offsets) {
             (4, false) => "q4_0",
             (4, true) => "q4_1",
@@ -360,7 +388,7 @@ impl Builder<'_> {
             let (tensor, rows) = match content {
                 Content::Matrices { tensors, rows } => (tensors[0], *rows),
                 Content::Vector { tensor, rows, .. } => (*tensor, *rows),
-                Content::Values(_) => continue,
+                Content::Values(_) | Content::Carried { .. } => continue,
             };
             let source = &self.checkpoint.tensors()[tensor];
             if let RowOrder::Woven { heads } = rows

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::format::gguf_importance::Importance;
+use crate::format::gguf_importance::{self, Importance};
 use crate::method::{self, Needs};
 use crate::plan::Plan;
 use crate::target::{Manifest, Storage, WeightFile};
@@ -27,7 +27,7 @@ impl Manifest {
             return Ok(self);
         };
         if let Some(WeightFile::Gguf(file)) = self.files.first_mut().map(|file| &mut file.plan) {
-            file.plan = file.plan.with(&importance.pairs())?;
+            file.plan = file.plan.with(&importance.pairs(), gguf_importance::KEYS)?;
         }
         Ok(self)
     }

@@ -2,18 +2,23 @@
 //!
 //! Held are its own blocks; the blocks of 32 that grouped integers fill exactly: `Q4_0`, `Q5_0`, `Q8_0` (symmetric),
 //! `Q4_1`, `Q5_1` (with an offset); and MXFP4. Super-blocks of 256 (K-quants) need rows that 256 divides; for others
-//! llama-quantize falls back to blocks of 32.
+//! llama-quantize falls back to blocks of 32. A source that is a GGUF file itself is written again with the types of some
+//! tensors changed ([`retyped`]).
 
 mod architectures;
 mod blocks;
 mod file;
 mod importance;
+mod retype;
+mod retyped;
 mod rope;
 mod settings;
 mod split;
 
 pub use blocks::write_row;
 pub use file::{Content, GgufFile};
+pub use retype::{retype, types};
+pub(super) use retyped::{is_already, joined, stored};
 pub(super) use split::split;
 
 use crate::checkpoint::{Checkpoint, Role, Tensor};
@@ -21,7 +26,7 @@ use crate::encoding::{AffineLayout, BlockType, Layout, Levels};
 use crate::error::Result;
 use crate::format::safetensors::Spec;
 use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
-use crate::target::{About, Entry, OutputFile, Target, WeightFile};
+use crate::target::{About, Entry, OutputFile, Storage, Target, WeightFile};
 use crate::tensor::{DType, Shape};
 
 /// Weights of a block.
@@ -97,10 +102,28 @@ impl Target for Gguf {
         &CAPABILITIES
     }
 
+    fn storage(&self, tensor: &Tensor, layout: &Layout) -> Storage {
+        let capabilities = self.capabilities();
+        let held = match layout {
+            // Types without blocks are for the same tensors as blocks.
+            Layout::Dense(DType::F32 | DType::F16 | DType::BF16) => capabilities.kept_for(tensor),
+            _ => capabilities.why_not(tensor, layout),
+        };
+        held.map_or(Storage::Native, |because| Storage::Dense { because })
+    }
+
+    fn rewrites(&self) -> bool {
+        true
+    }
+
     fn specs(&self, tensor: &Tensor, layout: &Layout) -> Vec<Spec> {
         let Some(matrix) = tensor.matrix else {
             return Vec::new();
         };
+        if let Layout::Dense(dtype) = layout {
+            let Tensor { name, shape, .. } = tensor;
+            return vec![Spec { name: name.clone(), dtype: *dtype, shape: shape.clone() }];
+        }
         let row_bytes = match layout.under_masks() {
             Layout::Affine(affine) => matrix.shape.cols / BLOCK * block_bytes(affine),
             Layout::Blocks(kind) => kind.row_bytes(matrix.shape.cols),
@@ -125,6 +148,9 @@ impl Target for Gguf {
     }
 
     fn files(&self, checkpoint: &Checkpoint, entries: &[Entry]) -> Option<Result<Vec<OutputFile>>> {
+        if let Some(gguf) = checkpoint.gguf() {
+            return Some(retyped::files(checkpoint, gguf, entries));
+        }
         let file = file::layout(checkpoint, entries).map(|file| {
             let name = format!("{}.gguf", file::stem(checkpoint));
             vec![OutputFile { name, plan: WeightFile::Gguf(Box::new(file)) }]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::format::gguf_split::{self, MAX_PARTS, part_name};
-use crate::format::gguf_writer::{GgufPlan, NewTensor, NewValue, Pairs};
+use crate::format::gguf_writer::{ALIGNMENT, GgufPlan, NewTensor, NewValue, Pairs};
 use crate::target::gguf::GgufFile;
 use crate::target::{OutputFile, WeightFile};
 
@@ -25,8 +25,8 @@ pub(in crate::target) fn split(file: OutputFile, limit_bytes: u64) -> Result<Vec
         pairs
     };
     let header = |pairs: &Pairs| GgufPlan::header_bytes(pairs) + GgufPlan::pairs_bytes(&keys(0, 0));
-    let parts =
-        deal(tensors, (header(whole.plan.metadata()), header(&Pairs::default())), limit_bytes);
+    let headers = (header(whole.plan.metadata()), header(&Pairs::default()));
+    let parts = deal(tensors, headers, (whole.plan.alignment(), limit_bytes));
     let count = parts.len();
     if count == 1 {
         return Ok(vec![file]);
@@ -44,30 +44,37 @@ pub(in crate::target) fn split(file: OutputFile, limit_bytes: u64) -> Result<Vec
         let own: Vec<NewTensor> =
             tensors[range.clone()].iter().map(|(new, _)| new.clone()).collect();
         let contents = whole.contents[range].to_vec();
-        let plan = GgufFile { plan: GgufPlan::of(&pairs, own)?, contents };
+        // Only the first part says what tensors are aligned to, where that is not as usual.
+        let plan = match at {
+            0 => GgufPlan::aligned_to(whole.plan.alignment(), &pairs, own)?,
+            _ => GgufPlan::of(&pairs, own)?,
+        };
+        let plan = GgufFile { plan, contents };
         let name = part_name(stem, at + 1, count);
         Ok(OutputFile { name, plan: WeightFile::Gguf(Box::new(plan)) })
     };
     parts.into_iter().enumerate().map(part).collect()
 }
 
-/// Which tensors go into each part; `first` and `other` are the bytes of headers without tensors.
+/// Which tensors go into each part; `first` and `other` are the bytes of headers without tensors, `alignment` that of the
+/// first part.
 fn deal(
     tensors: &[(NewTensor, u64)],
     (first, other): (u64, u64),
-    limit_bytes: u64,
+    (alignment, limit_bytes): (u64, u64),
 ) -> Vec<Range<usize>> {
     let mut begins = vec![0];
-    let (mut header, mut data) = (first, 0);
+    let (mut header, mut data, mut by) = (first, 0, alignment);
     for (at, (tensor, bytes)) in tensors.iter().enumerate() {
-        let (said, bytes) = (tensor.info_bytes(), GgufPlan::aligned(*bytes));
+        let said = tensor.info_bytes();
+        let needed = (header + said).next_multiple_of(by) + data + bytes.next_multiple_of(by);
         // Every part but the first begins with a tensor that was too large for the one before.
-        if GgufPlan::aligned(header + said) + data + bytes > limit_bytes {
+        if needed > limit_bytes {
             begins.push(at);
-            (header, data) = (other, 0);
+            (header, data, by) = (other, 0, ALIGNMENT);
         }
         header += said;
-        data += bytes;
+        data += bytes.next_multiple_of(by);
     }
     let ends = begins.iter().skip(1).copied().chain([tensors.len()]);
     begins.iter().zip(ends).map(|(&begin, end)| begin..end).collect()

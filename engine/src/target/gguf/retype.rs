@@ -1,0 +1,97 @@
+//! Plans that give the tensors of a GGUF file other types: one type for all, or a starting point.
+
+use crate::checkpoint::{Checkpoint, Role};
+use crate::error::{Error, Result};
+use crate::method::{self, Kind, Step};
+use crate::plan::{Assignment, Plan, Rule};
+use crate::target::gguf::retyped::is_already;
+use crate::target::{Aim, Lint, PRESETS, mend_all};
+
+/// The method whose types are llama.cpp's, and its parameters.
+const BLOCKS: &str = "gguf-blocks";
+const TYPE: &str = "type";
+const IMPORTANCE: (&str, &str) = ("importance", "inputs");
+
+/// Names of the types that tensors can be given, as llama.cpp writes them.
+pub fn types() -> Vec<&'static str> {
+    let parameters = method::find(BLOCKS).map_or(&[][..], |method| method.about().parameters);
+    let found = parameters.iter().find(|parameter| parameter.name == TYPE);
+    match found.map(|parameter| &parameter.kind) {
+        Some(Kind::Choice(options)) => options.iter().map(|option| option.id).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The plan that gives every matrix of a GGUF file the type called `wish`, or what a starting point of that name (`Q4_K_M`)
+/// gives it, fitted to the rows of each; layers that have that type are kept as they are, and so are routers and tables of
+/// positions. Errors count by the inputs of the layers that `is_weighted` names. Gives what had to be fitted.
+///
+/// # Errors
+/// [`Error::Plan`] for another source, and for a wish that names nothing.
+pub fn retype(
+    checkpoint: &Checkpoint,
+    wish: &str,
+    is_weighted: &dyn Fn(&str) -> bool,
+    aim: Aim,
+) -> Result<(Plan, Vec<Lint>)> {
+    if checkpoint.gguf().is_none() {
+        return Err(Error::plan(
+            format!(
+                "{} is no GGUF file, so its tensors have no types to change",
+                checkpoint.title()
+            ),
+            "compress it with a project for the target gguf",
+        ));
+    }
+    let preset = wish.to_ascii_lowercase().replace('_', "-");
+    let preset = PRESETS.iter().find(|known| known.id == preset);
+    let kind = types().into_iter().find(|known| known.eq_ignore_ascii_case(wish));
+    let (mut plan, fitted) = match (kind, preset) {
+        (Some(kind), _) => of_type(checkpoint, kind, aim)?,
+        (None, Some(preset)) => preset.plan(checkpoint, &Plan::default(), aim)?,
+        (None, None) => {
+            let presets = PRESETS.iter().map(|known| known.id);
+            let known: Vec<&str> = types().into_iter().chain(presets).collect();
+            return Err(Error::plan(
+                format!("there is no type {wish:?} to give to tensors"),
+                format!("choose one of {}", known.join(", ")),
+            ));
+        }
+    };
+    for tensor in checkpoint.tensors() {
+        let Some(matrix) = tensor.matrix else { continue };
+        let now = plan.assignment(&tensor.name);
+        if now.is_keep() || now.locked {
+            continue;
+        }
+        if is_already(tensor, &now.layout(matrix.shape, tensor.dtype)?) {
+            plan.set(&tensor.name, Assignment::keep());
+        } else if tensor.shape.0.len() == 2 && is_weighted(&tensor.name) {
+            plan.set(&tensor.name, weighted(&now));
+        }
+    }
+    Ok((plan.summed_up(checkpoint), fitted))
+}
+
+fn of_type(checkpoint: &Checkpoint, kind: &str, aim: Aim) -> Result<(Plan, Vec<Lint>)> {
+    let matches = |rule: &Rule| checkpoint.tensors().iter().any(|t| rule.pattern.matches(t));
+    let mut rules = Vec::new();
+    for role in [Role::Router, Role::Position] {
+        rules.push(Rule::new(&format!("role:{role}"), Assignment::keep())?);
+    }
+    let blocks = Assignment::of(vec![Step::new(BLOCKS).with(TYPE, kind)]);
+    rules.push(Rule::new("default", blocks)?);
+    let mut plan = Plan::default();
+    plan.set_rules(checkpoint, rules.into_iter().filter(matches).collect());
+    let fitted = mend_all(checkpoint, &mut plan, aim);
+    Ok((plan, fitted))
+}
+
+/// The same with blocks whose errors count by inputs.
+fn weighted(assignment: &Assignment) -> Assignment {
+    let step = |step: &Step| match step.method.as_str() {
+        BLOCKS => step.clone().with(IMPORTANCE.0, IMPORTANCE.1),
+        _ => step.clone(),
+    };
+    Assignment { steps: assignment.steps.iter().map(step).collect(), ..assignment.clone() }
+}
