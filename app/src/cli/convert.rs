@@ -52,6 +52,9 @@ struct To {
     /// Replace an earlier output in that folder.
     #[arg(long)]
     force: bool,
+    /// Write everything anew, also what an earlier attempt at the same folder wrote.
+    #[arg(long)]
+    fresh: bool,
     /// The most bytes of a weight file, as 5GB or 500MB; 0 for the files of the source.
     #[arg(long, default_value = "0", value_name = "SIZE")]
     shard_size: String,
@@ -94,12 +97,28 @@ fn run(
     let aim = Aim { shard_bytes: bytes_of(&to.shard_size)?, ..target.into() };
     let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
     let destination = Destination { folder: &out, replace: to.force, limits };
+    if to.fresh && export::discard_finished(&out)? {
+        output::tell(&["what an earlier attempt wrote was thrown away".to_owned()]);
+    }
     let terminal = Terminal::new();
     let done = match size {
         Some(size) => export::cut(&checkpoint, (size, aim), destination, &terminal),
         None => export::convert(&checkpoint, aim, destination, &terminal),
     };
     terminal.finish();
-    let report: Report = done?;
+    let report = told(done, &out)?;
     output::print(&describe(&report, &out, "what was converted"))
+}
+
+/// What was done, or why not, and what is kept of it.
+fn told(done: lapidary_engine::Result<Report>, out: &Path) -> anyhow::Result<Report> {
+    match (done, export::finished_for(out)) {
+        (Err(error), Some(kept)) if !error.is_bad_input() => {
+            Err(anyhow::Error::new(error).context(format!(
+                "what was written is kept in {}: the same command goes on with it, --fresh begins anew",
+                kept.display()
+            )))
+        }
+        (done, _) => Ok(done?),
+    }
 }
