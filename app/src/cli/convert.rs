@@ -63,6 +63,9 @@ struct To {
     /// Replace an earlier output in that folder.
     #[arg(long)]
     force: bool,
+    /// Write everything anew, also what an earlier attempt at the same folder wrote.
+    #[arg(long)]
+    fresh: bool,
     /// The most bytes of a weight file, as 5GB or 500MB; 0 for the files of the source.
     #[arg(long, default_value = "0", value_name = "SIZE")]
     shard_size: String,
@@ -112,6 +115,9 @@ fn run(
     let aim = Aim { shard_bytes: bytes_of(&to.shard_size)?, ..target.into() };
     let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
     let destination = Destination { folder: &out, replace: to.force, limits };
+    if to.fresh && export::discard_finished(&out)? {
+        output::tell(&["what an earlier attempt wrote was thrown away".to_owned()]);
+    }
     let terminal = Terminal::new();
     let done: anyhow::Result<Report> = match size {
         Some(size) => {
@@ -123,7 +129,7 @@ fn run(
         None => export::convert(&checkpoint, aim, destination, &terminal).map_err(Into::into),
     };
     terminal.finish();
-    let report = done?;
+    let report = told(done, &out)?;
     output::print(&describe(&report, &out, "what was converted"))?;
     if report.totals.dense > 0 && !target.capabilities().is_dense() {
         output::tell(&[format!(
@@ -133,4 +139,18 @@ fn run(
         )]);
     }
     Ok(())
+}
+
+/// What was done, or why not, and what is kept of it.
+fn told(done: anyhow::Result<Report>, out: &Path) -> anyhow::Result<Report> {
+    let is_stopped = |error: &anyhow::Error| {
+        error.downcast_ref::<Error>().is_some_and(|error| !error.is_bad_input())
+    };
+    match (done, export::finished_for(out)) {
+        (Err(error), Some(kept)) if is_stopped(&error) => Err(error.context(format!(
+            "what was written is kept in {}: the same command goes on with it, --fresh begins anew",
+            kept.display()
+        ))),
+        (done, _) => done,
+    }
 }

@@ -1,7 +1,7 @@
 //! Files written piece by piece.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempPath};
@@ -24,6 +24,21 @@ impl NewFile {
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create_new(path).map_err(Error::io("write", path))?;
         Ok(Self::new(path, file, None))
+    }
+
+    /// Begins a file that stays as it is where it is not finished; an existing one is an error. Makes the folder.
+    pub fn within(path: &Path) -> Result<Self> {
+        let folder = parent(path);
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        Self::create(path)
+    }
+
+    /// Goes on with such a file behind its first `bytes` bytes; what follows them is cut off.
+    pub fn behind(path: &Path, bytes: u64) -> Result<Self> {
+        let mut file = File::options().write(true).open(path).map_err(Error::io("write", path))?;
+        file.set_len(bytes).map_err(Error::io("write", path))?;
+        file.seek(SeekFrom::Start(bytes)).map_err(Error::io("write", path))?;
+        Ok(Self { written_bytes: bytes, ..Self::new(path, file, None) })
     }
 
     /// Begins a file under a temporary name that takes its place, and that of a file which is there, only when it
@@ -57,10 +72,15 @@ impl NewFile {
         self.written_bytes
     }
 
+    /// Flushes everything to the disk.
+    pub fn sync(&mut self) -> Result<()> {
+        self.writer.flush().map_err(Error::io("write", &self.path))?;
+        self.writer.get_ref().sync_all().map_err(Error::io("write", &self.path))
+    }
+
     /// Flushes everything to the disk, and gives the file its name.
     pub fn finish(mut self) -> Result<()> {
-        self.writer.flush().map_err(Error::io("write", &self.path))?;
-        self.writer.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
+        self.sync()?;
         if let Some(temporary) = self.temporary {
             // Temporary files are private to the user; the result has the ordinary permissions.
             open_to_others(&temporary, 0o644)?;

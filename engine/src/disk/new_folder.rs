@@ -202,13 +202,29 @@ impl NewFolder {
 
     /// Begins a file in the folder, or in one within it, as `adapter/config.json`.
     pub fn file(&self, name: &str) -> Result<NewFile> {
+        NewFile::create(&self.place(name)?)
+    }
+
+    /// Where a file of that name lies; makes the folder within.
+    fn place(&self, name: &str) -> Result<PathBuf> {
         let path = self.path().join(name);
         let folder = parent(&path);
         if !folder.is_dir() {
             std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
             open_to_others(folder, 0o755)?;
         }
-        NewFile::create(&path)
+        Ok(path)
+    }
+
+    /// Puts a finished part into the folder under a name, where another attempt still finds it if this one fails.
+    pub fn adopt(&self, part: &Path, name: &str) -> Result<()> {
+        let path = self.place(name)?;
+        if std::fs::hard_link(part, &path).is_ok() {
+            return Ok(());
+        }
+        // A file system that gives no file two names.
+        std::fs::copy(part, &path).map_err(Error::io("write", &path))?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("write", &path))
     }
 
     /// Copies a file into the folder under its own name; gives its bytes.

@@ -3,12 +3,14 @@
 //! target. Out: a folder with its proof and report, as of an export.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Restored};
 use crate::compare::{CompressedLayer, Counterpart, layers};
 use crate::encoding::{Dense, Encoding, Layout};
 use crate::error::{Error, Result};
+use crate::export::kept::Kept;
 use crate::export::{self, Destination, Report, Work};
 use crate::format::safetensors::Spec;
 use crate::job::Encodings;
@@ -166,7 +168,16 @@ impl<'a> Opened<'a> {
         let layers = Layers { opened: self, levels };
         export::refuse_own_source(self.source, destination.folder)?;
         self.source.check_all_unchanged()?;
-        let folder = export::begin(destination, (manifest.total_bytes(), 0), &|_| 0)?;
+        let heights: BTreeMap<usize, usize> = levels_of(&layers);
+        let said = format!("{} {heights:?}", aim.target.about().id);
+        let kept_in = |folder: &Path| Kept::new(folder.to_path_buf(), self.source, &said);
+        let there = |folder: &Path| kept_in(folder).map_or(0, |kept| kept.there_bytes(manifest));
+        // What is written is the store: the output takes its files over.
+        let folder = export::begin(destination, (0, manifest.total_bytes()), &there)?;
+        let kept = kept_in(&folder.finished_parts());
+        if let Some(kept) = &kept {
+            kept.remove_others(manifest)?;
+        }
         let work = Work {
             checkpoint: &self.restored,
             encodings: &layers,
@@ -180,8 +191,13 @@ impl<'a> Opened<'a> {
                 self.restored.weights(index, self.observer)
             },
         };
-        export::finish(&work, folder, &Plan::default())
+        export::finish(&work, folder, &Plan::default(), kept.as_ref())
     }
+}
+
+/// How many levels are left of each stack, in order.
+fn levels_of(layers: &Layers<'_>) -> BTreeMap<usize, usize> {
+    layers.levels.iter().map(|(&layer, &levels)| (layer, levels)).collect()
 }
 
 fn entry(
@@ -197,6 +213,8 @@ fn entry(
 /// Writes `source`, which holds layers compressed, for another target; reads it back, proves it against the layers as they
 /// are in the source, and adds the report, whose errors are those against the source as it decodes.
 ///
+/// Where it stops, the tensors that were written lie beside the output as those of [`crate::export::export`] do, and the same
+/// conversion goes on behind them, to the same bytes; GGUF files begin anew.
 /// Cost: reading the source twice, writing once, reading the result once; memory of the largest layer.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod gguf_kept;
 mod gguf_proof;
 mod gguf_reader;
 mod hashes;
+mod kept;
 mod page;
 mod proof;
 mod report;
@@ -39,6 +40,7 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
+use crate::export::kept::Kept;
 use crate::export::proof::Proved;
 use crate::fold;
 use crate::format::safetensors::Spec;
@@ -167,7 +169,7 @@ fn export_whole(
     let manifest = &manifest;
     let work =
         Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
-    write::write(&work, &folder)?;
+    write::write(&work, &folder, None)?;
     let proofs = prove(&work, &folder)?;
     let calibration = subject.calibration_for(&settled.plan).cloned();
     let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
@@ -200,9 +202,9 @@ fn begin(
     Ok(folder)
 }
 
-/// Writes, proves and reports what is in no store of its own.
-fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan) -> Result<Report> {
-    write::write(work, &folder)?;
+/// Writes, proves and reports what is in no store of its own; where it stops, `kept` has what was written.
+fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan, kept: Option<&Kept>) -> Result<Report> {
+    write::write(work, &folder, kept)?;
     let proofs = prove(work, &folder)?;
     let settled = fold::settle(work.checkpoint, plan);
     let report = Report::new((work.checkpoint, work.target), &settled, work.manifest, &proofs);
@@ -216,13 +218,13 @@ fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
     }
 }
 
-/// Where layers lie that an export to `folder` finished before it was stopped, if there are any; exporting the same again
-/// goes on with them.
+/// Where layers lie that an export to `folder` finished before it was stopped, or what a conversion wrote, if there are any;
+/// exporting or converting the same again goes on with them.
 pub fn finished_for(folder: &Path) -> Option<PathBuf> {
     disk::finished_for(folder)
 }
 
-/// Throws such layers away; gives whether there were any.
+/// Throws them away; gives whether there were any.
 ///
 /// # Errors
 /// [`Error::Plan`] while an export to that folder is running, [`Error::Io`] where they cannot be removed.

@@ -1,11 +1,13 @@
 //! Writing the files of a manifest, tensor by tensor.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::NewFolder;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
+use crate::export::kept::Kept;
 use crate::export::{Work, gguf};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
@@ -14,43 +16,51 @@ use crate::tensor::write_f32;
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
-pub(super) fn write(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
+/// Writes all files; weight files behind what `kept` has of them, and where they are kept if this stops.
+pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<()> {
     let manifest = work.manifest;
     let total_bytes = manifest.weight_file_bytes();
-    let mut done_bytes = 0;
+    let done_bytes = Cell::new(0);
     let entry_of: HashMap<&str, &Entry> = manifest
         .entries
         .iter()
         .flat_map(|entry| entry.specs.iter().map(move |spec| (spec.name.as_str(), entry)))
         .collect();
-    let mut begin = |name: &str, bytes: u64| {
+    let begin = |name: &str, bytes: u64| {
         work.observer.go_on()?;
         work.observer.progress(Progress {
             stage: "Writing",
             item: name.to_owned(),
-            done: done_bytes,
+            done: done_bytes.get(),
             total: total_bytes,
             unit: Unit::Bytes,
         });
-        done_bytes += bytes;
+        done_bytes.set(done_bytes.get() + bytes);
         Ok(())
     };
     for file in &manifest.files {
-        let new = folder.file(&file.name)?;
         let plan = match &file.plan {
             WeightFile::Safetensors(plan) => plan,
             WeightFile::Gguf(plan) => {
-                gguf::write(work, plan, new, &mut begin)?;
+                let new = folder.file(&file.name)?;
+                gguf::write(work, plan, new, &mut |name, bytes| begin(name, bytes))?;
                 continue;
             }
         };
-        plan.write(new, |spec, write| {
+        let mut data = |spec: &Spec, write: &mut Write<'_>| {
             begin(&spec.name, spec.bytes()?)?;
             match entry_of.get(spec.name.as_str()) {
                 Some(entry) => write_tensor(work, entry, spec, write),
                 None => Ok(()),
             }
-        })?;
+        };
+        match kept {
+            Some(kept) => {
+                let mut skip = |spec: &Spec| begin(&spec.name, spec.bytes()?);
+                kept.write((&file.name, plan), (folder, work.observer), &mut skip, &mut data)?;
+            }
+            None => plan.write(folder.file(&file.name)?, data)?,
+        }
     }
     write_beside(work, folder)
 }

@@ -273,6 +273,11 @@ impl FilePlan {
         Ok(Self { specs, header, data_bytes: at })
     }
 
+    /// Length prefix and header.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
     /// Bytes of length prefix and header.
     pub fn header_bytes(&self) -> u64 {
         self.header.len() as u64
