@@ -2,11 +2,12 @@
 //! code, read back in, converted there and back, and what keeps a layer from them.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use lapidary_engine::Silent;
 use lapidary_engine::calibration::{Calibration, Folder, Part, Prefix, Record, Settings, Text};
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::compare::{Counterpart, compare, pairs};
+use lapidary_engine::compare::{Counterpart, compare, layers, pairs};
 use lapidary_engine::export::{Destination, Report, convert, export, verify};
 use lapidary_engine::job::{self, Limits, Measured, Subject};
 use lapidary_engine::method::Step;
@@ -17,6 +18,7 @@ use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{self, Aim, Case, Lint, Manifest, Storage, lints, mend_all};
 use lapidary_tests::reader::Output;
 use lapidary_tests::{Weights, normal_matrix, plan, read_json, read_output, small_llama, write};
+use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -307,4 +309,52 @@ fn folders_that_say_otherwise_are_not_read() {
     assert!(because("in_group_size", json!(4)).contains("codebooks"));
     assert!(because("quant_method", json!("spqr")).contains("does not say"));
     assert!(because("quant_method", json!("quip")).contains("quip"));
+}
+
+/// Weights and config.json of a folder of AQLM and one of `SpQR`.
+static WRITTEN: LazyLock<[(Vec<u8>, Vec<u8>); 2]> = LazyLock::new(|| {
+    let folder = TempDir::new().expect("a folder");
+    let source = small(&folder.path().join("m"));
+    let (kept, calibration) = calibrated(&folder.path().join("c"), &source);
+    let measured = Measured { folder: &kept, calibration: &calibration };
+    let subject = Subject { checkpoint: &source, calibrated: &measured };
+    [("aqlm", aqlm(2, 4, 8)), ("spqr", Step::new("spqr"))].map(|(id, step)| {
+        let plan = plan(&source, &[("*.o_proj.weight", vec![step])]).expect("a plan");
+        let out = folder.path().join(id);
+        export(subject, &plan, target::find(id).expect("a target"), to(&out), &Silent)
+            .expect("an export");
+        ["model.safetensors", "config.json"]
+            .map(|name| lapidary_tests::read(&out.join(name)))
+            .into()
+    })
+});
+
+proptest::proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Bytes of the header and of the parts that say where others lie come first and last in such a small file.
+    #[test]
+    fn mutated_folders_never_panic(
+        which in 0_usize..2,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..8),
+    ) {
+        let (mut bytes, config) = WRITTEN[which].clone();
+        let header = 8 + usize::from(bytes[0]) + 256 * usize::from(bytes[1]);
+        for (at, value, is_header) in edits {
+            let at = if is_header { at.index(header) } else { at.index(bytes.len()) };
+            bytes[at] = value;
+        }
+        let folder = TempDir::new().expect("a folder");
+        write(&folder.path().join("model.safetensors"), &bytes);
+        write(&folder.path().join("config.json"), &config);
+        if let Ok(checkpoint) = Checkpoint::open(folder.path()) {
+            for (name, counterpart) in layers(&checkpoint) {
+                if let Counterpart::Compressed { layer, .. } = counterpart {
+                    layer.encoding(&checkpoint, &Silent).ok();
+                    let mut row = vec![0.0; layer.shape.cols];
+                    CheckpointWeights::new(&checkpoint).read(&name, 0, &mut row, &Silent).ok();
+                }
+            }
+        }
+    }
 }

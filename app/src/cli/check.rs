@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::target::{self, Fix, Lint, Severity, TARGETS};
+use lapidary_engine::target::{self, Fix, Lint, Severity, TARGETS, WITHOUT_TARGET};
 use serde_json::json;
 
 use crate::cli::output;
@@ -151,6 +151,8 @@ impl Targets {
                 about.source.to_owned(),
             ]);
         }
-        output::print(&table.render())
+        let line = |(method, why): &(&str, &str)| format!("{method} has no target: {why}.\n");
+        let without: Vec<String> = WITHOUT_TARGET.iter().map(line).collect();
+        output::print(&format!("{}\n{}", table.render(), without.concat()))
     }
 }

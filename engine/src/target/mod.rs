@@ -73,6 +73,15 @@ pub static TARGETS: &[&dyn Target] = &[
     &archive::ENTRY,
 ];
 
+/// Methods that a runtime names and that have no target, with the reason, in a sentence without a full stop.
+pub static WITHOUT_TARGET: &[(&str, &str)] = &[
+    (
+        "HIGGS",
+        "transformers stores its weights packed for the kernel that was fastest on one graphics card, so that no layout is the same on all",
+    ),
+    ("HQQ", "transformers sets its layers up, but takes no stored codes back in"),
+];
+
 /// vLLM's kernel for integer weights.
 const MARLIN: Kernel = Kernel {
     name: "Marlin",
