@@ -1,4 +1,4 @@
-//! Codes of research methods in the layouts that transformers loads, AQLM's and SpQR's: written, proved, decoded by other
+//! Codes of research methods in the layouts that transformers loads, AQLM's and `SpQR`'s: written, proved, decoded by other
 //! code, read back in, converted there and back, and what keeps a layer from them.
 
 use std::path::Path;

@@ -115,6 +115,9 @@ fn a_conversion_goes_on_behind_the_last_tensor_that_was_written() {
     assert_eq!(names_in(folder.path()), ["archive", "dense", "model", "packed", "sharded"]);
 }
 
+/// What happens to what was written before, and to the source.
+type Damage<'a> = &'a dyn Fn(&Path, &Path);
+
 #[test]
 fn what_is_damaged_or_of_another_conversion_is_written_anew() {
     let folder = TempDir::new().unwrap();
@@ -129,10 +132,10 @@ fn what_is_damaged_or_of_another_conversion_is_written_anew() {
         let kept = finished_for(&out).unwrap();
         let names = names_in(&kept);
         let [note, weights] = names.as_slice() else { panic!("two files: {names:?}") };
-        assert!(note.ends_with(".json"));
+        assert_eq!(Path::new(note).extension(), Some("json".as_ref()));
         (kept.join(note), kept.join(weights))
     };
-    let damages: [&dyn Fn(&Path, &Path); 5] = [
+    let damages: [Damage<'_>; 5] = [
         &|_, weights| {
             let mut bytes = read(weights);
             let middle = bytes.len() / 2;

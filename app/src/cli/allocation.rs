@@ -52,13 +52,8 @@ pub(super) struct Allocation {
     /// One more candidate, as "magnitude pattern=n-of-m; gptq bits=3; eora rank=8"; may be given several times.
     #[arg(long, value_name = "CHAIN")]
     candidate: Vec<String>,
-    /// One stack for any size: stacks of 1 to 8 levels as the candidates, and no others but those of --candidate.
-    #[arg(long, conflicts_with_all = ["method", "candidates"])]
-    stack: bool,
-    /// One ranking of the singular values of all layers: each gets the rank that the budget leaves it, whitened where Gram matrices are
-    /// known, in factors of 8 and 16 bits; --candidate may say how else. For plan.
-    #[arg(long, conflicts_with_all = ["method", "candidates", "stack", "promote", "score", "refine", "compress_all", "floor", "ceiling"])]
-    rank: bool,
+    #[command(flatten)]
+    whole: Whole,
     /// Keep no layer as it is.
     #[arg(long)]
     compress_all: bool,
@@ -94,6 +89,18 @@ pub(super) struct Allocation {
     /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Ways of sharing a budget out that choose the candidates themselves.
+#[derive(Debug, Args)]
+struct Whole {
+    /// One stack for any size: stacks of 1 to 8 levels as the candidates, and no others but those of --candidate.
+    #[arg(long, conflicts_with_all = ["method", "candidates"])]
+    stack: bool,
+    /// One ranking of the singular values of all layers: each gets the rank that the budget leaves it, whitened where Gram matrices are
+    /// known, in factors of 8 and 16 bits; --candidate may say how else. For plan.
+    #[arg(long, conflicts_with_all = ["method", "candidates", "stack", "promote", "score", "refine", "compress_all", "floor", "ceiling"])]
+    rank: bool,
 }
 
 /// The budget, one of these.
@@ -212,7 +219,7 @@ impl Allocation {
 
     /// Whether singular values are ranked.
     pub(super) fn is_ranked(&self) -> bool {
-        self.rank
+        self.whole.rank
     }
 
     fn palette(&self, checkpoint: &Checkpoint, terminal: &Terminal) -> Result<Vec<Assignment>> {
@@ -222,14 +229,14 @@ impl Allocation {
             others.push(Assignment::of(vec![method::promoting()]));
             return Ok(others);
         }
-        if !self.stack && !self.rank {
+        if !self.whole.stack && !self.whole.rank {
             return allocating::palette(&self.method, &self.candidates, &others);
         }
         let choice = Choice { home: builtin::home(), named: self.calibration.clone() };
-        let wanted = if self.rank { Needs::Gram } else { Needs::Moments };
+        let wanted = if self.whole.rank { Needs::Gram } else { Needs::Moments };
         let is_known = choice.latest(checkpoint, (wanted, None), terminal)?.is_some();
         let known = if is_known { wanted } else { Needs::Weights };
-        if self.rank {
+        if self.whole.rank {
             others.push(Assignment::of(vec![method::ranking(known)]));
             return Ok(others);
         }

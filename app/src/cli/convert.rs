@@ -20,7 +20,7 @@ use crate::cli::squeeze;
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
 pub(super) struct Convert {
-    /// A compressed checkpoint: an archive, one of compressed-tensors, GPTQ, AWQ, AQLM, SpQR or MLX, or a GGUF file.
+    /// A compressed checkpoint: an archive, one of compressed-tensors, GPTQ, AWQ, AQLM, `SpQR` or MLX, or a GGUF file.
     model: PathBuf,
     /// What to write it for, by its id (see `lapidary targets`). Layers that it has no form for are written in full.
     #[arg(long, value_name = "ID")]

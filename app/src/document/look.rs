@@ -215,6 +215,9 @@ impl Look {
     }
 }
 
+/// The cuts of a tensor train, or why there are none.
+pub type Cuts = Result<Arc<Vec<Cut>>, String>;
+
 /// What was computed for the inspector.
 #[derive(Debug, Default)]
 pub struct Look {
@@ -237,7 +240,7 @@ pub struct Look {
     /// The spectrum of an assignment's error.
     pub error_spectrum: Option<(Subject, Result<Arc<Spectrum>, String>)>,
     /// The cuts of a tensor train.
-    pub cuts: Option<(Subject, Result<Arc<Vec<Cut>>, String>)>,
+    pub cuts: Option<(Subject, Cuts)>,
     /// Whether histogram and picture show the layer after its assignment.
     pub after: bool,
     /// What forms can hold.

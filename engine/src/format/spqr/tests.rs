@@ -93,11 +93,14 @@ fn a_tile_lies_in_its_words_as_the_authors_describe() {
     assert_eq!(parts[2].1, [5, 0, 0, 0x40], "column 5, 2.0 in F16");
 }
 
+/// Suffixes and bytes of what a layer is stored in.
+type Parts = Vec<(&'static str, Vec<u8>)>;
+
 #[test]
 fn single_weights_out_of_order_are_refused() {
     let encoding = held(&layer(&[(3, 1.0), (4, 2.0), (40, 3.0)])).unwrap().unwrap();
     let form = Form { kept: 3 };
-    let read = |change: &dyn Fn(&mut Vec<(&'static str, Vec<u8>)>)| {
+    let read = |change: &dyn Fn(&mut Parts)| {
         let mut parts = parts(&encoding);
         change(&mut parts);
         let get = |name: &str| {

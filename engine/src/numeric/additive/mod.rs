@@ -246,20 +246,25 @@ impl<'a> Additive<'a> {
             }
             let mut carried = vec![0.0; left.len()];
             self.metric.all().times(left, 0..self.cols, &mut carried);
-            if !self.metric.rows().is_empty() {
-                let rows = carried.chunks_exact_mut(self.cols.max(1)).enumerate();
-                for (row, carried) in rows {
-                    let count = self.metric.of_row(at * ROWS + row);
-                    for value in carried {
-                        *value *= count;
-                    }
-                }
-            }
+            self.count_rows(at * ROWS, &mut carried);
             left.iter().zip(&carried).map(|(a, b)| a * b).sum::<f64>()
         };
         let strips = self.left.par_chunks(ROWS * self.cols.max(1));
         let sums: Vec<f64> = strips.enumerate().map(of_strip).collect();
         (!is_cancelled()).then(|| sums.iter().sum())
+    }
+
+    /// Rows from `first` on times what each counts.
+    fn count_rows(&self, first: usize, values: &mut [f64]) {
+        if self.metric.rows().is_empty() {
+            return;
+        }
+        for (row, values) in values.chunks_exact_mut(self.cols.max(1)).enumerate() {
+            let count = self.metric.of_row(first + row);
+            for value in values {
+                *value *= count;
+            }
+        }
     }
 
     /// Codes, then entries, then scales, once each; `seen` is told after each. Codes begin anew in a walk from the first run
