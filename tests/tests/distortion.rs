@@ -2,12 +2,17 @@
 
 use std::sync::OnceLock;
 
+use lapidary_engine::Silent;
+use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::encoding::Encoding;
+use lapidary_engine::job::Sample;
 use lapidary_engine::method::Step;
+use lapidary_engine::numeric::distance::relative_error;
 use lapidary_engine::tensor::DType;
-use lapidary_tests::{compress, normal_matrix, read_json, repository, rtn};
+use lapidary_tests::{Weights, compress, normal_matrix, read_json, repository, rtn};
 use ndarray::Array2;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Allowed relative difference: the references' own precision.
 const TOLERANCE: f64 = 0.01;
@@ -189,4 +194,27 @@ fn nothing_beats_the_shannon_bound() {
         }
     }
     assert_eq!(tried, 48);
+}
+
+#[test]
+fn a_sample_of_rows_estimates_what_all_rows_measure() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("m.safetensors");
+    Weights::new().normal("model.layers.0.mlp.down_proj.weight", &[2048, 512]).write(&path);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let rows = Sample::new(&checkpoint, 0, &Silent).unwrap();
+    let weights = checkpoint.weights(0, &Silent).unwrap();
+    for (bits, group, symmetry) in
+        [(2, 128, "symmetric"), (4, 64, "symmetric"), (4, 32, "asymmetric"), (8, 128, "symmetric")]
+    {
+        let step = Step::new("round-to-nearest").with("bits", bits).with("group_size", group);
+        let steps = vec![step.with("symmetry", symmetry)];
+        let damage = rows.damage(&steps, &Silent).unwrap();
+        assert!(!damage.is_exact() && damage.rows == 512 && damage.of == 2048, "{damage:?}");
+        let dtype = checkpoint.tensors()[0].dtype;
+        let encoding = compress(&steps, &weights, dtype).unwrap();
+        let exact = relative_error(weights.view(), encoding.decode().view());
+        let off = (damage.relative_error / exact - 1.0).abs();
+        assert!(off < 0.02, "{bits} bits: {} against {exact}", damage.relative_error);
+    }
 }

@@ -24,7 +24,7 @@ fn every_project_plans_for_its_target() {
     for path in projects() {
         let what = path.display();
         let project = Project::read(&path).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(project.version, VERSION, "{what}");
+        assert!((1..=VERSION).contains(&project.version), "{what}");
         assert!(Path::new(&project.checkpoint).is_relative(), "{what}: it must travel");
         let checkpoint = Checkpoint::open(&project.checkpoint_path(&path)).unwrap();
         let plan = project.plan.resolve(&checkpoint).unwrap_or_else(|error| panic!("{error}"));

@@ -33,6 +33,8 @@ fn a_block_is_taken_out_by_a_key_and_put_back_by_undo() {
     let bytes: u64 = gone.iter().map(|&layer| model.checkpoint.tensors()[layer].bytes()).sum();
     assert_eq!(model.outcome.tensor_bytes, before - bytes);
     let reduced = model.plan().reduced(&model.checkpoint).unwrap().unwrap();
+    // What is kept is in BF16, so that weights that are left have 16 bits each.
+    assert_eq!(model.outcome.tensor_bytes * 8, model.outcome.parameters * 16);
     let wanted = Manifest::new(&reduced.checkpoint, &reduced.plan, model.target).unwrap();
     assert_eq!(model.manifest().unwrap().total_bytes(), wanted.total_bytes());
     assert!(model.outcome.laid_out.lints.iter().any(|lint| lint.id == "removed"));

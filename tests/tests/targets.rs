@@ -6,9 +6,8 @@ use std::path::Path;
 use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, PAGE, REPORT, export};
-use lapidary_engine::job::{Limits, Sample};
+use lapidary_engine::job::Limits;
 use lapidary_engine::method::{Kind, METHODS, Needs, Stage, Step, chain_layout, chain_needs};
-use lapidary_engine::numeric::distance::relative_error;
 use lapidary_engine::plan::{Assignment, Origin, Pattern, Plan, Rule};
 use lapidary_engine::target::{
     self, Aim, Case, Fix, LINTS, Lint, Manifest, Next, PRESETS, Severity, TARGETS, lints, mend_all,
@@ -464,26 +463,6 @@ fn names_outrank_patterns_these_roles_these_the_default_and_the_first_of_two_win
     }
     assert!(summed.by_hand().count() == 0 && summed.rules().len() <= 5, "{:?}", summed.rules());
     assert_eq!(summed.rules().last().unwrap().pattern, Pattern::Default);
-}
-
-#[test]
-fn a_sample_of_rows_estimates_what_all_rows_measure() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("m.safetensors");
-    Weights::new().normal("model.layers.0.mlp.down_proj.weight", &[2048, 512]).write(&path);
-    let checkpoint = Checkpoint::open(&path).unwrap();
-    let sample = Sample::new(&checkpoint, 0, &Silent).unwrap();
-    let weights = checkpoint.weights(0, &Silent).unwrap();
-    for text in ["2/128", "4/64", "4/32a", "8/128"] {
-        let steps = assignment(text).steps;
-        let damage = sample.damage(&steps, &Silent).unwrap();
-        assert!(!damage.is_exact() && damage.rows == 512 && damage.of == 2048, "{damage:?}");
-        let dtype = checkpoint.tensors()[0].dtype;
-        let encoding = lapidary_tests::compress(&steps, &weights, dtype).unwrap();
-        let exact = relative_error(weights.view(), encoding.decode().view());
-        let off = (damage.relative_error / exact - 1.0).abs();
-        assert!(off < 0.02, "{text}: {} against {exact}", damage.relative_error);
-    }
 }
 
 #[test]

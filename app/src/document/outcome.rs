@@ -78,6 +78,8 @@ pub struct Outcome {
     pub removed: Vec<bool>,
     /// Bytes of all tensors, always of the present plan.
     pub tensor_bytes: u64,
+    /// Weights of all tensors but what is taken out.
+    pub parameters: u64,
     /// Why there are no entries of the present plan, where an assignment has no layout.
     pub defect: Option<String>,
     /// Files, headers and lints, perhaps of a moment ago.
@@ -102,6 +104,7 @@ impl Outcome {
             entries: Vec::new(),
             removed: Vec::new(),
             tensor_bytes: 0,
+            parameters: checkpoint.parameters(),
             defect: None,
             laid_out: nothing,
             is_late: true,
@@ -153,6 +156,9 @@ impl Outcome {
             }
             self.entries = target::entries_of_whole(checkpoint, plan, target)?;
             self.tensor_bytes = self.entries.iter().map(|entry| entry.bytes).sum();
+            let reduced = plan.reduced(checkpoint)?;
+            let left = reduced.as_ref().map_or(checkpoint, |reduced| &reduced.checkpoint);
+            self.parameters = left.parameters();
             return Ok(());
         }
         for &index in changed {

@@ -53,11 +53,11 @@ fn sizes(ui: &mut Ui, model: &Model) {
         text::count(after),
     ));
     ui.add(ProgressBar::new(share as f32).desired_width(90.0).text(text::percent(share)));
-    let parameters = model.checkpoint.parameters().max(1);
+    let parameters = model.outcome.parameters.max(1);
     let bits = text::bits(after as f64 * 8.0 / parameters as f64);
     let bits = RichText::new(format!("{bits} bits/weight")).monospace();
     ui.add(Label::new(bits).extend())
-        .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters.");
+        .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters that are left.");
 }
 
 /// The sum of the damages, with how it is known.

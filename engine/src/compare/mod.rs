@@ -1,6 +1,7 @@
 //! Two checkpoints of one model, tensor by tensor: which belong together, and how far they are apart. In: a
 //! checkpoint and its compressed, fine-tuned or converted twin. Out: pairs and plain numbers. Never knows plans.
 
+mod corrected;
 mod held;
 mod pairs;
 mod stored;

@@ -11,7 +11,7 @@ use crate::format::Stored;
 use crate::format::compressed_tensors::{self, Floats, Packing, Stated, stored};
 use crate::format::layer::{Config, Form, Reader};
 use crate::format::mlx::{self, Mode};
-use crate::format::{adapter, archive, awq, gptq};
+use crate::format::{archive, awq, gptq};
 use crate::numeric::grouping::Grouping;
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, Shape, for_each_f64};
@@ -26,7 +26,7 @@ pub struct CompressedLayer {
     /// `[rows, cols]` = `[out, in]`.
     pub shape: MatrixShape,
     /// Suffix and index of the tensors that are read.
-    parts: Vec<(String, usize)>,
+    pub(super) parts: Vec<(String, usize)>,
     /// Extents of the tensor it stands for, where they are not those of the matrix.
     seen_as: Option<SeenAs>,
 }
@@ -228,26 +228,6 @@ impl Stores<'_> {
                 is_transposed: layer.is_transposed,
             }),
         }
-    }
-
-    /// The layer with what an adapter of the checkpoint adds to it.
-    fn corrected(&self, mut layer: CompressedLayer) -> Result<CompressedLayer, String> {
-        let Some(factors) = self.b.factors(self.name) else { return Ok(layer) };
-        let [right, left] = factors.map(|index| &self.b.tensors()[index]);
-        let MatrixShape { rows, cols } = layer.shape;
-        let fits = |rank: usize| right.shape.0 == [rank, cols] && left.shape.0 == [rows, rank];
-        let rank = right.shape.0.first().copied().filter(|&rank| fits(rank));
-        let Some(rank) = rank.filter(|_| right.dtype == left.dtype) else {
-            return Err(format!(
-                "its adapter adds {} of shape {} times {} of shape {}, which is no {}",
-                left.dtype, left.shape, right.dtype, right.shape, layer.shape
-            ));
-        };
-        let parts = adapter::PARTS.map(str::to_owned).into_iter().zip(factors);
-        layer.parts.extend(parts);
-        layer.form =
-            Form::Corrected(Box::new(layer.form), adapter::Factors { rank, dtype: right.dtype });
-        Ok(layer)
     }
 
     /// A layer in parts of a format that tells tensors from matrices nowhere.

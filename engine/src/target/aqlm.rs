@@ -11,7 +11,8 @@ use crate::encoding::{Encoding, Layout};
 use crate::format::aqlm::{Form, pack, quantization_config};
 use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
-use crate::target::capabilities::{Agreement, Capabilities, Codes, KeptNames, NOT_LINEAR, Which};
+use crate::target::capabilities::{Agreement, Capabilities, Codes, NOT_LINEAR, Which};
+use crate::target::names::KeptNames;
 use crate::target::{About, Entry, Storage, Target, kept_modules, part, suffix};
 
 /// Additive codes.

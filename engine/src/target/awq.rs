@@ -14,8 +14,9 @@ use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
 use crate::numeric::grouping::Grouping;
 use crate::target::capabilities::{
-    Agreement, Capabilities, Corrections, Integers, KeptNames, NOT_LINEAR, Which,
+    Agreement, Capabilities, Corrections, Integers, NOT_LINEAR, Which,
 };
+use crate::target::names::KeptNames;
 use crate::target::{About, Entry, MARLIN, Target, in_f16, is_linear_module, part, suffix};
 use crate::tensor::DType;
 

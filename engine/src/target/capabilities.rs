@@ -9,6 +9,7 @@ use crate::encoding::{
 use crate::format::{aqlm, spqr};
 use crate::numeric::grouping::Grouping;
 use crate::target::adapter;
+use crate::target::names::KeptNames;
 use crate::tensor::{DType, MatrixShape};
 
 /// What a runtime and format can hold.
@@ -157,32 +158,6 @@ pub enum Corrections {
     InFull,
     /// They lie beside the checkpoint, in an adapter that PEFT loads.
     InAdapter,
-}
-
-/// Which modules loaders keep by the name of a kept one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeptNames {
-    /// That one.
-    Whole,
-    /// All whose names contain it.
-    Part,
-    /// All whose names end in it, or begin with it up to a dot.
-    Ends,
-}
-
-impl KeptNames {
-    /// Whether loaders keep `module` by the name of the kept one.
-    pub(super) fn keep(self, module: &str, kept: &str) -> bool {
-        match self {
-            Self::Whole => module == kept,
-            Self::Part => module.contains(kept),
-            Self::Ends => {
-                let rest = module.strip_prefix(kept);
-                module.ends_with(kept) || rest.is_some_and(|rest| rest.starts_with('.'))
-            }
-        }
-    }
 }
 
 /// Whether layers that belong together must be stored alike.

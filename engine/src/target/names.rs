@@ -1,8 +1,35 @@
 //! Lints about names: what a loader cannot tell apart by them, and what it does not find under them.
 
-use crate::target::capabilities::KeptNames;
+use serde::Serialize;
+
 use crate::target::lint::{Case, Fix, Lint, Severity};
 use crate::target::{Storage, is_linear_module};
+
+/// Which modules loaders keep by the name of a kept one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptNames {
+    /// That one.
+    Whole,
+    /// All whose names contain it.
+    Part,
+    /// All whose names end in it, or begin with it up to a dot.
+    Ends,
+}
+
+impl KeptNames {
+    /// Whether loaders keep `module` by the name of the kept one.
+    pub(super) fn keep(self, module: &str, kept: &str) -> bool {
+        match self {
+            Self::Whole => module == kept,
+            Self::Part => module.contains(kept),
+            Self::Ends => {
+                let rest = module.strip_prefix(kept);
+                module.ends_with(kept) || rest.is_some_and(|rest| rest.starts_with('.'))
+            }
+        }
+    }
+}
 
 /// AWQ's loaders leave out every module whose name contains that of a kept one, compressed or not; those of AQLM and `SpQR`
 /// every one whose name ends in it.

@@ -1,9 +1,9 @@
-//! What a target holds instead of an assignment that it does not: another grouping, grid or more bits of the same method, or
-//! at last grouped integers.
+//! What a target holds instead of an assignment that it does not: another grouping, grid or more bits of the same method,
+//! grouped integers, or at last blocks.
 
 use crate::checkpoint::Tensor;
-use crate::encoding::Layout;
-use crate::method::{Stage, with_folded_scales};
+use crate::encoding::{BlockType, Layout};
+use crate::method::{Stage, Step, with_folded_scales};
 use crate::numeric::grouping::Grouping;
 use crate::plan::Assignment;
 use crate::target::Target;
@@ -74,7 +74,33 @@ pub fn held_instead(tensor: &Tensor, now: &Assignment, target: &dyn Target) -> A
             }
         }
     }
-    Assignment { locked: now.locked, ..Assignment::keep() }
+    let blocks = blocks_of_bits(tensor, now, affine.bits, target);
+    Assignment { locked: now.locked, ..blocks.unwrap_or_else(Assignment::keep) }
+}
+
+/// llama.cpp's blocks by the least bits they stand for.
+const BLOCKS_BY_BITS: [(u32, BlockType); 6] = [
+    (2, BlockType::Q2_K),
+    (3, BlockType::Q3_K),
+    (4, BlockType::Q4_K),
+    (5, BlockType::Q5_K),
+    (6, BlockType::Q6_K),
+    (8, BlockType::Q8_0),
+];
+
+/// Blocks in place of integers of so many bits whose scales have no form there, as in a model in F32.
+fn blocks_of_bits(
+    tensor: &Tensor,
+    now: &Assignment,
+    bits: u32,
+    target: &dyn Target,
+) -> Option<Assignment> {
+    let (_, kind) = BLOCKS_BY_BITS.into_iter().find(|(of, _)| *of >= bits)?;
+    let candidates = [kind, kind.of_32()].map(|kind| {
+        let step = Step::new("gguf-blocks").with("type", kind.name());
+        now.with_step_at(Stage::Quantise, Some(step))
+    });
+    candidates.into_iter().find(|candidate| is_held_by(tensor, candidate, target))
 }
 
 /// The blocks of 32 that llama-quantize takes instead of super-blocks, where a target holds them.

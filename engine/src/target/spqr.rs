@@ -14,7 +14,8 @@ use crate::format::safetensors::Spec;
 use crate::format::spqr::{Form, held, pack, quantization_config};
 use crate::format::{Stored, layer};
 use crate::target::aqlm::EXPERTS;
-use crate::target::capabilities::{Capabilities, Codes, KeptNames, NOT_LINEAR, Which};
+use crate::target::capabilities::{Capabilities, Codes, NOT_LINEAR, Which};
+use crate::target::names::KeptNames;
 use crate::target::{About, Entry, Storage, Target, kept_modules, part, suffix};
 
 /// 3 bits in tiles of 16 by 16.

@@ -14,16 +14,18 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     ui.horizontal_wrapped(|ui| {
         let mut percent = 100.0 * asked.share;
         let drag = DragValue::new(&mut percent).range(0.0..=100.0).max_decimals(1).suffix(" %");
-        let label = ui.label("Outputs");
+        let label = ui.label("8 bits for");
         if ui.add(drag.speed(0.5)).labelled_by(label.id).changed() {
             asked.share = percent / 100.0;
         }
         let tip = "Ranks the outputs of all layers by what 4 bits do to them, and gives this share of them 8: each layer its own share (MixLLM).";
         press(context, ui, (model, "Rank outputs", tip), Ranking::Outputs(asked.share));
+    });
+    ui.horizontal_wrapped(|ui| {
         let mut megabytes = asked.bytes(model) as f64 / MEGABYTE;
         let speed = megabytes / 300.0;
-        let drag = DragValue::new(&mut megabytes).range(0.001..=1e9).suffix(" MB");
-        let label = ui.label("Ranks");
+        let drag = DragValue::new(&mut megabytes).range(0.001..=1e9).max_decimals(3).suffix(" MB");
+        let label = ui.label("All in");
         let drag = ui.add(drag.speed(speed)).labelled_by(label.id);
         if drag.on_hover_text("Bytes of all weight files.").changed() {
             asked.bytes = Some((megabytes * MEGABYTE).round() as u64);

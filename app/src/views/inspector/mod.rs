@@ -69,7 +69,7 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
     )
     .on_hover_text(&tensor.name);
     let stored = match &tensor.coded {
-        Some(_) => format!(" · {:.4} bits each", tensor.stored_bits()),
+        Some(_) => format!(" · {} bits", text::bits(tensor.stored_bits())),
         None => String::new(),
     };
     let facts = format!(

@@ -107,5 +107,5 @@ fn under_a_mask_codes_are_free_where_weights_are_dropped() {
     }
     let inputs = correlated(77, 300, 256);
     let fed = try_compress(&[mask(), ccq("wint2.5", "feedback")], &weights, Some(&inputs));
-    assert!(fed.unwrap_err().to_string().contains("round to the nearest under the mask"));
+    assert!(fed.unwrap_err().sentence().contains("round to the nearest under the mask"));
 }
