@@ -68,7 +68,10 @@ pub static FOUR: &[Trial<'static>] = &[
     blocks("Q4_0", "gguf-blocks type=Q4_0"),
     blocks("Q4_K", "gguf-blocks type=Q4_K"),
     blocks("Q4_K, by inputs", "gguf-blocks type=Q4_K importance=inputs"),
+    blocks("Q4_K, by outputs", "gguf-blocks type=Q4_K importance=outputs"),
+    blocks("Q4_K, by outputs, polished", "gguf-blocks type=Q4_K importance=outputs; polish"),
     blocks("IQ4_XS, by inputs", "gguf-blocks type=IQ4_XS importance=inputs"),
+    blocks("IQ4_XS, by outputs, polished", "gguf-blocks type=IQ4_XS importance=outputs; polish"),
 ];
 
 /// The same at 3 bits.
@@ -114,6 +117,8 @@ pub static THREE: &[Trial<'static>] = &[
     blocks("Optimal palette, 16 rows", "optimal-palette bits=3"),
     blocks("Q3_K", "gguf-blocks type=Q3_K"),
     blocks("Q3_K, by inputs", "gguf-blocks type=Q3_K importance=inputs"),
+    blocks("Q3_K, by outputs", "gguf-blocks type=Q3_K importance=outputs"),
+    blocks("Q3_K, by outputs, polished", "gguf-blocks type=Q3_K importance=outputs; polish"),
 ];
 
 /// The same at 2 bits.
@@ -172,6 +177,8 @@ pub static TWO: &[Trial<'static>] = &[
     blocks("Optimal palette, 16 rows", "optimal-palette bits=2"),
     blocks("Q2_K", "gguf-blocks type=Q2_K"),
     blocks("Q2_K, by inputs", "gguf-blocks type=Q2_K importance=inputs"),
+    blocks("Q2_K, by outputs", "gguf-blocks type=Q2_K importance=outputs"),
+    blocks("Q2_K, by outputs, polished", "gguf-blocks type=Q2_K importance=outputs; polish"),
 ];
 
 /// About 2.5 bits.

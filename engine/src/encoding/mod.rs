@@ -6,7 +6,7 @@
 mod additive;
 mod affine;
 mod bilevel;
-mod blocks;
+pub(crate) mod blocks;
 mod coded;
 mod dense;
 mod described;
@@ -34,7 +34,7 @@ mod windows;
 pub use additive::{Additive, AdditiveLayout};
 pub use affine::{Affine, AffineData, AffineLayout};
 pub use bilevel::{Bilevel, BilevelData, BilevelLayout};
-pub use blocks::{BlockType, Blocks, IQ4_LEVELS};
+pub use blocks::{BlockLevels, BlockRun, BlockType, Blocks, IQ4_LEVELS};
 pub use coded::{Coded, CodedLayout};
 pub use dense::Dense;
 pub use described::{PartSpec, SHIFT};

@@ -1,7 +1,8 @@
 //! Polish: integers and grids that a quantiser chose, each in turn at its best while the others stand.
 
-use crate::encoding::{Affine, AffineData, AffineLayout, Encoding, Layout, Mask, Sparse};
+use crate::encoding::{Affine, AffineData, AffineLayout, Blocks, Encoding, Layout, Mask, Sparse};
 use crate::error::{Error, Result};
+use crate::method::gguf::Moving;
 use crate::method::grid::stored_scale;
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
@@ -18,7 +19,8 @@ use crate::tensor::round_f32;
 /// `[qHq, qH1; qH1, 1H1]`·(δs, δo) = (q·g, 1·g), the offset again for the scale as it is stored; a whole zero point is
 /// the best of all 2^bits, each with its best scale; where the grid is symmetric the scale moves alone. Only what is better
 /// as it is stored is taken: never worse, round by round. Weights that a mask drops stay zero; the grid of the whole
-/// tensor stays. Cost of a round: up to 2·rows·cols² operations in f64; memory 8·cols² + 16·rows·cols bytes.
+/// tensor stays. Blocks of llama.cpp move in the same way, their scales and minimums to other multiples of the numbers
+/// of a super-block, which stay. Cost of a round: up to 2·rows·cols² operations in f64; memory 8·cols² + 16·rows·cols bytes.
 pub(super) struct Polish;
 
 /// The registry's entry.
@@ -58,7 +60,8 @@ static ABOUT: About = About {
 };
 
 fn nothing_to_polish() -> Error {
-    Error::plan("polish moves the grouped integers of a quantiser", "put one before it")
+    let what = "polish moves the grouped integers or the GGUF blocks of a quantiser";
+    Error::plan(what, "put one before it")
 }
 
 /// ŵ = scale·(code − zero) + offset.
@@ -244,12 +247,45 @@ impl<'a> State<'a> {
     }
 }
 
-/// The integers of an encoding, under a mask or not.
-fn affine_of(encoding: &Encoding) -> Option<&Affine> {
-    match encoding {
-        Encoding::Affine(affine) => Some(affine),
-        Encoding::Sparse(sparse) => affine_of(sparse.inner()),
-        _ => None,
+/// Rounds over what a step before has chosen.
+struct Rounds<'a, 't> {
+    parameters: &'a Resolved,
+    task: &'a Task<'t>,
+}
+
+impl Rounds<'_, '_> {
+    fn codes_move(&self) -> bool {
+        self.parameters.choice("what") != "scales"
+    }
+
+    fn grids_move(&self) -> bool {
+        self.parameters.choice("what") != "codes"
+    }
+
+    /// Over integers.
+    fn affine(&self, mut state: State<'_>) -> Result<Affine> {
+        for _ in 0..self.parameters.integer("rounds") {
+            if self.codes_move() {
+                state.move_codes(self.task)?;
+            }
+            if self.grids_move() {
+                state.move_grids(self.task)?;
+            }
+        }
+        Ok(state.finish())
+    }
+
+    /// Over blocks.
+    fn blocks(&self, mut moving: Moving<'_>) -> Result<Blocks> {
+        for _ in 0..self.parameters.integer("rounds") {
+            if self.codes_move() {
+                moving.move_codes(self.task.observer)?;
+            }
+            if self.grids_move() {
+                moving.move_scales(self.task.observer)?;
+            }
+        }
+        Ok(moving.finish())
     }
 }
 
@@ -267,30 +303,31 @@ impl Method for Polish {
 
     fn layout(&self, _parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
         let previous = input.previous.ok_or_else(nothing_to_polish)?;
-        previous.affine().map(|_| previous.clone()).ok_or_else(nothing_to_polish)
+        let is_polished = matches!(previous.under_masks(), Layout::Affine(_) | Layout::Blocks(_));
+        is_polished.then(|| previous.clone()).ok_or_else(nothing_to_polish)
     }
 
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let previous = task.previous.as_ref().ok_or_else(nothing_to_polish)?;
-        let affine = affine_of(previous).ok_or_else(nothing_to_polish)?;
+        let (under, mask) = match previous {
+            Encoding::Sparse(sparse) => (sparse.inner(), Some(sparse.mask())),
+            other => (other, None),
+        };
         let gram = task.gram()?;
         let values: Vec<f64> = previous.decode().iter().map(|&value| f64::from(value)).collect();
         let is_cancelled = || task.observer.is_cancelled();
         let descent = Descent::new(task.weights, values, &gram, &is_cancelled);
         let descent = descent.ok_or(Error::Cancelled)?;
-        let mask = match previous {
-            Encoding::Sparse(sparse) => Some(sparse.mask()),
-            _ => None,
+        let rounds = Rounds { parameters, task: &task };
+        let polished = match under {
+            Encoding::Blocks(blocks) => {
+                Encoding::Blocks(rounds.blocks(Moving::new(blocks, mask, descent))?)
+            }
+            Encoding::Affine(affine) => {
+                Encoding::Affine(rounds.affine(State::new(affine, mask, descent))?)
+            }
+            _ => return Err(nothing_to_polish()),
         };
-        let mut state = State::new(affine, mask, descent);
-        for _ in 0..parameters.integer("rounds") {
-            if parameters.choice("what") != "scales" {
-                state.move_codes(&task)?;
-            }
-            if parameters.choice("what") != "codes" {
-                state.move_grids(&task)?;
-            }
-        }
-        Ok(Sparse::over(mask, Encoding::Affine(state.finish())))
+        Ok(Sparse::over(mask, polished))
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn decode(kind: BlockType, block: &[u8], out: &mut [f32]) {
     }
 }
 
-fn float(block: &[u8], at: usize) -> f32 {
+pub(super) fn float(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
@@ -93,9 +93,7 @@ fn q3_k(block: &[u8], out: &mut [f32]) {
     let (high, codes, packed) = (&block[..32], &block[32..96], &block[96..108]);
     let d = float(block, 108);
     for (k, values) in out.chunks_exact_mut(16).enumerate() {
-        let low = if k < 8 { packed[k] & 15 } else { packed[k - 8] >> 4 };
-        let scale = low | (packed[8 + k % 4] >> (2 * (k / 4)) & 3) << 4;
-        let scale = d * (f32::from(scale) - 32.0);
+        let scale = d * q3_scale(packed, k);
         let (first, shift) = quarter(k);
         for (l, value) in values.iter_mut().enumerate() {
             let code = f32::from(codes[first + l] >> shift & 3);
@@ -105,8 +103,14 @@ fn q3_k(block: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The multiple of the k-th of 16 scales, 6 bits each in 12 bytes.
+pub(super) fn q3_scale(packed: &[u8], k: usize) -> f32 {
+    let low = if k < 8 { packed[k] & 15 } else { packed[k - 8] >> 4 };
+    f32::from(low | (packed[8 + k % 4] >> (2 * (k / 4)) & 3) << 4) - 32.0
+}
+
 /// Scale and minimum of the j-th of 8 sub-blocks, 6 bits each in 12 bytes.
-fn six_bits(packed: &[u8], j: usize) -> (u8, u8) {
+pub(super) fn six_bits(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {
@@ -161,12 +165,16 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
 /// d, 8 × 2 high bits of scales, 8 × 4 low ones, `codes[128]`: nibbles as in blocks of 32.
 fn iq4_xs(block: &[u8], out: &mut [f32]) {
     let d = float(block, 0);
-    let high = u16::from_le_bytes([block[2], block[3]]);
     for (j, values) in out.chunks_exact_mut(32).enumerate() {
-        let low = block[4 + j / 2] >> (j % 2 * 4) & 15;
-        let scale = low | ((high >> (2 * j) & 3) as u8) << 4;
-        let scale = d * (f32::from(scale) - 32.0);
+        let scale = d * iq4_scale(block, j);
         let level = |q: u8| scale * f32::from(IQ4_LEVELS[usize::from(q)]);
         nibbles(&block[8 + 16 * j..8 + 16 * (j + 1)], values, level);
     }
+}
+
+/// The multiple of the j-th of 8 scales of `IQ4_XS`.
+pub(super) fn iq4_scale(block: &[u8], j: usize) -> f32 {
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    let low = block[4 + j / 2] >> (j % 2 * 4) & 15;
+    f32::from(low | ((high >> (2 * j) & 3) as u8) << 4) - 32.0
 }

@@ -1,6 +1,8 @@
 //! Blocks of llama.cpp: runs of 32 or 256 inputs with their scales, in one byte string, laid out as in a GGUF file.
 
 mod decode;
+pub(crate) mod pack;
+mod runs;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,7 @@ use crate::encoding::Part;
 use crate::tensor::{DType, MatrixShape};
 
 pub use decode::IQ4_LEVELS;
+pub use runs::{BlockLevels, BlockRun};
 
 /// A type of blocks.
 #[expect(missing_docs, reason = "the names are the format's own and say all there is to say")]

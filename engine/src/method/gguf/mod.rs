@@ -1,5 +1,7 @@
 //! Blocks of llama.cpp: runs of 32 or 256 inputs with scales of one or two levels, as GGUF files hold them.
 
+mod feedback;
+mod moves;
 mod plain;
 mod search;
 mod super_blocks;
@@ -10,12 +12,15 @@ use rayon::prelude::{
 
 use crate::encoding::{BlockType, Blocks, Dense, Encoding, Layout, Sparse, SparseLayout};
 use crate::error::{Error, Result};
+use crate::method::gptq::DAMPING;
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
 };
 use crate::numeric::vector::{Loops, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, round_f32};
+
+pub(super) use moves::Moving;
 
 /// Quantisation of a `[rows, cols]` matrix to blocks of llama.cpp along its inputs.
 ///
@@ -25,6 +30,8 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 /// levels. Scales of super-blocks and IQ4 are searched for the least Σ h(x − x̂)², where h is the importance of an
 /// input (the mean square of what comes in), or 1: never a larger error than llama.cpp's own search on weights that
 /// count alike. The last block of a row that is no whole number of blocks is filled up with zeros.
+/// *By outputs*, those scales stay and the codes are found again input by input, largest E\[x²\] first, each one's error
+/// made good by the inputs to come, as in GPTQ (Frantar et al. 2023, algorithm 1); as GPTQ costs.
 /// The types of llama.cpp without blocks, F16, BF16 and F32, hold every weight rounded to them.
 /// Cost: one pass for plain blocks, some 30 over each sub-block for the others.
 pub(super) struct Gguf;
@@ -39,7 +46,11 @@ static ABOUT: About = About {
     citation: "Gerganov, Kawrakow et al., llama.cpp, ggml-quants.c, pull requests 1684 (K-quants) and 5590, 5747 (IQ4), 2023 and 2024",
     stage: Stage::Quantise,
     needs: Needs::Weights,
-    parameters: &[TYPE, IMPORTANCE],
+    parameters: &[
+        TYPE,
+        IMPORTANCE,
+        Parameter { only_when: Some(("importance", "outputs")), ..DAMPING },
+    ],
 };
 
 const TYPE: Parameter = Parameter {
@@ -137,12 +148,23 @@ const IMPORTANCE: Parameter = Parameter {
             title: "By inputs",
             help: "By E[x²] of the input on the calibration's text; needs a calibration.",
         },
+        Option_ {
+            id: "outputs",
+            title: "By outputs",
+            help: "Scales by inputs; codes as GPTQ finds them, the error of one input made good by those to come. Usually the least damage in the same file; needs a calibration with Gram matrices.",
+        },
     ]),
     only_when: None,
 };
 
-fn is_important(parameters: &Resolved) -> bool {
-    parameters.choice("importance") == "inputs"
+/// What is to be known of the inputs.
+fn needs(parameters: &Resolved) -> Needs {
+    match parameters.choice("importance") {
+        _ if plain(parameters).is_some() => Needs::Weights,
+        "outputs" => Needs::Gram,
+        "inputs" => Needs::Moments,
+        _ => Needs::Weights,
+    }
 }
 
 fn kind(parameters: &Resolved) -> BlockType {
@@ -260,15 +282,18 @@ impl Method for Gguf {
     }
 
     fn needs(&self, parameters: &Resolved) -> Needs {
-        let is_weighted = is_important(parameters) && plain(parameters).is_none();
-        if is_weighted { Needs::Moments } else { Needs::Weights }
+        needs(parameters)
     }
 
     fn label(&self, parameters: &Resolved) -> String {
         if let Some(dtype) = plain(parameters) {
             return dtype.name().to_owned();
         }
-        let importance = if is_important(parameters) { " weighted" } else { "" };
+        let importance = match needs(parameters) {
+            Needs::Gram => " gptq",
+            Needs::Moments => " weighted",
+            _ => "",
+        };
         format!("{}{importance}", kind(parameters).name())
     }
 
@@ -284,9 +309,15 @@ impl Method for Gguf {
             let values = held(dtype, &values, &task)?;
             return Ok(Sparse::over(mask, Encoding::Dense(Dense::new(shape, dtype, &values))));
         }
-        let importance = if is_important(parameters) { Some(task.mean_squares()?) } else { None };
+        let needs = needs(parameters);
+        let importance = if needs == Needs::Weights { None } else { Some(task.mean_squares()?) };
         let bytes = encode(kind, (&values, shape), importance.as_deref(), task.observer)?;
-        Ok(Sparse::over(mask, Encoding::Blocks(Blocks::new(shape, kind, bytes))))
+        let mut blocks = Blocks::new(shape, kind, bytes);
+        if needs == Needs::Gram {
+            let damping = parameters.fraction("damping");
+            blocks = feedback::along_inputs(&task, (&blocks, mask), damping)?;
+        }
+        Ok(Sparse::over(mask, Encoding::Blocks(blocks)))
     }
 }
 

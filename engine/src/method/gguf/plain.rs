@@ -9,6 +9,7 @@
 use half::f16;
 
 use crate::encoding::BlockType;
+use crate::encoding::blocks::pack;
 use crate::method::gguf::search::{self, Steps, Whole, extremes, peak};
 use crate::numeric::vector::byte;
 
@@ -62,7 +63,7 @@ fn signed<const HALF: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
     for (code, &x) in codes.iter_mut().zip(x) {
         *code = byte(floor_within(x * inverse + (half + 0.5), 2.0 * half - 1.0));
     }
-    pack(&codes, HALF == 16, &mut out[2..]);
+    pack::codes(if HALF == 16 { BlockType::Q5_0 } else { BlockType::Q4_0 }, &codes, out);
 }
 
 /// x = d·q + m over the span of the values.
@@ -88,7 +89,7 @@ fn spanned<const TOP: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
     for (code, &x) in codes.iter_mut().zip(x) {
         *code = byte(floor_within((x - low) * inverse + 0.5, top));
     }
-    pack(&codes, TOP == 31, &mut out[4..]);
+    pack::codes(if TOP == 31 { BlockType::Q5_1 } else { BlockType::Q4_1 }, &codes, out);
 }
 
 /// x = d·q, d = max |x| / 127; half-way cases away from zero.
@@ -105,21 +106,5 @@ fn bytes(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
         let rest = value - whole;
         let away = if rest >= 0.5 { 1.0 } else { 0.0 } - if rest <= -0.5 { 1.0 } else { 0.0 };
         *code = byte(whole + away);
-    }
-}
-
-/// Nibbles, value j low and j + 16 high, after the fifth bits of all where there are such.
-#[inline(always)]
-pub(super) fn pack(codes: &[u8; 32], has_fifths: bool, out: &mut [u8]) {
-    let nibbles = if has_fifths {
-        let fifth = |all: u32, (i, &code): (usize, &u8)| all | u32::from(code >> 4) << i;
-        let fifths = codes.iter().enumerate().fold(0, fifth);
-        out[..4].copy_from_slice(&fifths.to_le_bytes());
-        &mut out[4..20]
-    } else {
-        &mut out[..16]
-    };
-    for (j, byte) in nibbles.iter_mut().enumerate() {
-        *byte = codes[j] & 15 | codes[j + 16] << 4;
     }
 }

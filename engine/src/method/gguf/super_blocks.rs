@@ -9,7 +9,8 @@
 )]
 
 use crate::encoding::BlockType;
-use crate::method::gguf::plain::{pack, put};
+use crate::encoding::blocks::pack;
+use crate::method::gguf::plain::put;
 use crate::method::gguf::search::{
     self, Grid, Iq4, Steps, Whole, error, fitted_minimum, inverse, iq4_code, offset_error, round,
 };
@@ -19,11 +20,20 @@ use crate::numeric::vector::byte;
 #[inline(always)]
 pub(super) fn encode(kind: BlockType, x: &[f32], w: &[f32], out: &mut [u8]) {
     match kind {
-        BlockType::Q2_K => q2_k(x, w, out),
-        BlockType::Q3_K => q3_k(x, w, out),
-        BlockType::Q4_K => q4_k(x, w, out),
-        BlockType::Q5_K => q5_k(x, w, out),
-        BlockType::Q6_K => q6_k(x, w, out),
+        BlockType::Q2_K => {
+            let steps = Steps { n: 3.0, first: -0.5, count: 16 };
+            with_minimums::<16, 16>(kind, (x, w), (steps, 15.0), (out, 80));
+        }
+        BlockType::Q4_K => {
+            let steps = Steps { n: 15.0, first: -1.0, count: 21 };
+            with_minimums::<32, 8>(kind, (x, w), (steps, 63.0), (out, 0));
+        }
+        BlockType::Q5_K => {
+            let steps = Steps { n: 31.0, first: -0.5, count: 16 };
+            with_minimums::<32, 8>(kind, (x, w), (steps, 63.0), (out, 0));
+        }
+        BlockType::Q3_K => around_zero(kind, (x, w), (4.0, -32.0), (out, 108)),
+        BlockType::Q6_K => around_zero(kind, (x, w), (32.0, -128.0), (out, 208)),
         BlockType::IQ4_NL => iq4_nl(x, w, out),
         _ => iq4_xs(x, w, out),
     }
@@ -115,140 +125,65 @@ fn signed_codes(x: &[f32], scale: f32, n: f32, out: &mut [u8]) {
     }
 }
 
-/// Four codes of 2 bits a byte: of 128 codes, code 32s + l at bit 2s of byte l.
+/// Scales and minimums of runs of `N`, and codes 0 …= `steps.n`; scales and minimums are multiples, 0 …= `top`, of two
+/// numbers at `at`.
 #[inline(always)]
-fn pack_quarters(codes: &[u8; 256], out: &mut [u8]) {
-    for (codes, out) in codes.as_chunks::<128>().0.iter().zip(out.as_chunks_mut::<32>().0) {
-        for (l, byte) in out.iter_mut().enumerate() {
-            let of = |s: usize| (codes[32 * s + l] & 3) << (2 * s);
-            *byte = of(0) | of(1) | of(2) | of(3);
-        }
-    }
-}
-
-#[inline(always)]
-fn q2_k(x: &[f32], w: &[f32], out: &mut [u8]) {
-    let steps = Steps { n: 3.0, first: -0.5, count: 16 };
-    let found = offsets::<16, 16>((x, w), steps, 15.0, (out, 80));
-    let mut codes = [0; 256];
-    for (j, (fit, (scale, minimum))) in found.into_iter().enumerate() {
-        out[j] = scale | minimum << 4;
-        offset_codes(&x[16 * j..][..16], fit, 3.0, &mut codes[16 * j..][..16]);
-    }
-    pack_quarters(&codes, &mut out[16..80]);
-}
-
-#[inline(always)]
-fn q3_k(x: &[f32], w: &[f32], out: &mut [u8]) {
-    let found = scales::<16, 16>((x, w), Whole(4.0), (-32.0, 31.0), (out, 108));
-    let mut codes = [0; 256];
-    out[..32].fill(0);
-    out[96..108].fill(0);
-    for (j, (scale, multiple)) in found.into_iter().enumerate() {
-        let six = (multiple + 32) as u8;
-        out[96 + j % 8] |= (six & 15) << (j / 8 * 4);
-        out[104 + j % 4] |= six >> 4 << (j / 4 * 2);
-        signed_codes(&x[16 * j..][..16], scale, 4.0, &mut codes[16 * j..][..16]);
-    }
-    for (i, code) in codes.iter().enumerate() {
-        out[i % 32] |= code >> 2 << (i / 32);
-    }
-    pack_quarters(&codes, &mut out[32..96]);
-}
-
-/// 8 scales and minimums of 6 bits in 12 bytes.
-#[inline(always)]
-fn pack_sixes(scales: &[(u8, u8); 8], out: &mut [u8]) {
-    for j in 0..4 {
-        let ((scale, minimum), (scale_after, minimum_after)) = (scales[j], scales[j + 4]);
-        out[j] = scale | scale_after >> 4 << 6;
-        out[j + 4] = minimum | minimum_after >> 4 << 6;
-        out[j + 8] = scale_after & 15 | minimum_after << 4;
-    }
-}
-
-#[inline(always)]
-fn q4_k(x: &[f32], w: &[f32], out: &mut [u8]) {
-    let steps = Steps { n: 15.0, first: -1.0, count: 21 };
-    let found = offsets::<32, 8>((x, w), steps, 63.0, (out, 0));
-    pack_sixes(&found.map(|(_, multiples)| multiples), &mut out[4..16]);
+fn with_minimums<const N: usize, const RUNS: usize>(
+    kind: BlockType,
+    (x, w): (&[f32], &[f32]),
+    (steps, top): (Steps, f32),
+    (out, at): (&mut [u8], usize),
+) {
+    let found = offsets::<N, RUNS>((x, w), steps, top, (out, at));
+    pack::multiples(kind, &found.map(|(_, (scale, minimum))| (scale.cast_signed(), minimum)), out);
     let mut codes = [0; 256];
     for (j, (fit, _)) in found.into_iter().enumerate() {
-        offset_codes(&x[32 * j..][..32], fit, 15.0, &mut codes[32 * j..][..32]);
+        offset_codes(&x[N * j..][..N], fit, steps.n, &mut codes[N * j..][..N]);
     }
-    pack_pairs(&codes, &mut out[16..144]);
+    pack::codes(kind, &codes, out);
 }
 
-/// Nibbles: of 64 codes, the first 32 low and the others high.
+/// Scales of runs of 16 as multiples, `low …= −low − 1`, of one number at `at`, and codes around zero.
 #[inline(always)]
-fn pack_pairs(codes: &[u8; 256], out: &mut [u8]) {
-    for (codes, out) in codes.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<32>().0) {
-        for (l, byte) in out.iter_mut().enumerate() {
-            *byte = codes[l] & 15 | codes[l + 32] << 4;
-        }
-    }
-}
-
-#[inline(always)]
-fn q5_k(x: &[f32], w: &[f32], out: &mut [u8]) {
-    let steps = Steps { n: 31.0, first: -0.5, count: 16 };
-    let found = offsets::<32, 8>((x, w), steps, 63.0, (out, 0));
-    pack_sixes(&found.map(|(_, multiples)| multiples), &mut out[4..16]);
+fn around_zero(
+    kind: BlockType,
+    (x, w): (&[f32], &[f32]),
+    (n, low): (f32, f32),
+    (out, at): (&mut [u8], usize),
+) {
+    let found = scales::<16, 16>((x, w), Whole(n), (low, -low - 1.0), (out, at));
+    pack::multiples(kind, &found.map(|(_, multiple)| (multiple, 0)), out);
     let mut codes = [0; 256];
-    out[16..48].fill(0);
-    for (j, (fit, _)) in found.into_iter().enumerate() {
-        let codes = &mut codes[32 * j..][..32];
-        offset_codes(&x[32 * j..][..32], fit, 31.0, codes);
-        for (high, code) in out[16..48].iter_mut().zip(codes) {
-            *high |= *code >> 4 << j;
-        }
+    for (j, (scale, _)) in found.into_iter().enumerate() {
+        signed_codes(&x[16 * j..][..16], scale, n, &mut codes[16 * j..][..16]);
     }
-    pack_pairs(&codes, &mut out[48..176]);
+    pack::codes(kind, &codes, out);
 }
 
+/// Codes of values on the uneven levels.
 #[inline(always)]
-fn q6_k(x: &[f32], w: &[f32], out: &mut [u8]) {
-    let found = scales::<16, 16>((x, w), Whole(32.0), (-128.0, 127.0), (out, 208));
-    let mut codes = [0; 256];
-    for (j, (scale, multiple)) in found.into_iter().enumerate() {
-        out[192 + j] = multiple as u8;
-        signed_codes(&x[16 * j..][..16], scale, 32.0, &mut codes[16 * j..][..16]);
-    }
-    for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
-        for l in 0..32 {
-            let of = |c: usize| codes[32 * c + l];
-            out[64 * half + l] = of(0) & 15 | of(2) << 4;
-            out[64 * half + 32 + l] = of(1) & 15 | of(3) << 4;
-            let high = |c: usize| of(c) >> 4 << (2 * c);
-            out[128 + 32 * half + l] = high(0) | high(1) | high(2) | high(3);
-        }
-    }
-}
-
-/// Codes of 32 values into nibbles.
-#[inline(always)]
-fn iq4_codes(x: &[f32], scale: f32, out: &mut [u8]) {
+fn uneven_codes(x: &[f32], scale: f32, out: &mut [u8]) {
     let inverse = inverse(scale);
-    let codes = std::array::from_fn(|i| iq4_code(x[i] * inverse));
-    pack(&codes, false, out);
+    for (code, &x) in out.iter_mut().zip(x) {
+        *code = iq4_code(x * inverse);
+    }
 }
 
 #[inline(always)]
 fn iq4_nl(x: &[f32], w: &[f32], out: &mut [u8]) {
     let scale = put(out, 0, search::scale(x, w, Iq4));
-    iq4_codes(x, scale, &mut out[2..18]);
+    let mut codes = [0; 32];
+    uneven_codes(x, scale, &mut codes);
+    pack::codes(BlockType::IQ4_NL, &codes, out);
 }
 
 #[inline(always)]
 fn iq4_xs(x: &[f32], w: &[f32], out: &mut [u8]) {
     let found = scales::<32, 8>((x, w), Iq4, (-32.0, 31.0), (out, 0));
-    let mut high = 0_u16;
-    out[4..8].fill(0);
-    for (j, (scale, multiple)) in found.into_iter().enumerate() {
-        let six = (multiple + 32) as u8;
-        out[4 + j / 2] |= (six & 15) << (j % 2 * 4);
-        high |= u16::from(six >> 4) << (2 * j);
-        iq4_codes(&x[32 * j..][..32], scale, &mut out[8 + 16 * j..][..16]);
+    pack::multiples(BlockType::IQ4_XS, &found.map(|(_, multiple)| (multiple, 0)), out);
+    let mut codes = [0; 256];
+    for (j, (scale, _)) in found.into_iter().enumerate() {
+        uneven_codes(&x[32 * j..][..32], scale, &mut codes[32 * j..][..32]);
     }
-    out[2..4].copy_from_slice(&high.to_le_bytes());
+    pack::codes(BlockType::IQ4_XS, &codes, out);
 }

@@ -2,6 +2,7 @@
 
 mod adjusted;
 mod aqlm;
+mod blocks;
 mod ccq;
 mod centred;
 mod coded;
