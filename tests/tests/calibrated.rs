@@ -8,8 +8,8 @@ use lapidary_engine::checkpoint::{Checkpoint, Role};
 use lapidary_engine::disk::Source;
 use lapidary_engine::export::{Destination, estimate, export, forecast};
 use lapidary_engine::format::gguf::{Header, Value, read_header};
-use lapidary_engine::job::{Limits, Measured, Subject, compress_layer, preview};
-use lapidary_engine::method::Step;
+use lapidary_engine::job::{Calibrated as _, Limits, Measured, Subject, compress_layer, preview};
+use lapidary_engine::method::{Needs, Step};
 use lapidary_engine::numeric::channels::Channels;
 use lapidary_engine::numeric::gram::Gram;
 use lapidary_engine::plan::Plan;
@@ -100,6 +100,48 @@ fn calibrated_plans_reach_every_target_as_planned_and_say_why_where_they_do_not(
             }
         }
     }
+}
+
+#[test]
+fn reports_say_what_outputs_lose_where_a_step_asked_for_them() {
+    let folder = TempDir::new().unwrap();
+    let checkpoint = small(&folder.path().join("m"));
+    let (kept, calibration) = calibrated(&folder.path().join("c"), &checkpoint);
+    let measured = Measured { folder: &kept, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    let rules = [
+        ("*.q_proj.weight", vec![Step::new("gptq").with("bits", 3).with("group_size", 16)]),
+        ("*.up_proj.weight", vec![rtn(3).with("group_size", 16)]),
+    ];
+    let plan = plan(&checkpoint, &rules).unwrap();
+    let out = folder.path().join("out");
+    let destination = Destination { folder: &out, replace: false, limits: Limits::default() };
+    let report = export(subject, &plan, find("dense").unwrap(), destination, &Silent).unwrap();
+    let written = Checkpoint::open(&out).unwrap();
+    let mut seen = 0;
+    for (index, layer) in report.tensors.iter().enumerate() {
+        if !layer.name.ends_with("q_proj.weight") {
+            assert_eq!(layer.output_error, None, "{}", layer.name);
+            continue;
+        }
+        let gram = measured.inputs(&layer.name, Needs::Gram).unwrap().unwrap().gram.unwrap();
+        let weights = checkpoint.weights(index, &Silent).unwrap().mapv(f64::from);
+        let now = written.find(&layer.name).unwrap();
+        let now = written.weights(now, &Silent).unwrap().mapv(f64::from);
+        let form = |rows: &ndarray::Array2<f64>| -> f64 {
+            let n = rows.ncols();
+            let of_row = |row: ndarray::ArrayView1<'_, f64>| -> f64 {
+                (0..n * n).map(|at| row[at / n] * gram.get(at / n, at % n) * row[at % n]).sum()
+            };
+            rows.rows().into_iter().map(of_row).sum()
+        };
+        let wanted = (form(&(&weights - &now)) / form(&weights)).sqrt();
+        let told = layer.output_error.unwrap();
+        assert!((told / wanted - 1.0).abs() < 1e-6, "{}: {told} {wanted}", layer.name);
+        assert!(told < 0.9 * layer.relative_error, "it aims at outputs: {told}");
+        seen += 1;
+    }
+    assert!(seen > 0);
 }
 
 #[test]

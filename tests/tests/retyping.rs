@@ -8,7 +8,7 @@ use lapidary_engine::disk::Source;
 use lapidary_engine::export::{Destination, Report, export, verify};
 use lapidary_engine::format::gguf::{Header, read_header};
 use lapidary_engine::job::{self, Encodings as _, Limits};
-use lapidary_engine::method::Step;
+use lapidary_engine::method::{Needs, Step};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
 use lapidary_engine::target::{Aim, Case, Manifest, Severity, find, lints, retype};
@@ -263,7 +263,7 @@ fn rows_of_heads_stay_woven_and_threads_change_nothing() {
     let folder = TempDir::new().unwrap();
     let path = mixed(&folder.path().join("first"));
     let source = Checkpoint::open(&path).unwrap();
-    let (wish, fitted) = retype(&source, "q4_0", &|_| false, aim(0)).unwrap();
+    let (wish, fitted) = retype(&source, "q4_0", &|_| Needs::Weights, aim(0)).unwrap();
     assert!(fitted.is_empty(), "{fitted:?}");
     let outputs: Vec<Vec<u8>> = [1, 2, 7]
         .map(|threads| {
@@ -281,7 +281,7 @@ fn rows_of_heads_stay_woven_and_threads_change_nothing() {
     assert_eq!(header(&out).unsigned("general.file_type"), Some(2));
     // What has the type already is not encoded again.
     let again = Checkpoint::open(&out).unwrap();
-    let (wish, _) = retype(&again, "Q4_0", &|_| false, aim(0)).unwrap();
+    let (wish, _) = retype(&again, "Q4_0", &|_| Needs::Weights, aim(0)).unwrap();
     assert!(wish.iter().all(|(_, assignment)| assignment.is_keep()));
     let twice = folder.path().join("twice");
     run(&again, &wish, aim(0), &twice);
@@ -294,7 +294,7 @@ fn blocks_that_do_not_fit_a_row_become_the_nearest_that_do() {
     let path = folder.path().join("hand.gguf");
     write(&path, &by_hand().bytes());
     let source = Checkpoint::open(&path).unwrap();
-    let (wish, fitted) = retype(&source, "Q4_K", &|_| false, aim(0)).unwrap();
+    let (wish, fitted) = retype(&source, "Q4_K", &|_| Needs::Weights, aim(0)).unwrap();
     assert!(fitted.iter().any(|lint| lint.what.contains("blocks of 256")), "{fitted:?}");
     let out = folder.path().join("out");
     run(&source, &wish, aim(0), &out);
@@ -304,19 +304,32 @@ fn blocks_that_do_not_fit_a_row_become_the_nearest_that_do() {
     assert!([2, 3, 6, 7, 20].contains(&now), "{now}");
     assert_eq!(kind("blk.0.attn_norm.weight"), Some(0));
     assert_eq!(kind("blk.0.ffn_gate.weight"), Some(16), "what is not read is carried over");
-    assert_says(retype(&source, "Q9", &|_| false, aim(0)), &["Q9", "Q4_K", "q4-k-m"]);
-    assert_says(retype(&sample(), "Q4_K", &|_| false, aim(0)), &["no GGUF file"]);
+    assert_says(retype(&source, "Q9", &|_| Needs::Weights, aim(0)), &["Q9", "Q4_K", "q4-k-m"]);
+    assert_says(retype(&sample(), "Q4_K", &|_| Needs::Weights, aim(0)), &["no GGUF file"]);
 }
 
 #[test]
 fn starting_points_of_a_gguf_file_are_blocks() {
     let folder = TempDir::new().unwrap();
     let source = Checkpoint::open(&mixed(&folder.path().join("first"))).unwrap();
-    let (wish, _) = retype(&source, "Q4_K_M", &|_| false, aim(0)).unwrap();
+    let (wish, _) = retype(&source, "Q4_K_M", &|_| Needs::Weights, aim(0)).unwrap();
     let out = folder.path().join("out");
     let report = run(&source, &wish, aim(0), &out);
     assert_eq!(report.totals.dense, 0);
     assert!(report.totals.compressed > 20, "{:?}", report.totals);
+    // What llama-quantize gives a model of six blocks: block 5 and, of those between, every third one more bits.
+    let header = header(&files(&out)[0]);
+    let kind = |name: &str| header.tensors.iter().find(|t| t.name == name).map(|t| t.kind);
+    for block in 0..6 {
+        let more = [2, 5].contains(&block);
+        for tail in ["attn_v", "ffn_down"] {
+            let wanted = if more { 14 } else { 12 };
+            assert_eq!(kind(&format!("blk.{block}.{tail}.weight")), Some(wanted), "{block} {tail}");
+        }
+        assert_eq!(kind(&format!("blk.{block}.ffn_up.weight")), Some(12));
+    }
+    assert_eq!(kind("output.weight"), Some(14));
+    assert_eq!(kind("token_embd.weight"), Some(12));
 }
 
 #[test]

@@ -195,8 +195,16 @@ fn default_folder(project: &Path, target: &str) -> PathBuf {
 
 /// The per-layer table and the totals.
 pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
-    let mut table =
-        Table::new(&["layer", "<assignment", "bits", "bytes", "of", "error", "<stored"]);
+    let mut table = Table::new(&[
+        "layer",
+        "<assignment",
+        "bits",
+        "bytes",
+        "of",
+        "error",
+        "of outputs",
+        "<stored",
+    ]);
     // Where the target stores everything in full, saying so in every row would say nothing.
     let is_dense =
         target::find(&report.target).is_ok_and(|target| target.capabilities().is_dense());
@@ -209,6 +217,7 @@ pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
             text::count(tensor.bytes),
             text::count(tensor.source_bytes),
             text::percent(tensor.relative_error),
+            tensor.output_error.map(text::percent).unwrap_or_default(),
             stored,
         ]);
     }
@@ -217,7 +226,7 @@ pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
     format!(
         "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors changed beside them, {} tensors copied\n\
          weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
-         proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖ against {of}, measured\n\
+         proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖ against {of}, measured; that of outputs ‖(W−Ŵ)x‖/‖Wx‖ on the calibration's text\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",
         table.render(),
         report.coverage,

@@ -17,7 +17,7 @@ use crate::document::calibrations;
 pub(super) struct Wish {
     /// A type of llama.cpp, or a starting point.
     pub(super) kind: Option<String>,
-    /// Whether errors count by inputs, as far as these are known.
+    /// Whether errors count by inputs or outputs, as far as these are known.
     pub(super) is_weighted: bool,
     /// A calibration's folder; the latest of the model if `None`.
     pub(super) calibration: Option<PathBuf>,
@@ -56,8 +56,8 @@ pub(super) fn run(
         None
     };
     let subject = calibrations::subject(checkpoint, loaded.as_ref());
-    let is_weighted = |name: &str| subject.calibrated.known(name) > Needs::Weights;
-    let (plan, fitted) = target::retype(checkpoint, &kind, &is_weighted, aim)?;
+    let known = |name: &str| subject.calibrated.known(name);
+    let (plan, fitted) = target::retype(checkpoint, &kind, &known, aim)?;
     let line = |lint: &Lint| format!("{}; {} instead", lint.what, lint.mend);
     output::tell(&fitted.iter().map(line).collect::<Vec<_>>());
     Ok(export::export(subject, &plan, aim, destination, terminal)?)

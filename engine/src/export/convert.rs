@@ -190,6 +190,7 @@ impl<'a> Opened<'a> {
                 }
                 self.restored.weights(index, self.observer)
             },
+            outputs: &|_, _, _| Ok(None),
         };
         export::finish(&work, folder, &Plan::default(), kept.as_ref())
     }

@@ -23,7 +23,7 @@ use crate::target::{Content, GgufFile, Storage, WeightFile};
 use crate::tensor::{DType, Decoder};
 
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
-    let mut proofs = vec![Proved { relative_error: 0.0 }; work.manifest.entries.len()];
+    let mut proofs = vec![Proved::of_weights(0.0); work.manifest.entries.len()];
     let files = &work.manifest.files;
     let open_part = |name: &str| Source::open_among(&folder.join(name), files.len());
     let sources: Vec<Source> =
@@ -149,11 +149,11 @@ impl Prover<'_> {
     /// How far a vector is from that of the source.
     fn distance(&self, index: usize, values: Vec<f32>) -> Result<Proved> {
         if !matches!(self.work.manifest.entries[index].storage, Storage::Changed { .. }) {
-            return Ok(Proved { relative_error: 0.0 });
+            return Ok(Proved::of_weights(0.0));
         }
         let before = Array1::from_vec(self.work.checkpoint.values(index)?).insert_axis(Axis(0));
         let after = Array1::from_vec(values).insert_axis(Axis(0));
-        Ok(Proved { relative_error: relative_error(before.view(), after.view()) })
+        Ok(Proved::of_weights(relative_error(before.view(), after.view())))
     }
 
     fn prove_matrix(&self, found: &Matrix<'_>) -> Result<Proved> {
@@ -164,9 +164,8 @@ impl Prover<'_> {
         }
         let undecoded = || failed(self.path, format!("{} cannot be decoded", tensor.name));
         let decoded = decode(tensor, found).ok_or_else(undecoded)?;
-        let weights = (self.work.weights)(found.index)?;
         let expected = match storage {
-            Storage::Copied => weights.clone(),
+            Storage::Copied => (self.work.weights)(found.index)?,
             Storage::Native => self.work.encoding(found.index)?.decode(),
             Storage::Dense { .. } | Storage::Changed { .. } => {
                 let mut expected = self.work.encoding(found.index)?.decode();
@@ -184,7 +183,7 @@ impl Prover<'_> {
             let what = format!("{different} weights of tensor {} differ", tensor.name);
             return Err(failed(self.path, what));
         }
-        Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
+        self.work.proved(found.index, decoded.view(), None)
     }
 
     fn prove_copy(&self, tensor: &Tensor, found: &Matrix<'_>) -> Result<Proved> {
@@ -201,7 +200,7 @@ impl Prover<'_> {
                 return Err(differs());
             }
         }
-        Ok(Proved { relative_error: 0.0 })
+        Ok(Proved::of_weights(0.0))
     }
 }
 

@@ -12,6 +12,7 @@ mod gguf_proof;
 mod gguf_reader;
 mod hashes;
 mod kept;
+mod outputs;
 mod page;
 mod proof;
 mod report;
@@ -24,7 +25,7 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 pub use convert::convert;
 pub use cut::cut;
@@ -77,7 +78,14 @@ struct Work<'a> {
     /// The weights that a layer is measured against: those of the source, times what its inputs are divided by, over what
     /// its rows are.
     weights: &'a (dyn Fn(usize) -> Result<Array2<f32>> + Sync),
+    /// What the outputs of a layer lose, of its weights and what became of them; `None` where that is not known.
+    outputs: &'a OutputErrors<'a>,
 }
+
+/// The relative error of the outputs of a layer: of its weights, what became of them, and what is added to its outputs.
+type OutputErrors<'a> = dyn Fn(usize, ArrayView2<'_, f32>, (ArrayView2<'_, f32>, Option<&[f32]>)) -> Result<Option<f64>>
+    + Sync
+    + 'a;
 
 impl Work<'_> {
     /// The encoding of a tensor, to be taken apart.
@@ -167,8 +175,13 @@ fn export_whole(
     let settled = fold::settle(checkpoint, plan);
     let weights = |index| job::carried_weights(checkpoint, &settled, &store, index, observer);
     let manifest = &manifest;
-    let work =
-        Work { checkpoint, encodings: &store, manifest, target, observer, weights: &weights };
+    let outputs = |layer: usize,
+                   weights: ArrayView2<'_, f32>,
+                   made: (ArrayView2<'_, f32>, Option<&[f32]>)| {
+        outputs::error((subject, &settled.plan), layer, weights, made, observer)
+    };
+    let (weights, outputs) = (&weights, &outputs);
+    let work = Work { checkpoint, encodings: &store, manifest, target, observer, weights, outputs };
     write::write(&work, &folder, None)?;
     let proofs = prove(&work, &folder)?;
     let calibration = subject.calibration_for(&settled.plan).cloned();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -24,6 +24,29 @@ use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
 pub(super) struct Proved {
     /// ‖W − Ŵ‖ / ‖W‖ of the decoded file against the source; 0 where copied.
     pub(super) relative_error: f64,
+    /// That of the outputs, where what the layer receives was asked for.
+    pub(super) output_error: Option<f64>,
+}
+
+impl Proved {
+    /// What has no outputs, or none that are known.
+    pub(super) fn of_weights(relative_error: f64) -> Self {
+        Self { relative_error, output_error: None }
+    }
+}
+
+impl Work<'_> {
+    /// What became of a layer, with what is added to its outputs.
+    pub(super) fn proved(
+        &self,
+        layer: usize,
+        decoded: ArrayView2<'_, f32>,
+        shift: Option<&[f32]>,
+    ) -> Result<Proved> {
+        let weights = (self.weights)(layer)?;
+        let output_error = (self.outputs)(layer, weights.view(), (decoded, shift))?;
+        Ok(Proved { relative_error: relative_error(weights.view(), decoded), output_error })
+    }
 }
 
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
@@ -107,6 +130,7 @@ impl Prover<'_> {
             expected = adapter::held(self.work.target, tensor, expected)?;
         }
         self.check_shift(entry, &expected)?;
+        let shift = expected.shift().map(<[f32]>::to_vec);
         let mut expected = expected.decode();
         if matches!(entry.storage, Storage::Dense { .. }) {
             round(tensor.dtype, &mut expected);
@@ -119,8 +143,7 @@ impl Prover<'_> {
                 format!("{different} weights of tensor {} differ", tensor.name),
             ));
         }
-        let weights = (self.work.weights)(entry.tensor)?;
-        Ok(Proved { relative_error: relative_error(weights.view(), decoded.view()) })
+        self.work.proved(entry.tensor, decoded.view(), shift.as_deref())
     }
 
     /// What is added to a layer's outputs plays no part in its weights, so it is compared by itself.
@@ -187,7 +210,7 @@ impl Prover<'_> {
         }
         let before = self.work.checkpoint.values(index)?;
         let before = Array2::from_shape_vec((1, n), before).map_err(|_lengths| differs())?;
-        Ok(Proved { relative_error: relative_error(before.view(), found.view()) })
+        Ok(Proved::of_weights(relative_error(before.view(), found.view())))
     }
 
     fn prove_copy(&self, tensor: &Tensor) -> Result<Proved> {
@@ -203,7 +226,7 @@ impl Prover<'_> {
                 Err(failed(self.folder, format!("tensor {} is not a faithful copy", tensor.name)))
             }
         })?;
-        Ok(Proved { relative_error: 0.0 })
+        Ok(Proved::of_weights(0.0))
     }
 }
 

@@ -146,6 +146,10 @@ pub struct TensorReport {
     pub source_bytes: u64,
     /// ‖W − Ŵ‖/‖W‖ of the output read back, against the source; 1 where only the source is all zeros.
     pub relative_error: f64,
+    /// √(tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ)), what its outputs lose on the text of the calibration, where its steps asked what it receives;
+    /// not told of a layer whose inputs or rows were divided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_error: Option<f64>,
 }
 
 impl TensorReport {
@@ -215,6 +219,7 @@ impl Report {
             if let Some(by) = encodings.divided(matrix)? {
                 let by: Vec<String> = by.iter().map(ToString::to_string).collect();
                 self.tensors[matrix].rows_divided = Some(by.join(" "));
+                self.tensors[matrix].output_error = None;
             }
         }
         Ok(())
@@ -309,6 +314,7 @@ fn tensor(
         bytes: entry.bytes,
         source_bytes: tensor.bytes(),
         relative_error: in_numbers(proved.relative_error),
+        output_error: proved.output_error.filter(|_| settled.of(entry.tensor).is_none()),
     }
 }
 

@@ -6,7 +6,8 @@ use crate::checkpoint::{Checkpoint, Role};
 use crate::error::Result;
 use crate::method::Step;
 use crate::plan::{Assignment, Plan, Rule};
-use crate::target::{Aim, Lint, mend_all};
+use crate::target::nearest::is_held_by;
+use crate::target::{Aim, Lint, Target, mend_all};
 
 /// A starting point.
 pub struct Preset {
@@ -16,7 +17,7 @@ pub struct Preset {
     pub title: &'static str,
     /// What it does and when to take it.
     pub summary: &'static str,
-    rules: fn(&Checkpoint) -> Result<Vec<Rule>>,
+    rules: fn(&Checkpoint, &dyn Target) -> Result<Vec<Rule>>,
 }
 
 impl std::fmt::Debug for Preset {
@@ -31,7 +32,7 @@ pub static PRESETS: &[Preset] = &[
         id: "8-bit",
         title: "8 bits everywhere",
         summary: "Every matrix at 8 bits with a scale for each output row: half the size, damage hardly to be measured.",
-        rules: |_| {
+        rules: |_, _| {
             let eight = rtn(8).with("granularity", "channel");
             Ok(vec![Rule::new("default", Assignment::of(vec![eight]))?])
         },
@@ -45,14 +46,26 @@ pub static PRESETS: &[Preset] = &[
     Preset {
         id: "q4-k-m",
         title: "Like Q4_K_M",
-        summary: "llama.cpp's usual mixture: 4 bits in groups of 32, 6 bits for v and down in the first and last eighth and every third block between, 6 bits for the head.",
-        rules: like_q4_k_m,
+        summary: "llama.cpp's usual mixture: Q4_K, but Q6_K for v and down in the first and last eighth and every third block between, and for the head. Targets without these blocks get integers of as many bits in groups of 32.",
+        rules: |checkpoint, target| Mixture::new(checkpoint, target).like_m(4),
+    },
+    Preset {
+        id: "q5-k-m",
+        title: "Like Q5_K_M",
+        summary: "The same over Q5_K: nearly lossless.",
+        rules: |checkpoint, target| Mixture::new(checkpoint, target).like_m(5),
+    },
+    Preset {
+        id: "q3-k-m",
+        title: "Like Q3_K_M",
+        summary: "llama.cpp's smaller mixture: Q3_K; Q5_K for v of the first two blocks and down of the first sixteenth of them, Q4_K for the other v and down and for what attention gives; Q6_K for the head.",
+        rules: |checkpoint, target| Mixture::new(checkpoint, target).like_q3_k_m(),
     },
     Preset {
         id: "2-of-4",
         title: "2:4 sparsity",
         summary: "Of every 4 weights the 2 smallest become zero, in all layers of the blocks: to measure what it costs. No current loader saves a byte for it.",
-        rules: |_| {
+        rules: |_, _| {
             let sparse = Step::new("magnitude").with("pattern", "n-of-m");
             let mut rules = vec![Rule::new("default", Assignment::of(vec![sparse]))?];
             rules.extend(kept(&[Role::Embedding, Role::Position, Role::Head, Role::Router])?);
@@ -63,7 +76,7 @@ pub static PRESETS: &[Preset] = &[
         id: "keep",
         title: "Keep everything",
         summary: "No rule and nothing by hand: every layer as it is on disk.",
-        rules: |_| Ok(Vec::new()),
+        rules: |_, _| Ok(Vec::new()),
     },
 ];
 
@@ -89,7 +102,7 @@ fn block_prefixes(checkpoint: &Checkpoint) -> BTreeMap<u32, String> {
     prefixes
 }
 
-fn four_bits(checkpoint: &Checkpoint) -> Result<Vec<Rule>> {
+fn four_bits(checkpoint: &Checkpoint, _target: &dyn Target) -> Result<Vec<Rule>> {
     let four = rtn(4).with("group_size", 128).with("clipping", "mse");
     let prefixes = block_prefixes(checkpoint);
     let mut rules = Vec::new();
@@ -112,36 +125,86 @@ fn takes_more_bits(block: usize, blocks: usize) -> bool {
     block < eighth || block >= 7 * blocks / 8 || (block - eighth) % 3 == 2
 }
 
-fn like_q4_k_m(checkpoint: &Checkpoint) -> Result<Vec<Rule>> {
-    let four = rtn(4).with("group_size", 32).with("symmetry", "asymmetric");
-    let six = Assignment::of(vec![rtn(6).with("group_size", 32)]);
-    let prefixes = block_prefixes(checkpoint);
-    let roles: Vec<Role> = [Role::V, Role::Down]
-        .into_iter()
-        .filter(|role| checkpoint.tensors().iter().any(|tensor| tensor.place.role == *role))
-        .collect();
-    let mut rules = Vec::new();
-    for (at, (&block, prefix)) in prefixes.iter().enumerate() {
-        if !takes_more_bits(at, prefixes.len()) {
-            continue;
-        }
-        let of_role = |role: Role| {
-            let wanted = checkpoint.tensors().iter().find(|tensor| {
-                tensor.place.block == Some(block)
-                    && tensor.place.role == role
-                    && tensor.matrix.is_some()
-            })?;
-            let last = wanted.module().rsplit('.').next()?;
-            Some(format!("{prefix}*{last}.weight"))
-        };
-        for pattern in roles.iter().filter_map(|&role| of_role(role)) {
-            rules.push(Rule::new(&pattern, six.clone())?);
+/// What llama.cpp's mixtures are made of, for a model and a target.
+struct Mixture<'a> {
+    checkpoint: &'a Checkpoint,
+    prefixes: Vec<(u32, String)>,
+    /// Whether the target holds super-blocks; else integers stand for them.
+    has_blocks: bool,
+}
+
+impl<'a> Mixture<'a> {
+    fn new(checkpoint: &'a Checkpoint, target: &dyn Target) -> Self {
+        let matrices = || checkpoint.tensors().iter().filter(|tensor| tensor.matrix.is_some());
+        let has_blocks = matrices().any(|tensor| is_held_by(tensor, &blocks(4), target));
+        Self { checkpoint, prefixes: block_prefixes(checkpoint).into_iter().collect(), has_blocks }
+    }
+
+    /// Weights of so many bits.
+    fn form(&self, bits: i64) -> Assignment {
+        let integers = rtn(bits).with("group_size", 32);
+        match bits {
+            _ if self.has_blocks => blocks(bits),
+            4 | 5 => Assignment::of(vec![integers.with("symmetry", "asymmetric")]),
+            _ => Assignment::of(vec![integers]),
         }
     }
-    rules.push(Rule::new("role:head", six)?);
-    rules.extend(kept(&[Role::Router, Role::Position])?);
-    rules.push(Rule::new("default", Assignment::of(vec![four]))?);
-    Ok(rules)
+
+    /// The rule for the layer of a role in a block, if it has one.
+    fn rule(&self, at: usize, role: Role, bits: i64) -> Result<Option<Rule>> {
+        let (block, prefix) = &self.prefixes[at];
+        let found = self.checkpoint.tensors().iter().find(|tensor| {
+            tensor.place.block == Some(*block)
+                && tensor.place.role == role
+                && tensor.matrix.is_some()
+        });
+        let Some(last) = found.and_then(|tensor| tensor.module().rsplit('.').next()) else {
+            return Ok(None);
+        };
+        Rule::new(&format!("{prefix}*{last}.weight"), self.form(bits)).map(Some)
+    }
+
+    /// What every mixture ends in: Q6_K for the head, or for the embedding that is also the head.
+    fn rest(&self, bits: i64) -> Result<Vec<Rule>> {
+        let has_head = self.checkpoint.tensors().iter().any(|t| t.place.role == Role::Head);
+        let head = if has_head { "role:head" } else { "role:embedding" };
+        let mut rules = vec![Rule::new(head, self.form(6))?];
+        rules.extend(kept(&[Role::Router, Role::Position])?);
+        rules.push(Rule::new("default", self.form(bits))?);
+        Ok(rules)
+    }
+
+    /// `Q4_K_M`, `Q5_K_M`.
+    fn like_m(&self, bits: i64) -> Result<Vec<Rule>> {
+        let mut rules = Vec::new();
+        for at in 0..self.prefixes.len() {
+            if takes_more_bits(at, self.prefixes.len()) {
+                rules.extend(self.rule(at, Role::V, 6)?);
+                rules.extend(self.rule(at, Role::Down, 6)?);
+            }
+        }
+        rules.extend(self.rest(bits)?);
+        Ok(rules)
+    }
+
+    /// `Q3_K_M`.
+    fn like_q3_k_m(&self) -> Result<Vec<Rule>> {
+        let mut rules = Vec::new();
+        for at in 0..self.prefixes.len() {
+            let first = at < self.prefixes.len() / 16;
+            rules.extend(self.rule(at, Role::V, if at < 2 { 5 } else { 4 })?);
+            rules.extend(self.rule(at, Role::Down, if first { 5 } else { 4 })?);
+            rules.extend(self.rule(at, Role::O, 4)?);
+        }
+        rules.extend(self.rest(3)?);
+        Ok(rules)
+    }
+}
+
+/// Super-blocks of so many bits.
+fn blocks(bits: i64) -> Assignment {
+    let step = Step::new("gguf-blocks").with("type", format!("Q{bits}_K").as_str());
+    Assignment::of(vec![step])
 }
 
 impl Preset {
@@ -152,7 +215,8 @@ impl Preset {
     /// None that a correct preset causes.
     pub fn plan(&self, checkpoint: &Checkpoint, now: &Plan, aim: Aim) -> Result<(Plan, Vec<Lint>)> {
         let matches = |rule: &Rule| checkpoint.tensors().iter().any(|t| rule.pattern.matches(t));
-        let rules: Vec<Rule> = (self.rules)(checkpoint)?.into_iter().filter(matches).collect();
+        let rules: Vec<Rule> =
+            (self.rules)(checkpoint, aim.target)?.into_iter().filter(matches).collect();
         let mut plan = Plan::default();
         plan.set_rules(checkpoint, rules);
         plan.keep_locks_of(now);

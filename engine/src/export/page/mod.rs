@@ -149,7 +149,7 @@ fn table(tensors: &[TensorReport]) -> String {
         writeln!(
             rows,
             "<tr><td class=\"h\">{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{:.3}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+             <td class=\"n\">{:.3}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
             escape(&tensor.told_name()),
             shape.join(" × "),
             escape(&tensor.method),
@@ -158,6 +158,7 @@ fn table(tensors: &[TensorReport]) -> String {
             count(tensor.bytes),
             count(tensor.source_bytes),
             percent(tensor.relative_error),
+            tensor.output_error.map(percent).unwrap_or_default(),
             escape(&tensor.told())
         )
         .ok();
@@ -180,7 +181,7 @@ fn table(tensors: &[TensorReport]) -> String {
         note = format!("<p class=\"weak\">{}</p>\n", rest.join(" "));
     }
     let heads = "<tr><th>layer</th><th class=\"n\">shape</th><th>assignment</th><th class=\"n\">nominal bits</th>\
-                 <th class=\"n\">effective bits</th><th class=\"n\">bytes</th><th class=\"n\">of</th><th class=\"n\">error</th><th>stored</th></tr>";
+                 <th class=\"n\">effective bits</th><th class=\"n\">bytes</th><th class=\"n\">of</th><th class=\"n\">error</th><th class=\"n\">of outputs</th><th>stored</th></tr>";
     format!(
         "{note}<div class=\"wide\"><table><thead>{heads}</thead><tbody>\n{rows}</tbody></table></div>\n"
     )

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, Role};
 use crate::error::{Error, Result};
-use crate::method::{self, Kind, Step};
+use crate::method::{self, Kind, Needs, Step};
 use crate::plan::{Assignment, Plan, Rule};
 use crate::target::gguf::retyped::is_already;
 use crate::target::{Aim, Lint, PRESETS, mend_all};
@@ -10,7 +10,7 @@ use crate::target::{Aim, Lint, PRESETS, mend_all};
 /// The method whose types are llama.cpp's, and its parameters.
 const BLOCKS: &str = "gguf-blocks";
 const TYPE: &str = "type";
-const IMPORTANCE: (&str, &str) = ("importance", "inputs");
+const IMPORTANCE: &str = "importance";
 
 /// Names of the types that tensors can be given, as llama.cpp writes them.
 pub fn types() -> Vec<&'static str> {
@@ -24,14 +24,15 @@ pub fn types() -> Vec<&'static str> {
 
 /// The plan that gives every matrix of a GGUF file the type called `wish`, or what a starting point of that name (`Q4_K_M`)
 /// gives it, fitted to the rows of each; layers that have that type are kept as they are, and so are routers and tables of
-/// positions. Errors count by the inputs of the layers that `is_weighted` names. Gives what had to be fitted.
+/// positions. Errors count by what is `known` of the inputs of a layer: by the outputs where that is a Gram matrix. Gives
+/// what had to be fitted.
 ///
 /// # Errors
 /// [`Error::Plan`] for another source, and for a wish that names nothing.
 pub fn retype(
     checkpoint: &Checkpoint,
     wish: &str,
-    is_weighted: &dyn Fn(&str) -> bool,
+    known: &dyn Fn(&str) -> Needs,
     aim: Aim,
 ) -> Result<(Plan, Vec<Lint>)> {
     if checkpoint.gguf().is_none() {
@@ -66,8 +67,10 @@ pub fn retype(
         }
         if is_already(tensor, &now.layout(matrix.shape, tensor.dtype)?) {
             plan.set(&tensor.name, Assignment::keep());
-        } else if tensor.shape.0.len() == 2 && is_weighted(&tensor.name) {
-            plan.set(&tensor.name, weighted(&now));
+        } else if tensor.shape.0.len() == 2
+            && let Some(importance) = importance(known(&tensor.name))
+        {
+            plan.set(&tensor.name, weighted(&now, importance));
         }
     }
     Ok((plan.summed_up(checkpoint), fitted))
@@ -87,10 +90,19 @@ fn of_type(checkpoint: &Checkpoint, kind: &str, aim: Aim) -> Result<(Plan, Vec<L
     Ok((plan, fitted))
 }
 
-/// The same with blocks whose errors count by inputs.
-fn weighted(assignment: &Assignment) -> Assignment {
+/// By what errors count where so much is known of the inputs.
+fn importance(known: Needs) -> Option<&'static str> {
+    match known {
+        Needs::Weights | Needs::Tokens => None,
+        Needs::Moments => Some("inputs"),
+        Needs::Gram => Some("outputs"),
+    }
+}
+
+/// The same with blocks whose errors count so.
+fn weighted(assignment: &Assignment, importance: &str) -> Assignment {
     let step = |step: &Step| match step.method.as_str() {
-        BLOCKS => step.clone().with(IMPORTANCE.0, IMPORTANCE.1),
+        BLOCKS => step.clone().with(IMPORTANCE, importance),
         _ => step.clone(),
     };
     Assignment { steps: assignment.steps.iter().map(step).collect(), ..assignment.clone() }
