@@ -348,6 +348,52 @@ pub static WHOLE: &[Trial<'static>] = &[
         "round-to-nearest bits=2 group_size=16 symmetry=asymmetric clipping=mse",
     ),
     quip(
+        "Q4_K by outputs, polished, head Q6_K",
+        "gguf-blocks type=Q4_K importance=outputs; polish",
+        ["gguf-blocks type=Q4_K", "gguf-blocks type=Q6_K"],
+    ),
+    quip(
+        "IQ4_XS by outputs, polished, head Q5_K, embedding Q4_K",
+        "gguf-blocks type=IQ4_XS importance=outputs; polish",
+        ["gguf-blocks type=Q4_K", "gguf-blocks type=Q5_K importance=outputs; polish"],
+    ),
+    quip(
+        "Q3_K by outputs, polished, head Q5_K, embedding Q4_K",
+        "gguf-blocks type=Q3_K importance=outputs; polish",
+        ["gguf-blocks type=Q4_K", "gguf-blocks type=Q5_K importance=outputs; polish"],
+    ),
+    quip(
+        "Q2_K by outputs, polished, head Q5_K, embedding Q4_K",
+        "gguf-blocks type=Q2_K importance=outputs; polish",
+        ["gguf-blocks type=Q4_K", "gguf-blocks type=Q5_K importance=outputs; polish"],
+    ),
+    quip(
+        "QuIP# 4 bits, head GPTQ 5, embedding 3",
+        "quip-sharp bits=4",
+        [
+            "round-to-nearest bits=3 group_size=128 symmetry=asymmetric clipping=mse",
+            "gptq bits=5 group_size=64 clipping=weighted; polish",
+        ],
+    ),
+    quip(
+        "QuIP# 3 bits, head Q5_K, embedding Q4_K",
+        "quip-sharp bits=3",
+        ["gguf-blocks type=Q4_K", "gguf-blocks type=Q5_K importance=outputs; polish"],
+    ),
+    quip(
+        "QuIP# 2 bits and EoRA of rank 10 in 4 bits, head GPTQ 5, embedding 4",
+        "quip-sharp bits=2; eora rank=10 factors=integers factor_bits=4",
+        [
+            "round-to-nearest bits=4 group_size=64 clipping=mse",
+            "gptq bits=5 group_size=64 clipping=weighted; polish",
+        ],
+    ),
+    quip(
+        "QuIP# 2 bits and EoRA of rank 8 in 4 bits, head and embedding 4",
+        "quip-sharp bits=2; eora rank=8 factors=integers factor_bits=4",
+        ["quip-sharp bits=4 rounding=nearest outputs=kept", "quip-sharp bits=4 outputs=kept"],
+    ),
+    quip(
         "QuIP# 4 bits, embedding 8",
         "quip-sharp bits=4",
         ["round-to-nearest bits=8 group_size=128 clipping=mse", "quip-sharp bits=4 outputs=kept"],

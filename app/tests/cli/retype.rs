@@ -72,6 +72,34 @@ fn gguf_files_are_inspected_and_given_other_types() {
 }
 
 #[test]
+fn a_calibration_counts_for_all_layers_but_the_embedding() {
+    let home = TempDir::new().unwrap();
+    let project = format!(
+        "(version: 1, checkpoint: {:?}, target: \"gguf\", plan: {{}})\n",
+        sample().display().to_string()
+    );
+    disk::write_file(&home.path().join("p.ron"), project.as_bytes()).unwrap();
+    works(&run(home.path(), ["compress", "p.ron", "--out", "first"]));
+    let file = "first/sample-books-6m.gguf";
+    let held_out = sample().join("heldout_oz.txt").display().to_string();
+    let text = ["calibrate", file, "--text", &held_out, "--tokens", "600", "--json"];
+    works(&run(home.path(), text));
+    let to = ["convert", file, "--target", "gguf", "--type", "Q3_K", "--weighted", "--out", "w"];
+    works(&run(home.path(), to));
+    let report = read(&home.path().join("w/lapidary-report.json"));
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let method = |name: &str| {
+        let all = report["tensors"].as_array().unwrap().iter();
+        let of = { all }.find(|tensor| tensor["name"] == name).expect("a tensor");
+        (of["method"].as_str().unwrap_or_default().to_owned(), of["output_error"].as_f64())
+    };
+    let (down, lost) = method("model.layers.1.mlp.down_proj.weight");
+    assert_eq!(down, "Q3_K gptq");
+    assert!(lost.is_some_and(|lost| (0.001..0.2).contains(&lost)), "{lost:?}");
+    assert_eq!(method("model.embed_tokens.weight"), ("Q3_K".to_owned(), None));
+}
+
+#[test]
 fn what_a_gguf_file_cannot_become_is_said() {
     let home = TempDir::new().unwrap();
     let at = |name: &str| home.path().join(name);
