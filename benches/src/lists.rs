@@ -195,12 +195,12 @@ pub static TWO_AND_A_HALF: &[Trial<'static>] = &[
         "GPTQ, the same with zero points",
         "gptq bits=2 group_size=32 clipping=weighted symmetry=asymmetric; polish",
     ),
-    blocks("SpQR, 1 % of outliers", "spqr bits=2 share=0.01"),
+    blocks("SpQR, 2 in 1000 outliers", "spqr bits=2 share=0.002"),
     blocks("CCQ, WINT2.5", "ccq"),
     blocks("CCQ, WINT2.5 with feedback", "ccq rounding=feedback"),
     blocks("Entropy-coded grid", "entropy-coded rate=2.5"),
     blocks("Entropy-coded grid, by inputs", "entropy-coded rate=2.5 nearest=outputs"),
-    blocks("AQLM, 5 codebooks of 4 bits for 8", "aqlm codebooks=5 code_bits=4"),
+    blocks("AQLM, 4 codebooks of 5 bits for 8", "aqlm codebooks=4 code_bits=5"),
     blocks("Vectors of 4, 10 bits", "vector-quantisation code_bits=10 run=4"),
 ];
 
@@ -434,3 +434,24 @@ pub static WHOLE: &[Trial<'static>] = &[
         ["quip-sharp bits=3 rounding=nearest outputs=kept", "quip-sharp bits=3 outputs=kept"],
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use lapidary_engine::plan::Assignment;
+    use lapidary_engine::tensor::{DType, MatrixShape};
+
+    use super::*;
+
+    #[test]
+    fn every_row_is_a_chain_that_can_be_run() {
+        let shape = MatrixShape { rows: 256, cols: 768 };
+        let all = [FOUR, THREE, TWO, TWO_AND_A_HALF, ONE, OTHERS, WHOLE];
+        for trial in all.into_iter().flatten() {
+            for chain in [Some(trial.chain), trial.embedding, trial.head].into_iter().flatten() {
+                let assignment: Assignment = chain.parse().unwrap();
+                let layout = assignment.layout(shape, DType::BF16);
+                assert!(layout.is_ok(), "{}: {chain}: {layout:?}", trial.title);
+            }
+        }
+    }
+}
