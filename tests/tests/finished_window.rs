@@ -201,7 +201,7 @@ fn a_gguf_file_gets_the_types_that_are_chosen() {
     assert!(asked.is_some(), "no type is chosen for anybody");
     enter(&mut screen, Task::Convert, |form| form.kind = "Q4_K".to_owned());
     // What is not known to be calibrated cannot count by inputs.
-    assert!(screen.query_by_label_contains("A calibration of this file").is_some());
+    assert!(screen.query_by_label_contains("of which there is none of this file").is_some());
     enter(&mut screen, Task::Convert, |form| form.folder = text(&at("window")));
     let prospect = bench(&screen, Task::Convert).prospect().unwrap().clone().unwrap();
     carry_out(&mut screen, Task::Convert);

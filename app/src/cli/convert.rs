@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use lapidary_engine::Result;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{self, Destination, Report};
+use lapidary_engine::export::{self, Contents, Destination, Prospect, Report};
 use lapidary_engine::job::Limits;
 use lapidary_engine::target;
 
@@ -18,6 +18,7 @@ use crate::cli::output::{self, Terminal};
 use crate::cli::squeeze;
 use crate::converting::{self, Types, Wish};
 use crate::size::bytes_of;
+use crate::theme::text;
 
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
@@ -40,6 +41,9 @@ pub(super) struct Convert {
     /// A folder that `calibrate` wrote, for --weighted; the latest of the model if not given.
     #[arg(long, value_name = "FOLDER", requires = "weighted")]
     calibration: Option<PathBuf>,
+    /// Only say what it comes to, to the byte, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     to: To,
 }
@@ -82,6 +86,9 @@ impl Convert {
         let choice = Choice { home: builtin::home(), named: self.calibration };
         let types = Types { kind: self.kind, weighted: self.weighted.then_some(choice) };
         let wish = Wish { size, types, ..self.to.wish(&self.target)? };
+        if self.dry_run {
+            return foretell(&self.model, &wish, self.to.limits());
+        }
         run(&self.model, &wish, &self.to)
     }
 }
@@ -104,14 +111,55 @@ impl To {
     fn wish(&self, target: &str) -> Result<Wish> {
         Ok(Wish::of(target::find(target)?, bytes_of(&self.shard_size)?))
     }
+
+    fn limits(&self) -> Limits {
+        Limits { memory_bytes: (self.memory * f64::from(1 << 30)) as u64 }
+    }
+}
+
+/// Says what will be written.
+fn foretell(model: &Path, wish: &Wish, limits: Limits) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(model)?;
+    let terminal = Terminal::new();
+    let contents = match checkpoint.gguf() {
+        Some(_) => Ok(None),
+        None => Contents::read(&checkpoint, limits, &terminal).map(Some),
+    };
+    let found = contents
+        .and_then(|contents| converting::prospect(&checkpoint, contents.as_ref(), wish, &terminal));
+    terminal.finish();
+    let (prospect, fitted) = found?;
+    output::tell(&fitted);
+    output::print(&foretold(&prospect))
+}
+
+fn foretold(prospect: &Prospect) -> String {
+    let reasons = prospect.dense.iter();
+    let reasons = reasons.map(|(because, layers)| format!("{layers} in full: {because}\n"));
+    let levels = prospect.least_bytes.map(|least| {
+        let (least, most) = (text::count(least), text::count(prospect.weight_bytes));
+        format!(
+            "stacks of levels are cut to any size from {least} to {most} bytes of weight files\n"
+        )
+    });
+    format!(
+        "{} layers compressed, {} decoded and stored in full, {} tensors copied\n{}{}{} bytes in {} weight files, {} bytes with what lies beside them: exact\n",
+        prospect.compressed,
+        prospect.dense_layers(),
+        prospect.copied,
+        reasons.collect::<String>(),
+        levels.unwrap_or_default(),
+        text::count(prospect.weight_bytes),
+        prospect.weight_files,
+        text::count(prospect.output_bytes),
+    )
 }
 
 fn run(model: &Path, wish: &Wish, to: &To) -> anyhow::Result<()> {
     let (checkpoint, target) = (Checkpoint::open(model)?, wish.aim.target);
     let out = to.out.clone();
     let out = out.unwrap_or_else(|| PathBuf::from(converting::name(&checkpoint, target)));
-    let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
-    let destination = Destination { folder: &out, replace: to.force, limits };
+    let destination = Destination { folder: &out, replace: to.force, limits: to.limits() };
     if to.fresh && export::discard_finished(&out)? {
         output::tell(&["what an earlier attempt wrote was thrown away".to_owned()]);
     }

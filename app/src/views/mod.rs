@@ -128,7 +128,7 @@ fn written(context: &ViewContext<'_>, ui: &mut Ui, report: &Report, folder: &Pat
         text::bits(totals.bits_per_weight)
     ));
     let worst = report.tensors.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
-    if let Some(worst) = worst {
+    if let Some(worst) = worst.filter(|worst| worst.relative_error > 0.0) {
         ui.label(format!(
             "largest relative error (measured): {} at {}",
             text::percent(worst.relative_error),

@@ -1,10 +1,12 @@
 //! The form of a conversion: the target with why others cannot be, types of a GGUF file, the size of stacks, what it comes to.
 
-use egui::{Button, ComboBox, Grid, RichText, ScrollArea, TextEdit, Ui};
+use std::path::Path;
+
+use egui::{Button, ComboBox, ScrollArea, TextEdit, Ui};
 use lapidary_engine::export::Prospect;
 use lapidary_engine::target::{self, PRESETS};
 
-use super::Desk;
+use super::{Desk, label, weight_files};
 use crate::commands::Command;
 use crate::document::Sheet;
 use crate::document::calibrations::Loaded;
@@ -20,20 +22,16 @@ const TARGETS_HEIGHT: f32 = 420.0;
 pub(super) fn ui(desk: &Desk<'_>, ui: &mut Ui, form: &mut Form) {
     desk.looking(ui);
     match desk.bench.known() {
-        Some(looked @ Looked::Checkpoint { stored, .. }) => {
+        Some(looked @ Looked::Checkpoint { stored, fitted: lines, .. }) => {
             let is_gguf = stored.contents.is_none();
-            Grid::new("conversion").num_columns(2).spacing([12.0, 4.0]).show(ui, |ui| {
-                if is_gguf {
-                    types(ui, form, looked);
-                    weights(desk.context, ui, form, looked);
-                } else {
-                    targets(ui, form, looked);
-                    size(desk, ui, form);
-                }
-            });
-            if let Looked::Checkpoint { fitted: lines, .. } = looked {
-                fitted(desk.context, ui, lines);
+            if is_gguf {
+                ui.horizontal(|ui| types(ui, form, looked));
+                ui.horizontal(|ui| weights(ui, form, looked));
+            } else {
+                ui.horizontal(|ui| targets(ui, form, looked));
+                ui.horizontal(|ui| size(desk, ui, form));
             }
+            fitted(desk.context, ui, lines);
             match desk.bench.prospect() {
                 Some(Ok(prospect)) => comes_to(desk.context, ui, prospect),
                 Some(Err(sentence)) => {
@@ -56,7 +54,11 @@ pub(super) fn ui(desk: &Desk<'_>, ui: &mut Ui, form: &mut Form) {
 
 /// What it is to become.
 fn targets(ui: &mut Ui, form: &mut Form, looked: &Looked) {
-    let label = ui.label("Target").on_hover_text("The runtime and format of the output. Those that are grey cannot load what the source holds, and say why.");
+    let label = label(
+        ui,
+        "Target",
+        "The runtime and format of the output. Those that are grey cannot load what the source holds, and say why.",
+    );
     let chosen = form.target.and_then(|id| target::find(id).ok());
     let title = chosen.map_or("choose one", |target| target.about().title);
     let choice = ComboBox::from_id_salt("target of a conversion").selected_text(title);
@@ -81,7 +83,6 @@ fn targets(ui: &mut Ui, form: &mut Form, looked: &Looked) {
         }
     });
     choice.response.labelled_by(label.id);
-    ui.end_row();
 }
 
 fn in_short(prospect: &Prospect) -> String {
@@ -97,20 +98,25 @@ fn in_short(prospect: &Prospect) -> String {
 fn size(desk: &Desk<'_>, ui: &mut Ui, form: &mut Form) {
     let Some(Ok(prospect)) = desk.bench.prospect() else { return };
     let Some(least) = prospect.least_bytes else { return };
-    let label = ui.label("Size").on_hover_text("Stacks of levels are cut to as many as fit so many bytes of weight files, as 20MB or 1.5GiB; the levels that matter least go first, and nothing is compressed again. Empty for all levels.");
-    ui.horizontal(|ui| {
-        let edit = TextEdit::singleline(&mut form.size).desired_width(100.0);
-        ui.add(edit.hint_text("all levels")).labelled_by(label.id);
-        let most = prospect.weight_bytes;
-        ui.weak(format!("from {} to {}", text::bytes(least), text::bytes(most)))
-            .on_hover_text(format!("{} to {} bytes", text::count(least), text::count(most)));
-    });
-    ui.end_row();
+    let label = label(
+        ui,
+        "Size",
+        "Stacks of levels are cut to as many as fit so many bytes of weight files, as 20MB or 1.5GiB; the levels that matter least go first, and nothing is compressed again. Empty for all levels.",
+    );
+    let edit = TextEdit::singleline(&mut form.size).desired_width(100.0);
+    ui.add(edit.hint_text("all levels")).labelled_by(label.id);
+    let most = prospect.weight_bytes;
+    ui.weak(format!("from {} to {}", text::bytes(least), text::bytes(most)))
+        .on_hover_text(format!("{} to {} bytes", text::count(least), text::count(most)));
 }
 
 /// The types that the tensors of a GGUF file get.
 fn types(ui: &mut Ui, form: &mut Form, looked: &Looked) {
-    let label = ui.label("Types").on_hover_text("The type that the matrices of the file get, or a starting point, which gives each its own. Where blocks do not fit the rows of a tensor, it gets the nearest that do. Keys, tokenizer and all other tensors stay as they are, byte for byte.");
+    let label = label(
+        ui,
+        "Types",
+        "The type that the matrices of the file get, or a starting point, which gives each its own. Where blocks do not fit the rows of a tensor, it gets the nearest that do. Keys, tokenizer and all other tensors stay as they are, byte for byte.",
+    );
     let preset = PRESETS.iter().find(|preset| preset.id == form.kind);
     let title = match (preset, form.kind.as_str()) {
         (Some(preset), _) => preset.title,
@@ -139,60 +145,54 @@ fn types(ui: &mut Ui, form: &mut Form, looked: &Looked) {
         }
     });
     choice.response.labelled_by(label.id);
-    ui.end_row();
     if form.target.is_none() {
         form.target = looked.best();
     }
 }
 
 /// By what the errors of new types count.
-fn weights(context: &ViewContext<'_>, ui: &mut Ui, form: &mut Form, looked: &Looked) {
+fn weights(ui: &mut Ui, form: &mut Form, looked: &Looked) {
     let Looked::Checkpoint { calibrations, .. } = looked else { return };
     // A tick that is left from another file goes.
     let is_able = !calibrations.is_empty();
     form.is_weighted &= is_able;
-    ui.label("Errors");
-    ui.horizontal(|ui| {
-        let check = egui::Checkbox::new(&mut form.is_weighted, "count by inputs, of");
-        let check = ui.add_enabled(is_able, check);
-        check
-            .on_hover_text("Errors count by the inputs of layers, as far as the calibration or importance matrix knows them.")
-            .on_disabled_hover_text("No finished calibration of this file is known: open it and calibrate it, or import an importance matrix.");
-        let called = |path: &std::path::Path| {
-            let found = calibrations.iter().find(|folder| folder.path() == path);
-            found.map_or_else(|| path.display().to_string(), Loaded::title)
-        };
-        let latest = "the latest calibration".to_owned();
-        let title = form.calibration.as_deref().map_or_else(|| latest.clone(), called);
-        ui.add_enabled_ui(is_able && form.is_weighted, |ui| {
-            let choice = ComboBox::from_id_salt("calibration of a GGUF file");
-            choice.selected_text(text::shortened(&title, 40)).width(220.0).show_ui(ui, |ui| {
-                ui.selectable_value(&mut form.calibration, None, latest);
-                for folder in calibrations {
-                    let path = Some(folder.path().to_path_buf());
-                    ui.selectable_value(&mut form.calibration, path, Loaded::title(folder));
-                }
-            });
+    label(ui, "Errors", "By what the errors of the new types count.");
+    let check = egui::Checkbox::new(&mut form.is_weighted, "count by inputs, of");
+    let check = ui.add_enabled(is_able, check);
+    check
+        .on_hover_text("Errors count by the inputs of layers, as far as the calibration or importance matrix knows them.")
+        .on_disabled_hover_text("No finished calibration of this file is known: open it and calibrate it, or import an importance matrix.");
+    if !is_able {
+        ui.weak("a calibration, of which there is none of this file");
+        return;
+    }
+    let called = |path: &Path| {
+        let found = calibrations.iter().find(|folder| folder.path() == path);
+        found.map_or_else(|| path.display().to_string(), Loaded::title)
+    };
+    let latest = "the latest calibration".to_owned();
+    let title = form.calibration.as_deref().map_or_else(|| latest.clone(), called);
+    ui.add_enabled_ui(form.is_weighted, |ui| {
+        let choice = ComboBox::from_id_salt("calibration of a GGUF file");
+        choice.selected_text(text::shortened(&title, 40)).width(220.0).show_ui(ui, |ui| {
+            ui.selectable_value(&mut form.calibration, None, latest);
+            for folder in calibrations {
+                let path = Some(folder.path().to_path_buf());
+                ui.selectable_value(&mut form.calibration, path, Loaded::title(folder));
+            }
         });
     });
-    ui.end_row();
-    if !is_able {
-        let line = "A calibration of this file makes new types follow what its layers receive.";
-        ui.label("");
-        ui.label(RichText::new(line).color(context.tokens.weak).small());
-        ui.end_row();
-    }
 }
 
 /// What the output holds.
 pub(super) fn comes_to(context: &ViewContext<'_>, ui: &mut Ui, prospect: &Prospect) {
     let layers = |n: usize| if n == 1 { "1 layer".to_owned() } else { format!("{n} layers") };
     ui.label(format!(
-        "{} compressed, {} tensors copied as they are; {} bytes in {} weight files: exact",
+        "{} compressed, {} tensors copied as they are; {} bytes in {}: exact",
         layers(prospect.compressed),
         prospect.copied,
         text::count(prospect.weight_bytes),
-        prospect.weight_files
+        weight_files(prospect.weight_files)
     ));
     if prospect.dense.is_empty() {
         return;

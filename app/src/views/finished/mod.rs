@@ -5,7 +5,8 @@ mod proof;
 mod squeezed;
 
 use egui::{
-    Align2, Button, DragValue, Key, ProgressBar, RichText, ScrollArea, TextEdit, Ui, Window,
+    Align, Align2, Button, DragValue, Frame, Key, Layout, Margin, ProgressBar, Response, RichText,
+    ScrollArea, TextEdit, Ui, Window, vec2,
 };
 use lapidary_engine::Progress;
 
@@ -19,9 +20,9 @@ use crate::views::{SHARDS_TIP, ViewContext, output_buttons, shard_choice, writte
 use crate::widgets::busy::busy;
 
 /// Width of the fields of paths.
-const FIELD: f32 = 330.0;
+const FIELD: f32 = 310.0;
 /// Width of what stands before the fields.
-const LABEL: f32 = 76.0;
+const LABEL: f32 = 66.0;
 
 /// What a view of a task works with: the form as it stands, and as it will be.
 struct Desk<'a> {
@@ -46,7 +47,10 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         .show(ui.ctx(), |ui| {
             // Room for the title and the frame, whatever the height of the window.
             let height = (area.height() - 96.0).max(120.0);
-            ScrollArea::vertical().max_height(height).show(ui, |ui| desk.contents(ui));
+            let area = ScrollArea::vertical().max_height(height).min_scrolled_height(height);
+            // Beside the bar.
+            let frame = Frame::new().inner_margin(Margin { right: 10, ..Margin::ZERO });
+            area.show(ui, |ui| frame.show(ui, |ui| desk.contents(ui)));
         });
     let escaped =
         context.document.question.is_none() && ui.input(|input| input.key_pressed(Key::Escape));
@@ -125,11 +129,9 @@ impl Desk<'_> {
 
     /// A path to type or to choose; gives whether it was entered to the end.
     fn path(&self, ui: &mut Ui, form: &mut Form, field: Field) -> bool {
-        let (label, tip) = named(self.task, field);
+        let (name, tip) = named(self.task, field);
         ui.horizontal(|ui| {
-            let label =
-                ui.add_sized([LABEL, 18.0], egui::Label::new(label).halign(egui::Align::Min));
-            let label = label.on_hover_text(tip);
+            let label = label(ui, name, tip);
             let edit = TextEdit::singleline(form.path_mut(field)).desired_width(FIELD);
             let edit = ui.add(edit).labelled_by(label.id);
             let pick = |purpose| self.context.send(Command::Pick(purpose));
@@ -172,14 +174,14 @@ impl Desk<'_> {
         let is_restored = matches!(self.bench.known(), Some(Looked::Squeezed(_)));
         if self.task != Task::Squeeze && !is_restored {
             ui.horizontal_wrapped(|ui| {
-                ui.label("Files").on_hover_text(SHARDS_TIP);
+                label(ui, "Files", SHARDS_TIP);
                 if let Some(bytes) = shard_choice(ui, form.shard_bytes) {
                     form.shard_bytes = bytes;
                 }
             });
             ui.horizontal(|ui| {
                 let tip = "Working memory for the layers that are decoded at once. A layer that needs more is refused by its name.";
-                let label = ui.label("Memory").on_hover_text(tip);
+                let label = label(ui, "Memory", tip);
                 let drag = DragValue::new(&mut form.memory_gib).range(0.25..=1024.0).speed(0.25);
                 ui.add(drag.suffix(" GiB")).labelled_by(label.id);
             });
@@ -334,6 +336,22 @@ impl Desk<'_> {
             _ => {}
         }
     }
+}
+
+/// How many files there are.
+fn weight_files(n: usize) -> String {
+    if n == 1 { "one weight file".to_owned() } else { format!("{n} weight files") }
+}
+
+/// What stands before a field, as wide as all others.
+fn label(ui: &mut Ui, name: &str, tip: &str) -> Response {
+    let size = vec2(LABEL, ui.spacing().interact_size.y);
+    let layout = Layout::left_to_right(Align::Center);
+    let before = ui.allocate_ui_with_layout(size, layout, |ui| {
+        ui.set_min_width(LABEL);
+        ui.label(name)
+    });
+    before.inner.on_hover_text(tip)
 }
 
 /// The name of a field, and what it is for.

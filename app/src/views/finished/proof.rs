@@ -51,6 +51,7 @@ fn counts(ui: &mut Ui, found: &Verified) {
         "Not in the output: a fault, but for a tied head, which loaders take from the embedding.",
     ];
     ui.horizontal_wrapped(|ui| {
+        ui.spacing_mut().item_spacing.x = 16.0;
         for ((stored, n), tip) in tally(found).into_iter().zip(TIPS) {
             ui.monospace(format!("{n} {stored}")).on_hover_text(tip);
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use egui::{ScrollArea, Ui};
 use lapidary_engine::export::Squeezed;
 
-use super::Desk;
+use super::{Desk, weight_files};
 use crate::commands::Command;
 use crate::document::finished::Looked;
 use crate::theme::text;
@@ -64,8 +64,8 @@ pub(super) fn files(ui: &mut Ui, list: &Squeezed) {
     };
     let (before, after) = (sum(|file| file.bytes), sum(|file| file.squeezed_bytes));
     ui.label(format!(
-        "{} weight files of {}, squeezed {}: {}",
-        list.files.len(),
+        "{} of {}, squeezed {}: {}",
+        weight_files(list.files.len()),
         text::bytes(before),
         text::bytes(after),
         text::percent(after as f64 / before.max(1) as f64)
