@@ -35,7 +35,8 @@ fn archives_unpack_convert_and_are_verified() {
     fails(&again, 2, &["already exists", "--force"]);
     works(&run(home.path(), ["unpack", "packed", "--out", "plain", "--force"]));
     let dry_run = ["convert", "packed", "--target", "compressed-tensors", "--dry-run"];
-    let told = works(&run(home.path(), dry_run));
+    let foretold = run(home.path(), dry_run);
+    let told = works(&foretold);
     assert!(!at("packed-compressed-tensors").exists(), "nothing is written");
     let converted = run(home.path(), ["convert", "packed", "--target", "compressed-tensors"]);
     assert!(converted.status.success());
