@@ -72,9 +72,9 @@ fn carry_out(screen: &mut Screen, task: Task) {
         let label = node.accesskit_node().label().unwrap_or_default();
         node.accesskit_node().role() == Role::Button && label.starts_with(task.title())
     };
-    let all: Vec<_> = screen.query_all(By::new().predicate(|_| true)).collect();
-    all.iter().find(|node| is_button(node)).expect("the button that begins").click();
-    screen.run_steps(2);
+    let found = screen.query_all(By::new().predicate(|_| true)).find(is_button);
+    found.expect("the button that begins").click();
+    screen.run_steps(4);
     wait_until(screen, "it ends", |d| {
         !matches!(d.finished.bench(task).run, Slot::Idle | Slot::Running { .. })
     });
@@ -175,7 +175,9 @@ fn stacks_are_cut_to_a_size_that_is_held_against_what_they_take() {
     });
     let prospect = bench(&screen, Task::Convert).prospect().unwrap().clone().unwrap();
     let least = prospect.least_bytes.expect("stacks");
-    assert!(screen.query_by_label("Size").is_some());
+    let bytes = lapidary::theme::text::bytes;
+    let range = format!("from {} to {}", bytes(least), bytes(prospect.weight_bytes));
+    assert!(screen.query_by_label(&range).is_some(), "{range}");
     for (size, said) in
         [("12 parsecs".to_owned(), "is no size"), (format!("{}", least - 1), "With one level")]
     {
@@ -380,7 +382,8 @@ fn what_is_stopped_leaves_nothing_but_what_it_goes_on_with() {
     assert!(document.would_lose_something(), "closing would ask");
     assert!(why_not(document, Task::Verify).is_some_and(|why| why.contains("at work")));
     wait_until(&mut screen, "it is stopped", |d| d.finished.at_work().is_none());
-    assert!(screen.query_by_label_contains("Cancelled").is_some());
+    // In the form and in the status bar.
+    assert_eq!(screen.query_all_by_label_contains("Cancelled").count(), 2);
     assert!(!out.exists());
     let left = names_in(&at("outputs"));
     assert!(left.iter().all(|name| name == ".out.lapidary-work"), "{left:?}");
@@ -416,9 +419,9 @@ fn every_form_fits_the_smallest_window_empty_refused_and_filled() {
             show(&mut screen, task);
             let cut = cut_off(&screen);
             assert!(cut.is_empty(), "{task:?}: {cut:?}");
-            let cancel = screen.query_all_by_label("Folder").next().map(|node| node.rect());
+            let folder_row = screen.query_all_by_label("Folder").next().map(|node| node.rect());
             assert!(
-                task == Task::Verify || cancel.is_some_and(|of| of.bottom() < 700.0),
+                task == Task::Verify || folder_row.is_some_and(|of| of.bottom() < 700.0),
                 "{task:?}"
             );
             screen.key_press(Key::Escape);
