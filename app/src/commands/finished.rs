@@ -148,6 +148,9 @@ fn run(document: &mut Document, jobs: &mut Jobs, task: Task, replace: bool) {
     };
     bench.run = Slot::Running { what, progress: None };
     jobs.finish(task, bench.form.clone(), replace, home);
+    if document.foretold.is_running() {
+        document.foretold = Slot::Idle;
+    }
 }
 
 pub(super) fn absorb(document: &mut Document, news: Finishing) {

@@ -8,6 +8,7 @@ use lapidary_engine::target::{self, PRESETS};
 
 use super::{Desk, label, weight_files};
 use crate::commands::Command;
+use crate::commands::finished::Finished;
 use crate::document::Sheet;
 use crate::document::calibrations::Loaded;
 use crate::document::finished::{Form, Looked, Task};
@@ -44,6 +45,9 @@ pub(super) fn ui(desk: &Desk<'_>, ui: &mut Ui, form: &mut Form) {
             ui.label("It is a squeezed folder.");
             let button = ui.button("Unpack it…");
             if button.on_hover_text("Make the folder as it was first.").clicked() {
+                let other = &desk.context.document.finished.bench(Task::Unpack).form;
+                let other = Form { input: form.input.clone(), ..other.clone() };
+                desk.send(Finished::Set(Task::Unpack, Box::new(other)));
                 desk.context.send(Command::ToggleSheet(Sheet::Finished(Task::Unpack)));
             }
         }
