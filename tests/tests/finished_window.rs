@@ -131,6 +131,8 @@ fn an_archive_is_converted_from_the_keyboard_on_and_opened() {
         model.is_some_and(|model| model.checkpoint.title() == "window")
     });
     assert_eq!(screen.state().document().sheet, None);
+    let layer = "model.layers.0.mlp.down_proj.weight";
+    assert!(screen.state().model().checkpoint.find(layer).is_some(), "as what it decodes to");
 }
 
 #[test]
