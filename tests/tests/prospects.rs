@@ -1,8 +1,10 @@
 //! What is said of a conversion before it begins, held against the conversion itself, for every target.
 
+use std::path::Path;
+
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{
-    Contents, Destination, Prospect, convert, cut, export, prospect, prospect_of_plan,
+    Contents, Destination, Prospect, Report, convert, cut, export, prospect, prospect_of_plan,
 };
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
@@ -11,7 +13,6 @@ use lapidary_engine::target::{self, Aim};
 use lapidary_engine::{Error, Silent};
 use lapidary_tests::networks::gguf_of;
 use lapidary_tests::{assert_says, plan, read_output, rtn, sample};
-use std::path::Path;
 use tempfile::TempDir;
 
 fn to(folder: &Path) -> Destination<'_> {
@@ -41,6 +42,22 @@ fn bytes_of(found: &Prospect) -> (usize, u64, u64) {
     (found.weight_files, found.weight_bytes, found.output_bytes)
 }
 
+/// Holds what was told against what was written.
+#[track_caller]
+fn assert_told(told: &Prospect, report: &Report, out: &Path) {
+    let id = &report.target;
+    assert_eq!(bytes_of(told), on_disk(out), "{id}");
+    let totals = &report.totals;
+    let found = (told.compressed, told.dense_layers(), told.copied);
+    assert_eq!(found, (totals.compressed, totals.dense, totals.copied), "{id}");
+    for (because, layers) in &told.dense {
+        let is_it = |of: &&str| *of == because.as_str();
+        let of = report.tensors.iter().filter_map(|tensor| tensor.because.as_deref());
+        assert_eq!(of.filter(is_it).count(), *layers, "{id}: {because}");
+    }
+    assert_eq!(told.least_bytes, None, "{id}: there are no stacks");
+}
+
 #[test]
 fn every_target_is_told_as_it_turns_out() {
     let folder = TempDir::new().unwrap();
@@ -65,17 +82,7 @@ fn every_target_is_told_as_it_turns_out() {
             match (told, done) {
                 (Ok(told), Ok(report)) => {
                     able += 1;
-                    assert_eq!(bytes_of(&told), on_disk(&out), "{id}");
-                    let totals = &report.totals;
-                    let found = (told.compressed, told.dense_layers(), told.copied);
-                    assert_eq!(found, (totals.compressed, totals.dense, totals.copied), "{id}");
-                    for (because, layers) in &told.dense {
-                        let is_it = |of: &&str| *of == because.as_str();
-                        let of =
-                            report.tensors.iter().filter_map(|tensor| tensor.because.as_deref());
-                        assert_eq!(of.filter(is_it).count(), *layers, "{id}: {because}");
-                    }
-                    assert_eq!(told.least_bytes, None, "{id}: there are no stacks");
+                    assert_told(&told, &report, &out);
                 }
                 (Err(told), Err(done)) => {
                     unable += 1;

@@ -52,16 +52,15 @@ pub(super) fn apply(document: &mut Document, jobs: &mut Jobs, command: Finished)
 /// A form that opens suggests the open model, and finds out about it.
 pub(super) fn opened(document: &mut Document, jobs: &mut Jobs, task: Task) {
     let path = document.model.as_ref().map(|model| model.checkpoint.path().to_path_buf());
-    let made = Task::ALL.into_iter().filter(|&other| other == Task::Convert);
-    let made = made.filter_map(|other| match &document.finished.bench(other).run {
+    let made = match &document.finished.bench(Task::Convert).run {
         Slot::Ready(done) => Some(done.path.clone()),
         _ => None,
-    });
+    };
     let exported = match &document.export {
         Slot::Ready(exported) => Some(exported.folder.clone()),
         _ => None,
     };
-    let made = exported.into_iter().chain(made).next();
+    let made = exported.or(made);
     let bench = document.finished.bench_mut(task);
     let (input, base) = if task == Task::Verify { (made, path) } else { (path, None) };
     for (field, path) in [(Field::Input, input), (Field::Base, base)] {
