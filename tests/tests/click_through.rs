@@ -132,6 +132,41 @@ fn the_map_selects_and_fused_layers_are_assigned_together() {
 }
 
 #[test]
+fn methods_are_found_in_the_palette_and_set_on_what_is_selected() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut screen = open_sample(folder.path());
+    let method = |id: &str| lapidary_engine::method::find(id).expect("a method").about();
+    let nearest = method("round-to-nearest");
+    let take = |screen: &mut Screen| {
+        screen.key_press_modifiers(Modifiers::COMMAND, Key::K);
+        screen.run_steps(3);
+        screen.state().send(Command::TypePalette(nearest.title.to_lowercase()));
+        screen.run_steps(3);
+        screen.get_by_label(&format!("Method: {}", nearest.title)).click();
+        screen.run_steps(4);
+    };
+    screen.get_by_label("map 3 · down").click();
+    screen.run_steps(3);
+    take(&mut screen);
+    assert!(label_of(&screen, DOWN).starts_with("4-bit"), "{}", label_of(&screen, DOWN));
+    assert_eq!(screen.state().document().sheet, None);
+    screen.key_press_modifiers(Modifiers::COMMAND, Key::Z);
+    screen.run_steps(4);
+    assert_eq!(label_of(&screen, DOWN), "keep", "it is one step of undo");
+    // What lacks a calibration is refused with the reason.
+    screen.state().send(Command::SetMethod(method("gptq").id));
+    screen.run_steps(3);
+    assert_eq!(label_of(&screen, DOWN), "keep");
+    let notice = screen.state().document().notice.clone().expect("the window says why");
+    assert!(notice.text.contains("needs the Gram matrix"), "{notice:?}");
+    screen.state().send(Command::Select(Vec::new()));
+    screen.run_steps(3);
+    take(&mut screen);
+    let notice = screen.state().document().notice.clone().expect("the window says why");
+    assert!(notice.text.contains("Select weight matrices first"), "{notice:?}");
+}
+
+#[test]
 fn locked_layers_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut screen = open_sample(folder.path());

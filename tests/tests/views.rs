@@ -7,6 +7,7 @@ use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
 use lapidary::document::capacity::{News, Values};
 use lapidary::document::draft::Draft;
+use lapidary::document::finished::Task;
 use lapidary::document::look::{Picture, Seen, Tab};
 use lapidary::document::measurements::{Finding, Measurements};
 use lapidary::document::model::{Model, Opened};
@@ -101,6 +102,10 @@ fn every_view_draws_in_every_state_and_theme() {
                 Sheet::Keys,
                 Sheet::About,
                 Sheet::Path(Purpose::OpenFolder),
+                Sheet::Finished(Task::Convert),
+                Sheet::Finished(Task::Unpack),
+                Sheet::Finished(Task::Squeeze),
+                Sheet::Finished(Task::Verify),
             ] {
                 let document = Document { sheet: Some(sheet), ..document(state) };
                 draw(document, theme, views::layout);
@@ -177,6 +182,11 @@ fn document(state: State) -> Document {
                 Slot::Running { what: "Opening /models/big".to_owned(), progress: None };
             document.export =
                 Slot::Running { what: "Exporting to /out".to_owned(), progress: None };
+            for task in Task::ALL {
+                let bench = document.finished.bench_mut(task);
+                bench.run = Slot::Running { what: "Writing /out".to_owned(), progress: None };
+                bench.ask();
+            }
         }
         State::Loaded => KNOWN.with_borrow_mut(|known| {
             model.measured = known.get_or_insert_with(|| measured().measured).clone();
@@ -186,6 +196,11 @@ fn document(state: State) -> Document {
             document.opening = Slot::Failed("the file is broken; download it again".to_owned());
             document.complain("the file is broken; download it again");
             document.export = Slot::Failed("the disk is full".to_owned());
+            for task in Task::ALL {
+                let bench = document.finished.bench_mut(task);
+                bench.run = Slot::Failed("the disk is full".to_owned());
+                bench.looked = Slot::Failed("it holds no compressed layer".to_owned());
+            }
             model.set_statistics(0, Err("tensor a cannot be read".to_owned()));
             model.set_spectrum(0, Err("tensor a: 3 weights are NaN".to_owned()));
             model.selection = Selection::one(0);

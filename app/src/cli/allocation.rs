@@ -24,11 +24,11 @@ use crate::builtin;
 use crate::calibrated::Choice;
 use crate::cli::output::Terminal;
 use crate::cli::removal::Removing;
-use crate::cli::size::bytes_of;
 use crate::document::calibrations::{self, Loaded};
 use crate::document::draft::Draft;
 use crate::document::project::{Project, View, relative_checkpoint};
 use crate::running::checkpoint_path;
+use crate::size::bytes_of;
 use crate::theme::text;
 
 /// Arguments of whatever spends a budget.

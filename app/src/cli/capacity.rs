@@ -52,9 +52,24 @@ struct Form {
 impl Capacity {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let terminal = Terminal::new();
+        let found = self.find(&terminal);
+        terminal.finish();
+        let found = found?;
+        if self.json {
+            return output::print(&(serde_json::to_string_pretty(&found)? + "\n"));
+        }
+        for found in &found {
+            output::print(&format!("{}\n", found.values))?;
+            output::print(&table(found))?;
+        }
+        output::print(NOTE)
+    }
+
+    /// Every form on every kind of values.
+    fn find(&self, terminal: &Terminal) -> anyhow::Result<Vec<Found>> {
         let mut found = Vec::new();
-        for (values, source, sample) in self.samples(&terminal)? {
-            let held = capacity(&sample, &forms(), &terminal)?;
+        for (values, source, sample) in self.samples(terminal)? {
+            let held = capacity(&sample, &forms(), terminal)?;
             let form = |held: Held| Form {
                 bound: source.map(|source| source.bound(held.bits)),
                 name: held.label,
@@ -66,15 +81,7 @@ impl Capacity {
                 held.into_iter().filter(|held| self.all || held.is_best).map(form).collect();
             found.push(Found { values, forms, entropy_coded: entropy_coded(sample.weights()) });
         }
-        terminal.finish();
-        if self.json {
-            return output::print(&(serde_json::to_string_pretty(&found)? + "\n"));
-        }
-        for found in &found {
-            output::print(&format!("{}\n", found.values))?;
-            output::print(&table(found))?;
-        }
-        output::print(NOTE)
+        Ok(found)
     }
 
     fn samples(

@@ -13,9 +13,9 @@ use crate::builtin;
 use crate::calibrated::{Choice, Prepared};
 use crate::cli::output::{self, Table, Terminal};
 use crate::cli::removal::Removing;
-use crate::cli::size::bytes_of;
 use crate::document::calibrations;
 use crate::document::project::Project;
+use crate::size::bytes_of;
 use crate::theme::text;
 
 /// Arguments of `compress`.

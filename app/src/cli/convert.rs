@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use lapidary_engine::Error;
+use lapidary_engine::Result;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::export::{self, Destination, Report};
+use lapidary_engine::export::{self, Contents, Destination, Prospect, Report};
 use lapidary_engine::job::Limits;
-use lapidary_engine::target::{self, Aim, Target};
+use lapidary_engine::target;
 
+use crate::builtin;
+use crate::calibrated::Choice;
 use crate::cli::compress::describe;
 use crate::cli::output::{self, Terminal};
-use crate::cli::retype::{self, Wish};
-use crate::cli::size::bytes_of;
 use crate::cli::squeeze;
+use crate::converting::{self, Types, Wish};
+use crate::size::bytes_of;
+use crate::theme::text;
 
 /// Arguments of `convert`.
 #[derive(Debug, Args)]
@@ -38,6 +41,9 @@ pub(super) struct Convert {
     /// A folder that `calibrate` wrote, for --weighted; the latest of the model if not given.
     #[arg(long, value_name = "FOLDER", requires = "weighted")]
     calibration: Option<PathBuf>,
+    /// Only say what it comes to, to the byte, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     to: To,
 }
@@ -77,9 +83,13 @@ struct To {
 impl Convert {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let size = self.size.as_deref().map(bytes_of).transpose()?;
-        let wish =
-            Wish { kind: self.kind, is_weighted: self.weighted, calibration: self.calibration };
-        run(&self.model, (target::find(&self.target)?, size, wish), &self.to)
+        let choice = Choice { home: builtin::home(), named: self.calibration };
+        let types = Types { kind: self.kind, weighted: self.weighted.then_some(choice) };
+        let wish = Wish { size, types, ..self.to.wish(&self.target)? };
+        if self.dry_run {
+            return foretell(&self.model, &wish, self.to.limits());
+        }
+        run(&self.model, &wish, &self.to)
     }
 }
 
@@ -90,44 +100,71 @@ impl Unpack {
             return squeeze::restore(&self.archive, self.base.as_deref(), to);
         }
         if self.base.is_some() {
-            bail!(Error::plan(
-                format!("{} was not squeezed, so it has no base", self.archive.display()),
-                "leave --base out",
-            ));
+            bail!(converting::no_base(&self.archive));
         }
-        let wish = Wish { kind: None, is_weighted: false, calibration: None };
-        run(&self.archive, (target::find("dense")?, None, wish), &self.to)
+        run(&self.archive, &self.to.wish("dense")?, &self.to)
     }
 }
 
-fn run(
-    model: &Path,
-    (target, size, wish): (&'static dyn Target, Option<u64>, Wish),
-    to: &To,
-) -> anyhow::Result<()> {
+impl To {
+    /// All as it is, for a target.
+    fn wish(&self, target: &str) -> Result<Wish> {
+        Ok(Wish::of(target::find(target)?, bytes_of(&self.shard_size)?))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { memory_bytes: (self.memory * f64::from(1 << 30)) as u64 }
+    }
+}
+
+/// Says what will be written.
+fn foretell(model: &Path, wish: &Wish, limits: Limits) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(model)?;
-    let default = || {
-        let title = checkpoint.title();
-        let stem = title.strip_suffix(".gguf").unwrap_or(&title);
-        PathBuf::from(format!("{stem}-{}", target.about().id))
+    let terminal = Terminal::new();
+    let contents = match checkpoint.gguf() {
+        Some(_) => Ok(None),
+        None => Contents::read(&checkpoint, limits, &terminal).map(Some),
     };
-    let out = to.out.clone().unwrap_or_else(default);
-    let aim = Aim { shard_bytes: bytes_of(&to.shard_size)?, ..target.into() };
-    let limits = Limits { memory_bytes: (to.memory * f64::from(1 << 30)) as u64 };
-    let destination = Destination { folder: &out, replace: to.force, limits };
+    let found = contents
+        .and_then(|contents| converting::prospect(&checkpoint, contents.as_ref(), wish, &terminal));
+    terminal.finish();
+    let (prospect, fitted) = found?;
+    output::tell(&fitted);
+    output::print(&foretold(&prospect))
+}
+
+fn foretold(prospect: &Prospect) -> String {
+    let reasons = prospect.dense.iter();
+    let reasons = reasons.map(|(because, layers)| format!("{layers} in full: {because}\n"));
+    let levels = prospect.least_bytes.map(|least| {
+        let (least, most) = (text::count(least), text::count(prospect.weight_bytes));
+        format!(
+            "stacks of levels are cut to any size from {least} to {most} bytes of weight files\n"
+        )
+    });
+    format!(
+        "{} layers compressed, {} decoded and stored in full, {} tensors copied\n{}{}{} bytes in {} weight files, {} bytes with what lies beside them: exact\n",
+        prospect.compressed,
+        prospect.dense_layers(),
+        prospect.copied,
+        reasons.collect::<String>(),
+        levels.unwrap_or_default(),
+        text::count(prospect.weight_bytes),
+        prospect.weight_files,
+        text::count(prospect.output_bytes),
+    )
+}
+
+fn run(model: &Path, wish: &Wish, to: &To) -> anyhow::Result<()> {
+    let (checkpoint, target) = (Checkpoint::open(model)?, wish.aim.target);
+    let out = to.out.clone();
+    let out = out.unwrap_or_else(|| PathBuf::from(converting::name(&checkpoint, target)));
+    let destination = Destination { folder: &out, replace: to.force, limits: to.limits() };
     if to.fresh && export::discard_finished(&out)? {
         output::tell(&["what an earlier attempt wrote was thrown away".to_owned()]);
     }
     let terminal = Terminal::new();
-    let done: anyhow::Result<Report> = match size {
-        Some(size) => {
-            export::cut(&checkpoint, (size, aim), destination, &terminal).map_err(Into::into)
-        }
-        None if checkpoint.gguf().is_some() || wish.kind.is_some() => {
-            retype::run(&checkpoint, wish, (aim, destination), &terminal)
-        }
-        None => export::convert(&checkpoint, aim, destination, &terminal).map_err(Into::into),
-    };
+    let done = converting::convert(&checkpoint, wish, destination, &output::tell, &terminal);
     terminal.finish();
     let report = told(done, &out)?;
     output::print(&describe(&report, &out, "what was converted"))?;
@@ -142,15 +179,14 @@ fn run(
 }
 
 /// What was done, or why not, and what is kept of it.
-fn told(done: anyhow::Result<Report>, out: &Path) -> anyhow::Result<Report> {
-    let is_stopped = |error: &anyhow::Error| {
-        error.downcast_ref::<Error>().is_some_and(|error| !error.is_bad_input())
-    };
+fn told(done: Result<Report>, out: &Path) -> anyhow::Result<Report> {
     match (done, export::finished_for(out)) {
-        (Err(error), Some(kept)) if is_stopped(&error) => Err(error.context(format!(
-            "what was written is kept in {}: the same command goes on with it, --fresh begins anew",
-            kept.display()
-        ))),
-        (done, _) => done,
+        (Err(error), Some(kept)) if !error.is_bad_input() => {
+            Err(anyhow::Error::new(error).context(format!(
+                "what was written is kept in {}: the same command goes on with it, --fresh begins anew",
+                kept.display()
+            )))
+        }
+        (done, _) => Ok(done?),
     }
 }

@@ -7,6 +7,7 @@ use lapidary_engine::export::{self, Destination, Squeezed};
 use lapidary_engine::job::Limits;
 
 use crate::cli::output::{self, Terminal};
+use crate::converting::named;
 use crate::theme::text;
 
 /// Arguments of `squeeze`.
@@ -65,11 +66,6 @@ pub(super) fn restore(
     terminal.finish();
     let files = done?.files.len();
     output::print(&format!("{files} weight files, to the bit as they were, in {}\n", out.display()))
-}
-
-fn named(path: &Path, what: &str) -> PathBuf {
-    let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    PathBuf::from(format!("{name}-{what}"))
 }
 
 fn said(done: &Squeezed, out: &Path) -> String {

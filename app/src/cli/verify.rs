@@ -9,6 +9,7 @@ use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{self, Verified};
 
 use crate::cli::output::{self, Table, Terminal};
+use crate::converting::verdict;
 use crate::theme::text;
 
 /// Arguments of `verify`.
@@ -53,19 +54,8 @@ fn table(found: &Verified) -> String {
         let errors = [tensor.relative_error, tensor.reported].map(or_dash);
         table.row([vec![tensor.name.clone(), tensor.stored.to_owned()], errors.to_vec()].concat());
     }
-    let identical = found.tensors.len() - found.tensors.iter().filter(shown).count();
-    let others = found.tensors.len() - identical;
     let faults: Vec<String> =
         found.faults.iter().map(|fault| format!("fault: {fault}\n")).collect();
     let faults = faults.concat();
-    let report = if found.is_reported {
-        "held against the report beside it"
-    } else {
-        "no report of an export from this source lies beside it"
-    };
-    let verdict = if found.faults.is_empty() { "proved" } else { "not proved" };
-    format!(
-        "{}{faults}{verdict}: {identical} tensors are those of the source, {others} were read back and compared; {report}\n",
-        table.render()
-    )
+    format!("{}{faults}{}\n", table.render(), verdict(found))
 }

@@ -4,66 +4,18 @@ use egui::{Key, KeyboardShortcut, Modifiers};
 
 use crate::commands::allocate::Allocate;
 use crate::commands::evaluate::Evaluate;
-pub use crate::commands::menu::Menu;
+pub use crate::commands::menu::{Action, Menu};
+use crate::commands::when::{
+    always, can_calibrate, can_paste, can_redo, can_undo, has_experts, has_model, has_selection,
+};
 use crate::commands::{Command, Direction, Grow, removal::Parts};
-use crate::document::{Document, Sheet, evaluation::Page, model::Side};
+use crate::document::finished::Task;
+use crate::document::{Sheet, evaluation::Page, model::Side};
 use crate::jobs::Purpose;
-
-/// Something the person can do from menu or keyboard.
-#[derive(Debug)]
-pub struct Action {
-    /// Its title.
-    pub title: &'static str,
-    /// What it does.
-    pub tooltip: &'static str,
-    /// Where it stands.
-    pub menu: Menu,
-    /// Its keys.
-    pub keys: Option<KeyboardShortcut>,
-    /// Whether it can be done now.
-    pub enabled: fn(&Document) -> bool,
-    /// What it does.
-    pub command: fn() -> Command,
-}
 
 #[expect(clippy::unnecessary_wraps, reason = "actions without keys stand beside those with them")]
 const fn keys(modifiers: Modifiers, key: Key) -> Option<KeyboardShortcut> {
     Some(KeyboardShortcut::new(modifiers, key))
-}
-
-/// Whether text can be run through the open model; while that is not known, too.
-fn can_calibrate(document: &Document) -> bool {
-    let calibrations = document.model.as_ref().map(|model| &model.calibrations);
-    calibrations.is_some_and(|found| !matches!(found.ability, Some(Err(_))))
-}
-
-fn has_experts(document: &Document) -> bool {
-    let model = document.model.as_ref();
-    model.is_some_and(|m| m.checkpoint.tensors().iter().any(|tensor| tensor.place.expert.is_some()))
-}
-
-fn always(_document: &Document) -> bool {
-    true
-}
-
-fn has_model(document: &Document) -> bool {
-    document.model.is_some()
-}
-
-fn has_selection(document: &Document) -> bool {
-    document.model.as_ref().is_some_and(|model| !model.selection.is_empty())
-}
-
-fn can_undo(document: &Document) -> bool {
-    document.model.as_ref().is_some_and(|model| model.history.undo_label().is_some())
-}
-
-fn can_redo(document: &Document) -> bool {
-    document.model.as_ref().is_some_and(|model| model.history.redo_label().is_some())
-}
-
-fn can_paste(document: &Document) -> bool {
-    document.copied.is_some() && has_selection(document)
 }
 
 macro_rules! bits_action {
@@ -152,6 +104,38 @@ pub static ACTIONS: &[Action] = &[
         keys: keys(Modifiers::COMMAND, Key::E),
         enabled: has_model,
         command: || Command::ToggleSheet(Sheet::Export),
+    },
+    Action {
+        title: "Convert…",
+        tooltip: "Write a finished checkpoint for another target without compressing it again; give a GGUF file other types.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::T),
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::Finished(Task::Convert)),
+    },
+    Action {
+        title: "Unpack…",
+        tooltip: "Make a dense checkpoint of an archive or another compressed one, or a squeezed folder as it was.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::D),
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::Finished(Task::Unpack)),
+    },
+    Action {
+        title: "Squeeze…",
+        tooltip: "Put the weight files of a folder into fewer bytes that give every bit back.",
+        menu: Menu::File,
+        keys: None,
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::Finished(Task::Squeeze)),
+    },
+    Action {
+        title: "Verify…",
+        tooltip: "Prove an output that is there already, whoever wrote it, against the checkpoint it was made from.",
+        menu: Menu::File,
+        keys: keys(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::P),
+        enabled: always,
+        command: || Command::ToggleSheet(Sheet::Finished(Task::Verify)),
     },
     Action {
         title: "Allocate…",

@@ -6,7 +6,7 @@ use lapidary_engine::export::finished_for;
 use lapidary_engine::job::{Damage, Weighting};
 
 use crate::commands::edit::layers_text;
-use crate::commands::{Command, allocate, apply, calibrate, evaluate, evolve, look};
+use crate::commands::{Command, allocate, apply, calibrate, evaluate, evolve, finished, look};
 use crate::document::calibrations::Ask;
 use crate::document::evaluation::What;
 use crate::document::measurements::Finding;
@@ -54,6 +54,7 @@ pub fn absorb(document: &mut Document, jobs: &mut Jobs, event: Event) {
         Event::Ran(ran) => evaluate::absorb(document, ran),
         Event::Scoring(news) => allocate::absorb(document, jobs, news),
         Event::Evolved(news) => evolve::absorb(document, news),
+        Event::Finished(news) => finished::absorb(document, news),
         Event::Saved(Ok(path)) => document.say(format!("Saved {}", path.display())),
         Event::Saved(Err(sentence)) => document.complain(sentence),
         about_the_model => {
@@ -135,6 +136,7 @@ fn learned(model: &mut Model, jobs: &mut Jobs, event: Event) {
         | Event::Ran(_)
         | Event::Scoring(_)
         | Event::Evolved(_)
+        | Event::Finished(_)
         | Event::Saved(_) => {}
     }
 }
@@ -269,6 +271,9 @@ pub(super) fn picked(document: &mut Document, jobs: &mut Jobs, purpose: Purpose,
         }
         Purpose::ReadImatrix => apply(document, jobs, Command::Calibration(Ask::Import(path))),
         Purpose::WriteImatrix => apply(document, jobs, Command::Calibration(Ask::Export(path))),
+        Purpose::FinishedFolder(task, field) | Purpose::FinishedFile(task, field) => {
+            finished::picked(document, jobs, (task, field), path);
+        }
         Purpose::ExportFolder => {
             // The dialog names a folder that exists; the output becomes a new one inside it.
             let name = document.model.as_ref().map_or_else(

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use lapidary_engine::method::{self, Step};
 use lapidary_engine::plan::{Assignment, Rule};
 use lapidary_engine::target::{self, Agreement, Case, Fix, Lint, PRESETS, Severity};
 
@@ -22,6 +23,7 @@ pub(super) fn edit(model: &mut Model, command: Command) -> Option<String> {
                 ..assignment.clone()
             })
         }
+        Command::SetMethod(id) => set_method(model, id, &selected),
         Command::SetBits(bits) => {
             assign(model, &format!("Set {bits} bits"), &selected, |old| old.with_bits(bits))
         }
@@ -68,6 +70,25 @@ pub(super) fn edit(model: &mut Model, command: Command) -> Option<String> {
         }
         travel => travel_in_time(model, &travel),
     }
+}
+
+/// Gives the selected layers a method, in the nearest form that the target holds, as the inspector would.
+fn set_method(model: &mut Model, id: &str, selected: &[usize]) -> Option<String> {
+    let about = method::find(id).ok()?.about();
+    let Some(layer) = model.selection.cursor().filter(|&layer| model.is_matrix(layer)) else {
+        return Some(format!("Select weight matrices first, then {} is set on them", about.title));
+    };
+    let wanted = model.assignment(layer).with_step_at(about.stage, Some(Step::new(about.id)));
+    let tensor = &model.checkpoint.tensors()[layer];
+    let nearest = target::held_by_same_method(tensor, &wanted, model.target).unwrap_or(wanted);
+    let name = model.target.about().title;
+    let why_not = target::refusal(tensor, &nearest, model.target);
+    let why_not = why_not.map(|why_not| format!("Not for {name}: {why_not}"));
+    if let Some(why_not) = why_not.or_else(|| model.why_uncalibrated(layer, &nearest.steps)) {
+        return Some(why_not);
+    }
+    let label = format!("Set {}", nearest.label());
+    assign(model, &label, selected, |old| Assignment { locked: old.locked, ..nearest.clone() })
 }
 
 /// Steps along the history.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::commands::{Command, ask};
+use crate::commands::{Command, ask, finished};
 use crate::document::{Document, Foretelling, Sheet, Slot};
 use crate::jobs::Jobs;
 
@@ -10,6 +10,11 @@ use crate::jobs::Jobs;
 pub(super) fn toggle_sheet(document: &mut Document, jobs: &mut Jobs, sheet: Sheet) {
     let is_open = document.sheet == Some(sheet);
     document.sheet = (!is_open).then_some(sheet);
+    match sheet {
+        Sheet::Finished(task) if is_open => finished::closed(document, jobs, task),
+        Sheet::Finished(task) => finished::opened(document, jobs, task),
+        _ => {}
+    }
     let (Sheet::Export, false, Some(model)) = (sheet, is_open, &document.model) else { return };
     if document.export_folder.is_empty() {
         let folder = std::env::current_dir().unwrap_or_default();

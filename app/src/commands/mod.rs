@@ -8,12 +8,14 @@ mod edit;
 pub mod evaluate;
 pub mod evolve;
 mod export;
+pub mod finished;
 mod look;
 mod menu;
 mod pressed;
 pub mod removal;
 mod view;
 mod ways;
+mod when;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -29,6 +31,7 @@ pub use ways::{Direction, Grow};
 
 use crate::commands::allocate::Allocate;
 use crate::commands::evaluate::Evaluate;
+use crate::commands::finished::Finished;
 use crate::document::brush::Brush;
 use crate::document::calibrations::Ask;
 use crate::document::capacity;
@@ -75,6 +78,8 @@ pub enum Command {
     Walk(Direction, bool),
     /// Give the selected layers an assignment.
     Assign(Assignment),
+    /// Give the selected layers the method of that id.
+    SetMethod(&'static str),
     /// Set the bits of the selected layers.
     SetBits(i64),
     /// Paint layers with the brush.
@@ -199,6 +204,12 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Spend a budget.
     Allocate(Allocate),
+    /// Something about finished checkpoints.
+    Finished(Finished),
+    /// Open what was written, and close the form it was written by.
+    OpenOutput(PathBuf),
+    /// Show what was written in the system's own window of files.
+    ShowInFolder(PathBuf),
     /// Save a figure, asking for the name of its file.
     SaveFigure(Arc<FigureToSave>),
     /// Clear the status bar.
@@ -254,6 +265,12 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
         Command::Calibration(ask) => calibrate::carry_out(document, jobs, ask),
         Command::Evaluate(command) => evaluate::apply(document, jobs, command),
         Command::Allocate(command) => allocate::apply(document, jobs, command),
+        Command::Finished(command) => finished::apply(document, jobs, command),
+        Command::OpenOutput(path) => {
+            document.sheet = None;
+            apply(document, jobs, Command::Open(path));
+        }
+        Command::ShowInFolder(path) => jobs.show_in_folder(path),
         Command::SaveFigure(figure) => save_figure(document, jobs, figure),
         Command::Answer(yes) => {
             let chosen = document.question.take().and_then(|question| {
@@ -283,12 +300,11 @@ pub fn apply(document: &mut Document, jobs: &mut Jobs, command: Command) {
             "Lose them and close",
             Command::QuitAnyway,
         ),
-        Command::Quit if document.export.is_running() => ask(
-            document,
-            "An export is running. Stop it and close?",
-            "Stop it and close",
-            Command::QuitAnyway,
-        ),
+        Command::Quit if document.at_work().is_some() => {
+            let what = document.at_work().unwrap_or_default();
+            let text = format!("{what} is running. Stop it and close?");
+            ask(document, &text, "Stop it and close", Command::QuitAnyway);
+        }
         Command::Quit | Command::QuitAnyway => document.quit = true,
         other => in_model(document, jobs, other),
     }
@@ -327,6 +343,7 @@ fn is_edit(command: &Command) -> bool {
     matches!(
         command,
         Command::Assign(_)
+            | Command::SetMethod(_)
             | Command::SetBits(_)
             | Command::Paint(_)
             | Command::Keep

@@ -36,6 +36,9 @@ impl PartialEq for Column {
 /// The columns of a list nobody has changed.
 const USUAL: [&str; 7] = ["layer", "assignment", "bits", "bytes", "kurtosis", "rank", "histogram"];
 
+/// Characters that a column of numbers has room for.
+const MOST_CHARACTERS: usize = 7;
+
 impl Column {
     /// Every column there is.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -142,7 +145,9 @@ impl Column {
             Self::Metric(metric) => {
                 let value = (metric.value)(model, layer).map(metric.format);
                 let sign = if model.is_estimate(layer, metric) { "~" } else { "" };
-                value.map_or_else(|| "–".to_owned(), |value| format!("{sign}{value}"))
+                let room = MOST_CHARACTERS - sign.len();
+                let narrow = |value| format!("{sign}{}", text::narrow(value, room));
+                value.map_or_else(|| "–".to_owned(), narrow)
             }
         }
     }

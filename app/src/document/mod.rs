@@ -10,6 +10,7 @@ pub mod draft;
 pub mod evaluation;
 pub mod evolution;
 pub mod filter;
+pub mod finished;
 pub mod history;
 pub mod list;
 pub mod look;
@@ -42,6 +43,7 @@ use crate::document::calibrations::Loaded;
 use crate::document::draft::Draft;
 use crate::document::evaluation::Evaluating;
 use crate::document::evolution::Evolving;
+use crate::document::finished::{Finished, Task};
 use crate::document::model::Model;
 use crate::document::recipe::Told;
 use crate::document::settings::Settings;
@@ -181,6 +183,8 @@ pub enum Sheet {
     Evaluate,
     /// Spending a budget.
     Allocate,
+    /// What is done with a finished checkpoint.
+    Finished(Task),
     /// The list of keys.
     Keys,
     /// About this program.
@@ -236,6 +240,8 @@ pub struct Document {
     pub allocation: Allocating,
     /// Searching plans on the model itself.
     pub evolution: Evolving,
+    /// Converting, unpacking, squeezing and proving finished checkpoints.
+    pub finished: Finished,
     /// Whether the window should close.
     pub quit: bool,
     /// Remembered between sessions.
@@ -271,9 +277,17 @@ impl Document {
         format!("{name}{} – Lapidary", if model.is_changed() { " •" } else { "" })
     }
 
-    /// Whether closing the window would lose edits or a running export.
+    /// Whether closing the window would lose edits, a running export or conversion.
     pub fn would_lose_something(&self) -> bool {
-        self.has_unsaved_changes() || self.export.is_running()
+        self.has_unsaved_changes() || self.at_work().is_some()
+    }
+
+    /// What is at work that writes or proves files, for a sentence.
+    pub fn at_work(&self) -> Option<&'static str> {
+        if self.export.is_running() {
+            return Some("An export");
+        }
+        self.finished.at_work().map(Task::noun)
     }
 
     /// Whether closing or opening another model would lose edits.

@@ -9,6 +9,7 @@ mod damage;
 mod evaluate;
 mod evolve;
 mod export;
+mod finished;
 mod keep;
 mod lay_out;
 mod look;
@@ -46,6 +47,7 @@ pub use allocate::Scoring;
 pub use damage::Trial;
 pub use evaluate::{Ran, set_kept};
 pub use evolve::Evolved;
+pub use finished::{Finishing, Looking};
 pub use pick::{Picked, Purpose};
 
 /// Answers that may wait to be read; a worker that is further ahead waits.
@@ -94,7 +96,7 @@ pub enum Event {
     Foretold(Box<Result<Foretold, String>>),
     /// An export has come this far.
     ExportProgress(Progress),
-    /// An export has something to say.
+    /// Something that is at work, or shown elsewhere, has something to say.
     Noted(String),
     /// An export ended: its result, or a sentence; `None` if it was cancelled.
     Exported(Option<Result<Exported, String>>),
@@ -106,6 +108,8 @@ pub enum Event {
     Scoring(Scoring),
     /// A search went on, or ended.
     Evolved(Evolved),
+    /// Something was learnt about finished checkpoints.
+    Finished(Finishing),
     /// A file dialog ended.
     Picked(Purpose, Picked),
 }
@@ -145,9 +149,12 @@ enum Kind {
     Allocate,
     Evolve,
     Foretell,
+    Foresee,
+    Finish,
+    Show,
 }
 
-const KINDS: usize = 25;
+const KINDS: usize = 28;
 
 /// A running piece of work.
 #[derive(Clone)]
@@ -179,6 +186,8 @@ impl Observer for Ticket {
     fn progress(&self, progress: Progress) {
         match self.kind {
             Kind::Export => self.try_send(Event::ExportProgress(progress)),
+            Kind::Finish => self.try_send(Event::Finished(Finishing::Progress(progress))),
+            Kind::Foresee => self.try_send(Event::Finished(Finishing::Looking(progress))),
             Kind::Calibrate => self.try_send(Event::Calibration(News::Progress(progress))),
             Kind::Evaluate => self.try_send(Event::Ran(Ran::Progress(progress))),
             Kind::Allocate => self.try_send(Event::Scoring(Scoring::Progress(progress))),
@@ -188,7 +197,7 @@ impl Observer for Ticket {
     }
 
     fn warn(&self, text: String) {
-        if self.kind == Kind::Export {
+        if matches!(self.kind, Kind::Export | Kind::Finish) {
             self.send(Event::Noted(text));
         }
     }
@@ -212,6 +221,7 @@ pub struct Jobs {
     cache_folder: PathBuf,
     carried_out: evaluate::CarriedOut,
     export_thread: Option<JoinHandle<()>>,
+    finishing_thread: Option<JoinHandle<()>>,
 }
 
 impl Jobs {
@@ -238,6 +248,7 @@ impl Jobs {
             cache_folder: home.join("measured"),
             carried_out: evaluate::CarriedOut::default(),
             export_thread: None,
+            finishing_thread: None,
         })
     }
 
@@ -304,9 +315,11 @@ impl Drop for Jobs {
         for flag in &self.flags {
             flag.store(true, Ordering::Relaxed);
         }
-        // A window closed in the middle of an export waits until the half-written folder is gone: some 0.2 s.
-        // The export's last answer is taken out of the way, should the channel be full.
-        if let Some(thread) = self.export_thread.take() {
+        // A window closed in the middle of an export or a conversion waits until the half-written folder is gone: some
+        // 0.2 s. Last answers are taken out of the way, should the channel be full.
+        for thread in
+            [self.export_thread.take(), self.finishing_thread.take()].into_iter().flatten()
+        {
             while !thread.is_finished() {
                 while self.receiver.try_recv().is_ok() {}
                 std::thread::sleep(std::time::Duration::from_millis(5));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rfd::AsyncFileDialog;
 
+use crate::document::finished::{Field, Task};
 use crate::figure::Format;
 use crate::jobs::{Event, Jobs, Kind};
 
@@ -47,6 +48,10 @@ pub enum Purpose {
     ReadImatrix,
     /// Where to write the calibration as an importance matrix.
     WriteImatrix,
+    /// A folder for the form of a task.
+    FinishedFolder(Task, Field),
+    /// A file for it.
+    FinishedFile(Task, Field),
 }
 
 impl Purpose {
@@ -71,6 +76,14 @@ impl Purpose {
             Self::CalibrationFolder => "Calibrate with a folder of texts",
             Self::ReadImatrix => "Take an importance matrix for a calibration",
             Self::WriteImatrix => "Write the calibration as an importance matrix",
+            Self::FinishedFolder(_, Field::Folder) => "Write into this folder",
+            Self::FinishedFolder(Task::Verify, Field::Base)
+            | Self::FinishedFile(Task::Verify, Field::Base) => "What the output was made from",
+            Self::FinishedFolder(_, Field::Base) | Self::FinishedFile(_, Field::Base) => {
+                "What it is squeezed against"
+            }
+            Self::FinishedFolder(..) => "Choose a finished model's folder",
+            Self::FinishedFile(..) => "Choose a finished .gguf or .safetensors file",
         }
     }
 }
@@ -102,6 +115,12 @@ impl Jobs {
                 | Purpose::CalibrationFile
                 | Purpose::EvaluationText
                 | Purpose::Questions => Box::pin(dialog.set_title(purpose.title()).pick_file()),
+                Purpose::FinishedFile(..) => Box::pin(
+                    dialog
+                        .set_title(purpose.title())
+                        .add_filter("Checkpoints", &["gguf", "safetensors"])
+                        .pick_file(),
+                ),
                 Purpose::RecoverFile => Box::pin(
                     dialog
                         .set_title(purpose.title())
@@ -116,7 +135,8 @@ impl Jobs {
                 | Purpose::ExportFolder
                 | Purpose::CalibrationFolder
                 | Purpose::EvaluationModel
-                | Purpose::RecoverFolder => {
+                | Purpose::RecoverFolder
+                | Purpose::FinishedFolder(..) => {
                     Box::pin(dialog.set_title(purpose.title()).pick_folder())
                 }
                 Purpose::CompareFile => Box::pin(

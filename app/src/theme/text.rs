@@ -118,6 +118,22 @@ pub fn shortened(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// A number in at most so many characters, with fewer digits where it has more; what is no number, or is a large whole one, as
+/// it is.
+pub fn narrow(text: String, most: usize) -> String {
+    let fits = |text: &String| text.chars().count() <= most;
+    let Ok(x) = text.parse::<f64>() else { return text };
+    if fits(&text) {
+        return text;
+    }
+    let plain = (0..=4).rev().map(|n| format!("{x:.n$}"));
+    let powers = (0..=3).rev().map(|n| format!("{x:.n$e}"));
+    // What is rounded to hardly a digit says too little.
+    let is_near =
+        |text: &String| text.parse::<f64>().is_ok_and(|y| (y - x).abs() <= 0.05 * x.abs());
+    plain.chain(powers).find(|text| fits(text) && is_near(text)).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +152,12 @@ mod tests {
             (shortened("größer", 6), shortened("größer", 5)),
             ("größer".into(), "größ…".into())
         );
+        let narrow = |x: f64| narrow(value(x), 7);
+        assert_eq!(
+            [narrow(-0.008_912), narrow(-0.000_123_4), narrow(-1.234e-6), narrow(-12.345)],
+            ["-0.0089", "-1.2e-4", "-1.2e-6", "-12.35"].map(str::to_owned)
+        );
+        assert_eq!([narrow(f64::NAN), narrow(1.5)], ["–", "1.500"].map(str::to_owned));
         assert_eq!(time(1_700_000_000), "2023-11-14 22:13");
         assert_eq!((parameters(5_770_496), parameters(12)), ("5.77 M".into(), "12".into()));
         assert_eq!(

@@ -3,6 +3,7 @@
 use egui::{Align, Layout, ProgressBar, RichText, Ui};
 
 use crate::commands::Command;
+use crate::commands::finished::Finished;
 use crate::document::calibrations::Ask;
 use crate::document::{Document, Slot};
 use crate::theme::text;
@@ -14,6 +15,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             measuring(context, ui);
             exporting(context, ui);
+            finishing(context, ui);
             calibrating(context, ui);
             if let Slot::Running { what, .. } = &context.document.opening {
                 ui.label(what);
@@ -100,18 +102,32 @@ fn share(progress: &lapidary_engine::Progress) -> f32 {
 }
 
 fn exporting(context: &ViewContext<'_>, ui: &mut Ui) {
-    let Slot::Running { progress, .. } = &context.document.export else {
-        return;
-    };
-    if ui.small_button("× Cancel export").clicked() {
-        context.send(Command::CancelExport);
+    if let Slot::Running { progress, .. } = &context.document.export {
+        if ui.small_button("× Cancel export").clicked() {
+            context.send(Command::CancelExport);
+        }
+        writing(ui, progress.as_ref());
     }
+}
+
+/// A conversion, or whatever else is done with a finished checkpoint.
+fn finishing(context: &ViewContext<'_>, ui: &mut Ui) {
+    let finished = &context.document.finished;
+    let Some(task) = finished.at_work() else { return };
+    let Slot::Running { progress, .. } = &finished.bench(task).run else { return };
+    if ui.small_button("× Cancel").on_hover_text(format!("{} is at work.", task.noun())).clicked()
+    {
+        context.send(Command::Finished(Finished::Cancel));
+    }
+    writing(ui, progress.as_ref());
+}
+
+fn writing(ui: &mut Ui, progress: Option<&lapidary_engine::Progress>) {
     let Some(progress) = progress else {
         busy(ui);
         return;
     };
-    let share = progress.done as f32 / progress.total.max(1) as f32;
-    ui.add(ProgressBar::new(share).desired_width(90.0));
+    ui.add(ProgressBar::new(share(progress)).desired_width(90.0));
     let left = progress.total.saturating_sub(progress.done);
     ui.label(format!("{}, {} left", progress.stage, text::amount(left, progress.unit)))
         .on_hover_text(&progress.item);

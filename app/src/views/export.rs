@@ -1,21 +1,17 @@
 //! The export form: what will be written, where, what stands in the way, how it went.
 
 use egui::{Align2, Key, RichText, ScrollArea, TextEdit, Ui, Window};
-use lapidary_engine::export::{PAGE, REPORT};
 use lapidary_engine::target::{Manifest, Severity, Storage};
 
 use crate::commands::Command;
 use crate::document::model::Model;
-use crate::document::{Exported, Foretold, Sheet, Slot};
+use crate::document::{Foretold, Sheet, Slot};
 use crate::jobs::Purpose;
 use crate::theme::text;
-use crate::views::ViewContext;
+use crate::views::{SHARDS_TIP, ViewContext, shard_choice, written};
 
 /// Errors that are written out.
 const MOST_ERRORS: usize = 4;
-
-/// Sizes of files to choose from.
-const SHARD_BYTES: [u64; 5] = [0, 500_000_000, 2_000_000_000, 5_000_000_000, 10_000_000_000];
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let (Some(Sheet::Export), Some(model)) = (context.document.sheet, &context.document.model)
@@ -123,23 +119,20 @@ fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manife
             ui.separator();
             ui.colored_label(context.tokens.error, sentence);
         }
-        Slot::Ready(exported) => result(context, ui, exported),
+        Slot::Ready(exported) => {
+            ui.separator();
+            written(context, ui, &exported.report, &exported.folder);
+        }
     }
 }
 
 /// How large a weight file may be.
 fn shards(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     ui.horizontal_wrapped(|ui| {
-        ui.label("Files").on_hover_text("The most bytes of a weight file, header included. Tensors of one layer stay in one file, but for parts of a GGUF file; a layer that is larger has a file of its own. Several files have an index, as those of transformers; parts of a GGUF file are numbered as llama-gguf-split numbers them.");
+        ui.label("Files").on_hover_text(SHARDS_TIP);
         let chosen = model.history.current().shard_bytes;
-        for bytes in SHARD_BYTES {
-            let label = if bytes == 0 { "as the source".to_owned() } else { text::bytes(bytes) };
-            if ui.selectable_label(chosen == bytes, label).clicked() {
-                context.send(Command::SetShardBytes(bytes));
-            }
-        }
-        if chosen > 0 && !SHARD_BYTES.contains(&chosen) {
-            ui.weak(format!("at most {}", text::bytes(chosen)));
+        if let Some(bytes) = shard_choice(ui, chosen) {
+            context.send(Command::SetShardBytes(bytes));
         }
         ui.weak(match manifest.files.len() {
             1 => "one file".to_owned(),
@@ -226,31 +219,4 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
             }
         }
     });
-}
-
-fn result(context: &ViewContext<'_>, ui: &mut Ui, exported: &Exported) {
-    let totals = &exported.report.totals;
-    ui.separator();
-    ui.colored_label(
-        context.tokens.good,
-        "✔ Exported, read back and proved: every tensor decodes to what was computed.",
-    );
-    ui.label(format!(
-        "{} bytes in {} files, {} bits per weight",
-        text::count(totals.total_bytes),
-        exported.report.files.len(),
-        text::bits(totals.bits_per_weight)
-    ));
-    let worst =
-        exported.report.tensors.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
-    if let Some(worst) = worst {
-        ui.label(format!(
-            "largest relative error (measured): {} at {}",
-            text::percent(worst.relative_error),
-            worst.name
-        ));
-    }
-    ui.label(&exported.report.coverage);
-    let (page, data) = (exported.folder.join(PAGE), REPORT);
-    ui.weak(format!("report to read in {}, as data in {data}", page.display()));
 }

@@ -44,7 +44,7 @@ fn menu_items(context: &ViewContext<'_>, ui: &mut Ui, menu: Menu) {
         }
         if matches!(
             action.title,
-            "Export…"
+            "Verify…"
                 | "Import an importance matrix…"
                 | "Redo"
                 | "Select the fused group"

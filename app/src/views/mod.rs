@@ -6,6 +6,7 @@ mod calibrate;
 mod evaluate;
 mod experts;
 mod export;
+mod finished;
 mod history;
 mod inspector;
 mod layer_list;
@@ -21,9 +22,11 @@ mod size_meter;
 mod welcome;
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 
 use egui::{CentralPanel, Panel, ProgressBar, Ui};
+use lapidary_engine::export::{PAGE, REPORT, Report};
 
 use crate::commands::Command;
 use crate::document::evaluation::Work;
@@ -93,6 +96,67 @@ fn working(ui: &mut Ui, work: &Work) {
     ui.monospace(line).on_hover_text(&progress.item);
 }
 
+/// Sizes of files to choose from.
+const SHARD_BYTES: [u64; 5] = [0, 500_000_000, 2_000_000_000, 5_000_000_000, 10_000_000_000];
+/// What they are.
+const SHARDS_TIP: &str = "The most bytes of a weight file, header included. Tensors of one layer stay in one file, but for parts of a GGUF file; a layer that is larger has a file of its own. Several files have an index, as those of transformers; parts of a GGUF file are numbered as llama-gguf-split numbers them.";
+
+/// How large a weight file may be, to choose.
+fn shard_choice(ui: &mut Ui, chosen: u64) -> Option<u64> {
+    let mut clicked = None;
+    for bytes in SHARD_BYTES {
+        let label = if bytes == 0 { "as the source".to_owned() } else { text::bytes(bytes) };
+        if ui.selectable_label(chosen == bytes, label).clicked() {
+            clicked = Some(bytes);
+        }
+    }
+    if chosen > 0 && !SHARD_BYTES.contains(&chosen) {
+        ui.weak(format!("at most {}", text::bytes(chosen)));
+    }
+    clicked
+}
+
+/// What was written and proved, and what can be done with it.
+fn written(context: &ViewContext<'_>, ui: &mut Ui, report: &Report, folder: &Path) {
+    let totals = &report.totals;
+    let proved = "✔ Written, read back and proved: every tensor decodes to what was computed.";
+    ui.colored_label(context.tokens.good, proved);
+    ui.label(format!(
+        "{} bytes in {} files, {} bits per weight",
+        text::count(totals.total_bytes),
+        report.files.len(),
+        text::bits(totals.bits_per_weight)
+    ));
+    let worst = report.tensors.iter().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
+    if let Some(worst) = worst.filter(|worst| worst.relative_error > 0.0) {
+        ui.label(format!(
+            "largest relative error (measured): {} at {}",
+            text::percent(worst.relative_error),
+            worst.name
+        ));
+    }
+    ui.label(&report.coverage);
+    ui.weak(format!("report to read in {}, as data in {REPORT}", folder.join(PAGE).display()));
+    output_buttons(context, ui, folder);
+}
+
+/// What can be done with an output.
+fn output_buttons(context: &ViewContext<'_>, ui: &mut Ui, path: &Path) {
+    ui.horizontal(|ui| {
+        let tip = "Open the output as a model, in place of the one that is open.";
+        if ui.button("Open it").on_hover_text(tip).clicked() {
+            context.send(Command::OpenOutput(path.to_path_buf()));
+        }
+        let tip = "Show the output in the system's own window of files.";
+        if ui.button("Show in folder").on_hover_text(tip).clicked() {
+            context.send(Command::ShowInFolder(path.to_path_buf()));
+        }
+        if ui.button("Copy path").on_hover_text("Copy where it lies.").clicked() {
+            context.send(Command::Copy(path.display().to_string()));
+        }
+    });
+}
+
 /// A part of the window.
 pub struct View {
     /// Its name in tests.
@@ -115,6 +179,7 @@ pub static VIEWS: &[View] = &[
     View { id: "activity", ui: activity::ui },
     View { id: "welcome", ui: welcome::ui },
     View { id: "export", ui: export::ui },
+    View { id: "finished", ui: finished::ui },
     View { id: "calibrate", ui: calibrate::ui },
     View { id: "experts", ui: experts::ui },
     View { id: "evaluate", ui: evaluate::ui },
@@ -161,6 +226,7 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
         CentralPanel::default().show(ui, |ui| welcome::ui(context, ui));
     }
     export::ui(context, ui);
+    finished::ui(context, ui);
     calibrate::ui(context, ui);
     experts::ui(context, ui);
     evaluate::ui(context, ui);

@@ -1,6 +1,7 @@
 //! The palette: everything there is to do, found by typing a few letters of it.
 
 use egui::{Align2, Key, Label, RichText, ScrollArea, TextEdit, Ui, Window};
+use lapidary_engine::method::{METHODS, Stage};
 use lapidary_engine::target::{PRESETS, TARGETS};
 use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
 use nucleo_matcher::{Config, Matcher};
@@ -125,6 +126,10 @@ fn items(document: &Document, ui: &Ui) -> Vec<Item> {
     items.extend(PRESETS.iter().map(|preset| {
         let title = format!("Start from: {}", preset.title);
         item(title, preset.summary, Command::Preset(preset.id))
+    }));
+    let methods = METHODS.iter().map(|method| method.about());
+    items.extend(methods.filter(|about| about.stage != Stage::Keep).map(|about| {
+        item(format!("Method: {}", about.title), about.summary, Command::SetMethod(about.id))
     }));
     items.extend(TARGETS.iter().map(|target| target.about()).map(|about| {
         item(format!("Target: {}", about.title), about.summary, Command::SetTarget(about.id))

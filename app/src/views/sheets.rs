@@ -22,6 +22,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
             | Sheet::Experts
             | Sheet::Evaluate
             | Sheet::Allocate
+            | Sheet::Finished(_)
             | Sheet::Palette,
         )
         | None => {}

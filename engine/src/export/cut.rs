@@ -145,7 +145,7 @@ fn heights(stacks: &[Vec<Level>], order: &[usize]) -> HashMap<usize, usize> {
     stacks.iter().zip(heights).map(|(levels, height)| (levels[0].layer, height)).collect()
 }
 
-fn with_heights(layouts: &Layouts, heights: &HashMap<usize, usize>) -> Layouts {
+pub(super) fn with_heights(layouts: &Layouts, heights: &HashMap<usize, usize>) -> Layouts {
     let cut = |(&index, layout): (&usize, &Option<Layout>)| {
         let height = heights.get(&index);
         let first = layout.as_ref().zip(height).and_then(|(of, &height)| of.first_levels(height));

@@ -152,8 +152,11 @@ pub(super) fn prove(
     Err(Error::Proof { path: path.to_path_buf(), what })
 }
 
-/// The list of a squeezed folder, and the base that it needs.
-fn opened(path: &Path, base: Option<&Path>) -> Result<(Squeezed, Option<Base>)> {
+/// The list of a squeezed folder, each file of which is there.
+///
+/// # Errors
+/// [`Error::Malformed`] for a list that is not understood, or names what is not there; [`Error::Io`].
+pub fn squeezed_list(path: &Path) -> Result<Squeezed> {
     let list_path = path.join(LIST);
     let text = disk::read_text(&list_path, MAX_LIST_BYTES)?;
     let list: Squeezed = serde_json::from_str(&text)
@@ -166,6 +169,12 @@ fn opened(path: &Path, base: Option<&Path>) -> Result<(Squeezed, Option<Base>)> 
             return Err(bad(&list_path, format!("the list names {name}, which is not there")));
         }
     }
+    Ok(list)
+}
+
+/// The list of a squeezed folder, and the base that it needs.
+fn opened(path: &Path, base: Option<&Path>) -> Result<(Squeezed, Option<Base>)> {
+    let list = squeezed_list(path)?;
     match (&list.base, base) {
         (Some(base), None) => Err(Error::plan(
             format!("{} was squeezed against {base}", path.display()),

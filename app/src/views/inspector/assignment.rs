@@ -366,7 +366,7 @@ fn effect(
         debug_assert_eq!(*tried, layer, "filtered above");
         ui.colored_label(context.tokens.error, sentence);
     } else {
-        ui.horizontal(|ui| {
+        ui.horizontal_wrapped(|ui| {
             if let Some(damage) = model.damage(layer) {
                 let error = text::percent(damage.relative_error);
                 let kind = if damage.is_exact() {

@@ -3,7 +3,10 @@
 use lapidary_engine::{Error, Result};
 
 /// A number of bytes with or without a unit.
-pub(super) fn bytes_of(text: &str) -> Result<u64> {
+///
+/// # Errors
+/// [`Error::Plan`] for what is no size.
+pub fn bytes_of(text: &str) -> Result<u64> {
     let malformed = || {
         Error::plan(
             format!("{text:?} is no size"),
