@@ -7,6 +7,7 @@ mod evaluate;
 mod inspect;
 mod plan;
 mod plans;
+mod recover;
 mod retype;
 mod search;
 
