@@ -34,9 +34,11 @@ pub use forecast::{Forecast, forecast};
 pub use recover::{Recovered, recover};
 pub use report::{FileReport, Report, TensorReport, Totals};
 pub use restore::{is_squeezed, unsqueeze};
-pub use squeeze::{LIST, Squeezed, SqueezedFile, estimate_squeezed, squeeze};
+pub use squeeze::{Squeezed, SqueezedFile, estimate_squeezed, squeeze};
 pub use undone::{as_exported, folded_scales};
 pub use verify::{Verified, VerifiedTensor, verify};
+
+pub use crate::format::squeezed::LIST;
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
