@@ -9,6 +9,7 @@ mod plan;
 mod plans;
 mod recover;
 mod retype;
+mod said;
 mod search;
 
 use std::collections::BTreeSet;
