@@ -134,6 +134,7 @@ pub const LAYERS: &[(&str, &[&str])] = &[
             "calibration",
             "plan",
             "fold",
+            "recipe",
             "target",
             "job",
         ],

@@ -315,17 +315,24 @@ fn the_recipes_of_folders() {
     let mlx = json!({"quantization": {
         "bits": 4, "group_size": 64, "model.layers.0.mlp.down_proj": {"bits": 8, "group_size": 64},
     }});
-    let cases: [(_, &[&str], _, _); 4] = [
-        ("compressed-tensors", &[".weight_packed", ".weight_scale"], compressed, " channel"),
-        ("GPTQ", &[".qweight", ".scales"], gptq, " channel"),
-        ("AutoRound", &[".qweight", ".scales"], auto_round, " channel"),
-        ("MLX", &[".weight", ".scales", ".biases"], mlx, " g64 asym"),
+    let cases: [(_, _, &[&str], _, _); 4] = [
+        (
+            "compressed-tensors",
+            "compressed-tensors",
+            &[".weight_packed", ".weight_scale"],
+            compressed,
+            " channel",
+        ),
+        ("GPTQ", "gptq", &[".qweight", ".scales"], gptq, " channel"),
+        ("AutoRound", "auto-round", &[".qweight", ".scales"], auto_round, " channel"),
+        ("MLX", "mlx", &[".weight", ".scales", ".biases"], mlx, " g64 hqq"),
     ];
-    for (name, endings, config, grid) in cases {
+    for (name, target, endings, config, grid) in cases {
         let folder = tempfile::tempdir().unwrap();
         quantised(folder.path(), endings, &config);
         let recovered = recover(folder.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(recovered.source, format!("{name}, 4 layers"));
+        assert_eq!(recovered.target, target);
         let labels = labels(&recovered);
         let block =
             |module: &str| labels[format!("model.layers.0.{module}.weight").as_str()].as_str();
@@ -343,9 +350,12 @@ fn folders_without_a_recipe_say_why() {
     assert_says(recover(folder.path()), &["no config.json and no .gguf file", "give the folder"]);
     quantised(folder.path(), &[".weight"], &json!({"model_type": "llama"}));
     assert_says(recover(folder.path()), &["no quantization_config", "give the folder"]);
-    let awq = json!({"quantization_config": {"quant_method": "awq", "bits": 4}});
+    let quip = json!({"quantization_config": {"quant_method": "quip", "bits": 4}});
+    quantised(folder.path(), &[".qweight"], &quip);
+    assert_says(recover(folder.path()), &["quantised by quip", "give a model of"]);
+    let awq = json!({"quantization_config": {"quant_method": "awq", "bits": 9}});
     quantised(folder.path(), &[".qweight"], &awq);
-    assert_says(recover(folder.path()), &["quantised by awq", "give a model of"]);
+    assert_says(recover(folder.path()), &["its bits are not within 1 and 8"]);
     let beside = json!({"bits": 3, "group_size": 64});
     quantised(folder.path(), &[".qweight"], &json!({"model_type": "llama"}));
     write(&folder.path().join("quantize_config.json"), beside.to_string().as_bytes());
@@ -354,4 +364,37 @@ fn folders_without_a_recipe_say_why() {
         "3-bit g64"
     );
     assert_says(recover(Path::new("/nowhere/none.txt")), &["none.txt", "give a .gguf file"]);
+}
+
+#[test]
+fn a_recovered_recipe_names_the_target_whose_format_the_folder_has() {
+    let of = |config: serde_json::Value, endings: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        quantised(folder.path(), endings, &json!({"quantization_config": config}));
+        recover(folder.path()).unwrap_or_else(|error| panic!("{config}: {error}"))
+    };
+    let groups = |format: &str, bits: u32| {
+        let weights = json!({"num_bits": bits, "type": "int", "strategy": "channel"});
+        let group = json!({"targets": ["Linear"], "weights": weights});
+        let groups = json!({"group_0": group});
+        json!({"quant_method": "compressed-tensors", "format": format, "config_groups": groups})
+    };
+    let packed: &[&str] = &[".weight_packed", ".weight_scale"];
+    assert_eq!(of(groups("pack-quantized", 8), packed).target, "compressed-tensors");
+    assert_eq!(of(groups("pack-quantized", 3), packed).target, "compressed-tensors-0.18");
+    assert_eq!(of(groups("int-quantized", 3), packed).target, "compressed-tensors-int");
+    let gptq = |more: &str, value: serde_json::Value| json!({"quant_method": "gptq", "bits": 4, "group_size": 64, more: value});
+    let words: &[&str] = &[".qweight", ".scales"];
+    assert_eq!(of(gptq("checkpoint_format", json!("gptq")), words).target, "gptq");
+    assert_eq!(of(gptq("checkpoint_format", json!("gptq_v2")), words).target, "gptq-v2");
+    assert_eq!(of(gptq("sym", json!(false)), words).target, "gptq-v2");
+    let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": true});
+    let awq = of(awq, words);
+    assert_eq!((awq.target, awq.source.as_str()), ("awq", "AWQ, 4 layers"));
+    assert_eq!(labels(&awq)["model.layers.0.mlp.down_proj.weight"], "4-bit g64 asym");
+    assert!(awq.unsaid[0].contains("said nowhere"), "{:?}", awq.unsaid);
+    for id in ["gptq-v2", "auto-round", "awq", "mlx", "gguf", "archive", "compressed-tensors-0.18"]
+    {
+        lapidary_engine::target::find(id).unwrap();
+    }
 }

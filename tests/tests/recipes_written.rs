@@ -34,6 +34,11 @@ fn integers(bits: i64, group: i64, symmetry: &str) -> Vec<Step> {
     vec![if symmetry == "symmetric" { step } else { step.with("symmetry", symmetry) }]
 }
 
+/// Blocks of a type of llama.cpp.
+fn blocks(kind: &str) -> Vec<Step> {
+    vec![Step::new("gguf-blocks").with("type", kind)]
+}
+
 fn plan_of(imported: &Imported, checkpoint: &Checkpoint) -> Plan {
     let mut plan = Plan::default();
     for (index, steps) in &imported.layers {
@@ -170,12 +175,15 @@ fn experts_share_what_tools_hold_as_one() {
         }
         plan
     };
-    for id in ["tensor-types", "mlx"] {
-        let equal = same([5; 4]);
-        let Exported { text, unsaid } = written(id, &checkpoint, &equal);
+    let types = (0..4).map(|at| (format!("{}.weight", name(at)), blocks("Q5_1")));
+    let mut of_types = Plan::default();
+    types.for_each(|(name, steps)| of_types.set(&name, Assignment::of(steps)));
+    for (id, read) in [("tensor-types", of_types), ("mlx", same([5; 4]))] {
+        let Exported { text, unsaid } = written(id, &checkpoint, &same([5; 4]));
         assert!(unsaid.is_empty(), "{id}: {unsaid:?}");
         let again = recipe::find(id).unwrap().read(&text, &checkpoint).unwrap();
-        assert_eq!(plan_of(&again, &checkpoint), equal, "{text}");
+        assert_eq!(plan_of(&again, &checkpoint), read, "{text}");
+        assert_eq!(written(id, &checkpoint, &read).text, text, "{id}");
         let mixed = written(id, &checkpoint, &same([4, 4, 5, 4]));
         assert_eq!(mixed.text, text, "{id}: the finest");
         assert_unsaid(&mixed.unsaid, &[&["experts of a block in one", "up"]]);
@@ -201,9 +209,9 @@ fn choices(id: &str) -> Vec<Vec<Step>> {
     let mut all = Vec::new();
     let (bits, groups, symmetries): (&[i64], &[i64], &[&str]) = match id {
         "tensor-types" => {
-            let exact = [(4, "symmetric"), (4, "asymmetric"), (5, "symmetric"), (5, "asymmetric")];
-            all.extend(exact.map(|(bits, symmetry)| integers(bits, 32, symmetry)));
-            (&[8], &[32], &["symmetric-restricted"])
+            // Such a file names block types: integers of the same form come back as those.
+            all.extend(["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"].map(blocks));
+            (&[], &[], &[])
         }
         "gptq" => (&[2, 3, 4, 8], &[-1, 16, 32, 64, 128, 256], &["symmetric", "asymmetric"]),
         "mlx" => (&[2, 3, 4, 5, 6, 8], &[32, 64, 128], &["asymmetric"]),

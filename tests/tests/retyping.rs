@@ -304,7 +304,7 @@ fn blocks_that_do_not_fit_a_row_become_the_nearest_that_do() {
     assert!([2, 3, 6, 7, 20].contains(&now), "{now}");
     assert_eq!(kind("blk.0.attn_norm.weight"), Some(0));
     assert_eq!(kind("blk.0.ffn_gate.weight"), Some(16), "what is not read is carried over");
-    assert_says(retype(&source, "Q9", &|_| Needs::Weights, aim(0)), &["Q9", "Q4_K", "q4-k-m"]);
+    assert_says(retype(&source, "Q9", &|_| Needs::Weights, aim(0)), &["Q9", "Q4_K", "Q4_K_M"]);
     assert_says(retype(&sample(), "Q4_K", &|_| Needs::Weights, aim(0)), &["no GGUF file"]);
 }
 

@@ -7,8 +7,9 @@ use anyhow::bail;
 use clap::Args;
 use lapidary_engine::Error;
 use lapidary_engine::checkpoint::Checkpoint;
-use lapidary_engine::target::{self, Fix, Lint, Severity, TARGETS, WITHOUT_TARGET};
-use serde_json::json;
+use lapidary_engine::plan::Plan;
+use lapidary_engine::target::{self, Aim, Fix, Lint, Manifest, Severity, TARGETS, WITHOUT_TARGET};
+use serde_json::{Value, json};
 
 use crate::cli::output;
 use crate::cli::removal::Removing;
@@ -51,8 +52,7 @@ impl Check {
         }
         draft.plan().check(&checkpoint)?;
         let found = target::lints_of_whole(&checkpoint, draft.plan(), aim);
-        let entries = target::entries_of_whole(&checkpoint, draft.plan(), aim.target)?;
-        let bytes = entries.iter().map(|entry| entry.bytes).sum();
+        let bytes = file_bytes(&checkpoint, draft.plan(), aim);
         if self.json {
             output::print(&(as_json(&checkpoint, &found, bytes) + "\n"))?;
         } else {
@@ -61,8 +61,11 @@ impl Check {
         let errors = found.iter().filter(|lint| lint.severity == Severity::Error).count();
         if errors > 0 {
             bail!(Error::plan(
-                format!("{errors} errors keep {} from export", self.project.display()),
-                "mend them with --mend, or by hand",
+                match errors {
+                    1 => format!("1 error keeps {} from export", self.project.display()),
+                    n => format!("{n} errors keep {} from export", self.project.display()),
+                },
+                "mend with --mend, or by hand",
             ));
         }
         Ok(())
@@ -82,31 +85,50 @@ fn can_mend(lint: &Lint) -> bool {
     lint.severity < Severity::Note && !matches!(lint.fix, None | Some(Fix::Target(_)))
 }
 
-fn described(found: &[Lint], bytes: u64) -> String {
+/// A problem in a line.
+pub(super) fn line(lint: &Lint) -> String {
+    format!("{}: {}; {}", word(lint.severity), lint.what, lint.mend)
+}
+
+/// A problem in a document.
+pub(super) fn problem(checkpoint: &Checkpoint, lint: &Lint) -> Value {
+    let names = lint.tensors.iter().map(|&index| &checkpoint.tensors()[index].name);
+    json!({
+        "id": lint.id,
+        "severity": word(lint.severity),
+        "what": lint.what,
+        "mend": lint.mend,
+        "can_mend": can_mend(lint),
+        "tensors": names.collect::<Vec<_>>(),
+    })
+}
+
+/// Bytes of the weight files of an export; `None` where there can be none, which a problem says.
+fn file_bytes(checkpoint: &Checkpoint, plan: &Plan, aim: Aim) -> Option<u64> {
+    let reduced = plan.reduced(checkpoint).ok()?;
+    let (checkpoint, plan) = match &reduced {
+        Some(reduced) => (&reduced.checkpoint, &reduced.plan),
+        None => (checkpoint, plan),
+    };
+    let manifest = Manifest::new(checkpoint, plan, aim.target).ok()?;
+    Some(manifest.in_shards(checkpoint, aim).ok()?.weight_file_bytes())
+}
+
+fn described(found: &[Lint], bytes: Option<u64>) -> String {
     let line = |lint: &Lint| {
         let by = if can_mend(lint) { " (--mend does it)" } else { "" };
-        format!("{}: {}; {}{by}\n", word(lint.severity), lint.what, lint.mend)
+        format!("{}{by}\n", line(lint))
     };
     let lines: String = found.iter().map(line).collect();
     let nothing = if found.is_empty() { "nothing stands in the way\n" } else { "" };
-    format!("{lines}{nothing}weights take {} bytes\n", text::count(bytes))
+    let taken = |bytes| format!("weight files take {} bytes\n", text::count(bytes));
+    format!("{lines}{nothing}{}", bytes.map(taken).unwrap_or_default())
 }
 
-fn as_json(checkpoint: &Checkpoint, found: &[Lint], bytes: u64) -> String {
-    let lint = |lint: &Lint| {
-        let names = lint.tensors.iter().map(|&index| &checkpoint.tensors()[index].name);
-        json!({
-            "id": lint.id,
-            "severity": word(lint.severity),
-            "what": lint.what,
-            "mend": lint.mend,
-            "can_mend": can_mend(lint),
-            "tensors": names.collect::<Vec<_>>(),
-        })
-    };
+fn as_json(checkpoint: &Checkpoint, found: &[Lint], bytes: Option<u64>) -> String {
     let document = json!({
-        "problems": found.iter().map(lint).collect::<Vec<_>>(),
-        "tensor_bytes": bytes,
+        "problems": found.iter().map(|lint| problem(checkpoint, lint)).collect::<Vec<_>>(),
+        "weight_file_bytes": bytes,
     });
     format!("{document:#}")
 }

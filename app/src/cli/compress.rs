@@ -222,10 +222,11 @@ pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
         ]);
     }
     let totals = &report.totals;
+    let source_bytes: u64 = report.sources.iter().map(|file| file.bytes).sum();
     let calibrated = |of: &Settings| format!("calibrated with {}\n", of.title());
     format!(
         "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors changed beside them, {} tensors copied\n\
-         weights {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
+         weight files {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
          proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖ against {of}, measured; that of outputs ‖(W−Ŵ)x‖/‖Wx‖ on the calibration's text\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",
         table.render(),
@@ -235,9 +236,9 @@ pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
         totals.dense,
         totals.changed,
         totals.copied,
-        text::bytes(totals.source_bytes),
-        text::bytes(totals.tensor_bytes),
-        100.0 * totals.tensor_bytes as f64 / totals.source_bytes as f64,
+        text::bytes(source_bytes),
+        text::bytes(totals.weight_file_bytes),
+        100.0 * totals.weight_file_bytes as f64 / source_bytes.max(1) as f64,
         totals.bits_per_weight,
         text::count(totals.total_bytes),
         out.display(),

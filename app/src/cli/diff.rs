@@ -17,7 +17,7 @@ use crate::theme::text;
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 pub(super) struct Diff {
-    /// The original: a Hugging Face folder or a .safetensors file.
+    /// The original: a Hugging Face folder or a .safetensors file; of one that is compressed, what it decodes to.
     a: PathBuf,
     /// The other: fine-tuned, converted, or compressed. Beside the report of an export from A, scales that it folded are
     /// undone, so that errors are those of what layers do.
@@ -73,7 +73,8 @@ struct Summary {
 
 impl Diff {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let (a, b) = (Checkpoint::open(&self.a)?, Checkpoint::open(&self.b)?);
+        // What A stores in codes is compared as what it decodes to, as is what B stores so.
+        let (a, b) = (compare::held(Checkpoint::open(&self.a)?)?, Checkpoint::open(&self.b)?);
         let terminal = Terminal::new();
         // What the export of A took out is no difference; the rest is paired as its report says.
         let left = export::as_exported(&a, &b)?;
@@ -228,19 +229,22 @@ impl Summary {
         let total = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
         let not_comparable = match self.not_comparable {
             0 => String::new(),
-            n => format!("{n} cannot be compared, "),
+            n => {
+                let all = n + self.identical + self.differ;
+                format!("{n} of {all} tensors that both have cannot be compared; of the others ")
+            }
         };
         let scales_undone = match self.scales_undone {
             0 => String::new(),
             n => format!("scales that the export folded undone in {n}, "),
         };
         format!(
-            "{} identical, {} differ, {scales_undone}{not_comparable}{} only in A, {} only in B, total relative error{} {}\n",
+            "{not_comparable}{} identical, {} differ, {scales_undone}{} only in A, {} only in B, total relative error{} {}\n",
             self.identical,
             self.differ,
             self.only_in_a,
             self.only_in_b,
-            if self.not_comparable > 0 { " of those compared" } else { "" },
+            if self.not_comparable > 0 { " of those compared alone" } else { "" },
             text::value(total)
         )
     }

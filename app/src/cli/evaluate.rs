@@ -285,7 +285,10 @@ fn describe(found: &Found) -> String {
     let (tokens, length) = (evaluation.tokens(), found.text.length as u64);
     said.extend([
         format!("\n{} tokens scored in ", text::count(tokens)),
-        format!("{} windows of ", evaluation.windows.len()),
+        match evaluation.windows.len() {
+            1 => "1 window of ".to_owned(),
+            n => format!("{n} windows of "),
+        },
         format!("{} of {}\n", text::count(length), found.text.name),
     ]);
     if let Some(excess) = evaluation.excess_nats() {

@@ -19,6 +19,9 @@ use crate::theme::text;
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// A Hugging Face folder, a .safetensors file or a GGUF file.
+    ///
+    /// Without --headers: `kurtosis` is excess kurtosis, 0 for a normal distribution; `beyond 6σ` (`outlier_fraction`) is the
+    /// share of values more than 6 standard deviations from the mean.
     model: PathBuf,
     /// Read headers only, no weights.
     #[arg(long)]
@@ -29,7 +32,9 @@ pub(super) struct Inspect {
     /// Look how the weights of every matrix are arranged too: group peaks, where outliers sit, the largest weights.
     ///
     /// `tails × normal` (`tails_against_normal`) is Σz² over |z| > 4, with z = (w − mean)/std, over what as many normal
-    /// weights have there, n·0.001134: 1 for a normal distribution. Where these outliers sit is given in shares of Σz².
+    /// weights have there, n·0.001134: 1 for a normal distribution. Where these tails beyond 4 standard deviations sit, `tails in
+    /// columns`, `in rows` and `scattered` (`outliers_in_columns`, …), is given in shares of their Σz²; the column `beyond 6σ`
+    /// counts values.
     ///
     /// Rows and columns (`largest`, `hot_rows`, `hot_columns`) are those of `matrix`, [out, in]. Layers of the GPT-2
     /// family are stored [in, out]; `transposed` says where the rows of the matrix are the columns of the file.
@@ -72,7 +77,9 @@ struct Values {
     min: f64,
     max: f64,
     abs_max: f64,
+    /// Excess kurtosis: 0 for a normal distribution.
     kurtosis: f64,
+    /// Share of values more than 6 standard deviations from the mean.
     outlier_fraction: f64,
     zeros: f64,
     mean_abs_deviation: f64,
@@ -258,10 +265,16 @@ impl Inspect {
             heads.push("bits");
         }
         if !self.headers {
-            heads.extend(["std", "abs max", "kurtosis", "outliers", "zeros", "nan, inf"]);
+            heads.extend(["std", "abs max", "excess kurtosis", "beyond 6σ", "zeros", "nan, inf"]);
         }
         if self.structure {
-            heads.extend(["peak g128", "tails × normal", "in columns", "in rows", "scattered"]);
+            heads.extend([
+                "peak g128",
+                "tails × normal",
+                "tails in columns",
+                "in rows",
+                "scattered",
+            ]);
         }
         if self.spectrum {
             heads.extend(["σ₁", "stable rank", "effective rank"]);

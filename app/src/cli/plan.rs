@@ -2,7 +2,7 @@
 
 use clap::Args;
 use lapidary_engine::Result;
-use lapidary_engine::allocator::{self, Choice as Chosen, Problem};
+use lapidary_engine::allocator::{self, Choice as Chosen, Problem, SOLVERS};
 use lapidary_engine::plan::Plan as Layers;
 use lapidary_engine::scores::{Promoted, Ranked, uniform};
 use serde_json::json;
@@ -16,9 +16,19 @@ use crate::theme::text;
 pub(super) struct Plan {
     #[command(flatten)]
     allocation: Allocation,
-    /// Who solves: see --help of `targets`; knapsack is exact.
-    #[arg(long, default_value = "knapsack")]
+    /// Who solves.
+    #[arg(long, default_value = "knapsack", long_help = solvers())]
     solver: String,
+}
+
+/// Every solver with what it does.
+fn solvers() -> String {
+    let each = |solver: &&dyn allocator::Solver| {
+        let about = solver.about();
+        format!("{}: {}", about.id, about.summary)
+    };
+    let all: Vec<String> = SOLVERS.iter().map(each).collect();
+    format!("Who solves:\n{}", all.join("\n"))
 }
 
 /// What was found.
@@ -94,6 +104,7 @@ impl Plan {
                 "target": opened.target.about().id,
                 "weight_file_bytes": manifest.weight_file_bytes(),
                 "layers": found.iter().map(layer).collect::<Vec<_>>(),
+                "problems": opened.problems_json(plan),
             });
             return output::print(&(serde_json::to_string_pretty(&object)? + "\n"));
         }
@@ -118,6 +129,7 @@ impl Plan {
                 "target": opened.target.about().id,
                 "weight_file_bytes": manifest.weight_file_bytes(),
                 "layers": found.iter().map(layer).collect::<Vec<_>>(),
+                "problems": opened.problems_json(plan),
             });
             return output::print(&(serde_json::to_string_pretty(&object)? + "\n"));
         }

@@ -44,9 +44,10 @@ enum What {
         #[command(flatten)]
         onto: Onto,
     },
-    /// Make a project of a model and the recipe of a finished checkpoint.
+    /// Make a project of a model and the plan of a finished checkpoint: the very plan where the report of an export lies
+    /// beside it, else what its files say.
     Recover {
-        /// The finished checkpoint: a folder with a `quantization_config`, or a .gguf file.
+        /// The finished checkpoint: an export of this program, a folder with a `quantization_config`, or a .gguf file.
         finished: PathBuf,
         #[command(flatten)]
         onto: Onto,
@@ -61,7 +62,7 @@ struct Onto {
     /// The project to write (.ron).
     #[arg(long, value_name = "PROJECT.ron")]
     out: PathBuf,
-    /// The target of the project; the model's usual one if left out.
+    /// The target of the project; if left out, the one whose files the recipe is for, or the model's usual one.
     #[arg(long, value_name = "ID")]
     target: Option<String>,
 }
@@ -107,22 +108,30 @@ fn write(path: &Path, kind: &str, out: Option<&Path>) -> anyhow::Result<()> {
 
 impl Onto {
     fn save(&self, checkpoint: &Checkpoint, taken: Taken) -> anyhow::Result<()> {
-        if taken.plan.is_empty() {
+        if taken.plan.is_empty() && taken.plan.removal().is_empty() {
             output::tell(&taken.unsaid);
             bail!(Error::plan(
                 format!("the recipe compresses no layer of {}", checkpoint.path().display()),
                 "check that it is for this model",
             ));
         }
-        let target = match &self.target {
+        let target = match self.target.as_deref().or(taken.target) {
             Some(id) => target::find(id)?,
             None => target::default_for(checkpoint),
+        };
+        let removed = match taken.plan.removal() {
+            removal if removal.is_empty() => String::new(),
+            removal => format!("{} taken out, ", removal.told()),
         };
         let named = relative_checkpoint(checkpoint.path(), &self.out);
         let n = taken.plan.len();
         let draft = Draft::new(taken.plan, target);
         Project::of(named, &draft, View::default()).write(&self.out)?;
         output::tell(&taken.unsaid);
-        output::print(&format!("{n} layers compressed; written to {}\n", self.out.display()))
+        output::print(&format!(
+            "{removed}{n} layers compressed, for {}; written to {}\n",
+            target.about().id,
+            self.out.display()
+        ))
     }
 }

@@ -65,7 +65,11 @@ pub(super) fn restore(
     let done = export::unsqueeze(folder, base, destination, &terminal);
     terminal.finish();
     let files = done?.files.len();
-    output::print(&format!("{files} weight files, to the bit as they were, in {}\n", out.display()))
+    let told = match files {
+        1 => "1 weight file, to the bit as it was".to_owned(),
+        n => format!("{n} weight files, to the bit as they were"),
+    };
+    output::print(&format!("{told}, in {}\n", out.display()))
 }
 
 fn said(done: &Squeezed, out: &Path) -> String {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lapidary_engine::export::finished_for;
 use lapidary_engine::job::{Damage, Weighting};
+use lapidary_engine::target;
 
 use crate::commands::edit::layers_text;
 use crate::commands::{Command, allocate, apply, calibrate, evaluate, evolve, finished, look};
@@ -206,9 +207,19 @@ fn recipe_read(document: &mut Document, jobs: &mut Jobs, path: &Path, taken: Tak
     };
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let mut plan = taken.plan;
+    let removal = plan.removal().clone();
     plan.keep_locks_of(model.plan());
+    if !removal.is_empty() {
+        plan.set_removal(removal);
+    }
     let n = plan.len();
-    model.history.edit(&format!("Take over {name}"), |draft| *draft.plan_mut() = plan);
+    let target = taken.target.and_then(|id| target::find(id).ok());
+    model.history.edit(&format!("Take over {name}"), |draft| {
+        if let Some(target) = target {
+            draft.choose(target);
+        }
+        *draft.plan_mut() = plan;
+    });
     model.plan_changed();
     look::request(model, jobs);
     let done = format!("Took over {name}: {} compressed", layers_text(n));

@@ -405,7 +405,9 @@ fn set_target(model: &mut Model, id: &str) -> Option<String> {
     }
     let errors = model.outcome.count(Severity::Error);
     if errors > 0 {
-        said.push(format!("{errors} errors keep it from export; see Problems"));
+        let keep =
+            if errors == 1 { "1 error keeps".to_owned() } else { format!("{errors} errors keep") };
+        said.push(format!("{keep} it from export; see Problems"));
     }
     Some(said.join("; "))
 }

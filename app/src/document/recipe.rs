@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::plan::{Assignment, Plan, Rules};
 use lapidary_engine::recipe::{self, DIALECTS, Imported};
-use lapidary_engine::{Error, Result, disk};
+use lapidary_engine::{Error, Result, disk, export};
 
 /// The id of our own recipes: rules by pattern, as a project has them.
 pub const OWN: &str = "lapidary";
@@ -46,6 +46,8 @@ pub fn kinds() -> impl Iterator<Item = Kind> {
 pub struct Taken {
     /// The plan.
     pub plan: Plan,
+    /// The id of the target whose files the recipe is for, where it says that.
+    pub target: Option<&'static str>,
     /// Sentences: what the recipe says and this model or program cannot take.
     pub unsaid: Vec<String>,
 }
@@ -70,15 +72,16 @@ pub fn read(id: &str, path: &Path, checkpoint: &Checkpoint) -> Result<Taken> {
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         unsaid.push(format!("The model has no matrix called {}{more}.", named.join(", ")));
     }
-    Ok(Taken { plan, unsaid })
+    Ok(Taken { plan, target: None, unsaid })
 }
 
-/// The recipe of a finished checkpoint, taken over onto a model.
+/// The plan of a finished checkpoint with what it takes out, for the model it was made from.
 ///
 /// # Errors
-/// As [`recipe::recover`].
+/// As [`export::recover`].
 pub fn recover(path: &Path, checkpoint: &Checkpoint) -> Result<Taken> {
-    Ok(taken(recipe::recover(path)?.on(checkpoint), checkpoint))
+    let found = export::recover(path, checkpoint)?;
+    Ok(Taken { plan: found.plan, target: Some(found.target), unsaid: found.unsaid })
 }
 
 fn taken(imported: Imported, checkpoint: &Checkpoint) -> Taken {
@@ -87,7 +90,8 @@ fn taken(imported: Imported, checkpoint: &Checkpoint) -> Taken {
         plan.set(&checkpoint.tensors()[layer].name, Assignment::of(steps));
     }
     // Layer by layer it could hardly be read.
-    Taken { plan: plan.summed_up(checkpoint), unsaid: imported.unsaid }
+    let plan = plan.summed_up(checkpoint);
+    Taken { plan, target: imported.target, unsaid: imported.unsaid }
 }
 
 /// A plan as a recipe of kind `id`, and what that cannot say.

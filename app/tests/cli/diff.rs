@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::compare;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -48,11 +50,55 @@ fn diff_of_a_model_and_its_export_has_the_errors_of_the_report() {
     let last = table.lines().last().unwrap();
     assert!(last.starts_with("15 identical, 42 differ, 0 only in A, 0 only in B, total"), "{last}");
     assert_eq!(table.lines().count(), 59);
-    // The other way round nothing is decoded, and it says so.
-    let rows = diff(home.path(), &out, &sample());
-    let row = rows.iter().find(|row| row["because"].is_string()).expect("a reason");
-    assert!(row["because"].as_str().unwrap().contains("other way round"), "{row}");
-    assert!(row["relative_error"].is_null() && row["identical"].is_null());
+    // The other way round the first is decoded: the distance is the same, ‖A‖ another.
+    let turned = diff(home.path(), &out, &sample());
+    assert_eq!(turned.len(), rows.len());
+    for row in &rows {
+        let other = turned.iter().find(|other| other["name"] == row["name"]).expect("a row");
+        assert_eq!(row["max_abs_difference"], other["max_abs_difference"], "{row}");
+        assert_eq!(row["identical"], other["identical"], "{row}");
+    }
+}
+
+#[test]
+fn two_compressed_outputs_of_one_source_are_compared_as_they_decode() {
+    let home = TempDir::new().unwrap();
+    let output = |target: &str, bits: u32| {
+        let source = sample().canonicalize().unwrap();
+        let step = format!("(method: \"round-to-nearest\", parameters: {{\"bits\": {bits}}})");
+        let plan = format!("\"*_proj.weight\": (steps: [{step}])");
+        let text = format!(
+            "(version: 1, checkpoint: {:?}, target: {target:?}, plan: {{{plan}}})",
+            source.display().to_string()
+        );
+        lapidary_engine::disk::write_file(&home.path().join("p.ron"), text.as_bytes()).unwrap();
+        let out = home.path().join(target);
+        let asked = ["compress", "p.ron", "--out", &out.display().to_string()];
+        assert_eq!(run(home.path(), asked).status.code(), Some(0));
+        out
+    };
+    let (a, b) = (output("compressed-tensors", 8), output("gptq", 4));
+    let rows = diff(home.path(), &a, &b);
+    assert_eq!(rows.len(), 57, "layers, and none of their parts");
+    let seen = |path: &Path| compare::held(Checkpoint::open(path).unwrap()).unwrap();
+    let (a_seen, b_seen) = (seen(&a), seen(&b));
+    for name in ["model.layers.0.mlp.down_proj.weight", "model.layers.5.self_attn.q_proj.weight"] {
+        let values = |of: &Checkpoint| of.values(of.find(name).unwrap()).unwrap();
+        let (a, b) = (values(&a_seen), values(&b_seen));
+        let square = |value: f64| value * value;
+        let norm: f64 = a.iter().map(|&a| square(f64::from(a))).sum();
+        let apart: f64 = a.iter().zip(&b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+        let row = rows.iter().find(|row| row["name"] == name).expect("a row");
+        let found = row["relative_error"].as_f64().unwrap();
+        assert!(found > 0.01 && (found - (apart / norm).sqrt()).abs() < 1e-9, "{row}");
+    }
+    let last = |a: &Path, b: &Path| {
+        let output = run(home.path(), [OsStr::new("diff"), a.as_os_str(), b.as_os_str()]);
+        works(&output).lines().last().unwrap().to_owned()
+    };
+    assert!(last(&a, &b).starts_with("15 identical, 42 differ, 0 only in A"), "{}", last(&a, &b));
+    let same = "57 identical, 0 differ, 0 only in A, 0 only in B, total relative error 0";
+    assert_eq!(last(&a, &a), same);
 }
 
 /// The sample calibrated, and every layer of its blocks by AWQ with scales that are folded.
@@ -169,7 +215,7 @@ fn diff_lists_what_only_one_side_has_and_what_cannot_be_compared() {
     let output = run(home.path(), [OsStr::new("diff"), a.as_os_str(), b.as_os_str()]);
     let table = works(&output);
     assert!(table.contains("only in A") && table.contains("only in B"), "{table}");
-    let wanted = "1 identical, 1 differ, 1 cannot be compared, 1 only in A, 1 only in B";
+    let wanted = "1 of 3 tensors that both have cannot be compared; of the others 1 identical, 1 differ, 1 only in A, 1 only in B";
     assert!(table.lines().last().unwrap().starts_with(wanted), "{table}");
     // 1 − 0.6: the table shows what small differences show in.
     assert!(table.contains("1 − cosine"), "{table}");

@@ -7,7 +7,9 @@ mod evaluate;
 mod inspect;
 mod plan;
 mod plans;
+mod recover;
 mod retype;
+mod said;
 mod search;
 
 use std::collections::BTreeSet;

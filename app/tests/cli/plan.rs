@@ -1,9 +1,18 @@
 //! `lapidary plan`: budgets of bits and bytes, floors, what it refuses.
 
+use std::path::Path;
+
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{fails, run, sample, works};
+use crate::{fails, run, sample, text, works};
+
+/// Asserts exit code 0; returns stdout, and what stands on stderr.
+#[track_caller]
+fn told(output: &std::process::Output) -> (&str, &str) {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    (text(&output.stdout), text(&output.stderr))
+}
 
 #[test]
 fn a_budget_becomes_a_project_that_evaluates_and_keeps_it() {
@@ -19,11 +28,13 @@ fn a_budget_becomes_a_project_that_evaluates_and_keeps_it() {
     assert_eq!(found["units"].as_array().unwrap().len(), 25);
     let size = ["plan", &sample, "--size", "5MB", "--score", "weights", "--floor", "down=8"];
     let lines = run(home.path(), size);
-    let text = works(&lines);
-    assert!(text.contains("4-bit g128 everywhere") && text.contains("MB for"), "{text}");
-    assert!(!text.contains("3-bit g128 everywhere"), "the target holds none: {text}");
+    let (table, said) = told(&lines);
+    assert!(table.contains("4-bit g128 everywhere") && table.contains("MB for"), "{table}");
+    assert!(!table.contains("3-bit g128 everywhere"), "the target holds none: {table}");
+    let left_out = "3-bit g128, 5-bit g128, 6-bit g128 are left out, as no layer can have them";
+    assert!(said.contains(left_out), "{said}");
     let again = run(home.path(), ["plan", &out, "--bits", "4.2", "--score", "weights"]);
-    assert!(works(&again).contains("4.1"), "of a project");
+    assert!(told(&again).0.contains("4.1"), "of a project");
 }
 
 #[test]
@@ -39,9 +50,8 @@ fn memory_is_a_budget_that_counts_keys_and_values() {
     assert!(memory("weight_bytes") + memory("cache_bytes") <= 6_000_000);
     assert!(memory("active_bytes_per_token") < memory("weight_bytes"));
     let lines = run(home.path(), arguments);
-    assert!(works(&lines).contains("keys and values of 256 tokens 786"), "{lines:?}");
-    let few = ["plan", &sample, "--memory", "1MB", "--score", "weights"];
-    fails(&run(home.path(), few), 2, &["keys and values", "more memory"]);
+    assert!(told(&lines).0.contains("keys and values of 256 tokens 786"), "{lines:?}");
+    too_few(home.path(), ["--memory", "1MB"], "more memory, ", " bytes at least");
 }
 
 #[test]
@@ -57,7 +67,7 @@ fn any_assignment_is_a_candidate_and_only_what_the_choice_hangs_on_is_measured()
     let more = ["--candidate", chain, "--score", "weights", "--text", &text, "--tokens", "64"];
     let all = || common.iter().chain(&more);
     let lines = run(home.path(), all());
-    assert!(works(&lines).contains("4-bit g32 everywhere"), "{lines:?}");
+    assert!(told(&lines).0.contains("4-bit g32 everywhere"), "{lines:?}");
     let refined = run(home.path(), all().chain(&["--refine", "--json"]));
     let found: Value = serde_json::from_str(works(&refined)).unwrap();
     let count = |name: &str| found[name].as_u64().unwrap();
@@ -70,12 +80,68 @@ fn any_assignment_is_a_candidate_and_only_what_the_choice_hangs_on_is_measured()
     fails(&run(home.path(), wrong), 2, &["gptk"]);
 }
 
+/// A budget that is too small names one of its own kind, between two texts, that is not.
+#[track_caller]
+fn too_few(home: &Path, [kind, amount]: [&str; 2], before: &str, after: &str) {
+    let model = sample().display().to_string();
+    let plan = |amount: &str| run(home, ["plan", &model, "--score", "weights", kind, amount]);
+    let few = plan(amount);
+    fails(&few, 2, &["are too"]);
+    let said = text(&few.stderr).lines().last().expect("a line");
+    let (_, number) = said.split_once(before).unwrap_or_else(|| panic!("{before:?}: {said}"));
+    let (number, _) = number.split_once(after).unwrap_or_else(|| panic!("{after:?}: {said}"));
+    told(&plan(number));
+    let least: f64 = number.parse().expect("a number");
+    let less =
+        if kind == "--bits" { format!("{:.3}", least - 0.001) } else { format!("{}", least - 1.0) };
+    assert_eq!(plan(&less).status.code(), Some(2), "{number} is the least");
+}
+
+#[test]
+fn budgets_that_are_too_small_name_one_that_will_do() {
+    let home = TempDir::new().unwrap();
+    too_few(home.path(), ["--size", "1MB"], "allow at least ", " bytes, lower");
+    too_few(home.path(), ["--bits", "1"], "allow at least ", " bits, lower");
+}
+
+#[test]
+fn a_plan_says_what_its_target_will_not_run_and_what_each_role_has() {
+    let home = TempDir::new().unwrap();
+    let sample = sample().display().to_string();
+    let common = ["plan", &sample, "--bits", "3.2", "--score", "weights", "--target", "gptq"];
+    let more = ["--candidates", "2,3,4"];
+    let all = || common.iter().chain(&more);
+    let lines = run(home.path(), all());
+    let (table, said) = told(&lines);
+    assert!(said.contains("warning: ") && said.contains("Marlin"), "{said}");
+    let spread = table.lines().find_map(|line| line.strip_prefix("layers: ")).unwrap();
+    let counts = spread.split(", ").map(|part| part.split_once(" × ").unwrap().0.parse::<usize>());
+    let down = table.lines().find(|line| line.starts_with("down ")).unwrap();
+    assert!(down.contains(" 6 ") && down.contains("-bit g128"), "{down}");
+    let output = run(home.path(), all().chain(&["--json"]));
+    let found: Value = serde_json::from_str(works(&output)).unwrap();
+    let units = found["units"].as_array().unwrap().iter();
+    let layers: usize = units.map(|unit| unit["layers"].as_array().unwrap().len()).sum();
+    assert_eq!(counts.map(Result::unwrap).sum::<usize>(), layers, "{spread}");
+    let problems = found["problems"].as_array().unwrap();
+    assert!(problems.iter().any(|of| of["id"] == "slow-kernel"), "{problems:?}");
+    assert_eq!(found["left_out"], serde_json::json!([]));
+    let help = run(home.path(), ["plan", "--help"]);
+    let words: Vec<&str> = works(&help).split_whitespace().collect();
+    for about in lapidary_engine::allocator::SOLVERS.iter().map(|solver| solver.about()) {
+        let line = format!("{}: {}", about.id, about.summary);
+        assert!(words.join(" ").contains(&line), "{line:?}: {help:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_planned_is_one_line() {
     let home = TempDir::new().unwrap();
     let sample = sample().display().to_string();
     let plan = |more: &[&str]| run(home.path(), ["plan", &sample].iter().chain(more));
-    fails(&plan(&["--bits", "0.5", "--score", "weights"]), 2, &["bytes"]);
+    fails(&plan(&["--bits", "0.5", "--score", "weights"]), 2, &["0.5 bits", "allow at least"]);
+    let none = ["--bits", "4", "--score", "weights", "--candidates", "3,5"];
+    fails(&plan(&none), 2, &["no layer can have any", "3-bit g128, 5-bit g128", "another target"]);
     fails(&plan(&["--size", "3 parsecs", "--score", "weights"]), 2, &["3 parsecs", "3.2MB"]);
     fails(&plan(&["--bits", "4", "--score", "outputs"]), 2, &["calibrat"]);
     fails(&plan(&["--bits", "4", "--solver", "guess"]), 2, &["guess", "knapsack"]);

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::adapter;
 use crate::format::gguf_split::PartName;
 use crate::format::safetensors;
+use crate::format::squeezed;
 use crate::tensor::{MatrixShape, Shape};
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -36,12 +37,24 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Malformed`] for any defect of a header or index, [`Error::Io`] for a file that cannot be
-    /// mapped, [`Error::Plan`] for a folder with neither.
+    /// mapped, [`Error::Plan`] for a folder with neither, and for what is squeezed.
     pub fn open(path: &Path) -> Result<Self> {
         let is_index = path.file_name().is_some_and(|name| name == INDEX);
         let path = if is_index { path.parent().unwrap_or(path) } else { path };
+        refuse_squeezed(path)?;
         if path.is_dir() { open_folder(path) } else { open_file(path) }
     }
+}
+
+/// Refuses what was squeezed: a file, or a folder of such.
+fn refuse_squeezed(path: &Path) -> Result<()> {
+    let is_file = path.to_string_lossy().ends_with(squeezed::SUFFIX);
+    if !is_file && !path.join(squeezed::LIST).is_file() {
+        return Ok(());
+    }
+    let what = format!("{} is squeezed, and must be unpacked to be opened", path.display());
+    let folder = if is_file { path.parent().unwrap_or(path) } else { path };
+    Err(Error::plan(what, format!("run: lapidary unpack {} --out FOLDER", folder.display())))
 }
 
 fn open_file(path: &Path) -> Result<Checkpoint> {

@@ -108,7 +108,7 @@ pub fn pairs(a: &Checkpoint, b: &Checkpoint) -> Vec<Option<Counterpart>> {
         Some(match part.filter(is_same) {
             Some(tensor) => Counterpart::Plain { tensor },
             None => Counterpart::Unreadable {
-                because: "the first of the two stores it compressed (compare the other way round)"
+                because: "the first of the two stores it in parts that the second does not have"
                     .to_owned(),
                 tensors,
             },

@@ -16,6 +16,7 @@ mod outputs;
 mod page;
 mod proof;
 mod prospect;
+mod recover;
 mod report;
 mod restore;
 mod squeeze;
@@ -33,11 +34,14 @@ pub use cut::cut;
 pub use estimate::{Estimate, estimate};
 pub use forecast::{Forecast, forecast};
 pub use prospect::{Contents, Prospect, prospect, prospect_of_plan};
+pub use recover::{Recovered, recover};
 pub use report::{FileReport, Report, TensorReport, Totals};
 pub use restore::{is_squeezed, squeezed_list, unsqueeze};
-pub use squeeze::{LIST, Squeezed, SqueezedFile, estimate_squeezed, squeeze};
+pub use squeeze::{Squeezed, SqueezedFile, estimate_squeezed, squeeze};
 pub use undone::{as_exported, folded_scales};
 pub use verify::{Verified, VerifiedTensor, verify};
+
+pub use crate::format::squeezed::LIST;
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};

@@ -68,6 +68,10 @@ pub struct Totals {
     pub tensor_bytes: u64,
     /// Bytes of the headers of the weight files.
     pub header_bytes: u64,
+    /// Bytes of the weight files: tensors and headers, with what lies between them; 0 in reports of versions that did not
+    /// count it.
+    #[serde(default)]
+    pub weight_file_bytes: u64,
     /// Bytes of the folder: tensors, headers, texts, copies; the reports apart.
     pub total_bytes: u64,
     /// Effective bits per weight of all tensors.
@@ -245,6 +249,7 @@ impl Totals {
             source_bytes: checkpoint.source_tensor_bytes(),
             tensor_bytes: manifest.tensor_bytes(),
             header_bytes: manifest.files.iter().map(|file| file.plan.header_bytes()).sum(),
+            weight_file_bytes: manifest.weight_file_bytes(),
             total_bytes: manifest.total_bytes(),
             bits_per_weight: manifest.bits_per_weight(checkpoint),
             compressed: count(|storage| *storage == Storage::Native),

@@ -7,10 +7,10 @@ use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use crate::disk::{self, NewFolder, Source};
 use crate::error::{Error, Result};
-use crate::export::squeeze::{Base, LIST, Squeezed, pieces};
+use crate::export::squeeze::{Base, Squeezed, pieces};
 use crate::export::{Destination, forecast};
 use crate::format::safetensors::{Entry, MAX_HEADER_BYTES, parse_header};
-use crate::format::squeezed::{MAGIC, SUFFIX, is_against_base, restore};
+use crate::format::squeezed::{LIST, MAGIC, SUFFIX, is_against_base, restore};
 use crate::observer::{Observer, Progress, Unit};
 
 /// The largest list that is read.

@@ -14,11 +14,8 @@ use crate::error::{Error, Result};
 use crate::export::{Destination, forecast, restore};
 use crate::format::adapter;
 use crate::format::safetensors::{Entry, read_header};
-use crate::format::squeezed::{MAGIC, SUFFIX, chunk_bytes, squeeze as squeeze_chunk};
+use crate::format::squeezed::{LIST, MAGIC, SUFFIX, chunk_bytes, squeeze as squeeze_chunk};
 use crate::observer::{Observer, Progress, Unit};
-
-/// The list of the files of a squeezed folder, which also marks it as ours.
-pub const LIST: &str = "lapidary-squeezed.json";
 
 /// Chunks that are coded side by side.
 const BATCH: usize = 16;

@@ -81,7 +81,7 @@ pub fn verify(output: &Path, source: &Checkpoint, observer: &dyn Observer) -> Re
 }
 
 /// The files of a report that are there with as many bytes; what is said of the others is added.
-fn check_files<'r>(
+pub(super) fn check_files<'r>(
     folder: &Path,
     report: &'r Report,
     faults: &mut Vec<String>,

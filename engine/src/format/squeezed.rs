@@ -13,6 +13,8 @@ use crate::tensor::DType;
 pub const MAGIC: &[u8; 20] = b"lapidary squeezed 1\n";
 /// What its name ends in, behind the original's.
 pub const SUFFIX: &str = ".squeezed";
+/// The list of the files of a squeezed folder, which also marks it as ours.
+pub const LIST: &str = "lapidary-squeezed.json";
 /// Elements of a chunk.
 const CHUNK: usize = 1 << 18;
 

@@ -43,7 +43,8 @@ impl Dialect for AutoRound {
     fn read(&self, text: &str, checkpoint: &Checkpoint) -> Result<Imported> {
         let mut unsaid = Unsaid::default();
         let set = rule_set(&json(text, WHAT)?, &mut unsaid)?;
-        rules::import(&[set], checkpoint, Some, unsaid)
+        let imported = rules::import(&[set], checkpoint, Some, unsaid)?;
+        Ok(Imported { target: Some(TARGET), ..imported })
     }
 
     fn write(&self, checkpoint: &Checkpoint, plan: &Plan) -> Exported {
@@ -148,6 +149,9 @@ impl Settings {
         }
     }
 }
+
+/// The target whose files are of this kind.
+pub(super) const TARGET: &str = "auto-round";
 
 /// Which modules the settings for all are for.
 fn sees(module: &Module<'_>) -> bool {

@@ -1,10 +1,15 @@
 //! Block types of llama.cpp as grouped integers, both ways: exactly where they are, else as the nearest.
 
-use crate::encoding::BlockType;
-use crate::method::Step;
+use crate::encoding::{BlockType, Layout, Levels, Tiling};
+use crate::format::gguf;
+use crate::method::{Step, Value};
 use crate::numeric::grouping::Grouping;
 use crate::recipe::form::{Integers, Symmetry};
 use crate::recipe::rules::Verdict;
+use crate::tensor::DType;
+
+/// The method that makes blocks.
+const METHOD: &str = "gguf-blocks";
 
 /// Types with an exact counterpart here, all in groups of 32.
 const EXACT: &[(&str, u32, Symmetry)] = &[
@@ -36,7 +41,44 @@ const NEAR: &[(&str, u32, usize, Symmetry)] = &[
     ("q1_0", 2, 128, Symmetry::Symmetric),
 ];
 
-/// What a type means here.
+/// What a type means here: itself where a method here makes it, otherwise the nearest.
+pub(super) fn meant(name: &str) -> Verdict {
+    steps(name).map_or_else(|| verdict(name), Verdict::Blocks)
+}
+
+/// The type that llama-quantize takes instead of `kind` for rows of so many inputs, which must be whole blocks; `None`
+/// where they are.
+pub(super) fn for_rows(kind: BlockType, cols: usize) -> Option<&'static str> {
+    if cols.is_multiple_of(kind.weights()) {
+        return None;
+    }
+    if !cols.is_multiple_of(32) {
+        return Some("f16");
+    }
+    Some(match kind.name().to_ascii_lowercase().as_str() {
+        "tq1_0" | "tq2_0" => "q4_0",
+        "q4_k" => "q5_0",
+        "q5_k" => "q5_1",
+        "q6_k" => "q8_0",
+        _ => "iq4_nl",
+    })
+}
+
+/// The name in GGUF files of the type that a layout has, if it has one.
+pub(super) fn of_layout(layout: &Layout) -> Option<&'static str> {
+    let name = match layout {
+        Layout::Blocks(kind) => kind.name(),
+        Layout::Float(float) => {
+            let is_mxfp4 = float.levels == Levels::E2m1 && float.scale_dtype == DType::F8E8M0;
+            let is_rows = float.tiling == Tiling::Rows(Grouping::Group(32));
+            (is_mxfp4 && is_rows).then_some("mxfp4")?
+        }
+        _ => return None,
+    };
+    gguf::BlockType::named(name).map(|found| found.name)
+}
+
+/// What a type means in integers.
 pub(super) fn verdict(name: &str) -> Verdict {
     if ["f32", "f16", "bf16"].contains(&name) {
         return Verdict::Keep;
@@ -59,7 +101,15 @@ pub(super) fn steps(name: &str) -> Option<Vec<Step>> {
         return Some(vec![Step::new("microscaling").with("format", name)]);
     }
     let kind = BlockType::named(name)?;
-    Some(vec![Step::new("gguf-blocks").with("type", kind.name())])
+    Some(vec![Step::new(METHOD).with("type", kind.name())])
+}
+
+/// The type that a step makes, where it is one of blocks.
+pub(super) fn of_steps(step: &Step) -> Option<BlockType> {
+    match step.parameters.0.get("type") {
+        Some(Value::Text(name)) if step.method == METHOD => BlockType::named(name),
+        _ => None,
+    }
 }
 
 /// The type for integers in rows of so many inputs, and whether it is exactly them. Rows that are no whole
@@ -96,6 +146,26 @@ mod tests {
     use crate::format::gguf::BLOCK_TYPES;
 
     #[test]
+    fn rows_that_are_no_whole_blocks_take_another_type() {
+        let of = |name: &str, cols| for_rows(BlockType::named(name).unwrap(), cols);
+        assert_eq!(
+            (of("Q4_K", 512), of("Q4_K", 96), of("Q4_K", 100)),
+            (None, Some("q5_0"), Some("f16"))
+        );
+        assert_eq!((of("Q8_0", 96), of("Q8_0", 48)), (None, Some("f16")));
+        assert_eq!((of("Q6_K", 320), of("IQ4_XS", 320)), (Some("q8_0"), Some("iq4_nl")));
+        let layout = |steps: Vec<Step>| {
+            let shape = crate::tensor::MatrixShape { rows: 4, cols: 256 };
+            crate::method::chain_layout(&steps, shape, DType::BF16).unwrap()
+        };
+        for block in BLOCK_TYPES {
+            if let Verdict::Blocks(steps) = meant(block.name) {
+                assert_eq!(of_layout(&layout(steps)), Some(block.name));
+            }
+        }
+    }
+
+    #[test]
     fn every_type_has_a_meaning_and_exact_ones_return() {
         for block in BLOCK_TYPES {
             match verdict(block.name) {
@@ -103,7 +173,7 @@ mod tests {
                     assert_eq!(nearest(integers, 64), (block.name, true));
                 }
                 Verdict::Near(integers, _) => assert_eq!(integers, integers.nearest()),
-                Verdict::Keep | Verdict::Foreign(_) => {}
+                Verdict::Keep | Verdict::Foreign(_) | Verdict::Blocks(_) => {}
             }
         }
         let names = EXACT.iter().map(|entry| entry.0).chain(NEAR.iter().map(|entry| entry.0));

@@ -116,6 +116,19 @@ pub(super) fn rule_set(value: &Value, unsaid: &mut Unsaid) -> Result<RuleSet> {
     groups_rules(&config.groups, &ignore, unsaid)
 }
 
+/// The target whose files are of this kind: a byte a weight, packed words as readers of every age take them, or with
+/// codes that only newer ones read.
+pub(super) fn target_of(value: &Value) -> &'static str {
+    let value = value.get("quantization_config").unwrap_or(value);
+    if value.get("format").and_then(Value::as_str) == Some("int-quantized") {
+        return "compressed-tensors-int";
+    }
+    let groups = value.get("config_groups").and_then(Value::as_object).into_iter().flatten();
+    let mut bits = groups.filter_map(|(_, group)| group.get("weights")?.get("num_bits")?.as_u64());
+    let is_new = bits.any(|bits| matches!(bits, 3 | 5 | 6 | 7));
+    if is_new { "compressed-tensors-0.18" } else { "compressed-tensors" }
+}
+
 /// The rules of groups and of what is ignored.
 pub(super) fn groups_rules(
     groups: &Map<String, Value>,

@@ -6,6 +6,7 @@ use crate::encoding::Layout;
 use crate::method::{self, Kind, Parameters, Resolved, Stage, Step, Value};
 use crate::numeric::grouping::Grouping;
 use crate::plan::{Assignment, Plan};
+use crate::recipe::block_types;
 use crate::recipe::sentences::Unsaid;
 
 /// The method that other tools' integers are read as.
@@ -108,6 +109,18 @@ fn resolved(step: &Step) -> Option<Resolved> {
     method::find(&step.method).ok()?.about().resolve(&step.parameters).ok()
 }
 
+/// The step to integers of as many bits and groups whose zero points lie anywhere between two levels, for one to integers
+/// with whole ones; `None` for all others.
+pub(super) fn with_offsets(step: &Step) -> Option<Step> {
+    let told = resolved(step).filter(|_| step.method == METHOD)?;
+    if told.get("symmetry") != Some(&Value::from(Symmetry::Asymmetric.name())) {
+        return None;
+    }
+    let told = |name: &str| told.get(name).cloned();
+    let step = Step::new("hqq").with("bits", told("bits")?);
+    Some(step.with("group_size", told("group_size")?))
+}
+
 /// A step to integers by another method, whose parameters are added; other steps stay.
 pub(super) fn by(step: Step, method: Option<&Step>) -> Step {
     match method {
@@ -128,6 +141,22 @@ pub(super) fn keep() -> Vec<Step> {
     vec![Step::new("keep")]
 }
 
+/// The steps that make a layout, where one method here makes it from the weights alone; `None` for all others.
+pub(super) fn steps_of(layout: &Layout) -> Option<Vec<Step>> {
+    match layout {
+        Layout::Blocks(kind) => block_types::steps(kind.name()),
+        Layout::Affine(affine) => {
+            let integers = Integers::new(affine.bits, affine.grouping, affine.symmetric);
+            let steps = (integers.nearest() == integers).then(|| integers.steps())?;
+            if affine.has_offsets {
+                return steps.iter().map(with_offsets).collect();
+            }
+            Some(steps)
+        }
+        _ => None,
+    }
+}
+
 /// A layer of a plan, as far as other tools may say it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layer<'a> {
@@ -135,12 +164,39 @@ pub(super) struct Layer<'a> {
     pub(super) module: &'a str,
     /// Its integers; `None` where it is kept.
     pub(super) form: Option<Integers>,
+    /// Its block type in GGUF files, for tools that know those; it has no integers then.
+    pub(super) blocks: Option<&'static str>,
+}
+
+impl Layer<'_> {
+    /// Whether the plan compresses it, as far as the tool may say that.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.form.is_some() || self.blocks.is_some()
+    }
 }
 
 /// Every layer of the checkpoint with what the plan makes of it; what no tool can say goes to `unsaid`.
 pub(super) fn layers<'a>(
     checkpoint: &'a Checkpoint,
     plan: &Plan,
+    unsaid: &mut Unsaid,
+) -> Vec<Layer<'a>> {
+    gathered(checkpoint, plan, false, unsaid)
+}
+
+/// The same for a tool that knows block types of llama.cpp.
+pub(super) fn layers_or_blocks<'a>(
+    checkpoint: &'a Checkpoint,
+    plan: &Plan,
+    unsaid: &mut Unsaid,
+) -> Vec<Layer<'a>> {
+    gathered(checkpoint, plan, true, unsaid)
+}
+
+fn gathered<'a>(
+    checkpoint: &'a Checkpoint,
+    plan: &Plan,
+    knows_blocks: bool,
     unsaid: &mut Unsaid,
 ) -> Vec<Layer<'a>> {
     for (name, _) in plan.iter().filter(|(name, _)| checkpoint.find(name).is_none()) {
@@ -150,8 +206,12 @@ pub(super) fn layers<'a>(
     tensors
         .map(|tensor| {
             let assignment = plan.get(&tensor.name);
-            let form = assignment.and_then(|assignment| form(tensor, assignment, unsaid));
-            Layer { tensor, module: tensor.module(), form }
+            let layout = |of: &Assignment| of.layout(tensor.matrix?.shape, tensor.dtype).ok();
+            let known = assignment.filter(|_| knows_blocks);
+            let blocks = known.and_then(|of| block_types::of_layout(&layout(of)?));
+            let integers = assignment.filter(|_| blocks.is_none());
+            let form = integers.and_then(|assignment| form(tensor, assignment, unsaid));
+            Layer { tensor, module: tensor.module(), form, blocks }
         })
         .collect()
 }

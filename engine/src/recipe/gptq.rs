@@ -37,8 +37,12 @@ impl Dialect for Gptq {
 
     fn read(&self, text: &str, checkpoint: &Checkpoint) -> Result<Imported> {
         let mut unsaid = Unsaid::default();
-        let (set, sees) = rule_set(&json(text, WHAT)?, &mut unsaid)?;
-        rules::import(&[set], checkpoint, |module| sees(&module).then_some(module), unsaid)
+        let stated = json(text, WHAT)?;
+        let (set, sees) = rule_set(&stated, &mut unsaid)?;
+        let target = Some(target_of(&stated));
+        let found =
+            rules::import(&[set], checkpoint, |module| sees(&module).then_some(module), unsaid);
+        found.map(|imported| Imported { target, ..imported })
     }
 
     fn write(&self, checkpoint: &Checkpoint, plan: &Plan) -> Exported {
@@ -182,6 +186,14 @@ fn sees_blocks(module: &Module<'_>) -> bool {
 
 fn sees_head(module: &Module<'_>) -> bool {
     sees_blocks(module) || (module.is_linear() && module.role == Role::Head)
+}
+
+/// The target whose files are of this kind: zero points have a form in the second version alone.
+pub(super) fn target_of(value: &Value) -> &'static str {
+    let value = value.get("quantization_config").unwrap_or(value);
+    let is_second = value.get("checkpoint_format").and_then(Value::as_str) == Some("gptq_v2");
+    let is_asymmetric = value.get("sym") == Some(&Value::Bool(false));
+    if is_second || is_asymmetric { "gptq-v2" } else { "gptq" }
 }
 
 /// The rules of a configuration, or of a config.json that holds one, and which modules they are for.

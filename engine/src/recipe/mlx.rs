@@ -33,6 +33,9 @@ static ABOUT: About = About {
 
 const WHAT: &str = "a quantization of MLX";
 
+/// The target whose files are of this kind.
+pub(super) const TARGET: &str = "mlx";
+
 /// What MLX has.
 const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
 const SIZES: [usize; 3] = [128, 64, 32];

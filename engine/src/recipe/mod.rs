@@ -51,6 +51,8 @@ pub struct About {
 pub struct Imported {
     /// Steps by index of the tensor; layers of which nothing is said are absent.
     pub layers: Vec<(usize, Vec<Step>)>,
+    /// The id of the target whose files the tool makes, where it makes one kind.
+    pub target: Option<&'static str>,
     /// Sentences: what could not be taken over, rules that decide nothing, values read as the nearest.
     pub unsaid: Vec<String>,
 }

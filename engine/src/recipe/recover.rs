@@ -1,7 +1,7 @@
-//! The recipe of a finished checkpoint: read off its configuration and the names of its tensors, or off the
-//! types in a GGUF file.
+//! The recipe of a finished checkpoint: read off its configuration and the names of its tensors, off the types in a GGUF
+//! file, or off the layouts of an archive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -13,10 +13,13 @@ use crate::error::{Error, Result};
 use crate::format::gguf::TensorInfo;
 use crate::format::gguf_split::{self, PartName};
 use crate::method::Step;
-use crate::recipe::rules::{self, Module, RuleSet};
+use crate::numeric::grouping::Grouping;
+use crate::recipe::form::Integers;
+use crate::recipe::rules::{self, Module, Rule, RuleSet, Verdict};
 use crate::recipe::sentences::Unsaid;
 use crate::recipe::{
     Imported, MAX_BYTES, auto_round, block_types, compressed_tensors, form, gptq, mlx,
+    not_understood,
 };
 
 /// The most experts of a tensor that are believed.
@@ -27,6 +30,8 @@ const MAX_EXPERTS: u64 = 4096;
 pub struct Recovered {
     /// What it was read off, as `GGUF, 201 tensors`.
     pub source: String,
+    /// The id of the target whose format it has.
+    pub target: &'static str,
     /// Steps by name of the tensor in a Hugging Face checkpoint, which ends in `.weight`.
     pub layers: Vec<(String, Vec<Step>)>,
     /// Sentences: what could not be taken over, and values read as the nearest.
@@ -84,7 +89,11 @@ impl Recovered {
                 None => unsaid.of("The checkpoint has no layer ", module, "."),
             }
         }
-        Imported { layers: layers.into_iter().collect(), unsaid: unsaid.sentences() }
+        Imported {
+            layers: layers.into_iter().collect(),
+            target: Some(self.target),
+            unsaid: unsaid.sentences(),
+        }
     }
 }
 
@@ -97,28 +106,37 @@ fn recover_folder(folder: &Path) -> Result<Recovered> {
     let mut unsaid = Unsaid::default();
     if config.get("quantization").is_some_and(Value::is_object) {
         let (set, _) = mlx::rule_set(&config, &mut unsaid)?;
-        return recover_modules(folder, "MLX", &[set], unsaid, |module| mlx::see(module, 0));
+        let of = ("MLX", mlx::TARGET);
+        let found = recover_modules(folder, of, &[set], unsaid, |module| mlx::see(module, 0));
+        return found.map(with_offsets);
     }
-    let stated = stated(folder, &config)?;
+    let Some(stated) = stated(folder, &config)? else { return recover_archive(folder) };
     match stated.get("quant_method").and_then(Value::as_str).unwrap_or("gptq") {
         "compressed-tensors" => {
             let set = compressed_tensors::rule_set(&stated, &mut unsaid)?;
-            recover_modules(folder, "compressed-tensors", &[set], unsaid, |module| Some(module))
+            let of = ("compressed-tensors", compressed_tensors::target_of(&stated));
+            recover_modules(folder, of, &[set], unsaid, |module| Some(module))
         }
         "auto-round" | "intel/auto-round" => {
             let set = auto_round::rule_set(&stated, &mut unsaid)?;
-            recover_modules(folder, "AutoRound", &[set], unsaid, |module| Some(module))
+            let of = ("AutoRound", auto_round::TARGET);
+            recover_modules(folder, of, &[set], unsaid, |module| Some(module))
         }
         "gptq" => {
             // Transformers leaves `dynamic` out of config.json; the file beside it has it.
             let has_dynamic = stated.get("dynamic").is_some();
             let beside = if has_dynamic { None } else { beside(folder, "quantize_config.json")? };
+            let of = ("GPTQ", gptq::target_of(&stated));
             let (set, sees) = gptq::rule_set(&beside.unwrap_or(stated), &mut unsaid)?;
-            recover_modules(folder, "GPTQ", &[set], unsaid, |m| sees(&m).then_some(m))
+            recover_modules(folder, of, &[set], unsaid, |m| sees(&m).then_some(m))
+        }
+        "awq" => {
+            let set = awq_rules(&stated, &mut unsaid)?;
+            recover_modules(folder, ("AWQ", "awq"), &[set], unsaid, |module| Some(module))
         }
         other => Err(Error::plan(
             format!("{} is quantised by {other}, whose recipes are not read", folder.display()),
-            "give a model of compressed-tensors, GPTQ, AutoRound, MLX or llama.cpp",
+            "give a model of compressed-tensors, GPTQ, AutoRound, AWQ, MLX or llama.cpp, or an archive",
         )),
     }
 }
@@ -145,19 +163,62 @@ fn beside(folder: &Path, name: &str) -> Result<Option<Value>> {
     if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
 }
 
+/// The same by the method that makes the form of MLX, an offset for each group, which rounding to nearest does not.
+fn with_offsets(mut recovered: Recovered) -> Recovered {
+    let mut is_other = false;
+    for step in recovered.layers.iter_mut().flat_map(|(_, steps)| steps) {
+        if let Some(other) = form::with_offsets(step) {
+            *step = other;
+            is_other = true;
+        }
+    }
+    if is_other {
+        recovered.unsaid.push(
+            "MLX has an offset for each group, anywhere between two levels; the method here that makes such was taken over, not the one that MLX rounds by."
+                .to_owned(),
+        );
+    }
+    recovered
+}
+
+/// What `AutoAWQ` says of all layers that it quantised.
+fn awq_rules(stated: &Value, unsaid: &mut Unsaid) -> Result<RuleSet> {
+    const WHAT: &str = "a quantization_config of AWQ";
+    let number = |keys: [&str; 2]| keys.iter().find_map(|key| stated.get(key)?.as_i64());
+    let bits = number(["bits", "w_bit"]).unwrap_or(4);
+    let bits = u32::try_from(bits).ok().filter(|bits| (1..=8).contains(bits));
+    let bits = bits.ok_or_else(|| not_understood(WHAT, "its bits are not within 1 and 8"))?;
+    let grouping = match number(["group_size", "q_group_size"]).unwrap_or(128) {
+        -1 => Grouping::Channel,
+        size => match usize::try_from(size) {
+            Ok(size @ 1..) => Grouping::Group(size),
+            _ => {
+                let why = format!("a group_size of {size} is neither -1 nor a number of inputs");
+                return Err(not_understood(WHAT, why));
+            }
+        },
+    };
+    let symmetric = stated.get("zero_point") == Some(&Value::Bool(false));
+    unsaid.say(
+        "The scales of inputs that AWQ folds into the norms before its layers are said nowhere; rounding to nearest was taken over.",
+    );
+    let verdict = Verdict::Integers(Integers::new(bits, grouping, symmetric));
+    RuleSet::new(vec![Rule::others(|_| true, verdict)])
+}
+
 /// What a folder says of how it is quantised: in its config.json, or in a file of its own.
-fn stated(folder: &Path, config: &Value) -> Result<Value> {
+fn stated(folder: &Path, config: &Value) -> Result<Option<Value>> {
     const KEY: &str = "quantization_config";
     let nested = || config.get("text_config").and_then(|text| text.get(KEY));
     if let Some(stated) = config.get(KEY).or_else(nested).filter(|stated| stated.is_object()) {
-        return Ok(stated.clone());
+        return Ok(Some(stated.clone()));
     }
     for name in ["quantization_config.json", "quantize_config.json"] {
         if let Some(stated) = beside(folder, name)? {
-            return Ok(stated);
+            return Ok(Some(stated));
         }
     }
-    Err(unquantised(folder, "its config.json has no quantization_config"))
+    Ok(None)
 }
 
 fn unquantised(folder: &Path, why: &str) -> Error {
@@ -172,13 +233,49 @@ fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|error| Error::malformed("JSON", path, error.to_string()))
 }
 
+/// The recipe of an archive: its layouts, where one method here makes them.
+fn recover_archive(folder: &Path) -> Result<Recovered> {
+    let checkpoint = Checkpoint::open(folder)?;
+    if !checkpoint.is_archive() {
+        return Err(unquantised(folder, "its config.json has no quantization_config"));
+    }
+    let (mut unsaid, mut seen) = (Unsaid::default(), BTreeSet::new());
+    let mut layers = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let Some(name) = checkpoint.archived_in(&tensor.name) else {
+            if tensor.matrix.is_some() && tensor.name.ends_with(".weight") {
+                layers.insert(tensor.name.clone(), form::keep());
+            }
+            continue;
+        };
+        let layer = checkpoint.archived(name).filter(|_| seen.insert(name));
+        let Some(layer) = layer else { continue };
+        match form::steps_of(&layer.layout) {
+            Some(steps) => {
+                layers.insert(name.to_owned(), steps);
+            }
+            None => unsaid.of(
+                "An archive says how weights are stored and not by which method; nothing was taken over for ",
+                name.strip_suffix(".weight").unwrap_or(name),
+                ".",
+            ),
+        }
+    }
+    Ok(Recovered {
+        source: format!("archive, {} layers", seen.len()),
+        target: "archive",
+        layers: layers.into_iter().collect(),
+        unsaid: unsaid.sentences(),
+    })
+}
+
 /// What a tensor's name ends in when it holds, or goes with, a module's quantised weights.
 const ENDINGS: [&str; 4] = [".weight_packed", ".qweight", ".weight_scale", ".scales"];
 
 /// The recipe of the modules of a folder: what is stored in codes has what the rules say, the rest is kept.
 fn recover_modules(
     folder: &Path,
-    source: &str,
+    (source, target): (&str, &'static str),
     sets: &[RuleSet],
     mut unsaid: Unsaid,
     sees: impl Fn(Module<'_>) -> Option<Module<'_>>,
@@ -211,6 +308,7 @@ fn recover_modules(
     }
     Ok(Recovered {
         source: format!("{source}, {} layers", layers.len()),
+        target,
         layers: layers.into_iter().collect(),
         unsaid: unsaid.sentences(),
     })
@@ -252,6 +350,7 @@ fn recover_gguf(path: &Path) -> Result<Recovered> {
     }
     Ok(Recovered {
         source: format!("GGUF, {tensors} tensors"),
+        target: "gguf",
         layers: layers.into_iter().collect(),
         unsaid: unsaid.sentences(),
     })
@@ -279,9 +378,8 @@ fn add_tensor(
         unsaid.of(&before, own, ".");
         return;
     };
-    let found = block_types::steps(block.name)
-        .or_else(|| rules::steps_of(&block_types::verdict(block.name), own, unsaid));
-    let Some(steps) = found else { return };
+    let meant = block_types::meant(block.name);
+    let Some(steps) = rules::steps_of(&meant, own, unsaid) else { return };
     match tensor.extents.as_slice() {
         _ if !module.contains('*') => {
             layers.insert(format!("{module}.weight"), steps);

@@ -65,12 +65,14 @@ pub(super) enum Test {
 }
 
 /// What a rule says of its modules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
     /// They stay as they are.
     Keep,
     /// They become integers.
     Integers(Integers),
+    /// They become blocks of a type of llama.cpp, which these steps make.
+    Blocks(Vec<Step>),
     /// They become something of this name, to which these integers are nearest.
     Near(Integers, String),
     /// They become something of this name, which this program does not have.
@@ -235,6 +237,7 @@ fn has_kinds(stages: &[RuleSet]) -> bool {
 pub(super) fn steps_of(verdict: &Verdict, name: &str, unsaid: &mut Unsaid) -> Option<Vec<Step>> {
     let (integers, said) = match verdict {
         Verdict::Keep => return Some(form::keep()),
+        Verdict::Blocks(steps) => return Some(steps.clone()),
         Verdict::Foreign(what) => {
             unsaid.of(
                 &format!("This program has no {what}; nothing was taken over for "),
@@ -267,5 +270,5 @@ pub(super) fn import<'a>(
         seen.filter_map(|(index, tensor)| Some((index, sees(Module::of(tensor)?)?))).unzip();
     let layers = resolve(stages, &modules, &mut unsaid)?;
     let layers = layers.into_iter().map(|(at, steps)| (indices[at], steps)).collect();
-    Ok(Imported { layers, unsaid: unsaid.sentences() })
+    Ok(Imported { layers, target: None, unsaid: unsaid.sentences() })
 }

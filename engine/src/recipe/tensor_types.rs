@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::{GgufName, to_gguf};
 use crate::error::{Error, Result};
 use crate::format::gguf::BlockType;
+use crate::method::Step;
 use crate::plan::Plan;
 use crate::recipe::form::{self, Layer};
 use crate::recipe::patterns::Pattern;
@@ -51,12 +52,15 @@ impl Dialect for TensorTypes {
             }
         }
         let set = RuleSet::new(entries)?;
-        rules::import(&[set], checkpoint, see, unsaid)
+        let mut imported = rules::import(&[set], checkpoint, see, unsaid)?;
+        let taken = in_whole_blocks(checkpoint, &mut imported.layers);
+        imported.unsaid.extend(taken);
+        Ok(Imported { target: Some("gguf"), ..imported })
     }
 
     fn write(&self, checkpoint: &Checkpoint, plan: &Plan) -> Exported {
         let mut unsaid = Unsaid::default();
-        let layers = form::layers(checkpoint, plan, &mut unsaid);
+        let layers = form::layers_or_blocks(checkpoint, plan, &mut unsaid);
         let types = types(&layers, &mut unsaid);
         let mut used: Vec<&str> = types.values().copied().collect();
         used.sort_unstable();
@@ -72,6 +76,25 @@ impl Dialect for TensorTypes {
         }
         Exported { text: lines.concat(), unsaid: unsaid.sentences() }
     }
+}
+
+/// Gives layers whose rows are no whole blocks of their type the one that llama-quantize takes instead, and says so.
+fn in_whole_blocks(checkpoint: &Checkpoint, layers: &mut [(usize, Vec<Step>)]) -> Vec<String> {
+    let mut unsaid = Unsaid::default();
+    for (index, steps) in layers {
+        let tensor = &checkpoint.tensors()[*index];
+        let (Some(matrix), [step]) = (tensor.matrix, steps.as_slice()) else { continue };
+        let Some(kind) = block_types::of_steps(step) else { continue };
+        let Some(other) = block_types::for_rows(kind, matrix.shape.cols) else { continue };
+        let before = format!(
+            "Rows of {} inputs are no whole blocks of {}; as llama-quantize takes it, {other} was read for ",
+            matrix.shape.cols,
+            kind.name()
+        );
+        unsaid.of(&before, tensor.module(), ".");
+        *steps = block_types::steps(other).unwrap_or_else(form::keep);
+    }
+    unsaid.sentences()
 }
 
 /// The module under its name in GGUF, if llama-quantize may quantise it.
@@ -95,7 +118,7 @@ fn entry(text: &str) -> Result<Rule> {
     let block = BlockType::named(kind).ok_or_else(|| bad(&format!("{kind:?} is no type")))?;
     // The tool writes expressions in small letters before it uses them.
     let pattern = Pattern::anywhere(&name.to_ascii_lowercase())?;
-    Ok(Rule::pattern(text, pattern, block_types::verdict(block.name)))
+    Ok(Rule::pattern(text, pattern, block_types::meant(block.name)))
 }
 
 /// The type of each tensor of the GGUF file.
@@ -103,7 +126,7 @@ fn types(layers: &[Layer<'_>], unsaid: &mut Unsaid) -> BTreeMap<String, &'static
     let mut types: BTreeMap<String, &'static str> = BTreeMap::new();
     for layer in layers {
         let Some(GgufName { tensor, expert }) = to_gguf(layer.module) else {
-            if layer.form.is_some() {
+            if layer.is_compressed() {
                 unsaid.of(
                     "llama.cpp's name is not known here, so nothing is written for ",
                     layer.module,
@@ -113,7 +136,7 @@ fn types(layers: &[Layer<'_>], unsaid: &mut Unsaid) -> BTreeMap<String, &'static
             continue;
         };
         if tensor.contains(NEVER) {
-            if layer.form.is_some() {
+            if layer.is_compressed() {
                 unsaid.of("llama-quantize never quantises routers: ", layer.module, ".");
             }
             continue;
@@ -137,6 +160,9 @@ fn types(layers: &[Layer<'_>], unsaid: &mut Unsaid) -> BTreeMap<String, &'static
 }
 
 fn kind_of(layer: &Layer<'_>, unsaid: &mut Unsaid) -> &'static str {
+    if let Some(kind) = layer.blocks {
+        return kind;
+    }
     let (Some(integers), Some(matrix)) = (layer.form, layer.tensor.matrix) else {
         return match layer.tensor.dtype {
             DType::F16 => "f16",

@@ -115,8 +115,8 @@ pub fn uniform(scores: &[UnitScores], candidate: usize) -> Option<Choice> {
 /// out, and the budget of the units is corrected until the files fit.
 ///
 /// # Errors
-/// What `solve` says; [`Error::Plan`] for a budget that is no number, or too small for any choice, and for memory of a
-/// model whose cache is not known.
+/// What `solve` says; [`Error::Plan`] where no layer is left to decide, for a budget that is no number, or too small for any
+/// choice, with one of the same kind that will do, and for memory of a model whose cache is not known.
 pub fn solve_within<'a>(
     (subject, target): (impl Into<Subject<'a>>, &dyn Target),
     (scores, plan, bounds): (&[UnitScores], &Plan, &Bounds),
@@ -125,30 +125,31 @@ pub fn solve_within<'a>(
 ) -> Result<(Choice, Plan)> {
     let subject = subject.into();
     let checkpoint = subject.checkpoint;
+    refuse_undecided(scores, target)?;
     let groups = groups(checkpoint, scores, bounds);
-    let weights: u64 = groups.iter().map(|group| group.weights).sum();
-    let least = least(scores);
-    let empty = laid_out(subject, &plan_of(checkpoint, scores, &least, plan), target)?;
-    let within = |units: u64| -> Result<(Choice, Plan)> {
-        let choice = solve(&Problem::new(groups.clone(), units)?)?;
+    let carried = |choice: Choice| {
         let plan = plan_of(checkpoint, scores, &choice, plan);
-        Ok((choice, plan))
+        (choice, plan)
     };
+    let within = |units: u64| solve(&Problem::new(groups.clone(), units)?).map(carried);
+    let least = carried(Problem::new(groups.clone(), u64::MAX)?.smallest());
+    let least_bytes = least.0.bytes;
+    let empty = laid_out(subject, &least.1, target)?;
     let files = match budget {
-        Budget::Bits(bits) if bits.is_finite() && bits > 0.0 => {
-            return within((bits * weights as f64 / 8.0).floor() as u64);
-        }
         Budget::Bits(bits) => {
-            return Err(Error::plan(format!("{bits} bits are no budget"), "give a number above 0"));
+            let weights = groups.iter().map(|group| group.weights).sum();
+            return within(units_of_bits(bits, weights, least_bytes)?);
         }
         Budget::Memory { bytes, context } => {
-            let fixed = empty.tensor_bytes().saturating_sub(least.bytes);
-            return within(units_in_memory(checkpoint, (bytes, context), (fixed, least.bytes))?);
+            let fixed = empty.tensor_bytes().saturating_sub(least_bytes);
+            return within(units_in_memory(checkpoint, (bytes, context), (fixed, least_bytes))?);
         }
         Budget::FileBytes(bytes) => bytes,
     };
     let all = empty.weight_file_bytes();
-    let mut units = files.saturating_sub(all.saturating_sub(least.bytes));
+    let beside = all.saturating_sub(least_bytes);
+    refuse_files(files, (all, beside))?;
+    let mut units = files.saturating_sub(beside);
     for _ in 0..CORRECTIONS {
         let (choice, found) = within(units)?;
         let bytes = laid_out(subject, &found, target)?.weight_file_bytes();
@@ -156,10 +157,67 @@ pub fn solve_within<'a>(
             return Ok((choice, found));
         }
         units = units.saturating_sub(bytes - files);
+        if units < least_bytes {
+            // Only headers differ by then.
+            return Ok(least);
+        }
     }
     Err(Error::plan(
         format!("no plan of at most {files} bytes was found; the smallest has {all}"),
         "allow more bytes, or fewer bits to some layers",
+    ))
+}
+
+/// A budget over nothing would seem to be kept.
+fn refuse_undecided(scores: &[UnitScores], target: &dyn Target) -> Result<()> {
+    if scores.iter().any(|of| !of.unit.is_locked) {
+        return Ok(());
+    }
+    let why = if scores.is_empty() {
+        format!("none can have a candidate for {}", target.about().title)
+    } else {
+        "all that can have a candidate are locked".to_owned()
+    };
+    Err(Error::plan(
+        format!("the budget decides nothing, as no layer is left for it: {why}"),
+        "unlock a layer, offer other candidates, or choose another target",
+    ))
+}
+
+/// What makes a budget smaller that is too small for any choice.
+const SMALLER: &str = "lower a floor, unlock a layer, or offer smaller candidates";
+
+/// The bytes of units for effective bits of their weights, where the fewest bytes there can be fit.
+pub(super) fn units_of_bits(bits: f64, weights: u64, least: u64) -> Result<u64> {
+    if !bits.is_finite() || bits <= 0.0 {
+        return Err(Error::plan(format!("{bits} bits are no budget"), "give a number above 0"));
+    }
+    let units = |bits: f64| (bits * weights as f64 / 8.0).floor() as u64;
+    if units(bits) >= least {
+        return Ok(units(bits));
+    }
+    let thousandths = (least as f64 * 8000.0 / weights.max(1) as f64).ceil();
+    // The next one where the division was rounded down.
+    let needed = [thousandths, thousandths + 1.0].map(|thousandths| thousandths / 1000.0);
+    let needed = needed.into_iter().find(|&bits| units(bits) >= least).unwrap_or(needed[1]);
+    Err(Error::plan(
+        format!(
+            "{bits} bits a weight are too few: {needed:.3} is the least that layers can have by these candidates"
+        ),
+        format!("allow at least {needed:.3} bits, {SMALLER}"),
+    ))
+}
+
+/// Refuses bytes of files below the fewest there can be, `beside` of which are not of layers that are decided.
+pub(super) fn refuse_files(files: u64, (all, beside): (u64, u64)) -> Result<()> {
+    if files >= all {
+        return Ok(());
+    }
+    Err(Error::plan(
+        format!(
+            "weight files of {files} bytes are too small: {all} is the least, {beside} of them for headers and tensors that are kept"
+        ),
+        format!("allow at least {all} bytes, {SMALLER}"),
     ))
 }
 
@@ -191,7 +249,9 @@ pub(super) fn units_in_memory(
             "{bytes} bytes of memory are too few: keys and values of {context} tokens take {cache}, and the smallest weights {}",
             fixed + least
         ),
-        "allow more memory, a shorter context, or fewer bits to some layers",
+        format!(
+            "allow more memory, {needed} bytes at least, a shorter context, or fewer bits to some layers"
+        ),
     ))
 }
 

@@ -3,6 +3,7 @@
 
 mod agreement;
 mod allocate;
+mod left_out;
 mod linearity;
 mod memory;
 mod promote;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 pub use agreement::{Disagreement, RankAgreement, rank_agreement};
 pub use allocate::{Bounds, Budget, groups, plan_of, solve_within, uniform};
+pub use left_out::LeftOut;
 pub use linearity::Sensitivity;
 pub use memory::{active_bytes, cache_bytes};
 pub use promote::Promoted;
@@ -139,6 +141,13 @@ type Changed = (HashMap<String, Arc<Array2<f32>>>, HashMap<String, Vec<f32>>);
 impl Question<'_> {
     /// The units whose candidates the target holds, in the order of the checkpoint; locked ones too.
     pub fn units(&self) -> Vec<Unit> {
+        let is_had = |unit: &Unit| self.palette.iter().any(|of| self.held(unit, of).is_some());
+        let all = self.all_units().into_iter();
+        all.filter(|unit| unit.is_locked || is_had(unit)).collect()
+    }
+
+    /// The units of all matrices.
+    fn all_units(&self) -> Vec<Unit> {
         let checkpoint = self.subject.checkpoint;
         let is_asked = self.palette.iter().any(|of| method::chain_folds(&of.steps));
         let producers =
@@ -154,10 +163,7 @@ impl Question<'_> {
             let is_locked = layers.iter().any(|&layer| self.assigned(layer).locked);
             let takes = |found: &Producer| found.layers == layers && self.takes_scales(found);
             let folds = producers.iter().any(takes);
-            let unit = Unit { layers, is_locked, folds };
-            if is_locked || self.palette.iter().any(|of| self.held(&unit, of).is_some()) {
-                units.push(unit);
-            }
+            units.push(Unit { layers, is_locked, folds });
         }
         units
     }

@@ -8,7 +8,7 @@ use crate::numeric::spectrum::Stopped;
 use crate::numeric::weighted::whitened_singular_values;
 use crate::observer::{Observer, Progress, Unit as Counted};
 use crate::plan::{Assignment, Plan};
-use crate::scores::allocate::{laid_out, units_in_memory};
+use crate::scores::allocate::{laid_out, refuse_files, units_in_memory, units_of_bits};
 use crate::scores::{Budget, Question};
 use crate::statistics::measure_spectrum;
 
@@ -230,21 +230,24 @@ impl Question<'_> {
     fn limit(&self, layers: &[Layer], budget: Budget) -> Result<Limit> {
         let checkpoint = self.subject.checkpoint;
         let weights = |layer: &Layer| checkpoint.tensors()[layer.index].parameters();
+        // Rank 1 everywhere is the least.
+        let least: u64 = layers.iter().map(|layer| layer.bytes(1)).sum();
+        let smallest = || {
+            let plan = self.with_ranks(layers, &vec![1; layers.len()]);
+            laid_out(self.subject, &plan, self.target)
+        };
         match budget {
-            Budget::FileBytes(bytes) => Ok(Limit::Files(bytes)),
-            Budget::Bits(bits) if bits.is_finite() && bits > 0.0 => {
-                let weights: u64 = layers.iter().map(weights).sum();
-                Ok(Limit::Units((bits * weights as f64 / 8.0).floor() as u64))
+            Budget::FileBytes(bytes) => {
+                let all = smallest()?.weight_file_bytes();
+                refuse_files(bytes, (all, all.saturating_sub(least)))?;
+                Ok(Limit::Files(bytes))
             }
             Budget::Bits(bits) => {
-                Err(Error::plan(format!("{bits} bits are no budget"), "give a number above 0"))
+                let weights: u64 = layers.iter().map(weights).sum();
+                Ok(Limit::Units(units_of_bits(bits, weights, least)?))
             }
             Budget::Memory { bytes, context } => {
-                let pieces = vec![1; layers.len()];
-                let least: u64 = layers.iter().map(|layer| layer.bytes(1)).sum();
-                let plan = self.with_ranks(layers, &pieces);
-                let all = laid_out(self.subject, &plan, self.target)?.tensor_bytes();
-                let fixed = all.saturating_sub(least);
+                let fixed = smallest()?.tensor_bytes().saturating_sub(least);
                 Ok(Limit::Units(units_in_memory(checkpoint, (bytes, context), (fixed, least))?))
             }
         }

@@ -1,11 +1,12 @@
 //! Plans that give the tensors of a GGUF file other types: one type for all, or a starting point.
 
-use crate::checkpoint::{Checkpoint, Role};
+use crate::checkpoint::{Checkpoint, Matrix, Role, Tensor};
+use crate::encoding::Layout;
 use crate::error::{Error, Result};
 use crate::method::{self, Kind, Needs, Step};
 use crate::plan::{Assignment, Plan, Rule};
 use crate::target::gguf::retyped::is_already;
-use crate::target::{Aim, Lint, PRESETS, mend_all};
+use crate::target::{Aim, Lint, PRESETS, Preset, mend_all};
 
 /// The method whose types are llama.cpp's, and its parameters.
 const BLOCKS: &str = "gguf-blocks";
@@ -50,15 +51,14 @@ pub fn retype(
     let (mut plan, fitted) = match (kind, preset) {
         (Some(kind), _) => of_type(checkpoint, kind, aim)?,
         (None, Some(preset)) => preset.plan(checkpoint, &Plan::default(), aim)?,
-        (None, None) => {
-            let presets = PRESETS.iter().map(|known| known.id);
-            let known: Vec<&str> = types().into_iter().chain(presets).collect();
-            return Err(Error::plan(
-                format!("there is no type {wish:?} to give to tensors"),
-                format!("choose one of {}", known.join(", ")),
-            ));
-        }
+        (None, None) => return Err(unknown(checkpoint, wish, aim)),
     };
+    if let Some(layer) = pruned(checkpoint, &plan) {
+        return Err(Error::plan(
+            format!("{wish} prunes {layer}, and no type of a GGUF file has fewer bytes for zeros"),
+            format!("choose a type, as {}", types().join(", ")),
+        ));
+    }
     for tensor in checkpoint.tensors() {
         let Some(matrix) = tensor.matrix else { continue };
         let now = plan.assignment(&tensor.name);
@@ -74,6 +74,37 @@ pub fn retype(
         }
     }
     Ok((plan.summed_up(checkpoint), fitted))
+}
+
+/// A wish that names neither a type nor a starting point that a GGUF file can hold.
+fn unknown(checkpoint: &Checkpoint, wish: &str, aim: Aim) -> Error {
+    let is_held = |known: &&Preset| {
+        let plan = known.plan(checkpoint, &Plan::default(), aim);
+        plan.is_ok_and(|(plan, _)| pruned(checkpoint, &plan).is_none())
+    };
+    let presets = PRESETS.iter().filter(is_held).map(|known| spelt(known.id));
+    let types = types().into_iter().map(str::to_owned);
+    let known: Vec<String> = types.chain(presets).collect();
+    Error::plan(
+        format!("there is no type {wish:?} to give to tensors"),
+        format!("choose one of {}", known.join(", ")),
+    )
+}
+
+/// The first layer of which a plan prunes weights.
+fn pruned<'a>(checkpoint: &'a Checkpoint, plan: &Plan) -> Option<&'a str> {
+    let is_pruned = |tensor: &&Tensor| {
+        let layout =
+            |matrix: Matrix| plan.assignment(&tensor.name).layout(matrix.shape, tensor.dtype).ok();
+        tensor.matrix.and_then(layout).is_some_and(|layout| matches!(layout, Layout::Sparse(_)))
+    };
+    checkpoint.tensors().iter().find(is_pruned).map(|tensor| tensor.name.as_str())
+}
+
+/// A starting point as llama.cpp spells it, where it is one of its mixtures: `Q4_K_M`.
+fn spelt(preset: &str) -> String {
+    let is_mixture = preset.starts_with('q');
+    if is_mixture { preset.to_ascii_uppercase().replace('-', "_") } else { preset.to_owned() }
 }
 
 fn of_type(checkpoint: &Checkpoint, kind: &str, aim: Aim) -> Result<(Plan, Vec<Lint>)> {

@@ -1,7 +1,8 @@
 //! What `plan` and `search` share: a model with its candidates, a budget, and how a plan is told.
 
+mod told;
+
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,24 +13,24 @@ use lapidary_engine::job::Subject;
 use lapidary_engine::method::{self, Needs};
 use lapidary_engine::plan::{Assignment, Plan as Layers};
 use lapidary_engine::scores::{
-    Bounds, Budget, Metric, Question, UnitScores, active_bytes, cache_bytes, groups, solve_within,
+    Bounds, Budget, LeftOut, Metric, Question, UnitScores, groups, solve_within,
 };
-use lapidary_engine::target::{self, Manifest, Target};
+use lapidary_engine::target::{self, Lint, Manifest, Severity, Target};
 use lapidary_engine::text::Source;
-use lapidary_engine::{Error, Result, network};
-use serde_json::{Value, json};
+use lapidary_engine::{Error, Result};
+use serde_json::Value;
 
 use crate::allocating;
 use crate::builtin;
 use crate::calibrated::Choice;
-use crate::cli::output::Terminal;
+use crate::cli::check;
+use crate::cli::output::{self, Terminal};
 use crate::cli::removal::Removing;
 use crate::document::calibrations::{self, Loaded};
 use crate::document::draft::Draft;
 use crate::document::project::{Project, View, relative_checkpoint};
 use crate::running::checkpoint_path;
 use crate::size::bytes_of;
-use crate::theme::text;
 
 /// Arguments of whatever spends a budget.
 #[derive(Debug, Args)]
@@ -132,6 +133,8 @@ pub(super) struct Opened {
     pub(super) loaded: Option<Loaded>,
     pub(super) metric: Metric,
     pub(super) palette: Vec<Assignment>,
+    /// Candidates that no layer can have.
+    left_out: Vec<LeftOut>,
 }
 
 /// A choice, and the plan it makes.
@@ -172,6 +175,18 @@ impl Opened {
         manifest.weighted(&self.checkpoint, plan, self.subject().importance().as_ref())
     }
 
+    /// What is wrong with a plan, errors first; notes are left to `check`.
+    fn problems(&self, plan: &Layers) -> Vec<Lint> {
+        let found = target::lints_of_whole(&self.checkpoint, plan, self.target.into());
+        found.into_iter().filter(|lint| lint.severity < Severity::Note).collect()
+    }
+
+    /// The same as `check` writes it into a document.
+    pub(super) fn problems_json(&self, plan: &Layers) -> Value {
+        let problem = |lint: &Lint| check::problem(&self.checkpoint, lint);
+        self.problems(plan).iter().map(problem).collect()
+    }
+
     /// The question that scoring answers.
     pub(super) fn question(&self) -> Question<'_> {
         Question {
@@ -209,7 +224,14 @@ impl Allocation {
         let needs = palette.iter().map(|of| method::chain_needs(&of.steps)).max();
         let loaded = self.calibration(&checkpoint, needs.unwrap_or(Needs::Weights), terminal)?;
         let metric = self.metric(loaded.is_some())?;
-        Ok(Opened { checkpoint, whole, plan, target, loaded, metric, palette })
+        let left_out = Vec::new();
+        let mut opened =
+            Opened { checkpoint, whole, plan, target, loaded, metric, palette, left_out };
+        // One ranking says itself what it cannot do.
+        if !self.is_ranked() && self.promoted().is_none() {
+            opened.left_out = opened.question().left_out()?;
+        }
+        Ok(opened)
     }
 
     /// The share of all outputs that one ranking gives more bits, where that is asked for.
@@ -368,84 +390,20 @@ impl Allocation {
         Ok(Bounds { floors: read(&self.floor)?, ceilings: read(&self.ceiling)? })
     }
 
-    /// Writes the project, where one was asked for.
+    /// Writes the project, where one was asked for, and says which candidates it could not have and what is wrong with it,
+    /// where no document does.
     pub(super) fn write(&self, opened: &Opened, plan: &Layers) -> anyhow::Result<()> {
+        if !self.json {
+            let left_out = opened.left_out.iter().map(|of| of.told(opened.target));
+            let problems = opened.problems(plan);
+            output::tell(&left_out.chain(problems.iter().map(check::line)).collect::<Vec<_>>());
+        }
         if let Some(out) = &self.out {
             let named = relative_checkpoint(opened.checkpoint.path(), out);
             let draft = Draft::new(opened.by_names_of_whole(plan), opened.target);
             Project::of(named, &draft, View::default()).write(out)?;
         }
         Ok(())
-    }
-
-    /// What became of the units, for the end of a table.
-    pub(super) fn told(&self, opened: &Opened, solved: &Solved) -> Result<String> {
-        let manifest = opened.laid_out(&solved.plan)?;
-        let files = self.files(opened, &manifest);
-        let memory = self.memory(opened, &manifest).map_or_else(String::new, |memory| {
-            let [weights, cache, active] = memory.map(text::bytes);
-            let context = text::count(self.context);
-            format!(
-                "in memory: weights of {weights}, keys and values of {context} tokens {cache}; {active} of weights are read for each token\n"
-            )
-        });
-        Ok(spread(solved) + &files + &memory)
-    }
-
-    /// What the files of a plan take and where it is.
-    pub(super) fn files(&self, opened: &Opened, manifest: &Manifest) -> String {
-        let size = text::bytes(manifest.weight_file_bytes());
-        let place = self.out.as_ref().map_or_else(
-            || "--out keeps it".to_owned(),
-            |out| format!("written to {}", out.display()),
-        );
-        format!("weight files of {size} for {}; {place}\n", opened.target.about().title)
-    }
-
-    /// Bytes of weights, of keys and values, and of weights read for a token; `None` where that was not asked for, or
-    /// the network is not known.
-    fn memory(&self, opened: &Opened, manifest: &Manifest) -> Option<[u64; 3]> {
-        self.wanted.memory.as_ref()?;
-        let design = network::architectures::design(opened.checkpoint.config()?).ok()?;
-        let active = active_bytes(&opened.checkpoint, manifest, &design);
-        Some([manifest.tensor_bytes(), cache_bytes(&design, self.context), active])
-    }
-
-    /// The plan as the fields of a JSON object.
-    pub(super) fn json(&self, opened: &Opened, solved: &Solved) -> Result<Value> {
-        let checkpoint = &opened.checkpoint;
-        let manifest = opened.laid_out(&solved.plan)?;
-        let unit = |(of, &option): (&UnitScores, &usize)| {
-            let option = &of.options[option];
-            let name = |&layer: &usize| &checkpoint.tensors()[layer].name;
-            json!({
-                "layers": of.unit.layers.iter().map(name).collect::<Vec<_>>(),
-                "assignment": option.assignments[0].label(),
-                "bytes": option.bytes,
-                "damage": option.damage,
-                "locked": of.unit.is_locked,
-            })
-        };
-        let units: Vec<Value> =
-            solved.scores.iter().zip(&solved.choice.options).map(unit).collect();
-        let mut object = json!({
-            "target": opened.target.about().id,
-            "score": opened.metric,
-            "bits_per_weight": solved.bits(checkpoint, solved.choice.bytes),
-            "unit_bytes": solved.choice.bytes,
-            "weight_file_bytes": manifest.weight_file_bytes(),
-            "predicted_damage": solved.choice.damage,
-            "units": units,
-        });
-        if let Some([weights, cache, active]) = self.memory(opened, &manifest) {
-            object["memory"] = json!({
-                "weight_bytes": weights,
-                "cache_bytes": cache,
-                "context": self.context,
-                "active_bytes_per_token": active,
-            });
-        }
-        Ok(object)
     }
 }
 
@@ -460,16 +418,6 @@ impl Solved {
         let weights: u64 = layers.map(|&layer| checkpoint.tensors()[layer].parameters()).sum();
         8.0 * bytes as f64 / weights.max(1) as f64
     }
-}
-
-/// How many units have each assignment.
-fn spread(solved: &Solved) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for (of, &option) in solved.scores.iter().zip(&solved.choice.options) {
-        *counts.entry(of.options[option].assignments[0].label()).or_default() += 1;
-    }
-    let parts: Vec<String> = counts.iter().map(|(label, n)| format!("{n} × {label}")).collect();
-    format!("{}\n", parts.join(", "))
 }
 
 /// A role with bits, as `down=4`.
