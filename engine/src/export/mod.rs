@@ -16,6 +16,7 @@ mod page;
 mod proof;
 mod report;
 mod restore;
+mod small_floats;
 mod squeeze;
 mod undone;
 mod verify;
