@@ -165,7 +165,7 @@ def check_scales(checks, binary, name, work):
     shapes = ATTENTION | NORMS | inside
     weights |= {tensor: shapes[tensor.split(".", 3)[3]] for tensor in blocks}
     # Matrices of very different size, so that a scale that were left out would be seen.
-    values = lambda shape: random.standard_normal(shape) * (10 ** random.uniform(-1.5, 0) if len(shape) > 1 else 1)
+    values = lambda shape: random.standard_normal(shape) * (10 ** random.uniform(-2, -0.8) if len(shape) > 1 else 1)
     tensors = {tensor: values(shape).astype(np.float32) for tensor, shape in weights.items()}
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 256, "head_dim": 32}

@@ -14,7 +14,7 @@ use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{Cache, measure};
 use lapidary_engine::target::{
-    Aim, Case, Manifest, Storage, find, lints, mend_all, multiplier, write_row,
+    Aim, Case, Manifest, Storage, find, lints, mend_all, multiplier, retype, write_row,
 };
 use lapidary_engine::{Result, Silent};
 use lapidary_tests::gguf::{Hand, pair, text};
@@ -333,6 +333,15 @@ fn a_file_written_again_carries_scales_over_or_takes_them_along() {
     );
     assert_eq!(after["blk.3.ffn_down.weight"].0, 40);
     assert_eq!(after["blk.3.ffn_down.scale"].1, [1]);
+    // By name, where every layer that can be has it, and the others what comes near.
+    let (wish, fitted) = retype(&source, "nvfp4", &|_| false, aim()).unwrap();
+    assert!(fitted.iter().any(|lint| lint.what.contains("looks tokens up")), "{fitted:?}");
+    let out = folder.path().join("named");
+    run(&source, &wish, aim(), &out);
+    let named = tensors(&gguf_of(&out));
+    assert!(named["blk.3.attn_q.weight"] == before["blk.3.attn_q.weight"], "as it was");
+    assert_eq!((named["blk.0.ffn_up.weight"].0, named["output.scale"].0), (40, 0));
+    assert!([2, 12].contains(&named["token_embd.weight"].0), "other blocks of 4 bits");
     // Parts that are written again count their tensors anew.
     let part = gguf_of(&folder.path().join("many"));
     let source = Checkpoint::open(&part).unwrap();

@@ -2,6 +2,8 @@
 //! become a config.json and its vocabulary a tokenizer.json, so that it runs; of any other architecture they have their own
 //! names, and what keeps it from running is said when it is asked to. One that was split is opened by any part.
 //!
+//! Numbers that multiply a matrix and lie in a tensor beside it belong to that ([`scales`]).
+//!
 //! Values of blocks are decoded as they are read ([`Checkpoint::element_bytes`]), and rows of q and k put back. What a file
 //! holds beside its values is kept byte for byte, so that it can be written again with tensors of other types.
 

@@ -45,9 +45,9 @@ impl Scales {
                 }
                 scales.belong.insert(info.name.clone(), weight.clone());
                 if ends[0].is_some() {
-                    let bits = source.bytes(place(header, info))?.chunks_exact(4);
-                    let bits = bits.map(|word| word.iter().rev().fold(0, next_byte)).collect();
-                    scales.by_matrix.insert(weight, bits);
+                    let words = source.bytes(place(header, info))?.chunks_exact(4);
+                    let bits = words.map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
+                    scales.by_matrix.insert(weight, bits.collect());
                 }
             }
         }
@@ -63,10 +63,6 @@ impl Scales {
     pub(super) fn belongs_to(&self, name: &str) -> Option<&String> {
         self.belong.get(name)
     }
-}
-
-fn next_byte(bits: u32, byte: &u8) -> u32 {
-    bits << 8 | u32::from(*byte)
 }
 
 /// How many numbers a matrix needs: one, or one for each expert.

@@ -26,7 +26,7 @@ fn grid(name: &str, coordinates: usize, values: &[f32]) -> Vec<f32> {
     let lines = TEXT.lines().skip_while(|line| *line != title).skip(1);
     let digits = lines.take_while(|line| !line.starts_with('[')).flat_map(str::bytes);
     let nibbles: Vec<u8> =
-        digits.map(|digit| (char::from(digit).to_digit(16).unwrap_or(0)) as u8).collect();
+        digits.map(|digit| char::from(digit).to_digit(16).unwrap_or(0) as u8).collect();
     // The first coordinates lie in the lower half of a byte, which is written last.
     let nibbles = nibbles.chunks_exact(2).flat_map(|pair| [pair[1], pair[0]]);
     let shifts: &[u8] = if values.len() > 4 { &[0] } else { &[0, 2] };
