@@ -295,7 +295,9 @@ fn decode(tensor: &Tensor, found: &Matrix<'_>) -> Option<Array2<f32>> {
     rows.try_for_each(|(row, values)| {
         let at = places[row] * row_bytes;
         decode_row(found.kind, found.data.get(at..at + row_bytes)?, values)?;
-        values.iter_mut().for_each(|value| *value *= found.times.unwrap_or(1.0));
+        for value in values {
+            *value *= found.times.unwrap_or(1.0);
+        }
         Some(())
     })?;
     Some(out)

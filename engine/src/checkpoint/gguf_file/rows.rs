@@ -94,7 +94,9 @@ impl Rows {
             return Ok(None);
         }
         if let Some(scale) = scale {
-            values.iter_mut().for_each(|value| *value *= scale);
+            for value in &mut values {
+                *value *= scale;
+            }
         }
         let first = blocks.start * size;
         let wanted = &values[wanted.start - first..wanted.end - first];

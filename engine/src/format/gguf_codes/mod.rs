@@ -51,7 +51,7 @@ fn tq1_0(block: &[u8], out: &mut [f32]) {
         POWERS[..digits].iter().flat_map(move |&power| run.clone().map(move |at| (at, power)))
     });
     for (value, (at, power)) in out.iter_mut().zip(bytes) {
-        let digit = u16::from(block[at].wrapping_mul(power)) * 3 >> 8;
+        let digit = (u16::from(block[at].wrapping_mul(power)) * 3) >> 8;
         *value = d * (f32::from(digit) - 1.0);
     }
 }
