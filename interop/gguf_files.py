@@ -2,7 +2,7 @@
 
 Used by light.py, which needs `pip install gguf` for it. Of the sample, whose weights are BF16, values are compared after
 rounding to BF16, as the dense export holds them; of a copy of it in F32, bit for bit. Files that gguf-py wrote itself are given
-other types (retyped.py).
+other types (retyped.py); NVFP4 and types that are only read here are in gguf_nvfp4.py and gguf_types.py.
 """
 
 import json
@@ -12,6 +12,8 @@ import gguf
 import numpy as np
 import safetensors.numpy
 
+import gguf_nvfp4
+import gguf_types
 import retyped
 from plans import SAMPLE, Variant, export
 
@@ -149,4 +151,6 @@ def check(checks, binary, work):
             not wrong and not found,
             f"{one.name}: gguf-py dequantises all {len(dense)} tensors to our values, {how} (not: {wrong[:3]}, left: {list(found)[:3]})",
         )
+    gguf_nvfp4.check(checks, binary, work, variant, gguf_name)
+    gguf_types.check(checks, binary, work)
     retyped.check(checks, binary, work)

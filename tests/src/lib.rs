@@ -1,6 +1,7 @@
 //! Helpers of the cross-file tests: where the fixtures lie, small models made on the spot, threads, folders.
 //! Files are made by hand here, not by the engine, so that what it reads was not written by itself.
 
+pub mod gguf;
 pub mod layers;
 pub mod networks;
 mod packed;

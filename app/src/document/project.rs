@@ -92,13 +92,35 @@ fn default_target() -> String {
     "dense".to_owned()
 }
 
+/// A model is no project: says what makes one of it, and what gives a GGUF file other types without one.
+fn refuse_model(path: &Path) -> Result<()> {
+    let ends = |with: &str| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(with));
+    let (path, is_folder) = (path.display(), path.is_dir());
+    if ends("gguf") && !is_folder {
+        return Err(Error::plan(
+            format!("{path} is a GGUF file, not a project"),
+            format!(
+                "give its tensors other types with lapidary convert {path} --target gguf --type Q4_K, or name it as the checkpoint of a project for the target gguf"
+            ),
+        ));
+    }
+    if ends("safetensors") || is_folder {
+        return Err(Error::plan(
+            format!("{path} is a model, not a project"),
+            "save a project of it in the window, or have lapidary plan write one",
+        ));
+    }
+    Ok(())
+}
+
 impl Project {
     /// Reads a project.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a newer version, [`Error::Malformed`] with line and column for anything else;
-    /// an unknown field is named.
+    /// an unknown field is named. [`Error::Plan`] for a model in its place.
     pub fn read(path: &Path) -> Result<Self> {
+        refuse_model(path)?;
         let text = disk::read_text(path, MAX_PROJECT_BYTES)?;
         let malformed =
             |error: ron::error::SpannedError| Error::malformed("project", path, format!("{error}"));

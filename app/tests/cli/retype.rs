@@ -121,7 +121,24 @@ fn what_a_gguf_file_cannot_become_is_said() {
     let whole = sample().display().to_string();
     let folder = ["convert", &whole, "--target", "gguf", "--type", "Q4_K", "--out", "out"];
     fails(&run(home.path(), folder), 2, &["no GGUF file"]);
+    // In place of a project, too.
+    let lone = run(home.path(), ["compress", file, "--out", "out"]);
+    fails(&lone, 2, &["is a GGUF file, not a project", "lapidary convert", "--type"]);
+    let folder = run(home.path(), ["compress", &whole, "--out", "out"]);
+    fails(&folder, 2, &["is a model, not a project", "lapidary plan"]);
     assert!(!at("out").exists());
+    // A project on it for another target says which one takes it, and one for llama.cpp is carried out.
+    let of = |target: &str| {
+        format!(
+            "(version: 1, checkpoint: {file:?}, target: {target:?}, plan: {{\n\
+             \"*.down_proj.weight\": (steps: [(method: \"microscaling\", parameters: {{\"format\": \"nvfp4\"}})]),\n}})\n"
+        )
+    };
+    disk::write_file(&at("mlx.ron"), of("mlx").as_bytes()).unwrap();
+    fails(&run(home.path(), ["compress", "mlx.ron", "--out", "out"]), 2, &["target gguf"]);
+    disk::write_file(&at("gguf.ron"), of("gguf").as_bytes()).unwrap();
+    let done = run(home.path(), ["compress", "gguf.ron", "--out", "small"]);
+    assert!(works(&done).contains("NVFP4"));
     // The same file, where everything has its type already.
     let done = convert(&["gguf", "--type", "BF16"]);
     works(&done);

@@ -1,5 +1,7 @@
 //! Tensors whose values do not lie in their files one after another in their element type, but in codes.
 
+use std::sync::Arc;
+
 use crate::checkpoint::Tensor;
 
 /// What a tensor is stored in.
@@ -11,6 +13,9 @@ pub struct Coded {
     pub bits: u32,
     /// Whether it is decoded here; otherwise it is only copied.
     pub is_readable: bool,
+    /// Bits of numbers that lie in a tensor of their own and that its values are multiplied by: one for a matrix, or one for
+    /// each expert; none where there is no such tensor.
+    pub scales: Arc<[u32]>,
 }
 
 impl Tensor {

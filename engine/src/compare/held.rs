@@ -52,7 +52,8 @@ pub fn held(checkpoint: Checkpoint) -> Result<Checkpoint> {
     let stored = |(name, (layer, parts)): (&String, &(CompressedLayer, Vec<usize>))| {
         let bytes = parts.iter().map(|&part| checkpoint.tensors()[part].bytes()).sum();
         let (format, bits) = layer.form.told();
-        let coded = Coded { name: format!("{format}, {bits}-bit"), bits, is_readable: true };
+        let named = format!("{format}, {bits}-bit");
+        let coded = Coded { name: named, bits, is_readable: true, scales: Arc::default() };
         (name.clone(), (coded, bytes))
     };
     let codes: HashMap<String, (Coded, u64)> = found.iter().map(stored).collect();

@@ -139,7 +139,7 @@ impl<'a> Opened<'a> {
             let specs = vec![aim.target.kept(tensor)];
             return entry(index, Some(layout), Storage::Dense { because }, specs);
         };
-        let storage = aim.target.storage(tensor, &layout);
+        let storage = aim.target.storage_in(&self.restored, tensor, &layout);
         let specs = match storage {
             Storage::Native => adapter::specs(aim.target, tensor, &layout),
             _ => vec![aim.target.kept(tensor)],

@@ -11,7 +11,7 @@ use crate::disk::NewFile;
 use crate::encoding::Encoding;
 use crate::error::Result;
 use crate::export::Work;
-use crate::target::{Content, Entry, GgufFile, Storage, write_row};
+use crate::target::{Content, Entry, GgufFile, Storage, multiplier, write_row};
 use crate::tensor::{CHUNK_ELEMENTS, DType, write_f32};
 
 /// Bytes that are carried over at once.
@@ -38,10 +38,21 @@ pub(super) fn write(
                 let values = vector(work, *tensor, *rows, *plus)?;
                 write_f32s(&values, write)
             }
+            Content::Multipliers(tensors) => write_f32s(&multipliers(work, tensors)?, write),
             Content::Values(values) => write_f32s(values, write),
             Content::Carried { file, range } => carry(work, *file, range, write),
         }
     })
+}
+
+/// What multiplies each of some matrices.
+fn multipliers(work: &Work<'_>, tensors: &[usize]) -> Result<Vec<f32>> {
+    let one = |&index: &usize| {
+        work.observer.go_on()?;
+        let name = &work.checkpoint.tensors()[index].name;
+        Ok(multiplier(&work.encoding(index)?, name)?.unwrap_or(1.0))
+    };
+    tensors.iter().map(one).collect()
 }
 
 /// Bytes of a file of the source, piece by piece.

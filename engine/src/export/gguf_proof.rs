@@ -13,11 +13,10 @@ use crate::encoding::BlockType;
 use crate::error::Result;
 use crate::export::gguf_reader::{Opened, open, size_of};
 use crate::export::proof::{Proved, failed, round};
-use crate::export::{Work, gguf, gguf_kept};
+use crate::export::{Work, gguf, gguf_kept, small_floats};
 use crate::format::gguf_split;
 use crate::format::gguf_writer::NewTensor;
 use crate::numeric::distance::relative_error;
-use crate::numeric::minifloat::E2M1;
 use crate::observer::{Progress, Unit};
 use crate::target::{Content, GgufFile, Storage, WeightFile};
 use crate::tensor::{DType, Decoder};
@@ -43,7 +42,7 @@ pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     let mut done = 0;
     for (file, (path, opened)) in work.manifest.files.iter().zip(&parts) {
         if let WeightFile::Gguf(plan) = &file.plan {
-            Prover { work, path, opened }.prove(plan, &mut done, &mut proofs)?;
+            Prover { work, path, opened, parts: &parts }.prove(plan, &mut done, &mut proofs)?;
         }
     }
     Ok(proofs)
@@ -87,6 +86,8 @@ struct Prover<'a> {
     work: &'a Work<'a>,
     path: &'a Path,
     opened: &'a Opened<'a>,
+    /// All parts, of which another may hold what multiplies a matrix of this one.
+    parts: &'a [(&'a Path, Opened<'a>)],
 }
 
 impl Prover<'_> {
@@ -125,6 +126,7 @@ impl Prover<'_> {
         let differs = || failed(self.path, format!("tensor {} differs", new.name));
         match content {
             Content::Values(values) => same(found.data, values).then_some(()).ok_or_else(differs),
+            Content::Multipliers(tensors) => self.prove_multipliers(found.data, tensors),
             // Held against the source as a whole.
             Content::Carried { .. } => Ok(()),
             Content::Vector { tensor, rows, plus } => {
@@ -137,13 +139,46 @@ impl Prover<'_> {
             Content::Matrices { tensors, rows } => {
                 let part = found.data.len() / tensors.len();
                 let parts = found.data.chunks_exact(part.max(1));
-                for (&index, data) in tensors.iter().zip(parts) {
-                    let matrix = Matrix { index, data, kind: found.kind, rows: *rows };
+                for (at, (&index, data)) in tensors.iter().zip(parts).enumerate() {
+                    let times = self.multiplier((&new.name, found.kind), at)?;
+                    let matrix = Matrix { index, data, kind: found.kind, rows: *rows, times };
                     proofs[index] = self.prove_matrix(&matrix)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// What multiplies the matrix `at` of a tensor, where its type needs that.
+    fn multiplier(&self, (name, kind): (&str, u32), at: usize) -> Result<Option<f32>> {
+        if kind != NVFP4 {
+            return Ok(None);
+        }
+        let name = name.strip_suffix("weight").unwrap_or(name);
+        let beside = format!("{name}scale");
+        let found = self.parts.iter().find_map(|(_, part)| part.tensors.get(beside.as_str()));
+        let word = found.filter(|found| found.kind == 0 && found.extents.len() == 1);
+        let word = word.and_then(|found| found.data.chunks_exact(4).nth(at));
+        let missing = || failed(self.path, format!("{beside} is missing"));
+        let word: [u8; 4] = word.and_then(|word| word.try_into().ok()).ok_or_else(missing)?;
+        Ok(Some(f32::from_le_bytes(word)))
+    }
+
+    /// Each is one over the number that divides the scales of its matrix.
+    fn prove_multipliers(&self, data: &[u8], tensors: &[usize]) -> Result<()> {
+        let mut wanted = Vec::with_capacity(tensors.len());
+        for &index in tensors {
+            let differs = || {
+                let name = &self.work.checkpoint.tensors()[index].name;
+                failed(self.path, format!("what multiplies {name} differs"))
+            };
+            let encoding = self.work.encoding(index)?;
+            wanted.push(small_floats::divisor(&encoding).map(|by| 1.0 / by).ok_or_else(differs)?);
+            if !data.starts_with(&bytes_of(&wanted)) {
+                return Err(differs());
+            }
+        }
+        same(data, &wanted).then_some(()).ok_or_else(|| failed(self.path, "scales are left over"))
     }
 
     /// How far a vector is from that of the source.
@@ -166,7 +201,7 @@ impl Prover<'_> {
         let decoded = decode(tensor, found).ok_or_else(undecoded)?;
         let expected = match storage {
             Storage::Copied => (self.work.weights)(found.index)?,
-            Storage::Native => self.work.encoding(found.index)?.decode(),
+            Storage::Native => small_floats::held(self.work.encoding(found.index)?),
             Storage::Dense { .. } | Storage::Changed { .. } => {
                 let mut expected = self.work.encoding(found.index)?.decode();
                 round(plain(found.kind).unwrap_or(DType::F32), &mut expected);
@@ -175,8 +210,9 @@ impl Prover<'_> {
         };
         let pairs = decoded.iter().zip(&expected);
         // The small floats of llama.cpp have no negative zero.
+        let has_one_zero = [MXFP4, NVFP4].contains(&found.kind);
         let is_same = |(a, b): &(&f32, &f32)| {
-            a.to_bits() == b.to_bits() || (found.kind == MXFP4 && **a == 0.0 && **b == 0.0)
+            a.to_bits() == b.to_bits() || (has_one_zero && **a == 0.0 && **b == 0.0)
         };
         let different = pairs.filter(|pair| !is_same(pair)).count();
         if decoded.dim() != expected.dim() || different > 0 {
@@ -218,9 +254,12 @@ struct Matrix<'a> {
     /// Number of its type.
     kind: u32,
     rows: RowOrder,
+    /// What multiplies it.
+    times: Option<f32>,
 }
 
 const MXFP4: u32 = 39;
+const NVFP4: u32 = 40;
 
 /// The element type of a type without blocks.
 fn plain(kind: u32) -> Option<DType> {
@@ -230,6 +269,10 @@ fn plain(kind: u32) -> Option<DType> {
         30 => Some(DType::BF16),
         _ => None,
     }
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 fn same(data: &[u8], wanted: &[f32]) -> bool {
@@ -250,7 +293,11 @@ fn decode(tensor: &Tensor, found: &Matrix<'_>) -> Option<Array2<f32>> {
     let rows = out.as_slice_mut()?.par_chunks_mut(shape.cols.max(1)).enumerate();
     rows.try_for_each(|(row, values)| {
         let at = places[row] * row_bytes;
-        decode_row(found.kind, found.data.get(at..at + row_bytes)?, values)
+        decode_row(found.kind, found.data.get(at..at + row_bytes)?, values)?;
+        for value in values {
+            *value *= found.times.unwrap_or(1.0);
+        }
+        Some(())
     })?;
     Some(out)
 }
@@ -260,22 +307,22 @@ fn decode_row(kind: u32, data: &[u8], out: &mut [f32]) -> Option<()> {
         Decoder::new(dtype)?.f32s(data, out);
         return Some(());
     }
-    if kind == MXFP4 {
-        data.chunks_exact(17).zip(out.chunks_exact_mut(32)).for_each(|(b, out)| mxfp4(b, out));
-        return Some(());
+    match kind {
+        MXFP4 => {
+            let blocks = data.chunks_exact(17).zip(out.chunks_exact_mut(32));
+            blocks.for_each(|(block, out)| small_floats::mxfp4(block, out));
+            return Some(());
+        }
+        NVFP4 => {
+            let blocks = data.chunks_exact(36).zip(out.chunks_exact_mut(64));
+            blocks.for_each(|(block, out)| small_floats::nvfp4(block, out));
+            return Some(());
+        }
+        _ => {}
     }
     let known = crate::format::gguf::BlockType::of(kind)?;
     let kind = BlockType::named(known.name)?;
     let blocks = data.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.weights()));
     blocks.for_each(|(block, out)| kind.decode(block, out));
     Some(())
-}
-
-/// 32 codes under 2^(e − 127); e = 0 is 2^−127 too.
-fn mxfp4(block: &[u8], out: &mut [f32]) {
-    let scale = 2.0_f64.powi(i32::from(block[0]) - 127) as f32;
-    for (j, byte) in block[1..].iter().enumerate() {
-        out[j] = E2M1.decode(byte & 15) * scale;
-        out[j + 16] = E2M1.decode(byte >> 4) * scale;
-    }
 }

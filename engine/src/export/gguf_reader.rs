@@ -64,6 +64,7 @@ const SIZES: &[(u32, u64, u64)] = &[
     (35, 256, 66),
     (40, 64, 36),
     (41, 128, 18),
+    (42, 64, 18),
 ];
 
 /// Elements and bytes of a block.

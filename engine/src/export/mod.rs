@@ -19,6 +19,7 @@ mod prospect;
 mod recover;
 mod report;
 mod restore;
+mod small_floats;
 mod squeeze;
 mod undone;
 mod verify;

@@ -82,6 +82,7 @@ pub static BLOCK_TYPES: &[BlockType] = &[
     block(39, "mxfp4", 32, 17),
     block(40, "nvfp4", 64, 36),
     block(41, "q1_0", 128, 18),
+    block(42, "q2_0", 64, 18),
 ];
 
 impl BlockType {

@@ -6,7 +6,7 @@ use crate::disk::Source;
 use crate::encoding::BlockType;
 use crate::error::{Error, Result};
 use crate::format::gguf::{self, Array};
-use crate::numeric::minifloat::E2M1;
+use crate::format::gguf_codes;
 use crate::tensor::{DType, Decoder};
 
 /// The longest list that is read, in bytes of the file.
@@ -15,8 +15,6 @@ const MAX_LIST_BYTES: u64 = 256 << 20;
 const I32: u32 = 5;
 const F32: u32 = 6;
 const TEXT: u32 = 8;
-/// Number of the type MXFP4.
-const MXFP4: u32 = 39;
 
 fn bytes<'a>(source: &'a Source, list: &Array, kind: u32) -> Result<&'a [u8]> {
     let Range { start, end } = list.range;
@@ -97,7 +95,9 @@ pub fn code_bits(kind: u32) -> u32 {
 /// Whether values of this type are read here.
 pub fn is_read(kind: u32) -> bool {
     let named = |of: &gguf::BlockType| BlockType::named(of.name).is_some();
-    plain(kind).is_some() || kind == MXFP4 || gguf::BlockType::of(kind).is_some_and(named)
+    plain(kind).is_some()
+        || gguf_codes::decoder(kind).is_some()
+        || gguf::BlockType::of(kind).is_some_and(named)
 }
 
 /// Decodes a row bit for bit as llama.cpp reads it; `None` for a type that is not read here.
@@ -106,21 +106,15 @@ pub fn decode_row(kind: u32, bytes: &[u8], out: &mut [f32]) -> Option<()> {
         Decoder::new(dtype)?.f32s(bytes, out);
         return Some(());
     }
-    if kind == MXFP4 {
-        bytes.chunks_exact(17).zip(out.chunks_exact_mut(32)).for_each(|(b, out)| mxfp4(b, out));
+    let block = gguf::BlockType::of(kind)?;
+    if let Some(decode) = gguf_codes::decoder(kind) {
+        let blocks = bytes.chunks_exact(block.bytes as usize);
+        let values = out.chunks_exact_mut(block.elements as usize);
+        blocks.zip(values).for_each(|(block, values)| decode(block, values));
         return Some(());
     }
-    let kind = BlockType::named(gguf::BlockType::of(kind)?.name)?;
+    let kind = BlockType::named(block.name)?;
     let blocks = bytes.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.weights()));
     blocks.for_each(|(block, out)| kind.decode(block, out));
     Some(())
-}
-
-/// 32 codes under 2^(e − 127), the first 16 in the low halves of bytes.
-fn mxfp4(block: &[u8], out: &mut [f32]) {
-    let scale = crate::numeric::minifloat::e8m0(block[0]);
-    for (j, byte) in block[1..].iter().enumerate() {
-        out[j] = E2M1.decode(byte & 15) * scale;
-        out[j + 16] = E2M1.decode(byte >> 4) * scale;
-    }
 }

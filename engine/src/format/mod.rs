@@ -9,6 +9,7 @@ mod codes;
 pub mod compressed_tensors;
 mod foreign;
 pub mod gguf;
+mod gguf_codes;
 pub mod gguf_importance;
 pub mod gguf_split;
 pub mod gguf_values;

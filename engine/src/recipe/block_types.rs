@@ -39,6 +39,7 @@ const NEAR: &[(&str, u32, usize, Symmetry)] = &[
     ("tq1_0", 2, 256, Symmetry::Symmetric),
     ("tq2_0", 2, 256, Symmetry::Symmetric),
     ("q1_0", 2, 128, Symmetry::Symmetric),
+    ("q2_0", 2, 64, Symmetry::Symmetric),
 ];
 
 /// What a type means here: itself where a method here makes it, otherwise the nearest.
@@ -97,7 +98,7 @@ pub(super) fn verdict(name: &str) -> Verdict {
 
 /// The steps that make this very type; `None` where no method here does.
 pub(super) fn steps(name: &str) -> Option<Vec<Step>> {
-    if name == "mxfp4" {
+    if ["mxfp4", "nvfp4"].contains(&name) {
         return Some(vec![Step::new("microscaling").with("format", name)]);
     }
     let kind = BlockType::named(name)?;

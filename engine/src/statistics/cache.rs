@@ -235,6 +235,14 @@ fn begin(tensor: &Tensor) -> Hasher {
     hasher.update(b"lapidary tensor 1\0");
     // Tensors in codes are told by those, and by how their rows lie.
     hasher.update(tensor.type_name().as_bytes()).update(b"\0");
+    let scales =
+        tensor.coded.as_ref().map(|coded| &coded.scales).filter(|scales| !scales.is_empty());
+    if let Some(scales) = scales {
+        hasher.update(b"scaled\0").update(&(scales.len() as u64).to_le_bytes());
+        scales.iter().for_each(|bits| {
+            hasher.update(&bits.to_le_bytes());
+        });
+    }
     if let RowOrder::Woven { heads } = tensor.rows {
         hasher.update(b"woven\0").update(&(heads as u64).to_le_bytes());
     }

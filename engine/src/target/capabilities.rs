@@ -3,12 +3,11 @@
 use serde::Serialize;
 
 use crate::checkpoint::{MatrixKind, Role, Tensor};
-use crate::encoding::{
-    AffineLayout, BlockType, FloatLayout, Layout, Levels, LowRankLayout, Tiling,
-};
+use crate::encoding::{AffineLayout, BlockType, Layout, LowRankLayout};
 use crate::format::{aqlm, spqr};
 use crate::numeric::grouping::Grouping;
 use crate::target::adapter;
+use crate::target::floats::{self, Floats};
 use crate::target::names::KeptNames;
 use crate::tensor::{DType, MatrixShape};
 
@@ -84,38 +83,6 @@ pub struct Integers {
     pub rows: bool,
     /// Inputs of a layer must be a multiple of this, and of [`Capabilities::inputs_multiple`].
     pub inputs_multiple: usize,
-}
-
-/// Small floats under scales.
-#[derive(Debug, Serialize)]
-pub struct Floats {
-    /// What a code stands for.
-    pub levels: Levels,
-    /// Which weights share a scale.
-    pub tiling: Tiling,
-    /// Element types of the scales.
-    pub scale_dtypes: &'static [DType],
-    /// Inputs of a layer must be a multiple of this.
-    pub inputs_multiple: usize,
-}
-
-impl Floats {
-    fn is(&self, layout: &FloatLayout) -> bool {
-        let is_scaled = self.scale_dtypes.contains(&layout.scale_dtype);
-        layout.levels == self.levels && layout.tiling == self.tiling && is_scaled
-    }
-
-    /// Codes under a power of two for 32 inputs.
-    pub(super) const fn microscaling(levels: Levels) -> Self {
-        let tiling = Tiling::Rows(Grouping::Group(32));
-        Self { levels, tiling, scale_dtypes: &[DType::F8E8M0], inputs_multiple: 32 }
-    }
-
-    /// FP8 under scales of 16 or 32 bits.
-    pub(super) const fn fp8(tiling: Tiling) -> Self {
-        let scale_dtypes = &[DType::F16, DType::BF16, DType::F32];
-        Self { levels: Levels::E4m3, tiling, scale_dtypes, inputs_multiple: 1 }
-    }
 }
 
 /// Codes of research methods.
@@ -271,7 +238,7 @@ fn why_not_codes(layout: &Layout, shape: MatrixShape, is_masked: bool) -> Option
 }
 
 impl Which {
-    fn includes(self, tensor: &Tensor) -> bool {
+    pub(super) fn includes(self, tensor: &Tensor) -> bool {
         let kind = tensor.matrix.map(|matrix| matrix.kind);
         match self {
             Self::Router => tensor.place.role == Role::Router,
@@ -387,7 +354,7 @@ impl Capabilities {
             }
             Layout::Affine(affine) => self.why_not_affine(affine, shape, is_masked),
             Layout::Blocks(kind) => self.why_not_blocks(*kind, shape, is_masked),
-            Layout::Float(float) => self.why_not_floats(float, shape),
+            Layout::Float(float) => floats::why_not(self.floats, float, (tensor, shape)),
             Layout::Palette(_) => Some("the format has no tables of values for a layer".to_owned()),
             other => why_not_form(other).map(str::to_owned),
         }
@@ -457,16 +424,6 @@ impl Capabilities {
             return Some(format!("blocks of {n} do not divide its {} inputs", shape.cols));
         }
         is_masked.then(|| NO_ZERO.to_owned())
-    }
-
-    fn why_not_floats(&self, layout: &FloatLayout, shape: MatrixShape) -> Option<String> {
-        let Some(held) = self.floats.iter().find(|held| held.is(layout)) else {
-            let bits = layout.levels.bits();
-            return Some(format!("{bits}-bit floats of this kind cannot be written here"));
-        };
-        let multiple = held.inputs_multiple;
-        let fits = shape.cols.is_multiple_of(multiple);
-        (!fits).then(|| format!("its {} inputs are no multiple of {multiple}", shape.cols))
     }
 
     fn why_not_integers(&self, affine: &AffineLayout) -> Option<String> {

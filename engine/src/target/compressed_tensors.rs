@@ -18,8 +18,9 @@ use crate::format::layer;
 use crate::format::safetensors::Spec;
 use crate::numeric::grouping::Grouping;
 use crate::target::capabilities::{
-    Agreement, Capabilities, Corrections, Floats, Integers, NOT_LINEAR, Which,
+    Agreement, Capabilities, Corrections, Integers, NOT_LINEAR, Which,
 };
+use crate::target::floats::Floats;
 use crate::target::{About, Entry, MARLIN, Target, is_linear_module};
 use crate::tensor::DType;
 
@@ -53,12 +54,7 @@ const FLOATS: &[Floats] = &[
     Floats::fp8(Tiling::Rows(Grouping::Channel)),
     Floats::fp8(Tiling::Rows(Grouping::Tensor)),
     Floats::fp8(Tiling::Squares(128)),
-    Floats {
-        levels: Levels::E2m1,
-        tiling: Tiling::Rows(Grouping::Group(16)),
-        scale_dtypes: &[DType::F8E4M3],
-        inputs_multiple: 16,
-    },
+    Floats::nvfp4(16, &[]),
     Floats::microscaling(Levels::E2m1),
     Floats::microscaling(Levels::E4m3),
 ];

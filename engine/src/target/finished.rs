@@ -28,7 +28,7 @@ pub(super) fn finished_gguf(case: &Case<'_>, lints: &mut Vec<Lint>) {
             "{} is a finished GGUF file, which is written again for llama.cpp alone",
             case.checkpoint.path().display()
         ),
-        mend: "choose llama.cpp, or export from the safetensors checkpoint it was made from"
+        mend: "choose llama.cpp (target gguf), or export from the safetensors checkpoint it was made from"
             .to_owned(),
         fix: Some(Fix::Target("gguf")),
     });

@@ -262,7 +262,7 @@ pub fn entry_of(
             if is_rewritten && gguf::is_already(tensor, &layout) {
                 (None, Storage::Copied)
             } else {
-                let storage = target.storage(tensor, &layout);
+                let storage = target.storage_in(checkpoint, tensor, &layout);
                 (Some(layout), storage)
             }
         }

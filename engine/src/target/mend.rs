@@ -49,7 +49,15 @@ fn keep(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
 /// The nearest assignments the target holds: of the same method, if there is one.
 fn held(case: &Case<'_>, tensors: &[usize]) -> Option<Changes> {
     let target = case.aim.target;
+    let has_place = |tensor: &Tensor, now: &Assignment| {
+        let layout = tensor.matrix.and_then(|matrix| now.layout(matrix.shape, tensor.dtype).ok());
+        let why = layout.and_then(|layout| target.why_not_in(case.checkpoint, tensor, &layout));
+        why.is_none()
+    };
     changes(case, tensors, |tensor, now| {
+        if !has_place(tensor, now) {
+            return held_instead(tensor, now, target);
+        }
         held_by_same_method(tensor, now, target)
             .unwrap_or_else(|| held_instead(tensor, now, target))
     })

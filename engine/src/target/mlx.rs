@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::format::mlx::{Form, pack, quantization, with_offsets};
 use crate::format::safetensors::Spec;
 use crate::format::{Stored, layer};
-use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
+use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
+use crate::target::floats::Floats;
 use crate::target::{About, Entry, Storage, Target, part, suffix, without_masks};
 
 /// Affine groups.

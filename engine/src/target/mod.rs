@@ -10,6 +10,7 @@ mod capabilities;
 mod compressed_tensors;
 mod dense;
 mod finished;
+mod floats;
 mod gguf;
 mod gptq;
 mod halves;
@@ -36,7 +37,7 @@ pub use biases::{added_bias, place_biases};
 pub use capabilities::{
     Agreement, Capabilities, Codes, Corrections, Holds, Integers, Kernel, Which,
 };
-pub use gguf::{Content, GgufFile, retype, types, write_row};
+pub use gguf::{Content, GgufFile, multiplier, retype, types, write_row};
 pub use lint::{Case, Fix, LINTS, Lint, Severity, dead_rules, lints, refuse_errors};
 pub use manifest::{
     Entry, Manifest, OutputFile, Text, WeightFile, entries, entry, entry_of, is_joint,
@@ -167,6 +168,27 @@ pub trait Target: Sync {
         match self.capabilities().why_not(tensor, layout) {
             Some(because) => Storage::Dense { because },
             None => Storage::Native,
+        }
+    }
+
+    /// Why this model has no place for a layer that would be stored natively otherwise, in a sentence without a full stop;
+    /// `None` where it has.
+    fn why_not_in(
+        &self,
+        _checkpoint: &Checkpoint,
+        _tensor: &Tensor,
+        _layout: &Layout,
+    ) -> Option<String> {
+        None
+    }
+
+    /// How a layer of this model would be stored: [`Target::storage`], where the model has a place for that.
+    fn storage_in(&self, checkpoint: &Checkpoint, tensor: &Tensor, layout: &Layout) -> Storage {
+        match self.storage(tensor, layout) {
+            Storage::Native => self
+                .why_not_in(checkpoint, tensor, layout)
+                .map_or(Storage::Native, |because| Storage::Dense { because }),
+            other => other,
         }
     }
 

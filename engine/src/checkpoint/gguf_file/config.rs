@@ -31,7 +31,7 @@ pub(super) fn is_known(architecture: &str) -> bool {
 }
 
 /// A part of the model with its header.
-type Part = (Source, Header);
+pub(super) type Part = (Source, Header);
 
 /// The tensor of this name, with the part it lies in.
 fn find<'p>(parts: &'p [Part], name: &str) -> Option<(&'p Part, &'p TensorInfo)> {

@@ -2,11 +2,14 @@
 //! become a config.json and its vocabulary a tokenizer.json, so that it runs; of any other architecture they have their own
 //! names, and what keeps it from running is said when it is asked to. One that was split is opened by any part.
 //!
+//! Numbers that multiply a matrix and lie in a tensor beside it belong to that ([`scales`]).
+//!
 //! Values of blocks are decoded as they are read ([`Checkpoint::element_bytes`]), and rows of q and k put back. What a file
 //! holds beside its values is kept byte for byte, so that it can be written again with tensors of other types.
 
 mod config;
 mod rows;
+mod scales;
 mod tokenizer;
 
 use std::collections::BTreeMap;
@@ -14,6 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::checkpoint::gguf_file::rows::Rows;
+use crate::checkpoint::gguf_file::scales::Scales;
 use crate::checkpoint::open::matrix_of;
 use crate::checkpoint::{
     Checkpoint, Coded, Config, File, Matrix, MatrixKind, Place, Role, RowOrder, SideFile, Tensor,
@@ -65,6 +69,8 @@ pub struct GgufTensor {
     pub name: String,
     /// Its name in the checkpoint, if it is listed there.
     pub listed: Option<String>,
+    /// Its own name of the matrix that it belongs to, if it holds that one's scales.
+    pub belongs_to: Option<String>,
     /// Extents, inputs first.
     pub extents: Vec<u64>,
     /// Number of its type.
@@ -100,7 +106,9 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     let file = SideFile { path: source.path().to_path_buf(), bytes: source.len_bytes() };
     let config = config::of(&parts);
     let tokenizer = tokenizer::of(source, first);
-    let of = Model { architecture: &architecture, header: first, has_config: config.is_ok() };
+    let has_config = config.is_ok();
+    let scales = Scales::of(&parts)?;
+    let of = Model { architecture: &architecture, header: first, has_config, scales };
     let (mut found, mut files) = (Found::default(), Vec::new());
     for (at, (source, header)) in parts.iter().enumerate() {
         let part = found.part(&of, (at, source, header))?;
@@ -129,6 +137,7 @@ struct Model<'a> {
     /// Of the first part.
     header: &'a Header,
     has_config: bool,
+    scales: Scales,
 }
 
 /// What was found in the parts so far.
@@ -167,7 +176,8 @@ impl Found {
                 bad(format!("tensor {} is of the unknown type {}", info.name, info.kind))
             })?;
             let is_config = of.has_config && info.name == config::DIVISORS;
-            let listed = if is_config {
+            let belongs_to = of.scales.belongs_to(&info.name).cloned();
+            let listed = if is_config || belongs_to.is_some() {
                 None
             } else {
                 let (name, rows) = of.rows(info, (file, range.clone())).map_err(bad)?;
@@ -175,7 +185,7 @@ impl Found {
                 Some(name)
             };
             let TensorInfo { name, extents, kind, .. } = info.clone();
-            tensors.push(GgufTensor { name, listed, extents, kind, range });
+            tensors.push(GgufTensor { name, listed, belongs_to, extents, kind, range });
         }
         Ok(GgufPart { pairs, tensors, alignment: header.alignment })
     }
@@ -207,7 +217,8 @@ impl Model<'_> {
             return Err(format!("tensor {} of {rows} rows is no {heads} heads", info.name));
         }
         let name = name.unwrap_or_else(|| info.name.clone());
-        Ok((name, Rows { file, extents, range, kind: info.kind, order }))
+        let scales = self.scales.of_matrix(&info.name);
+        Ok((name, Rows { file, extents, range, kind: info.kind, order, scales }))
     }
 
     /// The name in the source, where that is known.
@@ -253,6 +264,7 @@ fn listed(architecture: &str, info: &TensorInfo, (name, rows): (&str, &Rows)) ->
         name: info.block_type().map_or("", |block| block.name).to_uppercase(),
         bits: gguf_values::code_bits(rows.kind),
         is_readable: gguf_values::is_read(rows.kind),
+        scales: rows.scales.clone(),
     });
     let mut tensor = Tensor {
         name: name.to_owned(),

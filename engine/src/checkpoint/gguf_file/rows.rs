@@ -1,6 +1,7 @@
 //! Rows of a tensor of a GGUF file in the order of the source, decoded block by block.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::checkpoint::RowOrder;
 use crate::disk::Source;
@@ -21,6 +22,8 @@ pub(super) struct Rows {
     pub(super) kind: u32,
     /// How rows follow one another there.
     pub(super) order: RowOrder,
+    /// Bits of numbers that its values are multiplied by, each for as many rows as the others.
+    pub(super) scales: Arc<[u32]>,
 }
 
 impl Rows {
@@ -55,7 +58,8 @@ impl Rows {
             let (row, first) = (at / cols, at % cols);
             let end = cols.min(first + (wanted.end - at));
             let begin = self.range.start + (self.order.place(row, rows) * row_bytes) as u64;
-            if self.piece(source, (begin, block), first..end, &mut out)?.is_none() {
+            let scale = self.scale(row, rows);
+            if self.piece(source, (begin, block, scale), first..end, &mut out)?.is_none() {
                 return Ok(None);
             }
             at += end - first;
@@ -63,11 +67,17 @@ impl Rows {
         Ok(Some(out))
     }
 
-    /// Appends the values `wanted` of a row that begins at `begin`.
+    /// What a row is multiplied by, if it is.
+    fn scale(&self, row: usize, rows: usize) -> Option<f32> {
+        let of_each = rows.checked_div(self.scales.len())?.max(1);
+        self.scales.get(row / of_each).map(|bits| f32::from_bits(*bits))
+    }
+
+    /// Appends the values `wanted` of a row that begins at `begin`, times `scale`.
     fn piece(
         &self,
         source: &Source,
-        (begin, block): (u64, &BlockType),
+        (begin, block, scale): (u64, &BlockType, Option<f32>),
         wanted: Range<usize>,
         out: &mut Vec<u8>,
     ) -> Result<Option<()>> {
@@ -82,6 +92,11 @@ impl Rows {
         let mut values = vec![0.0_f32; blocks.len() * size];
         if gguf_values::decode_row(self.kind, stored, &mut values).is_none() {
             return Ok(None);
+        }
+        if let Some(scale) = scale {
+            for value in &mut values {
+                *value *= scale;
+            }
         }
         let first = blocks.start * size;
         let wanted = &values[wanted.start - first..wanted.end - first];

@@ -23,6 +23,9 @@ pub(super) struct Architecture {
     pub(super) norms: &'static [(&'static str, &'static str)],
     /// Whether the two halves of each head's rows are woven in q and k.
     pub(super) weaves: bool,
+    /// Whether the layers behind the attention are multiplied by scales that lie beside them: `ffn_up.scale`. Those of the
+    /// attention are in every architecture.
+    pub(super) scales_behind: bool,
     /// Whether norms are stored less one.
     pub(super) norms_from_one: bool,
     /// The table that positions are looked up in, if they are.
@@ -66,6 +69,7 @@ const LLAMA: Architecture = Architecture {
     biases: &["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"],
     norms: &[],
     weaves: true,
+    scales_behind: true,
     norms_from_one: false,
     positions: None,
     tied: false,
@@ -77,6 +81,7 @@ const QWEN_2: Architecture = Architecture {
     name: "qwen2",
     biases: &["attn_q", "attn_k", "attn_v"],
     weaves: false,
+    scales_behind: false,
     keys: qwen2,
     ..LLAMA
 };
@@ -98,6 +103,7 @@ const QWEN_3: Architecture = Architecture {
         "ffn_down",
     ],
     biases: &[],
+    scales_behind: true,
     keys: qwen3,
     ..QWEN_2
 };
@@ -107,6 +113,7 @@ const GEMMA: Architecture = Architecture {
     name: "gemma",
     biases: &[],
     weaves: false,
+    scales_behind: false,
     norms_from_one: true,
     tied: true,
     keys: gemma,
@@ -206,6 +213,7 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
         block: &["attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"],
         biases: &[],
         weaves: false,
+        scales_behind: false,
         keys: phi3,
         ..LLAMA
     },
@@ -215,6 +223,7 @@ pub(super) static ARCHITECTURES: &[Architecture] = &[
         block: &["attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"],
         biases: &["attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"],
         weaves: false,
+        scales_behind: false,
         positions: Some("wpe"),
         tied: true,
         keys: gpt2,

@@ -4,10 +4,14 @@ use half::f16;
 
 use crate::encoding::{Affine, Encoding, Float};
 use crate::error::{Error, Result};
+use crate::numeric::minifloat::E4M3;
 use crate::tensor::write_f32;
 
 /// Weights of a block of integers or small floats.
 const SIZE: usize = 32;
+/// Weights of a block of NVFP4, and of those that share a scale.
+const WIDE: usize = 64;
+const SMALL: usize = 16;
 
 /// Appends row `row` of a natively stored layer called `name`.
 ///
@@ -27,6 +31,9 @@ pub fn write_row(encoding: &Encoding, row: usize, name: &str, out: &mut Vec<u8>)
             Ok(())
         }
         Encoding::Affine(affine) => integers(affine, row, name, out),
+        Encoding::Float(float) if float.layout().has_global() => {
+            small_groups(float, row, name, out)
+        }
         Encoding::Float(float) => {
             floats(float, row, out);
             Ok(())
@@ -78,9 +85,9 @@ fn integers(affine: &Affine, row: usize, name: &str, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
-/// Code j in the low half of byte j, code j + 16 in the high half.
+/// Code j in the low half of byte j, those of the second half of the codes in the high halves.
 fn nibbles(codes: &[u8], out: &mut Vec<u8>) {
-    let (low, high) = codes.split_at(SIZE / 2);
+    let (low, high) = codes.split_at(codes.len() / 2);
     out.extend(low.iter().zip(high).map(|(low, high)| (low & 15) | (high & 15) << 4));
 }
 
@@ -94,4 +101,56 @@ fn floats(float: &Float, row: usize, out: &mut Vec<u8>) {
         out.push((float.scales()[first + group].to_bits() >> 23) as u8);
         nibbles(codes, out);
     }
+}
+
+/// NVFP4: the bytes of four scales, then the codes of each.
+fn small_groups(float: &Float, row: usize, name: &str, out: &mut Vec<u8>) -> Result<()> {
+    let cols = float.shape().cols;
+    let first = float.layout().tiling.first_scale(row, cols);
+    let scales = float.scales()[first..].chunks(WIDE / SMALL);
+    let codes = float.codes()[row * cols..(row + 1) * cols].chunks_exact(WIDE);
+    for (scales, codes) in scales.zip(codes) {
+        for &scale in scales {
+            out.push(unsigned(scale, name)?);
+        }
+        codes.chunks_exact(SMALL).for_each(|codes| nibbles(codes, out));
+    }
+    Ok(())
+}
+
+/// The byte of a scale without a sign. llama.cpp reads 127, which is no number, as nothing.
+fn unsigned(scale: f32, name: &str) -> Result<u8> {
+    let byte = E4M3.encode(scale) & 0x7f;
+    if E4M3.decode(byte) == scale {
+        return Ok(byte);
+    }
+    Err(Error::Numeric {
+        tensor: name.to_owned(),
+        why: format!(
+            "the scale {scale:e} of 16 inputs has no form in NVFP4 of GGUF; choose other blocks for this layer, or keep it"
+        ),
+    })
+}
+
+/// What llama.cpp multiplies a natively stored layer called `name` by, where its blocks alone are not all of it.
+///
+/// # Errors
+/// [`Error::Numeric`] for a scale of the matrix whose inverse is no number of use.
+pub fn multiplier(encoding: &Encoding, name: &str) -> Result<Option<f32>> {
+    let float = match encoding {
+        Encoding::Sparse(sparse) => return multiplier(sparse.inner(), name),
+        Encoding::Float(float) if float.layout().has_global() => float,
+        _ => return Ok(None),
+    };
+    let by = 1.0 / float.global();
+    if by.is_normal() {
+        return Ok(Some(by));
+    }
+    Err(Error::Numeric {
+        tensor: name.to_owned(),
+        why: format!(
+            "the scale of the matrix, {:e}, has no inverse in F32; choose other blocks for this layer, or keep it",
+            float.global()
+        ),
+    })
 }

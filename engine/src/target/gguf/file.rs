@@ -45,6 +45,8 @@ pub enum Content {
         /// What is added to each value.
         plus: f32,
     },
+    /// What multiplies each of some matrices, in F32.
+    Multipliers(Vec<usize>),
     /// Numbers of its own.
     Values(Vec<f32>),
     /// Bytes of the source, a GGUF file itself, as they are.
@@ -140,7 +142,7 @@ fn file_type(checkpoint: &Checkpoint, entries: &[Entry]) -> u32 {
 
 /// The label of the type that most weights have, where llama.cpp has one for it.
 pub(super) fn label(weights: &BTreeMap<u32, u64>) -> Option<u32> {
-    const LABELS: [(u32, u32); 26] = [
+    const LABELS: [(u32, u32); 28] = [
         (0, 0),
         (1, 1),
         (2, 2),
@@ -167,6 +169,8 @@ pub(super) fn label(weights: &BTreeMap<u32, u64>) -> Option<u32> {
         (35, 37),
         (39, 38),
         (40, 39),
+        (41, 40),
+        (42, 41),
     ];
     let (most, _) = weights.iter().max_by_key(|(_, weights)| **weights)?;
     LABELS.iter().find(|(kind, _)| kind == most).map(|(_, label)| *label)
@@ -186,7 +190,7 @@ pub(super) fn kind_of(entry: &Entry) -> Option<u32> {
 }
 
 /// Number of the type that holds a layout in the format's own form.
-fn native_kind(layout: &Layout) -> Option<u32> {
+pub(super) fn native_kind(layout: &Layout) -> Option<u32> {
     let named = |name: &str| BlockType::named(name).map(|block| block.id);
     match layout.under_masks() {
         Layout::Blocks(kind) => named(kind.name()),
@@ -199,11 +203,19 @@ fn native_kind(layout: &Layout) -> Option<u32> {
             (8, false) => "q8_0",
             _ => return None,
         }),
-        Layout::Float(float) if float.levels == Levels::E2m1 && !float.has_global() => {
-            named("mxfp4")
+        Layout::Float(float) if float.levels == Levels::E2m1 => {
+            named(if float.has_global() { "nvfp4" } else { "mxfp4" })
         }
         _ => None,
     }
+}
+
+/// Number of the type whose blocks need a number beside them.
+pub(super) const NVFP4: u32 = 40;
+
+/// The tensor of what multiplies the matrix of this name.
+pub(super) fn scale_of(weight: &str) -> String {
+    format!("{}.scale", weight.strip_suffix(".weight").unwrap_or(weight))
 }
 
 struct Builder<'a> {
@@ -234,12 +246,27 @@ impl Builder<'_> {
             return self.add_vector(index, placed, rows);
         };
         let extents = vec![matrix.shape.cols as u64, matrix.shape.rows as u64];
-        let Some(expert) = placed.expert else {
+        let scale = (kind == NVFP4).then(|| scale_of(&placed.name));
+        if let Some(expert) = placed.expert {
+            self.add_expert(index, (placed.name, expert), (extents, kind))?;
+        } else {
             let tensors = vec![index];
             let new = NewTensor { name: placed.name, extents, kind };
-            return self.push(new, Content::Matrices { tensors, rows });
+            self.push(new, Content::Matrices { tensors, rows })?;
+        }
+        scale.map_or(Ok(()), |scale| self.add_multiplier(index, scale))
+    }
+
+    /// What a matrix is multiplied by: a number for each expert, where it is one of several.
+    fn add_multiplier(&mut self, index: usize, name: String) -> Result<()> {
+        let Some(&at) = self.names.get(&name) else {
+            return self.push(NewTensor::f32(name, &[1]), Content::Multipliers(vec![index]));
         };
-        self.add_expert(index, (placed.name, expert), (extents, kind))
+        if let Content::Multipliers(tensors) = &mut self.contents[at] {
+            self.tensors[at].extents[0] += 1;
+            tensors.push(index);
+        }
+        Ok(())
     }
 
     fn add_vector(&mut self, index: usize, placed: Placed, rows: RowOrder) -> Result<()> {
@@ -388,7 +415,7 @@ impl Builder<'_> {
             let (tensor, rows) = match content {
                 Content::Matrices { tensors, rows } => (tensors[0], *rows),
                 Content::Vector { tensor, rows, .. } => (*tensor, *rows),
-                Content::Values(_) | Content::Carried { .. } => continue,
+                Content::Multipliers(_) | Content::Values(_) | Content::Carried { .. } => continue,
             };
             let source = &self.checkpoint.tensors()[tensor];
             if let RowOrder::Woven { heads } = rows

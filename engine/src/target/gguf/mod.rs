@@ -1,7 +1,8 @@
 //! GGUF files for llama.cpp: one file of keys, tokenizer and tensors, laid out to the byte before anything is computed.
 //!
 //! Held are its own blocks; the blocks of 32 that grouped integers fill exactly: `Q4_0`, `Q5_0`, `Q8_0` (symmetric),
-//! `Q4_1`, `Q5_1` (with an offset); and MXFP4. Super-blocks of 256 (K-quants) need rows that 256 divides; for others
+//! `Q4_1`, `Q5_1` (with an offset); MXFP4; and NVFP4, whose scale of the matrix is a tensor of its own, which llama.cpp
+//! multiplies by in some layers alone ([`scales`]). Super-blocks of 256 (K-quants) need rows that 256 divides; for others
 //! llama-quantize falls back to blocks of 32. A source that is a GGUF file itself is written again with the types of some
 //! tensors changed ([`retyped`]).
 
@@ -12,10 +13,11 @@ mod importance;
 mod retype;
 mod retyped;
 mod rope;
+mod scales;
 mod settings;
 mod split;
 
-pub use blocks::write_row;
+pub use blocks::{multiplier, write_row};
 pub use file::{Content, GgufFile};
 pub use retype::{retype, types};
 pub(super) use retyped::{is_already, joined, stored};
@@ -25,7 +27,8 @@ use crate::checkpoint::{Checkpoint, Role, Tensor};
 use crate::encoding::{AffineLayout, BlockType, Layout, Levels};
 use crate::error::Result;
 use crate::format::safetensors::Spec;
-use crate::target::capabilities::{Agreement, Capabilities, Floats, Integers, Which};
+use crate::target::capabilities::{Agreement, Capabilities, Integers, Which};
+use crate::target::floats::Floats;
 use crate::target::{About, Entry, OutputFile, Storage, Target, WeightFile};
 use crate::tensor::{DType, Shape};
 
@@ -68,7 +71,16 @@ static CAPABILITIES: Capabilities = Capabilities {
     zero_points: false,
     scale_dtypes: &[DType::F16, DType::BF16],
     blocks: &BlockType::ALL,
-    floats: &[Floats::microscaling(Levels::E2m1)],
+    floats: &[
+        Floats::microscaling(Levels::E2m1),
+        Floats::nvfp4(
+            64,
+            &[(
+                Which::Embedding,
+                "llama.cpp looks tokens up without the scale that NVFP4 has for the matrix",
+            )],
+        ),
+    ],
     kept: &[
         (Which::Router, "llama.cpp keeps routers of experts in F32"),
         (Which::Convolution, "llama.cpp keeps convolutions in full precision"),
@@ -112,6 +124,16 @@ impl Target for Gguf {
         held.map_or(Storage::Native, |because| Storage::Dense { because })
     }
 
+    fn why_not_in(
+        &self,
+        checkpoint: &Checkpoint,
+        tensor: &Tensor,
+        layout: &Layout,
+    ) -> Option<String> {
+        let has_scale = matches!(layout.under_masks(), Layout::Float(float) if float.has_global());
+        has_scale.then(|| scales::why_not(checkpoint, tensor))?
+    }
+
     fn rewrites(&self) -> bool {
         true
     }
@@ -127,12 +149,17 @@ impl Target for Gguf {
         let row_bytes = match layout.under_masks() {
             Layout::Affine(affine) => matrix.shape.cols / BLOCK * block_bytes(affine),
             Layout::Blocks(kind) => kind.row_bytes(matrix.shape.cols),
+            // A byte of scale for 16 inputs and 8 of codes, four times.
+            Layout::Float(float) if float.has_global() => matrix.shape.cols / 64 * 36,
             // A byte of scale and 16 of codes.
             Layout::Float(_) => matrix.shape.cols / BLOCK * (1 + BLOCK / 2),
             _ => return Vec::new(),
         };
         let shape = Shape(vec![matrix.shape.rows, row_bytes]);
-        vec![Spec { name: tensor.name.clone(), dtype: DType::U8, shape }]
+        let blocks = Spec { name: tensor.name.clone(), dtype: DType::U8, shape };
+        let has_scale = matches!(layout.under_masks(), Layout::Float(float) if float.has_global());
+        let scale = || super::part(tensor, "scale", DType::F32, &[1]);
+        std::iter::once(blocks).chain(has_scale.then(scale)).collect()
     }
 
     fn kept(&self, tensor: &Tensor) -> Spec {

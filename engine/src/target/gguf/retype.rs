@@ -13,13 +13,28 @@ const BLOCKS: &str = "gguf-blocks";
 const TYPE: &str = "type";
 const IMPORTANCE: &str = "importance";
 
+/// The method whose small floats are types of llama.cpp too, with its parameter and their names as it knows them.
+const FLOATS: &str = "microscaling";
+const FORMAT: &str = "format";
+const FORMATS: [(&str, &str); 2] = [("MXFP4", "mxfp4"), ("NVFP4", "nvfp4")];
+
 /// Names of the types that tensors can be given, as llama.cpp writes them.
 pub fn types() -> Vec<&'static str> {
     let parameters = method::find(BLOCKS).map_or(&[][..], |method| method.about().parameters);
     let found = parameters.iter().find(|parameter| parameter.name == TYPE);
-    match found.map(|parameter| &parameter.kind) {
-        Some(Kind::Choice(options)) => options.iter().map(|option| option.id).collect(),
-        _ => Vec::new(),
+    let blocks = match found.map(|parameter| &parameter.kind) {
+        Some(Kind::Choice(options)) => *options,
+        _ => &[],
+    };
+    let floats = FORMATS.iter().map(|(name, _)| *name);
+    blocks.iter().map(|option| option.id).chain(floats).collect()
+}
+
+/// The step that makes a type.
+fn step_of(kind: &str) -> Step {
+    match FORMATS.iter().find(|(name, _)| *name == kind) {
+        Some((_, format)) => Step::new(FLOATS).with(FORMAT, *format),
+        None => Step::new(BLOCKS).with(TYPE, kind),
     }
 }
 
@@ -113,8 +128,7 @@ fn of_type(checkpoint: &Checkpoint, kind: &str, aim: Aim) -> Result<(Plan, Vec<L
     for role in [Role::Router, Role::Position] {
         rules.push(Rule::new(&format!("role:{role}"), Assignment::keep())?);
     }
-    let blocks = Assignment::of(vec![Step::new(BLOCKS).with(TYPE, kind)]);
-    rules.push(Rule::new("default", blocks)?);
+    rules.push(Rule::new("default", Assignment::of(vec![step_of(kind)]))?);
     let mut plan = Plan::default();
     plan.set_rules(checkpoint, rules.into_iter().filter(matches).collect());
     let fitted = mend_all(checkpoint, &mut plan, aim);

@@ -1,5 +1,6 @@
 //! A GGUF file written again with some of its tensors in other types: keys, values, names, order, alignment and parts are
-//! those of the source, and so is every byte of a tensor that no assignment changes.
+//! those of the source, and so is every byte of a tensor that no assignment changes. Scales that lie beside a matrix are part
+//! of its values, and go where it changes; one in NVFP4 gets its own.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use crate::format::gguf_writer::{GgufPlan, NewTensor, NewValue, Pairs};
 use crate::format::safetensors::Spec;
 use crate::target::gguf::file::{self, Content, GgufFile, kind_of};
 use crate::target::gguf::settings::refused;
-use crate::target::{Entry, OutputFile, Storage, WeightFile};
+use crate::target::{Entry, OutputFile, Storage, WeightFile, added_bias};
 use crate::tensor::{DType, Shape};
 
 /// Keys that say how tensors are stored.
@@ -32,7 +33,10 @@ pub(in crate::target) fn stored(tensor: &Tensor) -> Spec {
 /// Whether a layer lies in the file as this layout already.
 pub(in crate::target) fn is_already(tensor: &Tensor, layout: &Layout) -> bool {
     match (layout, &tensor.coded) {
-        (Layout::Blocks(kind), Some(coded)) => kind.name().eq_ignore_ascii_case(&coded.name),
+        (Layout::Blocks(_) | Layout::Float(_), Some(coded)) => {
+            let kind = file::native_kind(layout).and_then(BlockType::of);
+            kind.is_some_and(|kind| kind.name.eq_ignore_ascii_case(&coded.name))
+        }
         (Layout::Dense(dtype), None) => *dtype == tensor.dtype,
         _ => false,
     }
@@ -47,10 +51,17 @@ pub(super) fn files(
     gguf: &GgufTensors,
     entries: &[Entry],
 ) -> Result<Vec<OutputFile>> {
+    let changed = |tensor: &GgufTensor| {
+        let index = checkpoint.find(tensor.listed.as_ref()?)?;
+        let is_changed = entries[index].storage != Storage::Copied;
+        is_changed.then(|| (tensor.name.clone(), index))
+    };
+    let own = gguf.parts().iter().flat_map(|part| &part.tensors);
+    let changed: BTreeMap<String, usize> = own.filter_map(changed).collect();
     let parts = gguf.parts().iter().enumerate();
-    let parts = parts.map(|(at, part)| rewritten(checkpoint, entries, (at, part)));
+    let parts = parts.map(|(at, part)| rewritten(checkpoint, (entries, &changed), (at, part)));
     let parts: Vec<(Vec<NewTensor>, Vec<Content>)> = parts.collect::<Result<_>>()?;
-    let is_changed = entries.iter().any(|entry| entry.storage != Storage::Copied);
+    let is_changed = !changed.is_empty();
     let all: Vec<&NewTensor> = parts.iter().flat_map(|(tensors, _)| tensors).collect();
     let (stem, count) = (file::stem(checkpoint), parts.len());
     let said = |key: &str| gguf.parts().iter().position(|part| part.pairs.has(key)).unwrap_or(0);
@@ -87,26 +98,41 @@ fn relabelled(mut keys: Vec<Pairs>, places: [usize; 2], tensors: &[&NewTensor]) 
     if let (true, Some(pairs)) = (tensors.iter().any(has_blocks), keys.get_mut(of_version)) {
         *pairs = pairs.with(VERSION, &NewValue::U32(file::QUANTIZATION_VERSION));
     }
+    // Scales beside matrices come and go with NVFP4.
+    let all = NewValue::I32(i32::try_from(tensors.len()).unwrap_or(i32::MAX));
+    for pairs in keys.iter_mut().filter(|pairs| pairs.has(gguf_split::TENSORS)) {
+        *pairs = pairs.with(gguf_split::TENSORS, &all);
+    }
     keys
 }
 
-/// The tensors of a part, and what each is made of.
+/// The tensors of a part, and what each is made of. What belongs to a matrix goes where that changes.
 fn rewritten(
     checkpoint: &Checkpoint,
-    entries: &[Entry],
+    (entries, changed): (&[Entry], &BTreeMap<String, usize>),
     (at, part): (usize, &GgufPart),
 ) -> Result<(Vec<NewTensor>, Vec<Content>)> {
     let (mut tensors, mut contents) = (Vec::new(), Vec::new());
     for tensor in &part.tensors {
-        let listed = tensor.listed.as_ref().and_then(|name| checkpoint.find(name));
-        let changed = listed.filter(|&index| entries[index].storage != Storage::Copied);
+        if tensor.belongs_to.as_ref().is_some_and(|matrix| changed.contains_key(matrix)) {
+            continue;
+        }
         let GgufTensor { name, extents, kind, range, .. } = tensor.clone();
-        let (kind, content) = match changed {
-            Some(index) => changed_to(checkpoint, &entries[index])?,
+        let (kind, content) = match changed.get(&name) {
+            Some(&index) => changed_to(checkpoint, &entries[index])?,
             None => (kind, Content::Carried { file: at, range }),
         };
+        let scale = (kind == file::NVFP4).then(|| changed.get(&name)).flatten();
+        let scale = scale.map(|&index| (file::scale_of(&name), index));
+        if scale.is_some() && extents.len() != 2 {
+            return Err(refused(format!("{name} would need a scale for each of its matrices")));
+        }
         tensors.push(NewTensor { name, extents, kind });
         contents.push(content);
+        if let Some((name, index)) = scale {
+            tensors.push(NewTensor::f32(name, &[1]));
+            contents.push(Content::Multipliers(vec![index]));
+        }
     }
     Ok((tensors, contents))
 }
@@ -114,7 +140,7 @@ fn rewritten(
 /// The type of a tensor that is not carried over, and what it is made of.
 fn changed_to(checkpoint: &Checkpoint, entry: &Entry) -> Result<(u32, Content)> {
     let tensor = &checkpoint.tensors()[entry.tensor];
-    if entry.specs.len() > 1 {
+    if added_bias(tensor, entry).is_some() {
         return Err(refused(format!("{} would be given a bias", tensor.module())));
     }
     if tensor.matrix.is_none() {
