@@ -154,3 +154,24 @@ fn blocks_built_otherwise_need_a_word_that_says_so() {
     let said = left(json!({"num_hidden_layers": 4, "mlp_layer_types": types}), &[1]).unwrap();
     assert_eq!(said["mlp_layer_types"], json!(["dense", "dense", "sparse"]));
 }
+
+#[test]
+fn towers_beside_the_text_keep_their_blocks() {
+    let folder = TempDir::new().unwrap();
+    let mut weights = lapidary_tests::Weights::new();
+    for block in 0..3 {
+        for tower in ["model.layers", "visual.blocks"] {
+            weights = weights.normal(&format!("{tower}.{block}.mlp.down_proj.weight"), &[8, 8]);
+        }
+    }
+    weights.write(&folder.path().join("model.safetensors"));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.removable_blocks(), Some(3));
+    let tensors = checkpoint.tensors();
+    for (index, part) in checkpoint.parts_of(0..tensors.len()).into_iter().enumerate() {
+        let block = tensors[index].place.block;
+        assert!(block.is_some(), "{}", tensors[index].name);
+        let wanted = block.filter(|_| tensors[index].name.starts_with("model."));
+        assert_eq!(part, wanted.map(|block| (block, None)), "{}", tensors[index].name);
+    }
+}

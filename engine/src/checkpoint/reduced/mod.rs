@@ -107,6 +107,21 @@ impl Checkpoint {
         Tower::of(self).ok().map(|tower| tower.blocks)
     }
 
+    /// Of each of these tensors the block that it goes with, where that can be taken out, and its expert in there. Blocks of
+    /// other towers have the same numbers and stay.
+    pub fn parts_of(
+        &self,
+        tensors: impl IntoIterator<Item = usize>,
+    ) -> Vec<Option<(u32, Option<u32>)>> {
+        let tower = Tower::of(self).ok();
+        let part = |index: usize| {
+            let tensor = &self.tensors[index];
+            let (block, _) = tower.as_ref()?.block(&tensor.name)?;
+            Some((block, tensor.place.expert))
+        };
+        tensors.into_iter().map(part).collect()
+    }
+
     /// The tensors that go with blocks and experts, without those that are only cut.
     pub fn tensors_of(&self, removal: &Removal) -> Vec<usize> {
         let Some(tower) = Tower::of(self).ok().filter(|_| !removal.is_empty()) else {
