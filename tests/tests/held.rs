@@ -1,7 +1,7 @@
 //! Archives and checkpoints of other formats opened as the layers they hold, not as the parts these lie in.
 
 use lapidary_engine::Silent;
-use lapidary_engine::checkpoint::Checkpoint;
+use lapidary_engine::checkpoint::{Checkpoint, Removal};
 use lapidary_engine::compare::held;
 use lapidary_engine::export::{Destination, export};
 use lapidary_engine::job::Limits;
@@ -10,7 +10,7 @@ use lapidary_engine::network::{CheckpointWeights, Network, Weights as _};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{Cache, measure};
 use lapidary_engine::target::{Aim, Case, Manifest, Severity, find, lints};
-use lapidary_tests::{plan, rtn, sample};
+use lapidary_tests::{assert_says, plan, rtn, sample};
 use tempfile::TempDir;
 
 #[test]
@@ -52,11 +52,18 @@ fn layers_of_every_format_are_seen_whole() {
             weights.read(&tensor.name, 0, &mut wanted, &Silent).unwrap();
             let found = seen.weights(index, &Silent).unwrap();
             assert!(found.iter().eq(&wanted), "{what}");
+            // A few columns of some rows, more and fewer than are decoded at once.
+            for (rows, cols) in [(3..17, 5..21), (0..matrix.shape.rows, 1..2)] {
+                let part = seen.weight_block(index, rows.clone(), cols.clone()).unwrap();
+                assert_eq!(part, found.slice(ndarray::s![rows, cols]), "{what}");
+            }
             let mean = wanted.iter().map(|&w| f64::from(w)).sum::<f64>() / wanted.len() as f64;
             assert!((measure(&seen, index, &Silent).unwrap().mean - mean).abs() < 1e-9, "{what}");
             Cache::key(&seen, index, &Silent).unwrap();
         }
         assert!(coded >= 18, "{id}: {coded}");
+        // No part can be taken out of what is only seen as what it decodes to.
+        assert_says(seen.without(&Removal::of_blocks([1])), &["compressed already"]);
         let ids: Vec<u32> = (0..24).map(|i| i * 61 % 2048).collect();
         let logits = |checkpoint: &Checkpoint| {
             let weights = CheckpointWeights::new(checkpoint);

@@ -9,8 +9,10 @@ use lapidary_engine::export::{
 use lapidary_engine::job::Limits;
 use lapidary_engine::{Result, Silent, target};
 use lapidary_tests::{
-    assert_says, names_in, on_threads, plan, read, read_folder, rtn, sample, sample_path, write,
+    assert_says, names_in, on_threads, plan, raw_file, read, read_folder, rtn, sample, sample_path,
+    write,
 };
+use serde_json::json;
 use tempfile::TempDir;
 
 fn to(folder: &Path) -> Destination<'_> {
@@ -122,6 +124,14 @@ fn what_is_damaged_cut_or_another_is_refused_and_leaves_nothing() {
     write(&file, &[good.as_slice(), b"more"].concat());
     assert_says(restored(&out, None, &back), &["safetensors.squeezed"]);
     assert!(!names_in(root.path()).contains(&"back".to_owned()));
+    // A header that speaks of petabytes takes no memory for them.
+    let (bytes, name) = (1_u64 << 52, "enormous");
+    let header =
+        json!({ name: {"dtype": "U8", "shape": [bytes], "data_offsets": [0, bytes]} }).to_string();
+    let whole = (8 + header.len() as u64 + bytes).to_le_bytes();
+    let header = raw_file(&header, &[]);
+    write(&file, &[b"lapidary squeezed 1\n".as_slice(), &whole, &header].concat());
+    assert_says(restored(&out, None, &back), &["safetensors.squeezed", "too early"]);
     write(&file, &good);
     restored(&out, None, &back).unwrap();
     let empty = root.path().join("empty");

@@ -142,10 +142,10 @@ pub(super) struct Remove {
     /// The most tokens of it.
     #[arg(long, default_value_t = 2048, value_name = "TOKENS")]
     tokens: usize,
-    /// Take out so many of the blocks that do least on --text.
+    /// Take out so many more of the blocks, those that do least on --text.
     #[arg(long, default_value_t = 0, value_name = "COUNT", requires = "text")]
     least_blocks: usize,
-    /// Take out so many of each block's experts, those that do least on --text.
+    /// Take out so many more of each block's experts, those that do least on --text.
     #[arg(long, default_value_t = 0, value_name = "COUNT", requires = "text")]
     least_experts: usize,
     /// The target; that of the project, or the model's usual one, if left out.
@@ -172,8 +172,11 @@ impl Remove {
             if self.put_back { Removal::default() } else { draft.plan().removal().clone() };
         let mut removal = before.with(&self.removing.wanted(&checkpoint)?);
         if let Some(found) = &influences {
-            removal.blocks.extend(found.least_blocks(self.least_blocks));
-            for (block, expert) in found.least_experts(self.least_experts) {
+            let blocks = found.least_blocks(self.least_blocks, &|block| removal.has_block(block));
+            removal.blocks.extend(blocks);
+            let is_out = |block, expert| removal.has_expert(block, expert);
+            let experts = found.least_experts(self.least_experts, &is_out);
+            for (block, expert) in experts {
                 removal.experts.entry(block).or_default().insert(expert);
             }
         }

@@ -51,11 +51,9 @@ pub(super) fn toggle(model: &mut Model, parts: Parts) -> String {
 /// What the selection comes to.
 fn selected(model: &Model, parts: Parts) -> Removal {
     let mut removal = Removal::default();
-    let blocks = model.checkpoint.removable_blocks().unwrap_or_default();
-    for layer in model.selection.layers() {
-        let place = model.checkpoint.tensors()[layer].place;
-        let Some(block) = place.block.filter(|block| *block < blocks) else { continue };
-        match (parts, place.expert) {
+    let found = model.checkpoint.parts_of(model.selection.layers());
+    for (block, expert) in found.into_iter().flatten() {
+        match (parts, expert) {
             (Parts::Blocks, _) => {
                 removal.blocks.insert(block);
             }

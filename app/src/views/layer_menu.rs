@@ -48,9 +48,8 @@ impl ViewContext<'_> {
 
     /// Taking out the block of a layer, or its expert; what is out already is put back.
     fn removal_items(&self, ui: &mut Ui, model: &Model, layer: usize) {
-        let place = model.checkpoint.tensors()[layer].place;
-        let removable = model.checkpoint.removable_blocks().unwrap_or_default();
-        let Some(block) = place.block.filter(|block| *block < removable) else { return };
+        let found = model.checkpoint.parts_of([layer]).into_iter().flatten().next();
+        let Some((block, expert)) = found else { return };
         ui.separator();
         let removal = model.plan().removal();
         let mut item = |(title, keys, tip): (String, &str, &str), parts: Parts| {
@@ -67,7 +66,7 @@ impl ViewContext<'_> {
             (false, true) => "Take out the selected blocks".to_owned(),
         };
         item((title, "Del", BLOCK_TIP), Parts::Blocks);
-        if let Some(expert) = place.expert {
+        if let Some(expert) = expert {
             let title = match (removal.has_expert(block, expert), several) {
                 (true, _) => format!("Put expert {expert} back"),
                 (false, false) => format!("Take out expert {expert}"),

@@ -16,14 +16,23 @@ struct Layers {
     stored: Checkpoint,
     compressed: BTreeMap<String, (CompressedLayer, Vec<usize>)>,
     /// What the layer that was read last is stored in.
-    last: Mutex<Option<(String, Arc<Parts>)>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// A layer that was read.
+#[derive(Clone, Debug)]
+struct Last {
+    name: String,
+    parts: Arc<Parts>,
+    /// All its values in their row-major order, where a few of them cost as much.
+    whole: Option<Arc<Vec<f32>>>,
 }
 
 /// The checkpoint as what it holds: each layer that is stored compressed in one tensor, of its own extents, whose values are
 /// those it decodes to and whose bytes those of its parts. One without such a layer, or with one that is not read here, is
 /// given back as it is.
 ///
-/// Cost: opening it once more; reading holds the parts of one layer.
+/// Cost: opening it once more; reading holds the parts of one layer, and its values where outputs are turned in them.
 ///
 /// # Errors
 /// What opening says.
@@ -67,30 +76,52 @@ impl Layers {
     }
 
     /// What a layer is stored in. Nothing is decoded while others wait.
-    fn parts(&self, name: &str) -> Result<Arc<Parts>> {
+    fn last(&self, name: &str) -> Result<Last> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, parts)) = last.as_ref().filter(|(known, _)| known == name) {
-            return Ok(Arc::clone(parts));
+        if let Some(last) = last.as_ref().filter(|last| last.name == name) {
+            return Ok(last.clone());
         }
         let (layer, _) = self.layer(name)?;
         let parts = layer.read_parts(&self.stored, 0..layer.shape.elements(), &Silent)?;
-        let parts = Arc::new(parts);
-        *last = Some((name.to_owned(), Arc::clone(&parts)));
-        Ok(parts)
+        let new = Last { name: name.to_owned(), parts: Arc::new(parts), whole: None };
+        *last = Some(new.clone());
+        Ok(new)
+    }
+
+    /// All values of a layer, decoded once for as long as no other is read.
+    fn whole(&self, layer: &CompressedLayer, name: &str) -> Result<Arc<Vec<f32>>> {
+        let last = self.last(name)?;
+        if let Some(whole) = last.whole {
+            return Ok(whole);
+        }
+        let reader = last.parts.reader().ok_or_else(|| damaged(name))?;
+        let whole = if layer.is_transposed() {
+            turned(layer.shape, &reader).ok_or_else(|| damaged(name))?
+        } else {
+            let mut whole = vec![0.0; layer.shape.elements()];
+            reader.read(0, &mut whole).ok_or_else(|| damaged(name))?;
+            whole
+        };
+        let whole = Arc::new(whole);
+        let mut kept = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_mut().filter(|kept| kept.name == name) {
+            kept.whole = Some(Arc::clone(&whole));
+        }
+        Ok(whole)
     }
 }
 
 impl Decodes for Layers {
     fn read(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
         let (layer, _) = self.layer(name)?;
-        let parts = self.parts(name)?;
-        let reader = parts.reader().ok_or_else(|| damaged(name))?;
-        if layer.is_transposed() {
-            let all = turned(layer.shape, &reader).ok_or_else(|| damaged(name))?;
+        if layer.is_transposed() || layer.form.is_read_whole() {
+            let all = self.whole(layer, name)?;
             let wanted = all.get(first..first.saturating_add(out.len()));
             out.copy_from_slice(wanted.ok_or_else(|| damaged(name))?);
             return Ok(());
         }
+        let parts = self.last(name)?.parts;
+        let reader = parts.reader().ok_or_else(|| damaged(name))?;
         reader.read(first, out).ok_or_else(|| damaged(name))
     }
 

@@ -35,16 +35,24 @@ pub struct ExpertInfluence {
 }
 
 impl Influences {
-    /// The blocks that do least, as many as are asked for, by number.
-    pub fn least_blocks(&self, count: usize) -> Vec<u32> {
-        let mut order: Vec<(f64, u32)> = self.blocks.iter().copied().zip(0..).collect();
+    /// The blocks that do least among those that are not out, as many as are asked for, by number.
+    pub fn least_blocks(&self, count: usize, is_out: &dyn Fn(u32) -> bool) -> Vec<u32> {
+        let all = self.blocks.iter().copied().zip(0..);
+        let mut order: Vec<(f64, u32)> = all.filter(|(_, block)| !is_out(*block)).collect();
         order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         order.into_iter().take(count).map(|(_, block)| block).collect()
     }
 
-    /// The experts of each block that do least, as many of each as are asked for: `(block, expert)`.
-    pub fn least_experts(&self, count: usize) -> Vec<(u32, u32)> {
-        let mut order: Vec<&ExpertInfluence> = self.experts.iter().collect();
+    /// The experts of each block that do least among those that are not out, as many of each as are asked for:
+    /// `(block, expert)`.
+    pub fn least_experts(
+        &self,
+        count: usize,
+        is_out: &dyn Fn(u32, u32) -> bool,
+    ) -> Vec<(u32, u32)> {
+        let all = self.experts.iter();
+        let mut order: Vec<&ExpertInfluence> =
+            all.filter(|of| !is_out(of.block, of.expert)).collect();
         order.sort_by(|a, b| {
             let rank = a.saliency.total_cmp(&b.saliency).then(a.tokens.cmp(&b.tokens));
             a.block.cmp(&b.block).then(rank).then(a.expert.cmp(&b.expert))
@@ -171,8 +179,13 @@ mod tests {
                 of(2, 2, 0.5),
             ],
         };
-        assert_eq!(found.least_blocks(3), [1, 3, 2]);
-        assert_eq!(found.least_experts(2), [(0, 1), (0, 0), (2, 2), (2, 0)]);
+        assert_eq!(found.least_blocks(3, &|_| false), [1, 3, 2]);
+        let all = [(0, 1), (0, 0), (2, 2), (2, 0)];
+        assert_eq!(found.least_experts(2, &|_, _| false), all);
+        // What is out already is not counted once more.
+        assert_eq!(found.least_blocks(2, &|block| block < 2), [3, 2]);
+        let is_out = |block, expert| (block, expert) == (0, 1) || block == 2;
+        assert_eq!(found.least_experts(1, &is_out), [(0, 0)]);
         let mut answers = Answers { sums: vec![(0.0, 0); 2] };
         let said = array![[3.0, 4.0], [0.0, 2.0]];
         answers.answer([0, 1], &[0.5, 0.25], said.view()).unwrap();

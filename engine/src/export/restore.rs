@@ -96,16 +96,17 @@ fn tensor(
     (pass, each): Listeners<'_>,
 ) -> Result<()> {
     let path = reader.source.path();
-    let all: Vec<_> = pieces(entry).collect();
-    for batch in all.chunks(BATCH) {
-        let mut chunks = Vec::with_capacity(batch.len());
-        for piece in batch {
+    // A header may speak of any number of bytes: pieces are told one after another, as chunks are found for them.
+    let mut all = pieces(entry).peekable();
+    while all.peek().is_some() {
+        let mut chunks = Vec::with_capacity(BATCH);
+        for piece in all.by_ref().take(BATCH) {
             let bytes = reader.number::<4>()?;
             chunks.push((piece, reader.take(bytes)?));
         }
-        let one = |(piece, chunk): &(&std::ops::Range<u64>, &[u8])| {
+        let one = |(piece, chunk): &(std::ops::Range<u64>, &[u8])| {
             let against = if is_against_base(chunk) {
-                let found = base.map(|base| base.bytes(entry, (*piece).clone())).transpose()?;
+                let found = base.map(|base| base.bytes(entry, piece.clone())).transpose()?;
                 Some(found.flatten().ok_or_else(|| no_base(path, &entry.name))?)
             } else {
                 None

@@ -42,6 +42,25 @@ impl Form {
         }
     }
 
+    /// Whether every weight depends on all that is stored, so that a few of them cost as much as all.
+    pub fn is_read_whole(&self) -> bool {
+        fn is_whole(layout: &Layout) -> bool {
+            match layout {
+                Layout::Rotated(of) => of.rows.is_some() || is_whole(&of.inner),
+                Layout::Sum(of) => is_whole(&of.base) || is_whole(&of.correction),
+                Layout::Scaled(of) => is_whole(&of.inner),
+                Layout::Shifted(of) => is_whole(&of.inner),
+                Layout::Stack(of) => of.levels.iter().any(is_whole),
+                _ => false,
+            }
+        }
+        match self {
+            Self::Archive(layout) => is_whole(layout),
+            Self::Corrected(base, _) => base.is_read_whole(),
+            _ => false,
+        }
+    }
+
     /// The format's name, and bits of a code.
     pub fn told(&self) -> (&'static str, u32) {
         match self {

@@ -96,6 +96,9 @@ const BYTE_STEPS: [f32; 4] = [0.052, 0.062, 0.072, 0.085];
 const LARGEST_WORD: f32 = 4096.0;
 const LARGEST_BYTE: f32 = 15.0;
 
+/// The smallest positive F16: 2⁻²⁴.
+const LEAST_HALF: f32 = 1.0 / 16_777_216.0;
+
 /// How blocks are coded.
 struct Coder {
     form: WindowForm,
@@ -189,7 +192,12 @@ impl Coder {
             WindowForm::Bytes => (LARGEST_BYTE, LARGEST_BYTE),
             WindowForm::Bare => (1.0, 1.0),
         };
-        let of_row = round_f32(dtype, steps.iter().copied().fold(0.0, f32::max) / largest);
+        let wanted = steps.iter().copied().fold(0.0, f32::max) / largest;
+        let mut of_row = round_f32(dtype, wanted);
+        if of_row == 0.0 && wanted > 0.0 && dtype == DType::F16 {
+            // It would take the row with it; scales of blocks make up for a larger one.
+            of_row = LEAST_HALF;
+        }
         let local = |&step: &f32| {
             let is_zero = step == 0.0 || of_row == 0.0;
             if is_zero { 0 } else { (step / of_row).round_ties_even().clamp(1.0, most) as u16 }

@@ -19,7 +19,7 @@ const SLOWEST: u16 = 1023;
 /// Shares with one price.
 const PRICE_SHIFT: u32 = 4;
 
-/// A bit whose probability is learnt from those before it: (ones + ½)/(all + 1) for the first 1023, then with a memory of about
+/// A bit whose probability is learnt from those before it: (ones + ¼)/(all + ½) for the first 1023, then with a memory of about
 /// 1024.
 #[derive(Clone, Copy, Debug)]
 pub struct Bit {

@@ -2,6 +2,7 @@
 //! numbers, with a config.json that says so.
 
 mod experts;
+mod kinds;
 
 use std::collections::BTreeMap;
 use std::path::Path;

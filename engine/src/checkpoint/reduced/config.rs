@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Removal;
+use crate::checkpoint::reduced::kinds::Structures;
 use crate::checkpoint::reduced::pattern;
 use crate::error::{Error, Result};
 
@@ -24,7 +25,7 @@ const EXPERTS: [&str; 5] = [
 const CHOSEN: [&str; 5] =
     ["num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts"];
 /// Lists of numbers of blocks.
-const LISTS: [&str; 8] = [
+pub(super) const LISTS: [&str; 10] = [
     "mlp_only_layers",
     "moe_layers",
     "moe_layer_indices",
@@ -33,9 +34,14 @@ const LISTS: [&str; 8] = [
     "cross_attention_layers",
     "global_attn_layers",
     "dense_layers",
+    "hybrid_layer_ids",
+    "rope_scaling_layers",
 ];
 /// Numbers that say of how many of the first blocks something holds, or from which block on.
-const FIRST: [&str; 3] = ["max_window_layers", "first_k_dense_replace", "moe_layer_start_index"];
+pub(super) const FIRST: [&str; 4] =
+    ["max_window_layers", "first_k_dense_replace", "num_dense_layers", "moe_layer_start_index"];
+/// The number of the last block of a kind.
+pub(super) const LAST: &str = "moe_layer_end_index";
 /// Objects whose keys are numbers of blocks.
 const BY_BLOCK: [&str; 1] = ["per_layer_config"];
 /// Lists that may have as many entries as there are blocks and do not speak of them.
@@ -47,14 +53,16 @@ const OTHER_LISTS: [&str; 5] = [
     "pruned_heads",
 ];
 /// Settings by which blocks depend on others or on their place in a way that cannot be said of fewer.
-const BOUND: [(&str, &str); 4] = [
+const BOUND: [(&str, &str); 6] = [
+    ("hidden_size_per_layer_input", "a table beside the blocks has columns for each of them"),
+    ("num_mem_blocks", "blocks share the weights of some of them"),
     ("num_kv_shared_layers", "later blocks share keys and values of earlier ones"),
     ("scale_attn_by_inverse_layer_idx", "each block's attention is scaled by its number"),
     ("cla_share_factor", "neighbouring blocks share keys and values"),
     ("is_encoder_decoder", "the decoder's blocks read an encoder"),
 ];
 /// Parts of config.json that describe the text model.
-const NESTED: [&str; 3] = ["text_config", "llm_config", "language_config"];
+pub(super) const NESTED: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
 type Object = Map<String, Value>;
 
@@ -65,6 +73,8 @@ pub(super) struct Cut<'a> {
     pub(super) blocks: u32,
     /// Experts of a block before and after, where any are taken out.
     pub(super) experts: Option<[u32; 2]>,
+    /// What blocks are made of.
+    pub(super) structures: Structures,
 }
 
 fn number(object: &Object, key: &str) -> Option<u32> {
@@ -106,7 +116,8 @@ impl Cut<'_> {
             let kept: Vec<u32> =
                 (0..blocks).filter(|block| !self.removal.has_block(*block)).collect();
             // Rules by period are looked at while all else is as it was.
-            pattern::keep(object, &kept)?;
+            pattern::keep(object, &kept, blocks)?;
+            self.structures.check(object, &kept, [blocks, self.blocks])?;
             for (key, _) in counts {
                 object.insert(key.to_owned(), json!(kept.len()));
             }
@@ -182,6 +193,13 @@ impl Cut<'_> {
                     *value = json!(first - gone as u64);
                 }
             }
+            Value::Number(last) if key == LAST => {
+                if let Some(last) = last.as_u64() {
+                    let up_to = |block: &&u32| u64::from(**block) <= last;
+                    let gone = self.removal.blocks.iter().filter(up_to).count();
+                    *value = json!(last.saturating_sub(gone as u64));
+                }
+            }
             Value::Object(entries) if BY_BLOCK.contains(&key) => {
                 let new = |(key, value): (String, Value)| match key.parse::<u32>() {
                     Ok(block) => Some((self.removal.new_block(block)?.to_string(), value)),
@@ -205,10 +223,12 @@ impl Cut<'_> {
                 "take config.json from the model these weights belong to",
             ));
         }
-        if let Some(groups) = number(object, "n_group").filter(|groups| *groups > 1) {
+        let groups =
+            ["n_group", "num_expert_group"].into_iter().find_map(|key| number(object, key));
+        if let Some(groups) = groups.filter(|groups| *groups > 1) {
             return Err(Error::plan(
                 format!(
-                    "its experts are chosen by groups (n_group is {groups}), which would be unlike"
+                    "its experts are chosen by groups, {groups} of them, which would be unlike"
                 ),
                 "take whole blocks out instead",
             ));
@@ -231,7 +251,7 @@ impl Cut<'_> {
 }
 
 /// Whether a list has an entry for each block.
-fn is_by_block(key: &str, list: &[Value], lengths: [u32; 2]) -> bool {
+pub(super) fn is_by_block(key: &str, list: &[Value], lengths: [u32; 2]) -> bool {
     let is_other = OTHER_LISTS.contains(&key) || key.ends_with("token_id") || key.ends_with("_ids");
     !is_other && lengths.iter().any(|length| list.len() == *length as usize)
 }

@@ -3,11 +3,14 @@
 
 mod config;
 mod experts;
+mod kinds;
 mod pattern;
 mod removal;
 mod tower;
 
 use std::sync::Arc;
+
+use serde_json::Value;
 
 pub use removal::{Removal, told_numbers};
 
@@ -15,6 +18,7 @@ use crate::checkpoint::open::{assemble, has_conv1d, holder, matrix_of, order};
 use crate::checkpoint::{Checkpoint, Config, File, Tensor, roles};
 use crate::error::{Error, Result};
 use experts::{Mixtures, expert_of};
+use kinds::Structures;
 use tower::Tower;
 
 /// What a model was before parts were taken out of it.
@@ -57,7 +61,8 @@ impl Checkpoint {
         }
         tensors.sort_by_cached_key(order);
         let files = held(&self.files, &mut tensors);
-        let config = self.config.as_ref().map(|config| reduction.config(config)).transpose()?;
+        let config =
+            self.config.as_ref().map(|config| reduction.config(self, config)).transpose()?;
         let beside = (config, self.side_files.clone(), self.has_index);
         let mut reduced = assemble(&self.path, files, tensors, beside)?;
         reduced.before = Some(Before {
@@ -100,6 +105,21 @@ impl Checkpoint {
     /// several towers of them.
     pub fn removable_blocks(&self) -> Option<u32> {
         Tower::of(self).ok().map(|tower| tower.blocks)
+    }
+
+    /// Of each of these tensors the block that it goes with, where that can be taken out, and its expert in there. Blocks of
+    /// other towers have the same numbers and stay.
+    pub fn parts_of(
+        &self,
+        tensors: impl IntoIterator<Item = usize>,
+    ) -> Vec<Option<(u32, Option<u32>)>> {
+        let tower = Tower::of(self).ok();
+        let part = |index: usize| {
+            let tensor = &self.tensors[index];
+            let (block, _) = tower.as_ref()?.block(&tensor.name)?;
+            Some((block, tensor.place.expert))
+        };
+        tensors.into_iter().map(part).collect()
     }
 
     /// The tensors that go with blocks and experts, without those that are only cut.
@@ -181,11 +201,12 @@ impl<'a> Reduction<'a> {
         Ok(Some(new))
     }
 
-    fn config(&self, config: &Config) -> Result<Config> {
+    fn config(&self, checkpoint: &Checkpoint, config: &Config) -> Result<Config> {
         let cut = config::Cut {
             removal: self.removal,
             blocks: self.tower.blocks,
             experts: self.mixtures.left(self.removal),
+            structures: Structures::of(checkpoint, &self.tower),
         };
         cut.repaired(config.value()).map(|value| config.changed_to(value))
     }
@@ -193,14 +214,18 @@ impl<'a> Reduction<'a> {
 
 /// Blocks are taken out of a model in full; what is compressed names its layers in ways of its own.
 fn refuse_compressed(checkpoint: &Checkpoint) -> Result<()> {
-    let said = checkpoint.config.as_ref().and_then(|config| {
-        COMPRESSED.into_iter().find(|key| config.value().get(key).is_some_and(|of| !of.is_null()))
-    });
-    let what = match said {
+    let is_said = |value: &Value| {
+        COMPRESSED.into_iter().any(|key| value.get(key).is_some_and(|of| !of.is_null()))
+    };
+    let config = checkpoint.config.as_ref().map(Config::value);
+    let nested = config::NESTED.into_iter().filter_map(|key| config?.get(key));
+    // What is seen as what it decodes to says nothing of it in config.json.
+    let is_coded = || checkpoint.decoder().is_some();
+    let what = match config.into_iter().chain(nested).any(is_said) || is_coded() {
         _ if checkpoint.gguf.is_some() => "a finished GGUF file",
         _ if checkpoint.is_archive() => "a finished archive",
-        Some(_) => "compressed already",
-        None => return Ok(()),
+        true => "compressed already",
+        false => return Ok(()),
     };
     Err(Error::plan(
         format!("{} is {what}, and no parts are taken out of such", checkpoint.path().display()),

@@ -50,6 +50,27 @@ fn blocks_of_any_size_have_scales_of_their_own() {
     }
 }
 
+/// The scale of a row of WINT2.5 is 4096 times finer than its steps.
+#[test]
+fn small_weights_do_not_vanish_in_half_floats() {
+    let weights = normals(75, 4, 256) * 1e-4;
+    let task = Task {
+        tensor: "layer.weight",
+        weights: weights.view(),
+        dtype: DType::F16,
+        previous: None,
+        fused_peak: None,
+        inputs: None,
+        observer: &Silent,
+    };
+    for form in ["wint2.5", "wint2", "wint2.286"] {
+        let decoded = run_chain(&[ccq(form, "nearest")], &task).unwrap().decode();
+        let squares = |m: &Array2<f32>| m.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        let found = squares(&(&weights - &decoded)) / squares(&weights);
+        assert!(found < 0.125, "{form}: {found}");
+    }
+}
+
 #[test]
 fn feedback_leaves_less_in_the_outputs() {
     let (weights, inputs) = (normals(73, 48, 256), correlated(74, 900, 256));
