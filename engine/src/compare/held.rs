@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{Checkpoint, Coded, Decodes, Restored};
+use crate::checkpoint::{Checkpoint, Coded, Decodes, Restored, Tensor};
 use crate::compare::stored::Parts;
 use crate::compare::{CompressedLayer, Counterpart, layers, turned};
 use crate::error::{Error, Result};
+use crate::format::safetensors::Spec;
 use crate::observer::Silent;
 use crate::tensor::DType;
 
@@ -66,7 +67,7 @@ impl Layers {
     }
 
     /// What a layer is stored in. Nothing is decoded while others wait.
-    fn parts(&self, name: &str) -> Result<Arc<Parts>> {
+    fn parts_of(&self, name: &str) -> Result<Arc<Parts>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, parts)) = last.as_ref().filter(|(known, _)| known == name) {
             return Ok(Arc::clone(parts));
@@ -82,7 +83,7 @@ impl Layers {
 impl Decodes for Layers {
     fn read(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
         let (layer, _) = self.layer(name)?;
-        let parts = self.parts(name)?;
+        let parts = self.parts_of(name)?;
         let reader = parts.reader().ok_or_else(|| damaged(name))?;
         if layer.is_transposed() {
             let all = turned(layer.shape, &reader).ok_or_else(|| damaged(name))?;
@@ -98,6 +99,15 @@ impl Decodes for Layers {
         visit(format!("{:?}", layer.form).as_bytes())?;
         let mut tensors = parts.iter().map(|&part| &self.stored.tensors()[part]);
         tensors.try_for_each(|part| self.stored.for_each_chunk(part, &mut *visit))
+    }
+
+    fn parts(&self, name: &str) -> Vec<Spec> {
+        let parts = self.compressed.get(name).map_or(&[][..], |(_, parts)| parts);
+        let part = |&part: &usize| {
+            let Tensor { name, dtype, shape, .. } = &self.stored.tensors()[part];
+            Spec { name: name.clone(), dtype: *dtype, shape: shape.clone() }
+        };
+        parts.iter().map(part).collect()
     }
 
     fn shift(&self, name: &str) -> Result<Option<Vec<f32>>> {
