@@ -10,6 +10,7 @@ pub mod draft;
 pub mod evaluation;
 pub mod evolution;
 pub mod filter;
+pub mod held_bits;
 pub mod history;
 pub mod list;
 pub mod look;
