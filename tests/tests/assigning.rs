@@ -5,7 +5,7 @@ mod window;
 use std::sync::Arc;
 
 use egui::{Key, Modifiers, Pos2};
-use egui_kittest::kittest::Queryable as _;
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use lapidary::commands::{Command, Grow};
 use lapidary::document::Document;
 use lapidary::document::brush::Brush;

@@ -101,7 +101,9 @@ mod tests {
     fn few_values_have_few_bins_and_many_keep_theirs() {
         let of = |n: u64| {
             let mut histogram = Histogram::new(0.0, 1.0, 256);
-            (0..n).for_each(|i| histogram.add(i as f64 / n as f64, 1));
+            for i in 0..n {
+                histogram.add(i as f64 / n as f64, 1);
+            }
             histogram
         };
         // A norm of 256 weights: 16 bins of 16.

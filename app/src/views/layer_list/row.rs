@@ -110,9 +110,9 @@ pub(super) fn fused(
             "Layers that runtimes store as one. Sizes are sums; of other numbers one is shown:",
         );
         let helps = model.list.columns.iter().filter_map(|of| of.group_help(model, group));
-        helps.for_each(|help| {
+        for help in helps {
             ui.weak(help);
-        });
+        }
     });
     if response.clicked() {
         context.send(Command::ClickGroup(group, how(&response)));
