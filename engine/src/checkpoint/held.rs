@@ -65,13 +65,11 @@ impl Checkpoint {
         if tensor.coded.is_none() {
             return vec![Spec { name: name.clone(), dtype: *dtype, shape: shape.clone() }];
         }
-        match self.decoder_of(tensor) {
-            Some(by) => by.parts(name),
-            None => {
-                let shape = Shape(vec![tensor.bytes() as usize]);
-                vec![Spec { name: name.clone(), dtype: DType::U8, shape }]
-            }
+        if let Some(by) = self.decoder_of(tensor) {
+            return by.parts(name);
         }
+        let shape = Shape(vec![tensor.bytes() as usize]);
+        vec![Spec { name: name.clone(), dtype: DType::U8, shape }]
     }
 
     /// Who decodes this tensor, if it is one of those.
