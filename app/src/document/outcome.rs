@@ -82,10 +82,10 @@ pub struct Outcome {
     pub parameters: u64,
     /// Why there are no entries of the present plan, where an assignment has no layout.
     pub defect: Option<String>,
+    /// What stands in the way of the plan by what was measured of tensors.
+    pub measured: Arc<Vec<Lint>>,
     /// Files, headers and lints, perhaps of a moment ago.
     pub laid_out: LaidOut,
-    /// What was measured of tensors stands in the way of the plan.
-    pub measured: Arc<Vec<Lint>>,
     /// Whether they are.
     pub is_late: bool,
     /// The draft that is being laid out in the background.
@@ -208,7 +208,7 @@ impl Outcome {
     /// Everything that is wrong: errors first, of those what was measured first.
     pub fn lints(&self) -> impl Iterator<Item = &Lint> {
         const ORDER: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Note];
-        let of = |severity| {
+        let of = move |severity| {
             let all = self.measured.iter().chain(self.laid_out.lints.iter());
             all.filter(move |lint| lint.severity == severity)
         };
