@@ -60,7 +60,7 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     // Each arrangement of columns remembers its own widths, for as much room as there is.
     let arrangement: Vec<&str> = model.list.columns.iter().map(|column| column.id()).collect();
     ui.spacing_mut().item_spacing.x = GAP;
-    let room = ui.available_width();
+    let room = ui.available_width().min(ui.clip_rect().width());
     let widths = widths(ui, &model.list.columns, room);
     let mut table = TableBuilder::new(ui)
         .id_salt(("layers", arrangement, (room / ROOM_STEP) as u32))
