@@ -128,7 +128,16 @@ fn the_window_says_why_a_layer_has_its_bits_and_what_is_predicted() {
     assert!(screen.query_by_label_contains("a megabyte elsewhere saves").is_some());
     assert!(screen.query_by_label_contains("Up, ").is_some());
     assert!(screen.query_by_label_contains("Down, ").is_some());
-    assert!(screen.query_by_label_contains("predicted damage").is_some());
+    assert!(screen.query_by_label_contains("predicted mean weight damage").is_some());
+    // The line at the bottom has the same number, as soon as every layer is estimated.
+    wait_until(&mut screen, "every damage is known", |document| {
+        document.model.as_ref().is_some_and(|model| model.mean_damage.unknown == 0)
+    });
+    let model = screen.state().model();
+    let choice = ready.solved.choice_of(&model.checkpoint, model.plan()).expect("scored");
+    let (shown, of) = (model.mean_damage, choice.damage);
+    assert!((shown.mean / of - 1.0).abs() < 0.1, "{shown:?} against {of}");
+    assert_eq!((shown.title(), shown.without), ("mean weight damage", 0));
     let other = Assignment::of(vec![rtn(4).with("group_size", 32)]);
     screen.state().send(Command::Assign(other));
     screen.run_steps(4);

@@ -217,7 +217,8 @@ fn a_gguf_file_gets_the_types_that_are_chosen() {
     carry_out(&mut screen, Task::Convert);
     let source = Checkpoint::open(&file).unwrap();
     let aim: target::Aim = target::find("gguf").unwrap().into();
-    let (plan, _) = target::retype(&source, "Q4_K", &|_| lapidary_engine::method::Needs::Weights, aim).unwrap();
+    let (plan, _) =
+        target::retype(&source, "Q4_K", &|_| lapidary_engine::method::Needs::Weights, aim).unwrap();
     export::export(&source, &plan, aim, to(&at("engine")), &Silent).unwrap();
     let files = read_output(&at("window"));
     assert_eq!(files, read_output(&at("engine")));

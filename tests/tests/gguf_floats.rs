@@ -334,7 +334,8 @@ fn a_file_written_again_carries_scales_over_or_takes_them_along() {
     assert_eq!(after["blk.3.ffn_down.weight"].0, 40);
     assert_eq!(after["blk.3.ffn_down.scale"].1, [1]);
     // By name, where every layer that can be has it, and the others what comes near.
-    let (wish, fitted) = retype(&source, "nvfp4", &|_| lapidary_engine::method::Needs::Weights, aim()).unwrap();
+    let (wish, fitted) =
+        retype(&source, "nvfp4", &|_| lapidary_engine::method::Needs::Weights, aim()).unwrap();
     assert!(fitted.iter().any(|lint| lint.what.contains("looks tokens up")), "{fitted:?}");
     let out = folder.path().join("named");
     run(&source, &wish, aim(), &out);

@@ -102,7 +102,14 @@ fn every_type_opens_as_its_values_and_is_given_others() {
         assert_eq!(found, if tensor.name == last { bytes } else { &values }, "{}", kind.name);
     }
     // By name, fitted to rows that 256 does not divide.
-    let wish = retype(&file, "Q8_0", &|_| lapidary_engine::method::Needs::Weights, find("gguf").unwrap().into()).unwrap().0;
+    let wish = retype(
+        &file,
+        "Q8_0",
+        &|_| lapidary_engine::method::Needs::Weights,
+        find("gguf").unwrap().into(),
+    )
+    .unwrap()
+    .0;
     let out = folder.path().join("q8");
     run(&file, &wish, &out);
     let header = read_header(&Source::open(&gguf_of(&out)).unwrap()).unwrap();

@@ -4,6 +4,7 @@ use lapidary_engine::Silent;
 use lapidary_engine::checkpoint::{Checkpoint, Removal};
 use lapidary_engine::compare::held;
 use lapidary_engine::export::{Destination, export};
+use lapidary_engine::format::safetensors::Spec;
 use lapidary_engine::job::Limits;
 use lapidary_engine::method::Step;
 use lapidary_engine::network::{CheckpointWeights, Network, Weights as _};
@@ -81,6 +82,21 @@ fn layers_of_every_format_are_seen_whole() {
             let is_said = |lint: &&lapidary_engine::target::Lint| lint.id == "finished-layers";
             let lint = found.iter().find(is_said).unwrap();
             assert_eq!(lint.severity, Severity::Error, "{id} for {target}");
+            // What is kept is as large as it is stored, in the tensors that it is stored in.
+            for (entry, tensor) in entries.iter().zip(seen.tensors()) {
+                if tensor.coded.is_none() {
+                    continue;
+                }
+                assert_eq!(entry.bytes, tensor.bytes(), "{} of {id} for {target}", tensor.name);
+                let part = |spec: &Spec| {
+                    let part = &stored.tensors()[stored.find(&spec.name).unwrap()];
+                    (part.dtype, &part.shape) == (spec.dtype, &spec.shape)
+                };
+                assert!(!entry.specs.is_empty() && entry.specs.iter().all(part), "{}", tensor.name);
+            }
+            if target == "dense" {
+                assert_eq!(manifest.tensor_bytes(), stored.tensor_bytes(), "{id}");
+            }
         }
     }
 }

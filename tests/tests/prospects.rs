@@ -127,7 +127,9 @@ fn other_types_of_a_gguf_file_are_told_to_the_byte() {
     let source = Checkpoint::open(&gguf_of(&at("gguf"))).unwrap();
     let aim: Aim = target::find("gguf").unwrap().into();
     for kind in ["Q4_K", "Q8_0", "q4-k-m"] {
-        let (plan, _) = target::retype(&source, kind, &|_| lapidary_engine::method::Needs::Weights, aim).unwrap();
+        let (plan, _) =
+            target::retype(&source, kind, &|_| lapidary_engine::method::Needs::Weights, aim)
+                .unwrap();
         let told = prospect_of_plan(&source, &plan, aim).unwrap();
         let out = at(kind);
         let report = export(&source, &plan, aim, to(&out), &Silent).unwrap();

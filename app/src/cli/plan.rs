@@ -4,7 +4,7 @@ use clap::Args;
 use lapidary_engine::Result;
 use lapidary_engine::allocator::{self, Choice as Chosen, Problem, SOLVERS};
 use lapidary_engine::plan::Plan as Layers;
-use lapidary_engine::scores::{Promoted, Ranked, uniform};
+use lapidary_engine::scores::{Metric, Promoted, Ranked, uniform};
 use serde_json::json;
 
 use crate::cli::allocation::{Allocation, Opened, Solved};
@@ -154,7 +154,9 @@ impl Plan {
             }
             return output::print(&(serde_json::to_string_pretty(&object)? + "\n"));
         }
-        let mut table = Table::new(&["<plan", "bytes of units", "bits", "predicted damage"]);
+        let metric = if measured.is_some() { Metric::Measured } else { opened.metric };
+        // What scores add up to, as Allocate and the bottom line of the window name it; all of them are predictions.
+        let mut table = Table::new(&["<plan", "bytes of units", "bits", metric.quantity()]);
         let mut row = |name: String, choice: &Chosen| {
             let (bytes, damage) = (text::count(choice.bytes), text::value(choice.damage));
             let bits = solved.bits(&opened.checkpoint, choice.bytes);

@@ -360,8 +360,13 @@ fn mend(model: &mut Model, lint: &Lint) -> String {
 fn mend_all(model: &mut Model) -> String {
     let (checkpoint, aim) = (model.checkpoint.clone(), model.history.current().aim());
     let (mut mended, before) = (0, model.plan().clone());
+    let (measured, entries) = (model.outcome.measured.clone(), &model.outcome.entries);
+    let case = Case { checkpoint: &checkpoint, plan: &before, aim, entries };
     model.history.edit("Mend everything", |draft| {
-        mended = target::mend_all(&checkpoint, draft.plan_mut(), aim).len();
+        let plan = draft.plan_mut();
+        // What must be kept first: others are made alike to it.
+        let first = measured.iter().filter(|lint| lint.mend_in(&case, plan)).count();
+        mended = first + target::mend_all(&checkpoint, plan, aim).len();
     });
     model.plan_changed();
     let left = model.outcome.count(Severity::Error) + model.outcome.count(Severity::Warning);

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::document::metrics::{METRICS, Metric};
+use crate::document::metrics::{METRICS, Metric, Needs};
 use crate::document::model::Model;
 use crate::theme::text;
 
@@ -117,16 +117,28 @@ impl Column {
         matches!(self, Self::Histogram | Self::Spectrum)
     }
 
-    /// The width to begin with.
-    pub fn width(self) -> f32 {
+    /// Characters that its widest number has, which are never cut; `None` for a column of text or pictures.
+    pub fn digits(self) -> Option<usize> {
         match self {
-            Self::Layer | Self::Assignment => 92.0,
-            Self::Shape => 90.0,
-            Self::Type => 44.0,
-            Self::Histogram | Self::Spectrum => 60.0,
-            Self::Parameters => 76.0,
-            Self::Metric(metric) if metric.id == "bits" => 46.0,
-            Self::Metric(_) => 62.0,
+            Self::Parameters => Some(11),
+            Self::Metric(metric) => {
+                // An estimate has a sign before it.
+                let sign = usize::from(!matches!(metric.needs, Needs::Plan | Needs::Measuring));
+                Some(metric.digits() + sign)
+            }
+            _ => None,
+        }
+    }
+
+    /// The least width of a column without numbers, and its share of the room that is left.
+    pub fn stretch(self) -> (f32, f32) {
+        match self {
+            Self::Layer => (78.0, 5.0),
+            Self::Assignment => (74.0, 4.0),
+            Self::Shape => (90.0, 0.0),
+            Self::Type => (44.0, 1.0),
+            Self::Histogram | Self::Spectrum => (44.0, 2.0),
+            Self::Parameters | Self::Metric(_) => (0.0, 0.0),
         }
     }
 
@@ -152,7 +164,7 @@ impl Column {
         }
     }
 
-    /// Its cell for the layers of a fused group: sums of sizes, of other numbers the largest.
+    /// Its cell for the layers of a fused group: sums of sizes, of other numbers the one that tells most.
     pub fn group_cell(self, model: &Model, group: usize) -> String {
         let members = &model.checkpoint.fused_groups()[group].members;
         let weights = || -> u64 {
@@ -174,14 +186,27 @@ impl Column {
                 text::bits(bytes() as f64 * 8.0 / weights().max(1) as f64)
             }
             Self::Metric(metric) => {
-                let known = |&&layer: &&usize| (metric.value)(model, layer).is_some();
-                let value = |&&layer: &&usize| (metric.value)(model, layer);
-                let largest = members.iter().filter(known).max_by(|a, b| {
-                    value(a).unwrap_or(f64::NAN).total_cmp(&value(b).unwrap_or(f64::NAN))
-                });
-                largest.map_or_else(|| "–".to_owned(), |&layer| self.cell(model, layer))
+                let telling = metric.telling(model, members);
+                telling.map_or_else(|| "–".to_owned(), |layer| self.cell(model, layer))
             }
         }
+    }
+
+    /// What the number of a fused group is, with those of its layers: `Kurtosis: the largest of 0.52 (0 · q), …`; `None` for
+    /// sums and for what is no number.
+    pub fn group_help(self, model: &Model, group: usize) -> Option<String> {
+        let Self::Metric(metric) = self else { return None };
+        let members = &model.checkpoint.fused_groups()[group].members;
+        if matches!(metric.id, "bits" | "bytes") || metric.telling(model, members).is_none() {
+            return None;
+        }
+        let which = if metric.is_least_telling() { "the least (min)" } else { "the largest (max)" };
+        let of = |&layer: &usize| {
+            let name = model.short_name(layer);
+            format!("{} ({})", self.cell(model, layer), name.rsplit(" · ").next().unwrap_or(&name))
+        };
+        let all = members.iter().map(of).collect::<Vec<_>>().join(", ");
+        Some(format!("{}: {which} of {all}", metric.title))
     }
 
     /// Its cell in a table for other programs: full names, plain numbers, nothing where there is no value.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lapidary_engine::job::{Damage, Weighting};
 use lapidary_engine::plan::Assignment;
+use lapidary_engine::scores::Metric;
 
 /// The damage of an assignment, or a sentence why there is none.
 pub type Found = Result<Damage, String>;
@@ -12,11 +13,12 @@ pub type Found = Result<Damage, String>;
 #[derive(Clone, Debug, Default)]
 pub struct Damages(Vec<Vec<(Arc<Assignment>, Found)>>);
 
-/// Squared relative errors added up over the compressed layers of a plan.
+/// The mean over all weights of the squared relative errors of a plan: the number that scores by weights, and by outputs,
+/// predict too.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct DamageSum {
-    /// Σ ‖W−Ŵ‖²/‖W‖² over the layers that are known.
-    pub sum: f64,
+pub struct MeanDamage {
+    /// Σ Pₗ/P·‖W−Ŵ‖²/‖W‖² over the layers that are known, Pₗ their weights of the P of the model.
+    pub mean: f64,
     /// Layers whose damage is exact.
     pub exact: usize,
     /// Layers whose damage is an estimate.
@@ -25,7 +27,29 @@ pub struct DamageSum {
     pub weighted: usize,
     /// Compressed layers whose damage is not known yet.
     pub unknown: usize,
+    /// Compressed layers that have none, as it could not be worked out.
+    pub without: usize,
 }
+
+impl MeanDamage {
+    /// Compressed layers.
+    pub fn layers(&self) -> usize {
+        self.exact + self.estimated + self.unknown + self.without
+    }
+
+    /// Its name: outputs where errors are weighted by what layers receive, as Allocate names them.
+    pub fn title(&self) -> &'static str {
+        name_of_mean(self.weighted > 0)
+    }
+}
+
+/// The name of the mean of the damages of weights, or of outputs.
+pub fn name_of_mean(is_weighted: bool) -> &'static str {
+    if is_weighted { Metric::Outputs.quantity() } else { Metric::Weights.quantity() }
+}
+
+/// What the mean is.
+pub const MEAN: &str = "Σ Pₗ/P·dₗ over the compressed layers l: Pₗ of the P weights of the model are in layer l, and dₗ is its damage as the list shows it, ‖W−Ŵ‖²/‖W‖² of weights or ‖(W−Ŵ)x‖²/‖Wx‖² of outputs. Kept layers count as 0.";
 
 impl Damages {
     /// Nothing found yet for `n` tensors.

@@ -48,6 +48,31 @@ pub struct Metric {
 }
 
 impl Metric {
+    /// Whether of several layers that must be compressed alike the one with the least value decides: low rank as low as the
+    /// others would take hurts the layer of least rank no less, steps down are as cheap as the cheapest, and few tokens are few.
+    pub fn is_least_telling(&self) -> bool {
+        ["rank", "stable-rank", "price-down", "tokens"].contains(&self.id)
+    }
+
+    /// The layer of some whose value tells most of them: the largest, or of some metrics the least.
+    pub fn telling(&self, model: &Model, layers: &[usize]) -> Option<usize> {
+        let known = layers.iter().filter_map(|&layer| Some((layer, (self.value)(model, layer)?)));
+        let by_value = |a: &(usize, f64), b: &(usize, f64)| a.1.total_cmp(&b.1);
+        let found =
+            if self.is_least_telling() { known.min_by(by_value) } else { known.max_by(by_value) };
+        found.map(|(layer, _)| layer)
+    }
+
+    /// Characters that its widest value has, as it is written.
+    pub fn digits(&self) -> usize {
+        match self.id {
+            "bits" | "floor" => 6,
+            "bytes" => 7,
+            _ if self.is_percent() => 8,
+            _ => 9,
+        }
+    }
+
     /// Whether its values are shown in percent.
     pub fn is_percent(&self) -> bool {
         (self.format)(1.0).ends_with('%')

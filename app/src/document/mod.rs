@@ -11,6 +11,7 @@ pub mod evaluation;
 pub mod evolution;
 pub mod filter;
 pub mod finished;
+pub mod held_bits;
 pub mod history;
 pub mod list;
 pub mod look;

@@ -10,13 +10,15 @@ use lapidary_engine::job::{Damage, Preview, Weighting};
 use lapidary_engine::numeric::grouping::Grouping;
 use lapidary_engine::plan::{Assignment, Plan};
 use lapidary_engine::statistics::{Spectrum, Statistics, Structure};
-use lapidary_engine::target::{Manifest, Storage, Target};
+use lapidary_engine::target::{self, Lint, Manifest, NonFinite, Storage, Target};
 
 use crate::document::Slot;
+use crate::document::allocation::BITS;
 use crate::document::brush::Brush;
 use crate::document::calibrations::Calibrations;
-use crate::document::damages::DamageSum;
+use crate::document::damages::MeanDamage;
 use crate::document::draft::Draft;
+use crate::document::held_bits::HeldBits;
 use crate::document::history::History;
 use crate::document::list::ListView;
 use crate::document::look::{Look, MAX_OVERLAID, Tab};
@@ -117,8 +119,10 @@ pub struct Model {
     pub measured: Measurements,
     /// The next steps of every layer, as far as somebody asked for them.
     pub next_steps: Vec<NextSteps>,
-    /// The damage of all compressed layers together, as far as it is known.
-    pub damage_sum: DamageSum,
+    /// The damage of all weights together, as far as it is known.
+    pub mean_damage: MeanDamage,
+    /// Numbers of bits that no layer can have.
+    pub held_bits: HeldBits,
     /// Grows with every change of what is shown, so that what is derived can be kept until then.
     pub revision: u64,
     is_stale: bool,
@@ -182,7 +186,8 @@ impl Model {
             split: BTreeSet::new(),
             measured: Measurements::new(&opened.checkpoint),
             next_steps: opened.checkpoint.tensors().iter().map(|_| NextSteps::default()).collect(),
-            damage_sum: DamageSum::default(),
+            mean_damage: MeanDamage::default(),
+            held_bits: HeldBits::default(),
             revision: 0,
             is_stale: true,
             rows_are_stale: false,
@@ -191,6 +196,7 @@ impl Model {
             target,
             history,
         };
+        model.held_bits = HeldBits::of(&model, BITS);
         model.refresh_rows();
         model.refresh();
         model
@@ -321,28 +327,53 @@ impl Model {
         let tensors = 0..self.checkpoint.tensors().len();
         let values = tensors.map(|layer| (self.metric.value)(self, layer)).collect();
         let logarithmic = self.scaling.logarithmic.unwrap_or(self.metric.logarithmic);
-        self.shades = Shades::new(values, logarithmic, self.scaling.clip);
-        self.damage_sum = self.add_up();
+        // Norms have weights around one: on their scale the matrices would all look alike.
+        let is_matrix = |layer: usize| self.is_matrix(layer);
+        self.shades = Shades::over(values, is_matrix, (logarithmic, self.scaling.clip));
+        self.mean_damage = self.add_up();
+        self.outcome.measured = Arc::new(self.not_finite());
         if std::mem::take(&mut self.rows_are_stale) || self.list.depends_on_measurements() {
             self.refresh_rows();
         }
     }
 
-    fn add_up(&self) -> DamageSum {
-        let mut sum = DamageSum::default();
+    /// Problems with what was measured so far.
+    fn not_finite(&self) -> Vec<Lint> {
+        let count = |(tensor, of): (usize, &Arc<Statistics>)| {
+            let infinite = of.positive_infinity + of.negative_infinity;
+            NonFinite { tensor, nan: of.nan, infinite }
+        };
+        let tensors = 0..self.checkpoint.tensors().len();
+        let known = tensors.filter_map(|tensor| Some((tensor, self.statistics(tensor)?)));
+        let found = known.filter(|(_, of)| of.non_finite() > 0).map(count);
+        target::non_finite(&self.checkpoint, self.plan(), &found.collect::<Vec<_>>())
+    }
+
+    fn add_up(&self) -> MeanDamage {
+        let mut of = MeanDamage::default();
+        let all = self.checkpoint.parameters().max(1) as f64;
         let entries = self.outcome.entries.iter().filter(|entry| entry.is_compressed());
         for entry in entries {
+            let tensor = &self.checkpoint.tensors()[entry.tensor];
             match self.damage(entry.tensor) {
-                None => sum.unknown += 1,
+                None if self.has_no_damage(entry.tensor) => of.without += 1,
+                None => of.unknown += 1,
                 Some(damage) => {
-                    sum.sum += damage.relative_error.powi(2);
-                    sum.weighted += usize::from(damage.weighting != Weighting::None);
-                    let count = if damage.is_exact() { &mut sum.exact } else { &mut sum.estimated };
+                    let share = tensor.parameters() as f64 / all;
+                    of.mean += share * damage.relative_error.powi(2);
+                    of.weighted += usize::from(damage.weighting != Weighting::None);
+                    let count = if damage.is_exact() { &mut of.exact } else { &mut of.estimated };
                     *count += 1;
                 }
             }
         }
-        sum
+        of
+    }
+
+    /// Whether the damage of a layer could not be worked out, as where it holds NaN.
+    fn has_no_damage(&self, layer: usize) -> bool {
+        let found = self.measured.damages.get(layer, &self.assignment(layer));
+        found.is_some_and(Result::is_err)
     }
 
     /// The layers the inspector shows, the cursor first, at most eight.
@@ -417,6 +448,8 @@ impl Model {
             self.next_steps[layer] = NextSteps::default();
         }
         self.target = self.history.current().target();
+        self.outcome.measured = Arc::new(self.not_finite());
+        self.held_bits = HeldBits::of(self, BITS);
         self.is_stale = true;
         self.rows_are_stale = true;
     }

@@ -82,6 +82,8 @@ pub struct Outcome {
     pub parameters: u64,
     /// Why there are no entries of the present plan, where an assignment has no layout.
     pub defect: Option<String>,
+    /// What stands in the way of the plan by what was measured of tensors.
+    pub measured: Arc<Vec<Lint>>,
     /// Files, headers and lints, perhaps of a moment ago.
     pub laid_out: LaidOut,
     /// Whether they are.
@@ -107,6 +109,7 @@ impl Outcome {
             parameters: checkpoint.parameters(),
             defect: None,
             laid_out: nothing,
+            measured: Arc::default(),
             is_late: true,
             in_flight: None,
             importance: None,
@@ -202,9 +205,19 @@ impl Outcome {
         is_present
     }
 
+    /// Everything that is wrong: errors first, of those what was measured first.
+    pub fn lints(&self) -> impl Iterator<Item = &Lint> {
+        const ORDER: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Note];
+        let of = move |severity| {
+            let all = self.measured.iter().chain(self.laid_out.lints.iter());
+            all.filter(move |lint| lint.severity == severity)
+        };
+        ORDER.into_iter().flat_map(of)
+    }
+
     /// Lints of that severity.
     pub fn count(&self, severity: Severity) -> usize {
-        self.laid_out.lints.iter().filter(|lint| lint.severity == severity).count()
+        self.lints().filter(|lint| lint.severity == severity).count()
     }
 }
 

@@ -37,14 +37,37 @@ pub struct Shades {
 impl Shades {
     /// Lays values on a scale.
     pub fn new(values: Vec<Option<f64>>, is_logarithmic: bool, clip: f64) -> Self {
-        let mut known: Vec<f64> =
-            values.iter().flatten().copied().filter(|value| value.is_finite()).collect();
-        let (low, high) = ends(&mut known, clip);
+        Self::over(values, |_tensor| true, (is_logarithmic, clip))
+    }
+
+    /// Lays values on a scale whose ends are those of some of the tensors, or of all where those have no values.
+    pub fn over(
+        values: Vec<Option<f64>>,
+        counts: impl Fn(usize) -> bool,
+        (is_logarithmic, clip): (bool, f64),
+    ) -> Self {
+        let is_finite = |of: &(usize, &Option<f64>)| of.1.is_some_and(f64::is_finite);
+        let all = || values.iter().enumerate().filter(is_finite);
+        let (of_all, mut counted): (usize, Vec<f64>) =
+            (all().count(), all().filter(|of| counts(of.0)).filter_map(|of| *of.1).collect());
+        if counted.is_empty() {
+            counted = all().filter_map(|of| *of.1).collect();
+        }
+        let (low, high) = ends(&mut counted, clip);
         let shares = Vec::with_capacity(values.len());
-        let mut shades = Self { known: known.len(), values, shares, low, high, is_logarithmic };
+        let mut shades = Self { known: of_all, values, shares, low, high, is_logarithmic };
         let share = |value: &Option<f64>| value.map_or(0.5, |value| shades.share(value));
         shades.shares = shades.values.iter().map(share).collect();
         shades
+    }
+
+    /// How values are placed, in a word or two.
+    pub fn kind(&self) -> &'static str {
+        match (self.is_logarithmic, self.low > 0.0) {
+            (false, _) => "linear",
+            (true, true) => "log",
+            (true, false) => "symmetric log",
+        }
     }
 
     /// The value of a tensor, if it is known.
@@ -119,6 +142,20 @@ mod tests {
         let clipped = shades(&values, false, 99.0);
         assert_eq!((clipped.low, clipped.high), (1.0, 99.0));
         assert_eq!((clipped.share(1e6), clipped.share(99.0)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn the_ends_are_those_of_the_tensors_that_count() {
+        let values = vec![Some(-1.0), Some(1.0), Some(5.0), None];
+        let of_two = Shades::over(values.clone(), |tensor| tensor > 0, (true, 100.0));
+        assert_eq!((of_two.low, of_two.high, of_two.known), (1.0, 5.0, 3));
+        assert_eq!((of_two.place(0), of_two.place(2)), (Some(0.0), Some(1.0)));
+        assert_eq!(
+            (of_two.kind(), shades(&[-1.0, 1.0], true, 100.0).kind()),
+            ("log", "symmetric log")
+        );
+        let of_none = Shades::over(values, |tensor| tensor == 3, (false, 100.0));
+        assert_eq!((of_none.low, of_none.high, of_none.kind()), (-1.0, 5.0, "linear"));
     }
 
     #[test]

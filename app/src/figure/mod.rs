@@ -182,6 +182,25 @@ impl Figure {
         (aired(x, 0.0), aired(y, 0.05))
     }
 
+    /// The same without what fitted curves have far below everything else on a logarithmic axis, which would only stretch it.
+    #[must_use]
+    pub fn without_tails(mut self) -> Self {
+        if self.y.scale != Scale::Log {
+            return self;
+        }
+        let is_fit =
+            |of: &Series| of.kind == Kind::Dashed && matches!(of.ink, Ink::Fit | Ink::OtherFit);
+        let bars = self.series.iter().filter(|of| matches!(of.kind, Kind::Bars(_)));
+        let heights = bars.flat_map(|of| &of.points).map(|point| point[1]);
+        let least = heights.filter(|&height| height > 0.0).fold(f64::INFINITY, f64::min);
+        if least.is_finite() {
+            for series in self.series.iter_mut().filter(|of| is_fit(of)) {
+                series.points.retain(|point| point[1] >= least / 2.0);
+            }
+        }
+        self
+    }
+
     /// Points that have no place because they are not positive on a logarithmic axis.
     pub fn dropped(&self) -> usize {
         let is_dropped = |series: &&Series, [x, y]: &[f64; 2]| match series.kind {
@@ -292,6 +311,21 @@ mod tests {
         let (x, y) = figure.extents();
         assert_eq!((x, y.0), ((0.0, 2.0), 1.0));
         assert!((figure.y.value(figure.y.place(10.0).unwrap()) - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn fits_reach_as_far_as_the_axis_and_stop_low_on_a_logarithmic_one() {
+        let bars = vec![[0.0, 8.0], [1.0, 1.0], [2.0, 0.0]];
+        let fit = vec![[0.0, 6.0], [1.0, 0.6], [2.0, 1e-9]];
+        let series = vec![
+            Series::new("weights", Ink::Data(0), Kind::Bars(1.0), bars),
+            Series::new("normal", Ink::Fit, Kind::Dashed, fit),
+        ];
+        let figure = Figure { series, ..Figure::default() };
+        assert_eq!(figure.clone().without_tails(), figure);
+        let y = Axis { scale: Scale::Log, ..Axis::default() };
+        let cut = Figure { y, ..figure }.without_tails();
+        assert_eq!((cut.series[0].points.len(), cut.series[1].points.len()), (3, 2));
     }
 
     #[test]

@@ -95,7 +95,13 @@ pub fn secs(x: f64) -> String {
 
 /// How long an export takes, with what that is made of: `some 3 min, an estimate: …`.
 pub fn estimated(estimate: &Estimate) -> String {
-    let Pace { tried, seconds, .. } = estimate.layers;
+    let Pace { tried, seconds, layers } = estimate.layers;
+    if layers == 0 {
+        return format!(
+            "some {}, an estimate: to read and hash source and output, as no layer is compressed; not the disk's own time to write",
+            secs(estimate.seconds().max(1.0)),
+        );
+    }
     format!(
         "some {}, an estimate: {} for layers, as some rows of {tried} took, {} to read and hash source and output; not the disk's own time to write",
         secs(estimate.seconds().max(1.0)),

@@ -1,7 +1,7 @@
 //! The export form: what will be written, where, what stands in the way, how it went.
 
 use egui::{Align2, Key, RichText, ScrollArea, TextEdit, Ui, Window};
-use lapidary_engine::target::{Manifest, Severity, Storage};
+use lapidary_engine::target::{Entry, Manifest, Severity, Storage};
 
 use crate::commands::Command;
 use crate::document::model::Model;
@@ -46,7 +46,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
 fn form(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Manifest) {
     coverage(context, ui, model, manifest);
     let errors = model.outcome.count(Severity::Error);
-    for lint in model.outcome.laid_out.lints.iter().take(errors.min(MOST_ERRORS)) {
+    for lint in model.outcome.lints().take(errors.min(MOST_ERRORS)) {
         ui.colored_label(context.tokens.error, format!("⚠ {}; {}", lint.what, lint.mend));
     }
     if errors > MOST_ERRORS {
@@ -172,11 +172,17 @@ fn takes(context: &ViewContext<'_>, ui: &mut Ui) {
         Slot::Ready(Foretold { forecast, estimate }) => {
             ui.vertical(|ui| {
                 ui.label(format!("Time: {}", text::estimated(estimate)));
+                let free = text::bytes(forecast.free_bytes);
+                if forecast.layers == 0 {
+                    let output = text::bytes(forecast.output_bytes);
+                    ui.label(format!("Disk: {output}, the output; {free} are free"));
+                    ui.label("Memory: hardly any, as tensors are copied piece by piece");
+                    return;
+                }
                 ui.label(format!(
-                    "Disk: {}, the output and at most {} of finished layers while it works; {} are free",
+                    "Disk: {}, the output and at most {} of finished layers while it works; {free} are free",
                     text::bytes(forecast.output_bytes + forecast.store_bytes),
                     text::bytes(forecast.store_bytes),
-                    text::bytes(forecast.free_bytes),
                 ));
                 let memory = text::bytes(forecast.memory_bytes);
                 ui.label(format!("Memory: at most {memory} for layers that are compressed at once"));
@@ -196,7 +202,12 @@ fn coverage(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, manifest: &Ma
     };
     let native = count(|storage| *storage == Storage::Native);
     let copied = count(|storage| *storage == Storage::Copied);
-    ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
+    if manifest.entries.iter().any(Entry::is_compressed) {
+        ui.label(format!("{native} layers compressed, {copied} tensors copied as they are"));
+    } else {
+        let tip = "Select layers and press 2 to 8, choose a starting point in Edit, or spend a budget in Allocate.";
+        ui.label(format!("There is nothing to compress: the plan keeps every layer, and {copied} tensors are copied as they are.")).on_hover_text(tip);
+    }
     let changed = count(|storage| matches!(storage, Storage::Changed { .. }));
     if changed > 0 {
         ui.label(format!("{changed} tensors changed with the layers beside them"));

@@ -71,10 +71,20 @@ fn item(context: &ViewContext<'_>, ui: &mut Ui, action: &Action) {
     if let Some(keys) = &action.keys {
         button = button.shortcut_text(ui.ctx().format_shortcut(keys));
     }
-    let enabled = (action.enabled)(context.document);
+    let refused = refused(context.document, action);
+    let enabled = (action.enabled)(context.document) && refused.is_none();
     let answer = ui.add_enabled(enabled, button).on_hover_text(action.tooltip);
-    if answer.on_disabled_hover_text(why_not(context.document, action)).clicked() {
+    let why_not = refused.as_deref().unwrap_or_else(|| why_not(context.document, action));
+    if answer.on_disabled_hover_text(why_not).clicked() {
         context.send((action.command)());
+    }
+}
+
+/// Why none of the selected layers can have the bits of an action that sets them.
+fn refused(document: &Document, action: &Action) -> Option<String> {
+    match (action.command)() {
+        Command::SetBits(bits) => document.model.as_ref()?.why_not_bits(bits),
+        _ => None,
     }
 }
 

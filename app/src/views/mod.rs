@@ -203,7 +203,7 @@ pub fn layout(context: &ViewContext<'_>, ui: &mut Ui) {
     if let Some(model) = &context.document.model {
         // Side by side from 1280 pixels up: the map gets what list and inspector leave.
         let width = ui.available_width();
-        let list = (0.38 * width).clamp(380.0, 560.0);
+        let list = (0.38 * width).clamp(380.0, 620.0);
         let inspector = (0.3 * width).clamp(360.0, 480.0);
         Panel::left("layers").default_size(list).size_range(240.0..=900.0).show(ui, |ui| {
             steady(ui, |ui| {

@@ -20,9 +20,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     }
     let about = model.target.about();
     ui.weak(format!("For {}.", about.title)).on_hover_text(about.source);
-    let lints = &model.outcome.laid_out.lints;
+    let lints: Vec<&Lint> = model.outcome.lints().collect();
     let can_mend = |lint: &&Lint| lint.fix.is_some() && lint.severity < Severity::Note;
-    let mendable = lints.iter().filter(can_mend).count();
+    let mendable = lints.iter().copied().filter(can_mend).count();
     if mendable > 1
         && ui
             .button(format!("Mend all {mendable}"))
@@ -33,10 +33,18 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     }
     if lints.is_empty() {
         ui.add_space(8.0);
-        ui.colored_label(context.tokens.good, "✔ Nothing stands in the way.");
+        let all = model.checkpoint.tensors().iter().zip(&model.measured.statistics);
+        let unmeasured = all.filter(|(tensor, of)| tensor.is_readable() && of.is_none()).count();
+        if unmeasured > 0 {
+            ui.label(format!(
+                "Nothing stands in the way so far; {unmeasured} tensors are still to be measured."
+            ));
+        } else {
+            ui.colored_label(context.tokens.good, "✔ Nothing stands in the way.");
+        }
     }
     ScrollArea::vertical().id_salt("problems").auto_shrink(false).show(ui, |ui| {
-        for lint in lints.iter() {
+        for lint in lints {
             ui.separator();
             problem(context, ui, model, lint);
         }

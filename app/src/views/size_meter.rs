@@ -5,6 +5,7 @@ use lapidary_engine::target::Severity;
 
 use crate::commands::Command;
 use crate::document::Sheet;
+use crate::document::damages::MEAN;
 use crate::document::model::{Model, Side};
 use crate::theme::text;
 use crate::views::ViewContext;
@@ -20,8 +21,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     }
     ui.horizontal_wrapped(|ui| {
         sizes(ui, model);
-        damage(ui, model);
+        // In a place of its own, whatever is known of the damage behind it.
         export(context, ui, model);
+        damage(ui, model);
     });
     worst(context, ui, model);
     ui.add_space(2.0);
@@ -60,25 +62,30 @@ fn sizes(ui: &mut Ui, model: &Model) {
         .on_hover_text("Effective bits per weight of the whole model: every byte of every tensor × 8 over all parameters that are left.");
 }
 
-/// The sum of the damages, with how it is known.
+/// The mean of the damages, with how it is known.
 fn damage(ui: &mut Ui, model: &Model) {
-    let sum = model.damage_sum;
-    if sum.exact + sum.estimated + sum.unknown == 0 {
+    let of = model.mean_damage;
+    if of.layers() == 0 {
         return;
     }
-    let sign = if sum.estimated > 0 { "~" } else { "" };
-    let more = if sum.unknown > 0 { "+" } else { "" };
-    let what = if sum.weighted > 0 { "Σ weighted damage" } else { "Σ damage" };
-    let shown = RichText::new(format!("{what} {sign}{}{more}", text::value(sum.sum))).monospace();
-    let weighted = match sum.weighted {
+    let sign = if of.estimated > 0 { "~" } else { "" };
+    let missing = of.unknown + of.without;
+    let more = if missing > 0 { "+" } else { "" };
+    let shown = format!("{} {sign}{}{more}", of.title(), text::value(of.mean));
+    let weighted = match of.weighted {
         0 => String::new(),
-        n => format!(
-            " In {n} of them the error is activation-weighted, ‖(W−Ŵ)x‖²/‖Wx‖² over the calibration."
+        n => format!(" In {n} of them the error is that of outputs, over the calibration."),
+    };
+    let missing = match (of.unknown, of.without) {
+        (0, 0) => String::new(),
+        (unknown, 0) => format!(" + because {unknown} of them are not known yet."),
+        (unknown, without) => format!(
+            " + because {without} of them have no damage, as weights that are NaN or infinite, and {unknown} are not known yet: Problems names what is wrong."
         ),
     };
-    ui.add(Label::new(shown).extend()).on_hover_text(format!(
-        "Σ ‖W−Ŵ‖²/‖W‖² over the compressed layers: {} measured, {} estimated from a sample of rows, {} not known yet. It predicts the loss of the model as far as every layer matters alike.{weighted}",
-        sum.exact, sum.estimated, sum.unknown
+    ui.add(Label::new(RichText::new(shown).monospace()).extend()).on_hover_text(format!(
+        "{MEAN} {} layers are measured, {} estimated from a sample of rows (~).{weighted}{missing} Allocate predicts the same number.",
+        of.exact, of.estimated
     ));
 }
 
@@ -92,21 +99,21 @@ fn export(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
 
 /// The worst problem, and a way to all of them.
 fn worst(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
-    let lints = &model.outcome.laid_out.lints;
-    let Some(first) = lints.iter().find(|lint| lint.severity < Severity::Note) else {
+    let serious = || model.outcome.lints().filter(|lint| lint.severity < Severity::Note);
+    let Some(first) = serious().next() else {
         return;
     };
     let colour = match first.severity {
         Severity::Error => context.tokens.error,
         Severity::Warning | Severity::Note => context.tokens.warning,
     };
-    ui.horizontal(|ui| {
-        let serious = lints.iter().filter(|lint| lint.severity < Severity::Note).count();
+    ui.horizontal_wrapped(|ui| {
+        let serious = serious().count();
         let title = format!("⚠ {serious} problem{}", if serious == 1 { "" } else { "s" });
         if ui.button(title).on_hover_text("Show every problem with what mends it.").clicked() {
             context.send(Command::SetSide(Side::Problems));
         }
         let text = RichText::new(format!("{}; {}", first.what, first.mend)).color(colour);
-        ui.add(Label::new(text).truncate());
+        ui.add(Label::new(text).wrap());
     });
 }

@@ -68,7 +68,7 @@ pub fn plot(
         let mut figure = figure.clone();
         figure.x.scale = state.x.unwrap_or(figure.x.scale);
         figure.y.scale = state.y.unwrap_or(figure.y.scale);
-        figure
+        figure.without_tails()
     };
     let shown = with_scales(&state);
     let reset = toolbar(ui, (&mut state, &shown), &mut answer);
@@ -106,7 +106,7 @@ pub fn plot(
         let auto = plot.auto_bounds();
         state.is_zoomed = !(auto.x && auto.y);
         if let Some((name, x)) = options.handle {
-            handle(plot, &shown.x, (name, x), tokens.mark);
+            handle(plot, &shown.x, (name, x), tokens.selected);
         }
     });
     if options.handle.is_some() {
@@ -134,8 +134,9 @@ fn toolbar(ui: &mut Ui, (state, shown): (&mut State, &Figure), answer: &mut Answ
         switch(ui, (&shown.y, "log y"), &mut state.y);
         let dropped = shown.dropped();
         if dropped > 0 {
-            ui.weak(format!("{dropped} not positive"))
-                .on_hover_text("Values that have no logarithm are left out.");
+            let points = if dropped == 1 { "point" } else { "points" };
+            ui.weak(format!("{dropped} {points} ≤ 0 left out"))
+                .on_hover_text("Zero and negative values have no logarithm, and so no place on this axis: as the damage 0 of a plan that keeps every layer. Switch the logarithm off to see them.");
         }
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             let menu = ui.menu_button("Save", |ui| files(ui, shown, answer));
@@ -237,8 +238,9 @@ fn draw(plot: &mut PlotUi<'_>, figure: &Figure, (series, floor): (&Series, f64),
             };
             let outline: Vec<[f64; 2]> = series.points.iter().filter_map(bar).flatten().collect();
             let base = if figure.y.scale == Scale::Log { floor } else { 0.0 };
-            let outline = Line::new(name, outline).color(colour).width(1.0).fill(base as f32);
-            plot.line(outline.fill_alpha(0.55).allow_hover(false));
+            // Filled alone: where bars are narrow, the joins of a stroke would reach below the axis and above the bars.
+            let outline = Line::new(name, outline).color(colour).width(0.0).fill(base as f32);
+            plot.line(outline.fill_alpha(0.8).allow_band(false).allow_hover(false));
         }
         Kind::Points => {
             let places: Vec<[f64; 2]> = series.points.iter().filter_map(place).collect();

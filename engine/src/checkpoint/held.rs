@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Coded, Tensor};
 use crate::error::Result;
+use crate::format::safetensors::Spec;
+use crate::tensor::{DType, Shape};
 
 /// Decodes layers by the names they have here.
 pub trait Decodes: Debug + Send + Sync {
@@ -20,6 +22,9 @@ pub trait Decodes: Debug + Send + Sync {
     /// # Errors
     /// What reading and `visit` say.
     fn stored(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
+
+    /// The tensors it is stored in.
+    fn parts(&self, name: &str) -> Vec<Spec>;
 
     /// What is added to the outputs of the layer beside its bias.
     ///
@@ -51,6 +56,20 @@ impl Checkpoint {
     /// Who decodes layers that lie there in parts, where they are seen as what they hold.
     pub fn decoder(&self) -> Option<&dyn Decodes> {
         self.decoder.as_deref()
+    }
+
+    /// The tensors that hold it in the files: its parts where it is decoded from them, bytes where it is in blocks, else
+    /// itself.
+    pub fn stored_as(&self, tensor: &Tensor) -> Vec<Spec> {
+        let Tensor { name, dtype, shape, .. } = tensor;
+        if tensor.coded.is_none() {
+            return vec![Spec { name: name.clone(), dtype: *dtype, shape: shape.clone() }];
+        }
+        if let Some(by) = self.decoder_of(tensor) {
+            return by.parts(name);
+        }
+        let shape = Shape(vec![tensor.bytes() as usize]);
+        vec![Spec { name: name.clone(), dtype: DType::U8, shape }]
     }
 
     /// Who decodes this tensor, if it is one of those.

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{Checkpoint, Coded, Decodes, Restored};
+use crate::checkpoint::{Checkpoint, Coded, Decodes, Restored, Tensor};
 use crate::compare::stored::Parts;
 use crate::compare::{CompressedLayer, Counterpart, layers, turned};
 use crate::error::{Error, Result};
+use crate::format::safetensors::Spec;
 use crate::observer::Silent;
 use crate::tensor::DType;
 
@@ -130,6 +131,15 @@ impl Decodes for Layers {
         visit(format!("{:?}", layer.form).as_bytes())?;
         let mut tensors = parts.iter().map(|&part| &self.stored.tensors()[part]);
         tensors.try_for_each(|part| self.stored.for_each_chunk(part, &mut *visit))
+    }
+
+    fn parts(&self, name: &str) -> Vec<Spec> {
+        let parts = self.compressed.get(name).map_or(&[][..], |(_, parts)| parts);
+        let part = |&part: &usize| {
+            let Tensor { name, dtype, shape, .. } = &self.stored.tensors()[part];
+            Spec { name: name.clone(), dtype: *dtype, shape: shape.clone() }
+        };
+        parts.iter().map(part).collect()
     }
 
     fn shift(&self, name: &str) -> Result<Option<Vec<f32>>> {

@@ -55,6 +55,18 @@ impl Histogram {
         self
     }
 
+    /// The same range in fewer bins where there are few values: each two beside one another become one, as long as there are
+    /// more bins than √n for n values. Counts of a few in many bins are a comb, which shows chance and not shape.
+    #[must_use]
+    pub fn readable(&self) -> Self {
+        let most = self.total().isqrt().max(1) as usize;
+        let mut counts = self.counts.clone();
+        while counts.len() > most && counts.len().is_multiple_of(2) {
+            counts = counts.chunks(2).map(|pair| pair.iter().sum()).collect();
+        }
+        Self { counts, ..self.clone() }
+    }
+
     /// Width of a bin.
     pub fn width(&self) -> f64 {
         (self.high - self.low) / self.counts.len() as f64
@@ -83,6 +95,25 @@ mod tests {
         }
         assert_eq!(histogram.counts, [1, 1, 0, 2]);
         assert_eq!((histogram.underflow, histogram.overflow, histogram.total()), (1, 1, 6));
+    }
+
+    #[test]
+    fn few_values_have_few_bins_and_many_keep_theirs() {
+        let of = |n: u64| {
+            let mut histogram = Histogram::new(0.0, 1.0, 256);
+            for i in 0..n {
+                histogram.add(i as f64 / n as f64, 1);
+            }
+            histogram
+        };
+        // A norm of 256 weights: 16 bins of 16.
+        assert_eq!(of(256).readable().counts, [16; 16]);
+        assert_eq!(of(1).readable().counts, [1]);
+        let many = of(65_536);
+        assert_eq!(many.readable(), many);
+        let few = of(1000).readable();
+        assert_eq!((few.counts.len(), few.total(), few.low, few.high), (16, 1000, 0.0, 1.0));
+        assert_eq!(Histogram::new(0.0, 1.0, 8).readable().counts, [0]);
     }
 
     #[test]

@@ -71,7 +71,9 @@ fn nominal_bits(checkpoint: &Checkpoint, layer: usize, assignment: &Assignment) 
     let layout = tensor.matrix.and_then(|of| assignment.layout(of.shape, tensor.dtype).ok());
     match layout.filter(|_| !assignment.is_keep()) {
         Some(layout) => f64::from(layout.nominal_bits()),
-        None => tensor.dtype.bits() as f64,
+        None => {
+            tensor.coded.as_ref().map_or(tensor.dtype.bits() as f64, |coded| f64::from(coded.bits))
+        }
     }
 }
 

@@ -63,6 +63,15 @@ impl Metric {
     pub fn is_measured(self) -> bool {
         matches!(self, Self::Linearity | Self::Measured)
     }
+
+    /// The name of what scores add up to: a mean of squared relative errors over the weights of the model, or a divergence.
+    pub fn quantity(self) -> &'static str {
+        match self {
+            Self::Weights => "mean weight damage",
+            Self::Outputs => "mean output damage",
+            Self::Linearity | Self::Measured => "KL",
+        }
+    }
 }
 
 /// Layers that are assigned as one: a fused group where the target asks for it, or a single matrix.

@@ -89,10 +89,10 @@ impl Statistics {
         Distribution::Laplace { mean: self.mean, scale: self.mean_abs_deviation }
     }
 
-    /// How far the histogram is from a distribution: the total variation ½Σ|p − q| over its bins and both tails,
+    /// How far the histogram is from a distribution: the total variation ½Σ|p − q| over its readable bins and both tails,
     /// 0 for the same to 1 for nothing in common.
     pub fn distance(&self, distribution: Distribution) -> f64 {
-        let histogram = &self.histogram;
+        let histogram = self.histogram.readable();
         let n = histogram.total() as f64;
         let edge = |i: usize| histogram.low + i as f64 * histogram.width();
         let below = |i: usize| distribution.cumulative(edge(i));

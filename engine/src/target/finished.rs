@@ -12,7 +12,9 @@ pub(super) fn finished_gguf(case: &Case<'_>, lints: &mut Vec<Lint>) {
             id: "finished-layers",
             severity: Severity::Error,
             tensors: Vec::new(),
-            what: format!("{path} is compressed already, and shown as what it decodes to"),
+            what: format!(
+                "{path} is compressed already, and shown as what it decodes to; layers that are kept count as they are stored"
+            ),
             mend: "convert it, or start from the checkpoint it was made from".to_owned(),
             fix: None,
         });
@@ -25,7 +27,7 @@ pub(super) fn finished_gguf(case: &Case<'_>, lints: &mut Vec<Lint>) {
         severity: Severity::Error,
         tensors: Vec::new(),
         what: format!(
-            "{} is a finished GGUF file, which is written again for llama.cpp alone",
+            "{} is a finished GGUF file, which is written again for llama.cpp alone; tensors that are kept count as they are stored",
             case.checkpoint.path().display()
         ),
         mend: "choose llama.cpp (target gguf), or export from the safetensors checkpoint it was made from"

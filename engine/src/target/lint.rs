@@ -39,6 +39,7 @@ pub static LINTS: &[&str] = &[
     "sparsity-saves-nothing",
     "not-removable",
     "removed",
+    "not-finite",
 ];
 
 /// How much a lint matters.

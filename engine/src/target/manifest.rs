@@ -270,7 +270,10 @@ pub fn entry_of(
     };
     let specs = match (&layout, &storage) {
         (Some(layout), Storage::Native) => adapter::specs(target, tensor, layout),
-        (_, Storage::Copied) if is_rewritten => vec![gguf::stored(tensor)],
+        // What is kept of a finished file stays as it is stored.
+        (_, Storage::Copied) if is_rewritten || tensor.coded.is_some() => {
+            checkpoint.stored_as(tensor)
+        }
         _ => vec![target.kept(tensor)],
     };
     let bytes = specs.iter().map(Spec::bytes).sum::<Result<u64>>()?;

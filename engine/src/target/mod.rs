@@ -20,6 +20,7 @@ mod mend;
 mod mlx;
 mod names;
 mod nearest;
+mod non_finite;
 mod preset;
 mod removal;
 mod scheme;
@@ -47,6 +48,7 @@ pub use nearest::{
     Next, held_at_same_bits, held_by_same_method, held_in_other_grid, held_instead, refusal,
     step_from,
 };
+pub use non_finite::{NonFinite, non_finite};
 pub use preset::{PRESETS, Preset};
 pub use removal::{entries_of_whole, lints_of_whole, refuse_dead_rules};
 

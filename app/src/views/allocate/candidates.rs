@@ -1,19 +1,27 @@
 //! What a layer may become: methods at numbers of bits, and whatever assignment was made in the inspector.
 
-use egui::Ui;
+use std::sync::Arc;
+
+use egui::{Button, Id, Ui};
 use lapidary_engine::plan::{Assignment, quantisers_of_bits};
 
 use crate::document::allocation::{BITS, Wish, starting_assignments};
+use crate::document::held_bits::HeldBits;
 use crate::document::model::Model;
 
 pub(super) fn ui(ui: &mut Ui, model: &Model, wish: &mut Wish) {
     ui.horizontal_wrapped(|ui| {
         methods(ui, wish);
         ui.label("at").on_hover_text("Bits that a layer may have, besides being kept as it is.");
+        let held = held(ui, model, &wish.methods);
         for bits in BITS {
-            let mut is_in = wish.bits.contains(&bits);
-            let tip = format!("Whether {bits} bits are a candidate, where the target holds them.");
-            if ui.toggle_value(&mut is_in, bits.to_string()).on_hover_text(tip).changed() {
+            let why_not = held.why_not(bits);
+            let mut is_in = wish.bits.contains(&bits) && why_not.is_none();
+            let tip = format!("Whether {bits} bits are a candidate, for the layers in which the target holds them.");
+            let button = Button::selectable(is_in, bits.to_string());
+            let button = ui.add_enabled(why_not.is_none(), button).on_hover_text(tip);
+            if button.on_disabled_hover_text(why_not.unwrap_or_default()).clicked() {
+                is_in = !is_in;
                 wish.bits.retain(|other| *other != bits);
                 wish.bits.extend(is_in.then_some(bits));
                 wish.bits.sort_unstable();
@@ -21,6 +29,16 @@ pub(super) fn ui(ui: &mut Ui, model: &Model, wish: &mut Wish) {
         }
     });
     others(ui, model, wish);
+}
+
+/// Which bits the target holds of the quantisers, worked out where one of the two changes.
+fn held(ui: &Ui, model: &Model, methods: &[String]) -> Arc<HeldBits> {
+    let path = model.checkpoint.path();
+    let id = Id::unique(("held candidates", path, model.target.about().id, methods));
+    let known = ui.data(|data| data.get_temp::<Arc<HeldBits>>(id));
+    let held = known.unwrap_or_else(|| Arc::new(HeldBits::by(model, methods, BITS)));
+    ui.data_mut(|data| data.insert_temp(id, held.clone()));
+    held
 }
 
 /// The quantisers, any number of them.

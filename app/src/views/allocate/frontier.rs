@@ -7,6 +7,7 @@ use lapidary_engine::scores::Metric;
 use super::{MEGABYTE, send};
 use crate::commands::allocate::Allocate;
 use crate::document::allocation::{Ready, Refinement};
+use crate::document::damages::MEAN;
 use crate::document::model::Model;
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::text;
@@ -25,8 +26,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, ready: &
     draw(context, ui, ready, now);
     ui.horizontal_wrapped(|ui| {
         match now {
+            Some(now) if now.damage == 0.0 && !model.plan_compresses() => {
+                ui.weak("Nothing is compressed yet: move the budget down.").on_hover_text("The budget begins where the plan is, and a plan that keeps every layer takes all bytes and does no damage.");
+            }
             Some(now) => {
-                ui.monospace(format!("predicted damage {}", text::value(now.damage))).on_hover_text("The sum of the scores of the plan as it is now: a prediction, as damages of layers need not add up. Evaluate measures it.");
+                ui.monospace(format!("predicted {} {}", told(ready), text::value(now.damage))).on_hover_text(predicted(ready));
             }
             None => {
                 ui.weak("The plan has assignments that were not scored.").on_hover_text("Something was set by hand that is no candidate, so nothing is predicted for it. Moving the slider replaces it, unless it is locked.");
@@ -49,7 +53,8 @@ fn slider(context: &ViewContext<'_>, ui: &mut Ui, ready: &Ready) {
     let mut bytes = context.document.allocation.budget.unwrap_or(most);
     ui.horizontal(|ui| {
         ui.spacing_mut().slider_width = (ui.available_width() - 190.0).max(100.0);
-        let label = ui.label("Budget");
+        let tip = "Bytes of all tensors as they are exported. The plan is the best of that size by the scores; one drag is one step of undo.";
+        let label = ui.label("Budget").on_hover_text(tip);
         let slider = Slider::new(&mut bytes, least..=most)
             .custom_formatter(|bytes, _| format!("{:.3} MB", bytes / MEGABYTE))
             .custom_parser(|typed| {
@@ -57,7 +62,9 @@ fn slider(context: &ViewContext<'_>, ui: &mut Ui, ready: &Ready) {
                 number.ok().map(|megabytes| megabytes * MEGABYTE)
             });
         let slider = ui.add(slider).labelled_by(label.id);
-        if slider.on_hover_text("Bytes of all tensors as they are exported. The plan is the best of that size by the scores; one drag is one step of undo.").changed() {
+        // While it moves, the plot below is what is looked at.
+        let slider = if slider.dragged() { slider } else { slider.on_hover_text(tip) };
+        if slider.changed() {
             send(context, Allocate::Spend(bytes));
         }
     });
@@ -103,8 +110,8 @@ fn figure(context: &ViewContext<'_>, ready: &Ready, now: Option<Point>) -> Figur
             // A logarithmic axis has no place for what is not positive.
             let low = (y - margin).max(y * 1e-3);
             let ends = vec![[x, low], [x, y + margin]];
-            series.push(Series::new("measured runs", Ink::Data(1), Kind::Line, ends));
-            series.push(Series::new("measured runs", Ink::Data(1), Kind::Points, vec![[x, y]]));
+            series.push(Series::new("measured runs", Ink::Data(2), Kind::Line, ends));
+            series.push(Series::new("measured runs", Ink::Data(2), Kind::Points, vec![[x, y]]));
         }
     }
     series
@@ -117,13 +124,25 @@ fn figure(context: &ViewContext<'_>, ready: &Ready, now: Option<Point>) -> Figur
     }
 }
 
+/// The name of what scores predict.
+fn told(ready: &Ready) -> &'static str {
+    if ready.is_in_nats() { Metric::Measured.quantity() } else { ready.wish.metric.quantity() }
+}
+
+/// What the number is.
+fn predicted(ready: &Ready) -> String {
+    if ready.is_in_nats() {
+        return "The sum over layers of the divergence from the original with that layer alone changed, in nats: a prediction, as damages of layers need not add up. Evaluate measures it. The line at the bottom of the window has another number, the mean damage of weights or outputs.".to_owned();
+    }
+    format!(
+        "Of the plan as it is now: {MEAN} The line at the bottom of the window has the same number, and ~ there while rows stand for layers. A prediction, as damages of layers need not add up: Evaluate measures what the model loses."
+    )
+}
+
 /// The axis of what scores predict.
 pub(super) fn damage_axis(ready: &Ready) -> Axis {
-    if ready.is_in_nats() {
-        Axis::new("predicted KL").in_unit("nats")
-    } else {
-        Axis::new("predicted error²")
-    }
+    let axis = Axis::new(&format!("predicted {}", told(ready)));
+    if ready.is_in_nats() { axis.in_unit("nats") } else { axis }
 }
 
 /// Measuring where the choice at the slider hangs on scores that are cheap.

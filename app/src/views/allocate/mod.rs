@@ -23,6 +23,8 @@ use crate::views::{ViewContext, working};
 const MEGABYTE: f64 = 1e6;
 /// Height of the window where the screen allows it.
 const MOST_HEIGHT: f32 = 560.0;
+/// Height that what was solved has at least.
+const LEAST_HEIGHT: f32 = 120.0;
 
 pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let (Some(Sheet::Allocate), Some(model)) = (context.document.sheet, &context.document.model)
@@ -36,6 +38,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
     let place = screen.left_bottom() + egui::vec2(8.0, -height - 60.0);
     let window = Window::new("Allocate").open(&mut open).collapsible(true).resizable(true);
     window.default_pos(place).default_size([460.0, height]).show(ui.ctx(), |ui| {
+        let top = ui.cursor().top();
         form(context, ui, model);
         if let Some(work) = &context.document.allocation.work {
             ui.horizontal_wrapped(|ui| working(ui, work));
@@ -43,7 +46,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui) {
         let state = &context.document.allocation;
         match &state.ready {
             Some(ready) => {
-                let scroll = ScrollArea::vertical().id_salt("allocation").max_height(height);
+                // What the form leaves, so that the last section can be scrolled to.
+                let left = (height - (ui.cursor().top() - top)).max(LEAST_HEIGHT);
+                let scroll = ScrollArea::vertical().id_salt("allocation").max_height(left);
                 scroll.show(ui, |ui| solved(context, ui, model, ready));
             }
             None if state.work.is_none() => {

@@ -1,11 +1,12 @@
 //! What bits cost: error against size for every way to quantise a layer, the next steps and what they are worth.
 
 use egui::{RichText, Ui};
-use lapidary_engine::job::{Curve, Damage, Source};
+use lapidary_engine::job::{Curve, Damage, Source, Weighting};
 use lapidary_engine::plan::Assignment;
 use lapidary_engine::target::{self, Next};
 
 use crate::commands::Command;
+use crate::document::damages::{MEAN, name_of_mean};
 use crate::document::model::Model;
 use crate::figure::{Axis, Figure, Ink, Kind, Scale, Series};
 use crate::theme::{PLOT_HEIGHT, text};
@@ -158,18 +159,23 @@ fn selection(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     }
     let before: u64 = layers.iter().map(|&l| model.checkpoint.tensors()[l].bytes()).sum();
     let after: u64 = layers.iter().map(|&l| model.bytes(l)).sum();
-    let damages: Vec<Damage> = layers.iter().filter_map(|&l| model.damage(l)).collect();
-    let sum: f64 = damages.iter().map(|damage| damage.relative_error.powi(2)).sum();
-    let sign = if damages.iter().all(Damage::is_exact) { "" } else { "~" };
-    let more = if damages.len() < layers.len() { "+" } else { "" };
+    let weights = |layer: usize| model.checkpoint.tensors()[layer].parameters() as f64;
+    let known = layers.iter().filter_map(|&l| Some((weights(l), model.damage(l)?)));
+    let known: Vec<(f64, Damage)> = known.collect();
+    let all: f64 = layers.iter().map(|&l| weights(l)).sum();
+    let sum: f64 = known.iter().map(|(weights, of)| weights * of.relative_error.powi(2)).sum();
+    let sign = if known.iter().all(|(_, damage)| damage.is_exact()) { "" } else { "~" };
+    let more = if known.len() < layers.len() { "+" } else { "" };
+    let is_weighted = known.iter().any(|(_, damage)| damage.weighting != Weighting::None);
+    let title = name_of_mean(is_weighted);
     ui.add_space(4.0);
     ui.label(RichText::new(format!("{} layers selected", layers.len())).color(context.tokens.weak));
     ui.monospace(format!(
-        "{} → {} ({} saved), Σ damage {sign}{}{more}",
+        "{} → {} ({} saved), {title} {sign}{}{more}",
         text::bytes(before),
         text::bytes(after),
         text::bytes(before.saturating_sub(after)),
-        text::value(sum)
+        text::value(sum / all.max(1.0))
     ))
-    .on_hover_text("Bytes exact; Σ ‖W−Ŵ‖²/‖W‖² over the selected layers, ~ where samples of rows stand for some of them.");
+    .on_hover_text(format!("Bytes exact; {MEAN} Here the model is the selected layers alone. ~: samples of rows stand for some of them; +: some are not known."));
 }

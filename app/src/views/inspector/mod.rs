@@ -69,14 +69,15 @@ fn head(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, layer: usize) {
     )
     .on_hover_text(&tensor.name);
     let stored = match &tensor.coded {
-        Some(_) => format!(" · {} bits", text::bits(tensor.stored_bits())),
+        // No break between a number and its unit.
+        Some(_) => format!(" · {}\u{a0}bits", text::bits(tensor.stored_bits())),
         None => String::new(),
     };
     let facts = format!(
-        "{} · {} · {} · {} weights{stored}",
+        "{} · {} · {} · {}\u{a0}weights{stored}",
         tensor.shape,
         tensor.type_name(),
-        text::bytes(tensor.bytes()),
+        text::bytes(tensor.bytes()).replace(' ', "\u{a0}"),
         text::count(tensor.parameters())
     );
     ui.label(facts);

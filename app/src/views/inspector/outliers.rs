@@ -62,6 +62,7 @@ fn concentration(
         Verdict::Scattered => "Outliers are scattered: small groups, clipping, or keeping single weights apart will help; scaling rows or columns will not.".to_owned(),
         Verdict::Mixed => "Outliers sit partly in rows, partly in columns, partly scattered.".to_owned(),
     };
+    let sentence = format!("{sentence} Outliers here are weights beyond 4 std.");
     ui.label(sentence).on_hover_text("A column or row is hot when it holds more outliers than chance explains: more than λ + 6√λ + 3 beyond 4 std, with λ their mean number.");
     if found.verdict() == Verdict::NoOutliers {
         return;
@@ -71,7 +72,7 @@ fn concentration(
         (
             "beyond 4 std",
             text::count(found.outliers),
-            "Weights with |w − mean| > 4 std; a normal distribution has 63 in a million.",
+            "Weights with |w − mean| > 4 std; a normal distribution has 63 in a million. The tab Weights and the list count those beyond 6 std, which are fewer.",
         ),
         ("in columns", text::percent(found.in_columns), mass),
         ("in rows", text::percent(found.in_rows), mass),

@@ -98,7 +98,7 @@ fn histogram(
 ) -> Figure {
     // After the assignment the weights stand on the levels of the grid; the bins are the same.
     let after = preview.and_then(|preview| preview.after.as_ref()).filter(|_| model.look.after);
-    let histogram = after.unwrap_or(&statistics.histogram);
+    let histogram = after.unwrap_or(&statistics.histogram).readable();
     let width = histogram.width();
     let bars = histogram.counts.iter().enumerate();
     let bars = bars.map(|(i, &count)| [histogram.centre(i), count as f64]).collect();
@@ -115,8 +115,7 @@ fn histogram(
                 let x = histogram.low + share * (histogram.high - histogram.low);
                 [x, n * width * fit.density(x)]
             };
-            // On a logarithmic axis a curve below one weight would only stretch the plot.
-            let points = (0..CURVE_POINTS).map(point).filter(|[_, y]| *y >= 0.5).collect();
+            let points = (0..CURVE_POINTS).map(point).filter(|[_, y]| y.is_finite()).collect();
             series.push(Series::new(name, ink, Kind::Dashed, points));
         }
     }
@@ -128,7 +127,7 @@ fn histogram(
             let points = levels.iter().map(at).collect();
             series.push(Series::new("grid", Ink::Grid, Kind::Vertical, points));
         }
-        series.push(Series::new("clip", Ink::Mark, Kind::Vertical, vec![at(first), at(last)]));
+        series.push(Series::new("clip", Ink::OtherMark, Kind::Vertical, vec![at(first), at(last)]));
     }
     Figure {
         title: format!("Weights of {}", model.short_name(layer)),
@@ -142,7 +141,7 @@ fn histogram(
 fn overlaid(model: &Model, layers: &[usize]) -> Figure {
     let curve = |(i, &layer): (usize, &usize)| {
         let statistics = model.statistics(layer)?;
-        let histogram = &statistics.histogram;
+        let histogram = statistics.histogram.readable();
         let (n, std) = (statistics.finite as f64, statistics.std);
         let scale = std / (n * histogram.width());
         let points = histogram.counts.iter().enumerate().map(|(i, &count)| {
@@ -177,7 +176,8 @@ fn numbers(
     let peak = crate::document::metrics::metric("group-peak");
     let peak_value = (peak.value)(model, layer).map_or_else(|| "–".to_owned(), text::value);
     let outliers = format!(
-        "Share of weights with |w − mean| > {OUTLIER_STDS} std. A normal distribution has 2·10⁻⁹."
+        "Share of weights with |w − mean| > {OUTLIER_STDS} std: {} weights. A normal distribution has 2·10⁻⁹. The tab Outliers says where those beyond 4 std sit, which are more.",
+        text::count((statistics.outlier_fraction * statistics.finite as f64).round() as u64)
     );
     let entries: [(&str, String, &str); 10] = [
         (
@@ -202,7 +202,7 @@ fn numbers(
             text::value(statistics.kurtosis),
             "Excess kurtosis, m₄/m₂² − 3: 0 normal, 3 Laplace. High: outliers stretch the grid; use smaller groups or clipping.",
         ),
-        ("outliers", text::percent(statistics.outlier_fraction), &outliers),
+        ("outliers, > 6 std", text::percent(statistics.outlier_fraction), &outliers),
         (
             "zeros",
             text::percent(statistics.zeros),

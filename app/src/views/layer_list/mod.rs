@@ -5,14 +5,26 @@ mod columns;
 mod pictures;
 mod row;
 
-use egui::{Align, Layout, TextEdit, Ui};
+use egui::{Align, Layout, TextEdit, TextStyle, Ui};
 use egui_extras::{Column as Width, TableBuilder};
 
 use crate::commands::Command;
+use crate::document::columns::Column;
 use crate::document::list::Row;
 use crate::document::model::{Model, Pane};
 use crate::theme::{ROW_HEIGHT, text};
 use crate::views::ViewContext;
+
+/// Between two columns.
+const GAP: f32 = 5.0;
+/// Room for the scroll bar.
+const BAR: f32 = 10.0;
+/// The narrowest that a column without numbers can be made.
+const LEAST: f32 = 36.0;
+/// The most that a column gets beside its least width.
+const MOST_STRETCH: f32 = 150.0;
+/// Widths are shared out anew where the room changes by as much.
+const ROOM_STEP: f32 = 40.0;
 
 /// What the filter takes, for its tooltip.
 const FILTER_HELP: &str = "Words that the name contains; patterns for the whole name, as *.down_proj.weight; conditions, as kurtosis > 10, eff. rank < 60 %, size > 1 MB, block = 3. Columns go by their titles; a bare number has the unit the column shows, so that 60 is 60 % in a column of percent. All must hold.";
@@ -45,17 +57,21 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         .cursor()
         .and_then(|cursor| lines.iter().position(|line| stands_for(model, *line, cursor)));
     let is_moved = cursor_moved(ui, model);
-    // Each arrangement of columns remembers its own widths.
+    // Each arrangement of columns remembers its own widths, for as much room as there is.
     let arrangement: Vec<&str> = model.list.columns.iter().map(|column| column.id()).collect();
+    ui.spacing_mut().item_spacing.x = GAP;
+    let room = ui.available_width().min(ui.clip_rect().width());
+    let widths = widths(ui, &model.list.columns, room);
     let mut table = TableBuilder::new(ui)
-        .id_salt(("layers", arrangement))
+        .id_salt(("layers", arrangement, (room / ROOM_STEP) as u32))
         .striped(true)
         .resizable(true)
         .sense(egui::Sense::click())
         .cell_layout(Layout::left_to_right(Align::Center))
         .auto_shrink(false);
-    for column in &model.list.columns {
-        table = table.column(Width::initial(column.width()).at_least(36.0).clip(true));
+    for (column, width) in model.list.columns.iter().zip(widths) {
+        let least = if column.digits().is_some() { width } else { LEAST };
+        table = table.column(Width::initial(width).at_least(least).clip(true));
     }
     table = table.column(Width::remainder());
     if let (Some(row), true) = (cursor_row, is_moved) {
@@ -86,6 +102,22 @@ fn table(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     if visible != model.visible[Pane::List as usize] {
         context.send(Command::Visible(Pane::List, visible));
     }
+}
+
+/// The widths of columns to begin with: numbers have what their widest takes, the others share the rest.
+fn widths(ui: &Ui, columns: &[Column], room: f32) -> Vec<f32> {
+    let font = TextStyle::Monospace.resolve(ui.style());
+    let ten = ui.painter().layout_no_wrap("0".repeat(10), font, ui.visuals().text_color());
+    let glyph = ten.size().x / 10.0;
+    let least = |column: &Column| match column.digits() {
+        Some(digits) => (digits as f32 * glyph).ceil() + 2.0,
+        None => column.stretch().0,
+    };
+    let taken: f32 = columns.iter().map(|column| least(column) + GAP).sum();
+    let parts: f32 = columns.iter().map(|column| column.stretch().1).sum();
+    let left = (room - taken - BAR).max(0.0);
+    let share = |column: &Column| (left * column.stretch().1 / parts.max(1.0)).min(MOST_STRETCH);
+    columns.iter().map(|column| (least(column) + share(column)).floor()).collect()
 }
 
 /// Whether a line is that of a tensor, or of its fused group.

@@ -29,7 +29,7 @@ pub(super) fn picture(
 
 /// Counts in `n` columns of pixels, by the square root, so that tails show.
 fn histogram(model: &Model, layer: usize, n: usize) -> Option<Vec<f32>> {
-    let counts = &model.statistics(layer)?.histogram.counts;
+    let counts = model.statistics(layer)?.histogram.readable().counts;
     let per_column = counts.len().div_ceil(n).max(1);
     let sums: Vec<f32> =
         counts.chunks(per_column).map(|bins| (bins.iter().sum::<u64>() as f32).sqrt()).collect();

@@ -45,7 +45,7 @@ fn cell(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, (layer, column): 
     let mut cell = column.cell(model, layer);
     if column.is_number() {
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-            ui.add(Label::new(RichText::new(cell).monospace()).truncate());
+            number(ui, (column, &cell));
         });
         return;
     }
@@ -82,20 +82,20 @@ pub(super) fn fused(
 ) {
     let members = &model.checkpoint.fused_groups()[group].members;
     row.set_selected(members.iter().all(|&member| model.selection.has(member)));
+    let is_out = members.iter().all(|&member| model.is_removed(member));
     for &column in &model.list.columns {
         row.col(|ui| match column {
-            Column::Layer => fused_name(context, ui, model, group),
+            Column::Layer => fused_name(context, ui, model, (group, is_out)),
             column if column.is_number() => {
                 ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-                    let cell = column.group_cell(model, group);
-                    ui.add(Label::new(RichText::new(cell).monospace()).truncate());
+                    number(ui, (column, &column.group_cell(model, group)));
                 });
             }
             Column::Assignment => {
                 let is_locked = members.iter().any(|&m| model.assignment(m).locked);
                 let lock = if is_locked { "🔒 " } else { "" };
                 let label = format!("{lock}{}", column.group_cell(model, group));
-                ui.add(Label::new(label).truncate());
+                ui.add(Label::new(struck(context, is_out, label)).truncate());
             }
             column => {
                 ui.add(Label::new(column.group_cell(model, group)).truncate());
@@ -105,16 +105,27 @@ pub(super) fn fused(
     row.col(|_ui| {});
     let response = row.response();
     response.context_menu(|ui| context.layer_menu(ui, model, members[0], Pane::List));
-    let response = response.on_hover_text(
-        "Layers that runtimes store as one. Sizes are sums; of other numbers the largest is shown.",
-    );
+    let response = response.on_hover_ui(|ui| {
+        ui.label(
+            "Layers that runtimes store as one. Sizes are sums; of other numbers one is shown:",
+        );
+        let helps = model.list.columns.iter().filter_map(|of| of.group_help(model, group));
+        for help in helps {
+            ui.weak(help);
+        }
+    });
     if response.clicked() {
         context.send(Command::ClickGroup(group, how(&response)));
     }
 }
 
 /// The name of a fused group, a sign that unfolds it, and where the target allows it a way to split it.
-fn fused_name(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, group: usize) {
+fn fused_name(
+    context: &ViewContext<'_>,
+    ui: &mut Ui,
+    model: &Model,
+    (group, is_out): (usize, bool),
+) {
     if model.list.is_tree {
         ui.add_space(14.0);
     }
@@ -138,7 +149,21 @@ fn fused_name(context: &ViewContext<'_>, ui: &mut Ui, model: &Model, group: usiz
             context.send(Command::Split(group));
         }
     }
-    ui.add(Label::new(model.group_name(group)).truncate());
+    ui.add(Label::new(struck(context, is_out, model.group_name(group))).truncate());
+}
+
+/// Text that is struck through where it names what is taken out.
+fn struck(context: &ViewContext<'_>, is_out: bool, text: String) -> RichText {
+    let text = RichText::new(text);
+    if is_out { text.color(context.tokens.weak).strikethrough() } else { text }
+}
+
+/// A number, never cut: one that is longer than its column foresees is written smaller.
+fn number(ui: &mut Ui, (column, cell): (Column, &str)) {
+    let foreseen = column.digits().unwrap_or_default();
+    let text = RichText::new(cell).monospace();
+    let text = if cell.chars().count() > foreseen { text.small() } else { text };
+    ui.add(Label::new(text).extend());
 }
 
 /// The head of a block: its tensors together.

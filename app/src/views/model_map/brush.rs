@@ -30,8 +30,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
                 .stroke(egui::Stroke::new(2.0, frame))
                 .min_size(egui::vec2(19.0, 0.0))
                 .small();
-            let response = ui.add(button).on_hover_text(format!("Paint {bits} bits; group, grid and clipping of each layer stay."));
-            response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, true, format!("brush {bits}")));
+            let why_not = model.held_bits.why_not(bits);
+            let response = ui.add_enabled(why_not.is_none(), button);
+            let tip = format!("Paint {bits} bits; group, grid and clipping of each layer stay.");
+            let response = response.on_hover_text(tip).on_disabled_hover_text(why_not.unwrap_or_default());
+            response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Button, why_not.is_none(), format!("brush {bits}")));
             if response.clicked() {
                 context.send(Command::SetBrush((!is_this).then_some(brush)));
             }

@@ -31,7 +31,7 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         ui.monospace(format!("{}{}", sign("≤ "), (model.metric.format)(low)));
         bar(ui, is_bits, (low, high)).on_hover_text(model.metric.help);
         ui.monospace(format!("{}{}", sign("≥ "), (model.metric.format)(high)));
-        let kind = if shades.is_logarithmic && !is_bits { "log" } else { "linear" };
+        let kind = if is_bits { "linear" } else { shades.kind() };
         let of = model.checkpoint.tensors().len() as u64;
         let known = if shades.known as u64 == of {
             String::new()
@@ -45,7 +45,11 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
         let is_weighted = matches!(model.metric.needs, Needs::Damage | Needs::Sensitivity)
             && model.calibrations.loaded.is_some();
         let weighting = if is_weighted { ", activation-weighted" } else { "" };
-        let placed = if kind == "log" { LOGARITHMIC } else { LINEAR };
+        let placed = match kind {
+            "linear" => LINEAR,
+            "log" => LOGARITHMIC,
+            _ => SYMMETRIC,
+        };
         let notes = [(format!("{kind}{known}{weighting}"), placed), (meaning.to_owned(), CELLS)];
         for (note, help) in notes {
             let note = RichText::new(note).color(context.tokens.weak).small();
@@ -54,9 +58,9 @@ pub(super) fn ui(context: &ViewContext<'_>, ui: &mut Ui, model: &Model) {
     });
 }
 
-const LINEAR: &str =
-    "Colours are even in the value. Scale changes that, and at which percentiles the scale ends.";
-const LOGARITHMIC: &str = "Colours are even in the logarithm of the value; where some are zero or negative, in sgn(v)·ln(1 + |v|/c), c a hundredth of the largest magnitude. Scale changes that, and at which percentiles the scale ends.";
+const LINEAR: &str = "Colours are even in the value. The ends are those of the weight matrices; norms and others beyond them have the colours of the ends. Scale changes that, and at which percentiles the scale ends.";
+const LOGARITHMIC: &str = "Colours are even in the logarithm of the value. The ends are those of the weight matrices; norms and others beyond them have the colours of the ends. Scale changes that, and at which percentiles the scale ends.";
+const SYMMETRIC: &str = "Some values are zero or negative and have no logarithm: colours are even in sgn(v)·ln(1 + |v|/c) instead, c a hundredth of the largest magnitude, which is near the value itself around zero and near its logarithm far from it. The ends are those of the weight matrices; norms and others beyond them have the colours of the ends. Scale changes that, and at which percentiles the scale ends.";
 const CELLS: &str =
     "Bits are those of everything stored, per weight; a layer without brackets is kept as it is.";
 

@@ -10,25 +10,13 @@ use crate::error::Result;
 use crate::format::gguf::BlockType;
 use crate::format::gguf_split::{self, part_name};
 use crate::format::gguf_writer::{GgufPlan, NewTensor, NewValue, Pairs};
-use crate::format::safetensors::Spec;
 use crate::target::gguf::file::{self, Content, GgufFile, kind_of};
 use crate::target::gguf::settings::refused;
 use crate::target::{Entry, OutputFile, Storage, WeightFile, added_bias};
-use crate::tensor::{DType, Shape};
 
 /// Keys that say how tensors are stored.
 const FILE_TYPE: &str = "general.file_type";
 const VERSION: &str = "general.quantization_version";
-
-/// A tensor of a GGUF file as it lies there, byte for byte.
-pub(in crate::target) fn stored(tensor: &Tensor) -> Spec {
-    let Tensor { name, dtype, shape, coded, .. } = tensor;
-    if coded.is_none() {
-        return Spec { name: name.clone(), dtype: *dtype, shape: shape.clone() };
-    }
-    let shape = Shape(vec![tensor.bytes() as usize]);
-    Spec { name: name.clone(), dtype: DType::U8, shape }
-}
 
 /// Whether a layer lies in the file as this layout already.
 pub(in crate::target) fn is_already(tensor: &Tensor, layout: &Layout) -> bool {
