@@ -37,7 +37,9 @@ fn an_opened_export_has_one_size_everywhere() {
         let wish = plan(&sample, &[("model.layers.*_proj.weight", vec![step])]).unwrap();
         export(&sample, &wish, target::find(id).unwrap(), destination, &Silent).unwrap();
         // A GGUF file is opened itself.
-        let file = names_in(&out).into_iter().find(|name| name.ends_with(".gguf"));
+        let file = names_in(&out)
+            .into_iter()
+            .find(|name| std::path::Path::new(name).extension() == Some("gguf".as_ref()));
         let path = file.map_or(out.clone(), |file| out.join(file));
         let screen = open(&folder.path().join("home"), &path);
         let model = screen.state().model();

@@ -152,13 +152,13 @@ fn missing(output: &Checkpoint, checkpoint: &Checkpoint) -> Result<Removal> {
     }
     let fits = fitting(output, checkpoint)?;
     let (mut first, mut last) = (Vec::new(), Vec::new());
-    for block in 0..n as usize {
+    for fits in &fits {
         let next = first.last().map_or(0, |last: &u32| last + 1);
-        first.extend((next..of).find(|&of| fits[block][of as usize]));
+        first.extend((next..of).find(|&of| fits[of as usize]));
     }
-    for block in (0..n as usize).rev() {
+    for fits in fits.iter().rev() {
         let end = last.last().copied().unwrap_or(of);
-        last.extend((0..end).rev().find(|&of| fits[block][of as usize]));
+        last.extend((0..end).rev().find(|&of| fits[of as usize]));
     }
     last.reverse();
     if first.len() < n as usize || first != last {

@@ -190,13 +190,11 @@ fn awq_rules(stated: &Value, unsaid: &mut Unsaid) -> Result<RuleSet> {
     let bits = bits.ok_or_else(|| not_understood(WHAT, "its bits are not within 1 and 8"))?;
     let grouping = match number(["group_size", "q_group_size"]).unwrap_or(128) {
         -1 => Grouping::Channel,
-        size => match usize::try_from(size) {
-            Ok(size @ 1..) => Grouping::Group(size),
-            _ => {
-                let why = format!("a group_size of {size} is neither -1 nor a number of inputs");
-                return Err(not_understood(WHAT, why));
-            }
-        },
+        size => {
+            let inputs = usize::try_from(size).ok().filter(|&size| size > 0);
+            let why = || format!("a group_size of {size} is neither -1 nor a number of inputs");
+            Grouping::Group(inputs.ok_or_else(|| not_understood(WHAT, why()))?)
+        }
     };
     let symmetric = stated.get("zero_point") == Some(&Value::Bool(false));
     unsaid.say(

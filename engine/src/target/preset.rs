@@ -164,7 +164,7 @@ impl<'a> Mixture<'a> {
         Rule::new(&format!("{prefix}*{last}.weight"), self.form(bits)).map(Some)
     }
 
-    /// What every mixture ends in: Q6_K for the head, or for the embedding that is also the head.
+    /// What every mixture ends in: `Q6_K` for the head, or for the embedding that is also the head.
     fn rest(&self, bits: i64) -> Result<Vec<Rule>> {
         let has_head = self.checkpoint.tensors().iter().any(|t| t.place.role == Role::Head);
         let head = if has_head { "role:head" } else { "role:embedding" };

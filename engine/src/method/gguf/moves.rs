@@ -27,9 +27,10 @@ impl Grids for Moves<'_> {
     fn choose(&self, run: &BlockRun, curves: &Curves) -> Option<(BlockRun, [f64; 2])> {
         let own = [f64::from(run.scale()), f64::from(run.origin())];
         let alone = |square: f64, slope: f64| if square > 0.0 { slope / square } else { 0.0 };
-        let by = match self.kind.has_origins() {
-            true => curves.joint().map_or(0.0, |[scale, _]| scale),
-            false => alone(curves.squares[0], curves.slopes[0]),
+        let by = if self.kind.has_origins() {
+            curves.joint().map_or(0.0, |[scale, _]| scale)
+        } else {
+            alone(curves.squares[0], curves.slopes[0])
         };
         let tried = [(own[0] + by, 0), (own[0] + by, -1), (own[0] + by, 1), (own[0], 0)];
         let beside = tried.into_iter().filter_map(|(scale, steps)| {
@@ -37,9 +38,10 @@ impl Grids for Moves<'_> {
             let moved = f64::from(next.scale()) - own[0];
             // The origin at its best for the scale as it is stored.
             let scale = f64::from(next.scale());
-            let next = match self.kind.has_origins() {
-                true => self.kind.near(*run, [scale, own[1] + curves.origin_beside(moved)], 0)?,
-                false => next,
+            let next = if self.kind.has_origins() {
+                self.kind.near(*run, [scale, own[1] + curves.origin_beside(moved)], 0)?
+            } else {
+                next
             };
             Some((next, [moved, f64::from(next.origin()) - own[1]]))
         });

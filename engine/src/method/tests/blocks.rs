@@ -117,29 +117,29 @@ fn where_scales_have_settled_no_other_multiple_helps() {
         let settled = blocks(&settled);
         let decoded = Encoding::Blocks(settled.clone()).decode();
         let all = runs(settled);
-        for (row, runs) in all.iter().enumerate() {
-            for (at, &run) in runs.iter().enumerate() {
-                for steps in [-1, 1] {
-                    let own = [f64::from(run.scale()), f64::from(run.origin())];
-                    let moved = kind.near(run, own, steps).unwrap();
-                    // The same levels on the other scale.
-                    let mut other = decoded.clone();
-                    for col in at * kind.run()..(at + 1) * kind.run() {
-                        let value = &mut other[[row, col]];
-                        let level = if run.scale() == 0.0 {
-                            0.0
-                        } else {
-                            ((*value - run.origin()) / run.scale()).round()
-                        };
-                        *value = moved.scale() * level + moved.origin();
-                    }
-                    let gram = inputs.gram.as_ref().unwrap();
-                    let now = gram_weighted_error(weights.view(), other.view(), gram).error;
-                    assert!(now >= least * (1.0 - 1e-9), "{kind} {row} {at} {steps}");
-                }
+        let each = all
+            .iter()
+            .enumerate()
+            .flat_map(|(row, runs)| runs.iter().enumerate().map(move |(at, &run)| (row, at, run)));
+        for ((row, at, run), steps) in each.flat_map(|run| [(run, -1), (run, 1)]) {
+            let own = [f64::from(run.scale()), f64::from(run.origin())];
+            let moved = kind.near(run, own, steps).unwrap();
+            let mut other = decoded.clone();
+            for col in at * kind.run()..(at + 1) * kind.run() {
+                other[[row, col]] = on(moved, run, other[[row, col]]);
             }
+            let gram = inputs.gram.as_ref().unwrap();
+            let now = gram_weighted_error(weights.view(), other.view(), gram).error;
+            assert!(now >= least * (1.0 - 1e-9), "{kind} {row} {at} {steps}");
         }
     }
+}
+
+/// The same level with another scale.
+fn on(moved: BlockRun, run: BlockRun, value: f32) -> f32 {
+    let steps = (value - run.origin()) / run.scale();
+    let level = if run.scale() == 0.0 { 0.0 } else { steps.round() };
+    moved.scale() * level + moved.origin()
 }
 
 #[test]
