@@ -168,10 +168,6 @@ pub static TWO: &[Trial<'static>] = &[
     blocks("AQLM, 4 codebooks of 4 bits for 8", "aqlm codebooks=4 code_bits=4"),
     blocks("AQLM, the same without data", "aqlm codebooks=4 code_bits=4 nearest=weights"),
     blocks("Vectors of 4, 8 bits", "vector-quantisation code_bits=8 run=4"),
-    blocks(
-        "Vectors of 8 in 4 dimensions, 12 bits",
-        "vector-quantisation code_bits=12 run=8 books=factored",
-    ),
     blocks("SeedLM, 16 inputs", "seedlm block=16"),
     blocks("Optimal palette, 16 rows", "optimal-palette bits=2"),
     blocks("Q2_K", "gguf-blocks type=Q2_K"),

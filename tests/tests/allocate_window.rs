@@ -195,7 +195,8 @@ fn scores_are_set_right_and_a_search_goes_on_where_it_was_and_its_best_is_one_st
     assert_eq!(second.generations()[..1], *first.generations(), "the same search went on");
     let best = second.best(&problem);
     assert!(ready.solved.bytes_of(&best) <= budget);
-    screen.get_by_label("Search on the model itself").click();
+    // Below what fits, where one scrolls to.
+    screen.get_by_label("Search on the model itself").click_accesskit();
     screen.run_steps(6);
     assert!(screen.query_by_label_contains("generation 4: KL").is_some());
     assert!(screen.query_by_label("Population of the last generation").is_some());

@@ -147,7 +147,7 @@ fn one_ranking_of_all_singular_values_meets_any_size_and_leaves_less_than_the_sa
         }
         before = Some(found);
     }
-    assert_says(question.rank(Budget::FileBytes(10), &Silent), &["rank 1", "allow more bytes"]);
+    assert_says(question.rank(Budget::FileBytes(10), &Silent), &["too small", "allow at least"]);
     let gptq = [Assignment::of(vec![Step::new("gptq")])];
     let refused = Question { palette: &gptq, ..question }.rank(Budget::Bits(4.0), &Silent);
     assert_says(refused, &["choose low rank"]);

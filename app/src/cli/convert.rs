@@ -35,7 +35,7 @@ pub(super) struct Convert {
     /// Where blocks do not fit the rows of a tensor, it gets the nearest that do; keys and all other tensors stay.
     #[arg(long = "type", value_name = "TYPE", conflicts_with = "size")]
     kind: Option<String>,
-    /// Errors count by the inputs of layers, as far as a calibration or an importance matrix knows them.
+    /// Errors count by the outputs of layers where a calibration has Gram matrices, by their inputs where it or an importance matrix has mean squares.
     #[arg(long, requires = "kind")]
     weighted: bool,
     /// A folder that `calibrate` wrote, for --weighted; the latest of the model if not given.

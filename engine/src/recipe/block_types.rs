@@ -70,9 +70,14 @@ pub(super) fn of_layout(layout: &Layout) -> Option<&'static str> {
     let name = match layout {
         Layout::Blocks(kind) => kind.name(),
         Layout::Float(float) => {
-            let is_mxfp4 = float.levels == Levels::E2m1 && float.scale_dtype == DType::F8E8M0;
-            let is_rows = float.tiling == Tiling::Rows(Grouping::Group(32));
-            (is_mxfp4 && is_rows).then_some("mxfp4")?
+            let is = |scales: DType, size| {
+                float.scale_dtype == scales && float.tiling == Tiling::Rows(Grouping::Group(size))
+            };
+            match float.levels {
+                Levels::E2m1 if is(DType::F8E8M0, 32) => "mxfp4",
+                Levels::E2m1 if is(DType::F8E4M3, 16) && float.has_global() => "nvfp4",
+                _ => return None,
+            }
         }
         _ => return None,
     };

@@ -161,7 +161,7 @@ fn weights(ui: &mut Ui, form: &mut Form, looked: &Looked) {
     let is_able = !calibrations.is_empty();
     form.is_weighted &= is_able;
     label(ui, "Errors", "By what the errors of the new types count.");
-    let check = egui::Checkbox::new(&mut form.is_weighted, "count by inputs, of");
+    let check = egui::Checkbox::new(&mut form.is_weighted, "count by what layers receive, of");
     let check = ui.add_enabled(is_able, check);
     check
         .on_hover_text("Errors count by the inputs of layers, as far as the calibration or importance matrix knows them.")
