@@ -28,7 +28,10 @@ fn made(plan: &Plan, id: &str, folder: &Path) -> Checkpoint {
 /// Weight files, their bytes, and the bytes of everything, on disk.
 fn on_disk(folder: &Path) -> (usize, u64, u64) {
     let files = read_output(folder);
-    let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".gguf");
+    let is_weights = |name: &str| {
+        name.ends_with(".safetensors")
+            || std::path::Path::new(name).extension() == Some("gguf".as_ref())
+    };
     let weights: Vec<u64> = files
         .iter()
         .filter(|(name, _)| is_weights(name))

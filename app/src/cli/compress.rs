@@ -195,39 +195,43 @@ fn default_folder(project: &Path, target: &str) -> PathBuf {
 
 /// The per-layer table and the totals.
 pub(super) fn describe(report: &Report, out: &Path, of: &str) -> String {
-    let mut table = Table::new(&[
-        "layer",
-        "<assignment",
-        "bits",
-        "bytes",
-        "of",
-        "error",
-        "of outputs",
-        "<stored",
-    ]);
+    let knows_outputs = report.tensors.iter().any(|tensor| tensor.output_error.is_some());
+    let mut heads = vec!["layer", "<assignment", "bits", "bytes", "of", "error", "<stored"];
+    if knows_outputs {
+        heads.insert(6, "of outputs");
+    }
+    let mut table = Table::new(&heads);
     // Where the target stores everything in full, saying so in every row would say nothing.
     let is_dense =
         target::find(&report.target).is_ok_and(|target| target.capabilities().is_dense());
     for tensor in report.tensors.iter().filter(|tensor| tensor.is_compressed()) {
         let stored = if is_dense { tensor.stored.clone() } else { tensor.told() };
-        table.row(vec![
+        let mut cells = vec![
             tensor.told_name(),
             tensor.method.clone(),
             format!("{:.3}", tensor.effective_bits),
             text::count(tensor.bytes),
             text::count(tensor.source_bytes),
             text::percent(tensor.relative_error),
-            tensor.output_error.map(text::percent).unwrap_or_default(),
             stored,
-        ]);
+        ];
+        if knows_outputs {
+            cells.insert(6, tensor.output_error.map(text::percent).unwrap_or_default());
+        }
+        table.row(cells);
     }
     let totals = &report.totals;
     let source_bytes: u64 = report.sources.iter().map(|file| file.bytes).sum();
     let calibrated = |of: &Settings| format!("calibrated with {}\n", of.title());
+    let outputs = if knows_outputs {
+        "; that of outputs ‖(W−Ŵ)x‖/‖Wx‖ on the calibration's text"
+    } else {
+        ""
+    };
     format!(
         "{}\n{}\n{}{} layers compressed, {} compressed but stored in full, {} tensors changed beside them, {} tensors copied\n\
          weight files {} → {} ({:.1} %), {:.3} bits per weight; folder {} bytes\n\
-         proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖ against {of}, measured; that of outputs ‖(W−Ŵ)x‖/‖Wx‖ on the calibration's text\n\
+         proved: every tensor was read back and compared; error is ‖W−Ŵ‖/‖W‖ against {of}, measured{outputs}\n\
          written to {}\nreport in {}, as a page in {PAGE}\n",
         table.render(),
         report.coverage,
