@@ -49,7 +49,7 @@ pub fn name_of_mean(is_weighted: bool) -> &'static str {
 }
 
 /// What the mean is.
-pub const MEAN: &str = "Σ Pₗ/P·dₗ over the compressed layers l: Pₗ of the P weights of the model are in layer l, and dₗ is its damage as the list shows it, ‖W−Ŵ‖²/‖W‖² of weights or ‖(W−Ŵ)x‖²/‖Wx‖² of outputs. Kept layers count as 0.";
+pub const MEAN: &str = "Σ p·d over the compressed layers: p is the share of the weights of the model that lie in the layer, and d is its damage as the list shows it, ‖W−Ŵ‖²/‖W‖² of weights or ‖(W−Ŵ)x‖²/‖Wx‖² of outputs. Kept layers count as 0.";
 
 impl Damages {
     /// Nothing found yet for `n` tensors.

@@ -12,7 +12,6 @@ mod gguf_proof;
 mod gguf_reader;
 mod hashes;
 mod kept;
-mod outputs;
 mod page;
 mod proof;
 mod prospect;
@@ -185,7 +184,7 @@ fn export_whole(
     let outputs = |layer: usize,
                    weights: ArrayView2<'_, f32>,
                    made: (ArrayView2<'_, f32>, Option<&[f32]>)| {
-        outputs::error((subject, &settled.plan), layer, weights, made, observer)
+        subject.output_error((&settled.plan, layer), weights, made, observer)
     };
     let (weights, outputs) = (&weights, &outputs);
     let work = Work { checkpoint, encodings: &store, manifest, target, observer, weights, outputs };

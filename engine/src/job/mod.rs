@@ -12,6 +12,7 @@ mod importance;
 mod in_turn;
 mod kept;
 mod levels;
+mod outputs;
 mod pace;
 mod preview;
 mod store;
