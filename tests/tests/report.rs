@@ -124,7 +124,7 @@ fn the_page_has_every_layer_and_needs_nothing_else() {
         let rows: Vec<Vec<String>> = all(parsed, "tr")
             .iter()
             .map(|row| row.children().filter(Node::is_element).map(|cell| text(&cell)).collect())
-            .filter(|row: &Vec<String>| row.len() == 9 && row[0] != "layer")
+            .filter(|row: &Vec<String>| row.len() == 10 && row[0] != "layer")
             .collect();
         assert_eq!(rows.len(), shown.len());
         for (row, tensor) in rows.iter().zip(&shown) {
