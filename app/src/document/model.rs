@@ -448,7 +448,6 @@ impl Model {
             self.next_steps[layer] = NextSteps::default();
         }
         self.target = self.history.current().target();
-        self.outcome.measured = Arc::new(self.not_finite());
         self.held_bits = HeldBits::of(self, BITS);
         self.is_stale = true;
         self.rows_are_stale = true;

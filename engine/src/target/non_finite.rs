@@ -30,6 +30,9 @@ impl NonFinite {
 /// compresses, which no method takes, warnings for those that are kept and go along as they are. What is taken out is left
 /// out. Knows only what was counted, by whoever measured the tensors.
 pub fn non_finite(checkpoint: &Checkpoint, plan: &Plan, found: &[NonFinite]) -> Vec<Lint> {
+    if found.is_empty() {
+        return Vec::new();
+    }
     let removed = plan.removed_tensors(checkpoint);
     let left = found.iter().filter(|of| of.nan + of.infinite > 0 && !removed.contains(&of.tensor));
     let mut lints: Vec<Lint> = left.map(|of| lint(checkpoint, plan, of)).collect();
