@@ -11,6 +11,9 @@ use crate::plan::{Assignment, Plan};
 use crate::recipe;
 use crate::target;
 
+/// Blocks of an output times blocks of a model that are held against each other, at most: names can claim any number.
+const MOST_PAIRS: u64 = 1 << 22;
+
 /// The plan of an output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {
@@ -149,6 +152,9 @@ fn missing(output: &Checkpoint, checkpoint: &Checkpoint) -> Result<Removal> {
     }
     if n >= of {
         return Ok(Removal::default());
+    }
+    if u64::from(n) * u64::from(of) > MOST_PAIRS {
+        return Err(unsaid(format!("{n} blocks, and the model {of}")));
     }
     let fits = fitting(output, checkpoint)?;
     let (mut first, mut last) = (Vec::new(), Vec::new());
