@@ -19,7 +19,8 @@ use crate::document::calibrations::{self, Loaded};
 pub struct Types {
     /// A type of llama.cpp, or a starting point.
     pub kind: Option<String>,
-    /// The calibration by which errors count by inputs, as far as these are known; none where all count alike.
+    /// The calibration by which errors count, by the outputs of a layer or by its inputs as far as these are known; none
+    /// where all count alike.
     pub weighted: Option<Choice>,
 }
 

@@ -84,7 +84,7 @@ pub struct Form {
     pub size: String,
     /// The type or starting point for the tensors of a GGUF file; empty before one was chosen.
     pub kind: String,
-    /// Whether errors count by inputs.
+    /// Whether errors count by what a calibration knows: the outputs of a layer, or its inputs.
     pub is_weighted: bool,
     /// By which calibration; the latest if `None`.
     pub calibration: Option<PathBuf>,

@@ -17,6 +17,8 @@ pub struct Preset {
     pub title: &'static str,
     /// What it does and when to take it.
     pub summary: &'static str,
+    /// Whether it gives tensors of a GGUF file other types: what prunes, or keeps all, has none to give.
+    pub retypes: bool,
     rules: fn(&Checkpoint, &dyn Target) -> Result<Vec<Rule>>,
 }
 
@@ -32,6 +34,7 @@ pub static PRESETS: &[Preset] = &[
         id: "8-bit",
         title: "8 bits everywhere",
         summary: "Every matrix at 8 bits with a scale for each output row: half the size, damage hardly to be measured.",
+        retypes: true,
         rules: |_, _| {
             let eight = rtn(8).with("granularity", "channel");
             Ok(vec![Rule::new("default", Assignment::of(vec![eight]))?])
@@ -41,30 +44,35 @@ pub static PRESETS: &[Preset] = &[
         id: "4-bit",
         title: "4 bits, ends kept",
         summary: "4 bits in groups of 128 with clipping searched; embeddings, head, and the first and last block stay as they are, since errors there hurt most.",
+        retypes: true,
         rules: four_bits,
     },
     Preset {
         id: "q4-k-m",
         title: "Like Q4_K_M",
         summary: "llama.cpp's usual mixture: Q4_K, but Q6_K for v and down in the first and last eighth and every third block between, and for the head. Targets without these blocks get integers of as many bits in groups of 32.",
+        retypes: true,
         rules: |checkpoint, target| Mixture::new(checkpoint, target).like_m(4),
     },
     Preset {
         id: "q5-k-m",
         title: "Like Q5_K_M",
         summary: "The same over Q5_K: nearly lossless.",
+        retypes: true,
         rules: |checkpoint, target| Mixture::new(checkpoint, target).like_m(5),
     },
     Preset {
         id: "q3-k-m",
         title: "Like Q3_K_M",
         summary: "llama.cpp's smaller mixture: Q3_K; Q5_K for v of the first two blocks and down of the first sixteenth of them, Q4_K for the other v and down and for what attention gives; Q6_K for the head.",
+        retypes: true,
         rules: |checkpoint, target| Mixture::new(checkpoint, target).like_q3_k_m(),
     },
     Preset {
         id: "2-of-4",
         title: "2:4 sparsity",
         summary: "Of every 4 weights the 2 smallest become zero, in all layers of the blocks: to measure what it costs. No current loader saves a byte for it.",
+        retypes: false,
         rules: |_, _| {
             let sparse = Step::new("magnitude").with("pattern", "n-of-m");
             let mut rules = vec![Rule::new("default", Assignment::of(vec![sparse]))?];
@@ -76,6 +84,7 @@ pub static PRESETS: &[Preset] = &[
         id: "keep",
         title: "Keep everything",
         summary: "No rule and nothing by hand: every layer as it is on disk.",
+        retypes: false,
         rules: |_, _| Ok(Vec::new()),
     },
 ];

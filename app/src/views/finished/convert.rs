@@ -135,7 +135,7 @@ fn types(ui: &mut Ui, form: &mut Form, looked: &Looked) {
                 id.clone_into(&mut form.kind);
             }
         };
-        for preset in PRESETS {
+        for preset in PRESETS.iter().filter(|preset| preset.retypes) {
             choose(ui, preset.id, preset.title, preset.summary);
         }
         ui.separator();
@@ -164,7 +164,7 @@ fn weights(ui: &mut Ui, form: &mut Form, looked: &Looked) {
     let check = egui::Checkbox::new(&mut form.is_weighted, "count by what layers receive, of");
     let check = ui.add_enabled(is_able, check);
     check
-        .on_hover_text("Errors count by the inputs of layers, as far as the calibration or importance matrix knows them.")
+        .on_hover_text("Errors count by the outputs of layers where the calibration has their Gram matrices, else by their inputs, as far as the calibration or importance matrix knows them.")
         .on_disabled_hover_text("No finished calibration of this file is known: open it and calibrate it, or import an importance matrix.");
     if !is_able {
         ui.weak("a calibration, of which there is none of this file");

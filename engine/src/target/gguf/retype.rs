@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::method::{self, Kind, Needs, Step};
 use crate::plan::{Assignment, Plan, Rule};
 use crate::target::gguf::retyped::is_already;
-use crate::target::{Aim, Lint, PRESETS, Preset, mend_all};
+use crate::target::{Aim, Lint, PRESETS, mend_all};
 
 /// The method whose types are llama.cpp's, and its parameters.
 const BLOCKS: &str = "gguf-blocks";
@@ -66,7 +66,7 @@ pub fn retype(
     let (mut plan, fitted) = match (kind, preset) {
         (Some(kind), _) => of_type(checkpoint, kind, aim)?,
         (None, Some(preset)) => preset.plan(checkpoint, &Plan::default(), aim)?,
-        (None, None) => return Err(unknown(checkpoint, wish, aim)),
+        (None, None) => return Err(unknown(wish)),
     };
     if let Some(layer) = pruned(checkpoint, &plan) {
         return Err(Error::plan(
@@ -92,12 +92,8 @@ pub fn retype(
 }
 
 /// A wish that names neither a type nor a starting point that a GGUF file can hold.
-fn unknown(checkpoint: &Checkpoint, wish: &str, aim: Aim) -> Error {
-    let is_held = |known: &&Preset| {
-        let plan = known.plan(checkpoint, &Plan::default(), aim);
-        plan.is_ok_and(|(plan, _)| pruned(checkpoint, &plan).is_none())
-    };
-    let presets = PRESETS.iter().filter(is_held).map(|known| spelt(known.id));
+fn unknown(wish: &str) -> Error {
+    let presets = PRESETS.iter().filter(|known| known.retypes).map(|known| spelt(known.id));
     let types = types().into_iter().map(str::to_owned);
     let known: Vec<String> = types.chain(presets).collect();
     Error::plan(
