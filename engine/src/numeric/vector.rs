@@ -138,8 +138,14 @@ fn folded(mut lanes: [f32; LANES], comes_before: impl Fn(f32, f32) -> bool) -> f
 /// to integers look at each number by itself, as they saturate.
 #[inline(always)]
 pub fn byte(whole: f32) -> u8 {
+    byte_bits(whole) as u8
+}
+
+/// Bits of which the last eight are the nearest whole number of −128 to 255, ties to even, as [`byte`] gives it.
+#[inline(always)]
+pub fn byte_bits(number: f32) -> u32 {
     // 1.5·2²³: the last bits of the sum are the number.
-    (whole + 12_582_912.0).to_bits() as u8
+    (number + 12_582_912.0).to_bits()
 }
 
 /// Whether no value is NaN or infinite.

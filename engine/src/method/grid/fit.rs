@@ -13,7 +13,9 @@ use crate::encoding::{Affine, AffineData, AffineLayout};
 use crate::error::Result;
 use crate::method::{Needs, Resolved, Task, refuse_non_finite};
 use crate::numeric::grouping::Grouping;
-use crate::numeric::vector::{Loops, are_finite, byte, extremes, largest_magnitude, vectorised};
+use crate::numeric::vector::{
+    Loops, are_finite, byte, byte_bits, extremes, largest_magnitude, vectorised,
+};
 use crate::tensor::{DType, MatrixShape, round_f32};
 
 /// Ratio between successive ranges of the clipping search.
@@ -24,6 +26,8 @@ const MAX_SHRINKS: i32 = 151;
 const PIECE: usize = 1 << 16;
 /// Partial sums and extremes, for the lanes of the processor.
 const LANES: usize = 8;
+/// Codes made at once: a vector of bytes.
+const CODES: usize = 32;
 
 /// Scale and zero point of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -369,12 +373,36 @@ impl Loops for Codes<'_> {
         let ends = self.grid.ends();
         let groups = self.out.chunks_mut(self.width).zip(self.values.chunks(self.width));
         for ((codes, values), step) in groups.zip(self.steps) {
+            let (whole, rest) = codes.as_chunks_mut::<CODES>();
+            let (values, values_of_rest) = values.as_chunks::<CODES>();
+            for (codes, values) in whole.iter_mut().zip(values) {
+                *codes = codes_of(values, *step, ends);
+            }
             let grid = (step.scale, f32::from(step.zero));
-            for (code, &value) in codes.iter_mut().zip(values) {
+            for (code, &value) in rest.iter_mut().zip(values_of_rest) {
                 *code = byte(code_of(value, grid, ends));
             }
         }
     }
+}
+
+/// [`code_of`] of many. Clamps before it rounds, to ends that are whole, so that one sum rounds and makes the bytes.
+#[inline(always)]
+fn codes_of(values: &[f32; CODES], step: Step, (lowest, highest): (f32, f32)) -> [u8; CODES] {
+    let zero = f32::from(step.zero);
+    let (lowest, highest) = (lowest - zero, highest - zero);
+    let mut sums = [0; CODES];
+    for i in 0..CODES {
+        let place = values[i] / step.scale;
+        let place = if place > lowest { place } else { lowest };
+        let place = if place < highest { place } else { highest };
+        sums[i] = byte_bits(place);
+    }
+    let mut codes = [0; CODES];
+    for i in 0..CODES {
+        codes[i] = (sums[i] as u8).wrapping_add(step.zero);
+    }
+    codes
 }
 
 /// The errors that grids leave. No closure: that would be a function of its own, compiled for the least processor.

@@ -15,6 +15,7 @@ mod outliers;
 mod polish;
 mod quip;
 mod remapped;
+mod rounding;
 mod seedlm;
 mod signs;
 mod spqr;
