@@ -2,6 +2,7 @@
 
 mod feedback;
 mod moves;
+mod offset;
 mod plain;
 mod search;
 mod super_blocks;
@@ -223,25 +224,25 @@ impl Loops for Piece<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { kind, values, importance, out } = self;
-        let n = kind.weights();
         let (mut padded, mut weights) = ([0.0; 256], [1.0; 256]);
-        for (at, (x, out)) in values.chunks(n).zip(out.chunks_exact_mut(kind.bytes())).enumerate() {
+        let at_once = 256 / kind.weights() * kind.bytes();
+        for (at, (x, out)) in values.chunks(256).zip(out.chunks_mut(at_once)).enumerate() {
             if let Some(importance) = importance {
-                fill_weights(&importance[at * n..][..x.len()], &mut weights[..n]);
+                let importance = importance[at * 256..][..x.len()].chunks(kind.weights());
+                for (weights, importance) in weights.chunks_mut(kind.weights()).zip(importance) {
+                    fill_weights(importance, weights);
+                }
             }
-            let x = if x.len() == n {
-                x
-            } else {
+            let w = Some(&weights).filter(|_| importance.is_some());
+            let x = x.first_chunk::<256>().unwrap_or_else(|| {
                 padded[..x.len()].copy_from_slice(x);
                 padded[x.len()..].fill(0.0);
-                &padded[..n]
-            };
-            match x.as_chunks::<32>().0 {
-                [x] if kind != BlockType::IQ4_NL => {
-                    let w = weights.first_chunk::<32>().filter(|_| importance.is_some());
-                    plain::encode(kind, x, w, out);
-                }
-                _ => super_blocks::encode(kind, x, &weights[..n], out),
+                &padded
+            });
+            if kind.weights() == 32 {
+                plain::encode(kind, x, w, out);
+            } else {
+                super_blocks::encode(kind, x, w, out);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Encoders of the blocks of 32 with one scale: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, bit for bit as gguf-py without
-//! importance; with it, the scale of least weighted error.
+//! Encoders of the blocks of 32: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, bit for bit as gguf-py without importance; with it, and
+//! for `IQ4_NL` always, the scale of least weighted error.
 
 #![expect(
     clippy::inline_always,
@@ -10,18 +10,65 @@ use half::f16;
 
 use crate::encoding::BlockType;
 use crate::encoding::blocks::pack;
-use crate::method::gguf::search::{self, Steps, Whole, extremes, peak};
+use crate::method::gguf::offset::{Steps, offset};
+use crate::method::gguf::search::{
+    self, Alike, Iq4, Lanes, Weights, Whole, extremes, peak, scale, side_by_side,
+};
+use crate::method::gguf::super_blocks::iq4_nl;
 use crate::numeric::vector::byte;
 
-/// Encodes 32 values; without weights exactly as llama.cpp's reference does.
+/// Blocks whose scales are searched side by side.
+const BLOCKS: usize = 8;
+
+/// Scale and minimum of a block, found before.
+type Fit = (f32, f32);
+
+/// Encodes up to eight blocks, as many as `out` has room for; without weights exactly as llama.cpp's reference does, but
+/// for `IQ4_NL`.
 #[inline(always)]
-pub(super) fn encode(kind: BlockType, x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
+pub(super) fn encode(kind: BlockType, x: &[f32; 256], w: Option<&[f32; 256]>, out: &mut [u8]) {
+    let blocks = x.as_chunks::<32>().0.iter().zip(out.chunks_exact_mut(kind.bytes()));
+    let lanes = || side_by_side::<32, BLOCKS>(x);
+    let fits = match w {
+        Some(w) => fits(kind, &lanes(), &side_by_side::<32, BLOCKS>(w)),
+        None if kind == BlockType::IQ4_NL => fits(kind, &lanes(), &Alike),
+        None => {
+            for (x, out) in blocks {
+                block(kind, x, None, out);
+            }
+            return;
+        }
+    };
+    for ((x, out), fit) in blocks.zip(fits) {
+        block(kind, x, Some(fit), out);
+    }
+}
+
+/// Scale and minimum of least weighted error of each block.
+#[inline(always)]
+fn fits(kind: BlockType, x: &Lanes<32, BLOCKS>, w: &impl Weights<32, BLOCKS>) -> [Fit; BLOCKS] {
+    let steps = |n: f32| Steps { n, first: -1.0, count: 21 };
+    let (scale, minimum) = match kind {
+        BlockType::Q4_0 => (scale(x, w, Whole(8.0)), [0.0; BLOCKS]),
+        BlockType::Q5_0 => (scale(x, w, Whole(16.0)), [0.0; BLOCKS]),
+        BlockType::Q4_1 => offset(x, w, steps(15.0)),
+        BlockType::Q5_1 => offset(x, w, steps(31.0)),
+        BlockType::IQ4_NL => (scale(x, w, Iq4), [0.0; BLOCKS]),
+        // The largest value decides, whatever counts.
+        _ => ([0.0; BLOCKS], [0.0; BLOCKS]),
+    };
+    std::array::from_fn(|block| (scale[block], minimum[block]))
+}
+
+#[inline(always)]
+fn block(kind: BlockType, x: &[f32; 32], fit: Option<Fit>, out: &mut [u8]) {
     match kind {
-        BlockType::Q4_0 => signed::<8>(x, w, out),
-        BlockType::Q5_0 => signed::<16>(x, w, out),
-        BlockType::Q4_1 => spanned::<15>(x, w, out),
-        BlockType::Q5_1 => spanned::<31>(x, w, out),
-        _ => bytes(x, w, out),
+        BlockType::Q4_0 => signed::<8>(x, fit, out),
+        BlockType::Q5_0 => signed::<16>(x, fit, out),
+        BlockType::Q4_1 => spanned::<15>(x, fit, out),
+        BlockType::Q5_1 => spanned::<31>(x, fit, out),
+        BlockType::IQ4_NL => iq4_nl(x, fit.map_or(0.0, |(scale, _)| scale), out),
+        _ => bytes(x, fit.is_some(), out),
     }
 }
 
@@ -50,15 +97,15 @@ pub(super) fn put(out: &mut [u8], at: usize, d: f32) -> f32 {
 
 /// x = d(q − HALF), d = the value of largest magnitude / −HALF.
 #[inline(always)]
-fn signed<const HALF: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
+fn signed<const HALF: u8>(x: &[f32; 32], fit: Option<Fit>, out: &mut [u8]) {
     let half = f32::from(HALF);
-    let d = match w {
+    let d = match fit {
         None => peak(x) / -half,
-        Some(w) => search::scale(x, w, Whole(half)),
+        Some((scale, _)) => scale,
     };
     let inverse = inverse(d);
     let stored = put(out, 0, d);
-    let inverse = if w.is_some() { search::inverse(stored) } else { inverse };
+    let inverse = if fit.is_some() { search::inverse(stored) } else { inverse };
     let mut codes = [0; 32];
     for (code, &x) in codes.iter_mut().zip(x) {
         *code = byte(floor_within(x * inverse + (half + 0.5), 2.0 * half - 1.0));
@@ -68,20 +115,17 @@ fn signed<const HALF: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
 
 /// x = d·q + m over the span of the values.
 #[inline(always)]
-fn spanned<const TOP: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
+fn spanned<const TOP: u8>(x: &[f32; 32], fit: Option<Fit>, out: &mut [u8]) {
     let top = f32::from(TOP);
-    let (d, m) = match w {
+    let (d, m) = match fit {
         None => {
             let (low, high) = extremes(x);
             ((high - low) / top, low)
         }
-        Some(w) => {
-            let (d, m) = search::offset(x, w, Steps { n: top, first: -1.0, count: 21 });
-            (d, -m)
-        }
+        Some((scale, minimum)) => (scale, -minimum),
     };
     let (stored_d, stored_m) = (put(out, 0, d), put(out, 2, m));
-    let (inverse, low) = match w {
+    let (inverse, low) = match fit {
         None => (inverse(d), m),
         Some(_) => (search::inverse(stored_d), stored_m),
     };
@@ -92,13 +136,13 @@ fn spanned<const TOP: u8>(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) 
     pack::codes(if TOP == 31 { BlockType::Q5_1 } else { BlockType::Q4_1 }, &codes, out);
 }
 
-/// x = d·q, d = max |x| / 127; half-way cases away from zero.
+/// x = d·q, d = max |x| / 127, by its inverse or that of d as it is stored; half-way cases away from zero.
 #[inline(always)]
-fn bytes(x: &[f32; 32], w: Option<&[f32; 32]>, out: &mut [u8]) {
+fn bytes(x: &[f32; 32], is_stored: bool, out: &mut [u8]) {
     let d = peak(x).abs() / 127.0;
     let inverse = inverse(d);
     let stored = put(out, 0, d);
-    let inverse = if w.is_some() { search::inverse(stored) } else { inverse };
+    let inverse = if is_stored { search::inverse(stored) } else { inverse };
     for (code, &x) in out[2..34].iter_mut().zip(x) {
         let value = (x * inverse).clamp(-128.0, 127.0);
         let whole = value.trunc();

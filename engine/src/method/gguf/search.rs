@@ -1,7 +1,8 @@
-//! The scale, and the minimum, of least Σ w(x − x̂)² for a few values of a block.
+//! The scale of least Σ w(x − x̂)² for the values of every run of a block.
 //!
-//! Tried are steps near the one that spans the values; for each the codes are found and scale and minimum fitted to
-//! them by least squares, as llama.cpp does. Sums run in eight lanes added in one order.
+//! Tried are steps near the one that spans the values; for each the codes are found and the scale fitted to them
+//! by least squares, as llama.cpp does. The runs of a block stand side by side in the lanes of a vector, each by itself:
+//! no sum goes across lanes, so that what is found does not depend on the processor.
 
 #![expect(
     clippy::inline_always,
@@ -16,34 +17,58 @@ use crate::numeric::vector;
 /// Values of which all are nearer to zero than this are zero.
 pub(super) const NOTHING: f32 = 1e-30;
 /// Rounds of codes from the fitted scale and a scale from the codes, after the search.
-const ROUNDS: usize = 2;
+pub(super) const ROUNDS: usize = 2;
 /// Adding and subtracting it rounds |v| < 2²² to a whole number, ties to even.
 const WHOLE: f32 = 12_582_912.0;
 
-/// Eight sums.
-type Lanes = [f32; 8];
+/// `N` values of each of `L` runs: the first of all runs, the second of all, …
+pub(super) type Lanes<const N: usize, const L: usize> = [[f32; L]; N];
+
+/// How often the squared error of each value counts.
+pub(super) trait Weights<const N: usize, const L: usize> {
+    /// Of a value of a run.
+    fn of(&self, value: usize, run: usize) -> f32;
+}
+
+/// Every value counts once.
+pub(super) struct Alike;
+
+impl<const N: usize, const L: usize> Weights<N, L> for Alike {
+    #[inline(always)]
+    fn of(&self, _: usize, _: usize) -> f32 {
+        1.0
+    }
+}
+
+impl<const N: usize, const L: usize> Weights<N, L> for Lanes<N, L> {
+    #[inline(always)]
+    fn of(&self, value: usize, run: usize) -> f32 {
+        self[value][run]
+    }
+}
+
+/// Runs of `N` values one after the other, side by side.
+#[inline(always)]
+pub(super) fn side_by_side<const N: usize, const L: usize>(values: &[f32]) -> Lanes<N, L> {
+    let mut lanes = [[0.0; L]; N];
+    for (run, values) in values.as_chunks::<N>().0.iter().take(L).enumerate() {
+        for v in 0..N {
+            lanes[v][run] = values[v];
+        }
+    }
+    lanes
+}
 
 #[inline(always)]
 pub(super) fn round(value: f32) -> f32 {
     (value + WHOLE) - WHOLE
 }
 
+/// `value`, at least `low` and at most `high`; `low` for what is no number.
 #[inline(always)]
-fn add(lanes: Lanes) -> f32 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
-/// Σ of `term(x, w)` over values and weights.
-#[inline(always)]
-fn sum(x: &[f32], w: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; 8];
-    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-        for i in 0..8 {
-            lanes[i] += term(x[i], w[i]);
-        }
-    }
-    add(lanes)
+pub(super) fn within(value: f32, low: f32, high: f32) -> f32 {
+    let value = if value > low { value } else { low };
+    if value < high { value } else { high }
 }
 
 /// The value of largest magnitude with its sign, the first of several.
@@ -63,12 +88,28 @@ pub(super) fn extremes(x: &[f32]) -> (f32, f32) {
     vector::extremes(x, (f32::INFINITY, f32::NEG_INFINITY))
 }
 
+/// Smallest and largest value of every run, with zero among them.
+#[inline(always)]
+pub(super) fn spans<const N: usize, const L: usize>(x: &Lanes<N, L>) -> ([f32; L], [f32; L]) {
+    let (mut low, mut high) = ([0.0; L], [0.0; L]);
+    for x in x {
+        for s in 0..L {
+            low[s] = if x[s] < low[s] { x[s] } else { low[s] };
+            high[s] = if x[s] > high[s] { x[s] } else { high[s] };
+        }
+    }
+    (low, high)
+}
+
 /// Levels that a code is a whole multiple of, or an entry of a table.
-pub(super) trait Grid {
+pub(super) trait Grid: Copy {
+    /// How many levels the value of largest magnitude is sent to in turn.
+    const TARGETS: u8;
+
     /// The level nearest to `value`.
     fn nearest(&self, value: f32) -> f32;
-    /// The levels to which the value of largest magnitude is sent in turn.
-    fn targets(&self) -> impl Iterator<Item = f32>;
+    /// One of the levels to which the value of largest magnitude is sent.
+    fn target(&self, i: u8) -> f32;
 }
 
 /// The whole numbers −n … n − 1.
@@ -76,15 +117,16 @@ pub(super) trait Grid {
 pub(super) struct Whole(pub(super) f32);
 
 impl Grid for Whole {
+    const TARGETS: u8 = 19;
+
     #[inline(always)]
     fn nearest(&self, value: f32) -> f32 {
-        round(value).max(-self.0).min(self.0 - 1.0)
+        within(round(value), -self.0, self.0 - 1.0)
     }
 
     #[inline(always)]
-    fn targets(&self) -> impl Iterator<Item = f32> {
-        let n = self.0;
-        (-9..=9_i8).map(move |step| -n - 0.1 * f32::from(step))
+    fn target(&self, i: u8) -> f32 {
+        -self.0 - 0.1 * (f32::from(i) - 9.0)
     }
 }
 
@@ -105,6 +147,8 @@ const IQ4_STEPS: [(f32, f32); 15] = {
 };
 
 impl Grid for Iq4 {
+    const TARGETS: u8 = 26;
+
     #[inline(always)]
     fn nearest(&self, value: f32) -> f32 {
         let mut level = f32::from(IQ4_LEVELS[0]);
@@ -115,9 +159,9 @@ impl Grid for Iq4 {
     }
 
     #[inline(always)]
-    fn targets(&self) -> impl Iterator<Item = f32> {
-        let near = |level: f32| (-6..=6_i8).map(move |step| level + 1.5 * f32::from(step));
-        near(-127.0).chain(near(113.0))
+    fn target(&self, i: u8) -> f32 {
+        let (level, at) = if i < 13 { (-127.0, i) } else { (113.0, i - 13) };
+        level + 1.5 * (f32::from(at) - 6.0)
     }
 }
 
@@ -127,121 +171,100 @@ pub(super) fn iq4_code(value: f32) -> u8 {
     IQ4_STEPS.iter().map(|&(middle, _)| u8::from(value > middle)).sum()
 }
 
-/// The best scale for the codes that 1/s gives, and by how much it lowers the error Σwx²: by (Σwqx)²/Σwq².
-#[inline(always)]
-fn fitted(x: &[f32], w: &[f32], inverse: f32, grid: &impl Grid) -> (f32, f32) {
-    let (mut qx, mut qq) = ([0.0; 8], [0.0; 8]);
-    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-        for i in 0..8 {
-            let q = grid.nearest(x[i] * inverse);
-            qx[i] += w[i] * q * x[i];
-            qq[i] += w[i] * q * q;
-        }
-    }
-    let (qx, qq) = (add(qx), add(qq));
-    if qq > 0.0 { (qx / qq, qx * qx / qq) } else { (0.0, 0.0) }
+/// A scale for each run, and by how much it lowers the error Σwx².
+struct Scales<const L: usize> {
+    scale: [f32; L],
+    gain: [f32; L],
 }
 
-/// The scale s of least Σ w(x − s·q)² with every q on the grid, as far as the search finds it; 0 for zeros.
-#[inline(always)]
-pub(super) fn scale(x: &[f32], w: &[f32], grid: impl Grid) -> f32 {
-    let peak = peak(x);
-    if peak.abs() < NOTHING {
-        return 0.0;
-    }
-    let (mut best, mut gain) = (0.0, 0.0);
-    for target in grid.targets() {
-        let found = fitted(x, w, target / peak, &grid);
-        if found.1 > gain {
-            (best, gain) = found;
+impl<const L: usize> Scales<L> {
+    /// The best for the codes that `inverse` of each scale gives: it gains (Σwqx)²/Σwq².
+    #[inline(always)]
+    fn fitted<const N: usize>(
+        x: &Lanes<N, L>,
+        w: &impl Weights<N, L>,
+        inverse: &[f32; L],
+        grid: impl Grid,
+    ) -> Self {
+        let (mut qx, mut qq) = ([0.0; L], [0.0; L]);
+        for (v, x) in x.iter().enumerate() {
+            for s in 0..L {
+                let q = grid.nearest(x[s] * inverse[s]);
+                let wq = w.of(v, s) * q;
+                qx[s] += wq * x[s];
+                qq[s] += wq * q;
+            }
         }
+        let mut found = Self { scale: [0.0; L], gain: [0.0; L] };
+        for s in 0..L {
+            let is_some = qq[s] > 0.0;
+            found.scale[s] = if is_some { qx[s] / qq[s] } else { 0.0 };
+            found.gain[s] = if is_some { qx[s] * qx[s] / qq[s] } else { 0.0 };
+        }
+        found
+    }
+
+    /// The better of each.
+    #[inline(always)]
+    fn take(&mut self, other: &Self) {
+        for s in 0..L {
+            let is_better = other.gain[s] > self.gain[s];
+            self.scale[s] = if is_better { other.scale[s] } else { self.scale[s] };
+            self.gain[s] = if is_better { other.gain[s] } else { self.gain[s] };
+        }
+    }
+}
+
+/// The scale s of least Σ w(x − s·q)² of each run with every q on the grid, as far as the search finds it; 0 for zeros.
+#[inline(always)]
+pub(super) fn scale<const N: usize, const L: usize>(
+    x: &Lanes<N, L>,
+    w: &impl Weights<N, L>,
+    grid: impl Grid,
+) -> [f32; L] {
+    let (low, high) = spans(x);
+    let mut peak = [0.0; L];
+    for s in 0..L {
+        peak[s] = if high[s] > -low[s] { high[s] } else { low[s] };
+    }
+    let mut best = Scales { scale: [0.0; L], gain: [0.0; L] };
+    for i in 0..targets(grid) {
+        let mut inverse = [0.0; L];
+        for s in 0..L {
+            inverse[s] = grid.target(i) / peak[s];
+        }
+        best.take(&Scales::fitted(x, w, &inverse, grid));
     }
     for _ in 0..ROUNDS {
-        let found = fitted(x, w, inverse(best), &grid);
-        if found.1 <= gain {
-            break;
-        }
-        (best, gain) = found;
+        best.take(&Scales::fitted(x, w, &inverses(&best.scale), grid));
     }
-    best
+    for s in 0..L {
+        best.scale[s] = if peak[s].abs() < NOTHING { 0.0 } else { best.scale[s] };
+    }
+    best.scale
 }
 
-/// Steps tried by [`offset`]: the span of the values in n + `first`, n + `first` + 0.1, … parts.
-#[derive(Clone, Copy)]
-pub(super) struct Steps {
-    /// Largest code.
-    pub(super) n: f32,
-    /// Where the search begins.
-    pub(super) first: f32,
-    /// How many are tried.
-    pub(super) count: u8,
-}
-
-/// Scale and minimum that fit the codes round((x − low)/s) best, and by how much they lower the error Σwx²: by
-/// s·Σwqx − m·Σwx.
 #[inline(always)]
-fn fitted_offset(
-    (x, w): (&[f32], &[f32]),
-    (sum_w, sum_x): (f32, f32),
-    (low, inverse): (f32, f32),
-    n: f32,
-) -> ((f32, f32), f32) {
-    let (mut q1, mut q2, mut qx) = ([0.0; 8], [0.0; 8], [0.0; 8]);
-    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
-        for i in 0..8 {
-            let q = round((x[i] - low) * inverse).max(0.0).min(n);
-            let wq = w[i] * q;
-            q1[i] += wq;
-            q2[i] += wq * q;
-            qx[i] += wq * x[i];
-        }
-    }
-    let (q1, q2, qx) = (add(q1), add(q2), add(qx));
-    let d = sum_w * q2 - q1 * q1;
-    let (s, m) = ((sum_w * qx - sum_x * q1) / d, (q1 * qx - q2 * sum_x) / d);
-    match (d > 0.0 && s > 0.0, m >= 0.0) {
-        (true, true) => ((s, m), s * qx - m * sum_x),
-        _ if q2 > 0.0 && qx > 0.0 => ((qx / q2, 0.0), qx * qx / q2),
-        _ => ((0.0, 0.0), f32::NEG_INFINITY),
-    }
+fn targets<G: Grid>(_: G) -> u8 {
+    G::TARGETS
 }
 
-/// Scale s ≥ 0 and minimum m ≥ 0 of least Σ w(x − (s·q − m))², q = 0 … n, as far as the search finds them.
+/// Σ w(x − s·q)² of each run with every q the nearest on the grid.
 #[inline(always)]
-pub(super) fn offset(x: &[f32], w: &[f32], steps: Steps) -> (f32, f32) {
-    let (low, high) = extremes(x);
-    let low = low.min(0.0);
-    if high - low < NOTHING {
-        return (0.0, if low > -NOTHING { 0.0 } else { -low });
-    }
-    let (sum_w, sum_x) = (sum(x, w, |_, w| w), sum(x, w, |x, w| w * x));
-    let sums = (sum_w, sum_x);
-    let (mut best, mut gain) = (((high - low) / steps.n, -low), f32::NEG_INFINITY);
-    for step in 0..steps.count {
-        let parts = steps.n + steps.first + 0.1 * f32::from(step);
-        let found = fitted_offset((x, w), sums, (low, parts / (high - low)), steps.n);
-        if found.1 > gain {
-            (best, gain) = found;
+pub(super) fn error<const N: usize, const L: usize>(
+    x: &Lanes<N, L>,
+    w: &impl Weights<N, L>,
+    scale: &[f32; L],
+    grid: impl Grid,
+) -> [f32; L] {
+    let (inverse, mut error) = (inverses(scale), [0.0; L]);
+    for (v, x) in x.iter().enumerate() {
+        for s in 0..L {
+            let away = x[s] - scale[s] * grid.nearest(x[s] * inverse[s]);
+            error[s] += w.of(v, s) * away * away;
         }
     }
-    for _ in 0..ROUNDS {
-        let found = fitted_offset((x, w), sums, (-best.1, 1.0 / best.0), steps.n);
-        if found.1 <= gain {
-            break;
-        }
-        (best, gain) = found;
-    }
-    best
-}
-
-/// Σ w(x − s·q)² with every q the nearest on the grid.
-#[inline(always)]
-pub(super) fn error(x: &[f32], w: &[f32], scale: f32, grid: impl Grid) -> f32 {
-    let inverse = inverse(scale);
-    sum(x, w, |x, w| {
-        let away = x - scale * grid.nearest(x * inverse);
-        w * away * away
-    })
+    error
 }
 
 /// 1/s, or 0 for 0.
@@ -250,44 +273,36 @@ pub(super) fn inverse(scale: f32) -> f32 {
     if scale.abs() < NOTHING { 0.0 } else { 1.0 / scale }
 }
 
-/// Σ w(x − (s·q − m))² with every q the nearest of 0 … n.
 #[inline(always)]
-pub(super) fn offset_error(x: &[f32], w: &[f32], (scale, minimum): (f32, f32), n: f32) -> f32 {
-    let inverse = inverse(scale);
-    sum(x, w, |x, w| {
-        let q = round((x + minimum) * inverse).max(0.0).min(n);
-        let away = x - (scale * q - minimum);
-        w * away * away
-    })
-}
-
-/// The minimum m of least Σ w(x − (s·q − m))² with the codes that s and `minimum` give.
-#[inline(always)]
-pub(super) fn fitted_minimum(x: &[f32], w: &[f32], (scale, minimum): (f32, f32), n: f32) -> f32 {
-    let inverse = inverse(scale);
-    let away = sum(x, w, |x, w| {
-        let q = round((x + minimum) * inverse).max(0.0).min(n);
-        w * (scale * q - x)
-    });
-    away / sum(x, w, |_, w| w)
+pub(super) fn inverses<const L: usize>(scale: &[f32; L]) -> [f32; L] {
+    let mut inverses = [0.0; L];
+    for s in 0..L {
+        inverses[s] = inverse(scale[s]);
+    }
+    inverses
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::gguf::offset::{Steps, offset, offset_error};
+
+    /// One run alone.
+    fn alone<const N: usize>(x: [f32; N]) -> Lanes<N, 1> {
+        x.map(|value| [value])
+    }
 
     #[test]
     fn values_on_a_grid_are_found_exactly() {
-        let w = [1.0; 32];
-        let x: [f32; 32] = std::array::from_fn(|i| 0.25 * ((i % 16) as f32 - 8.0));
-        assert!((scale(&x, &w, Whole(8.0)).abs() - 0.25).abs() < 1e-6);
-        assert_eq!(error(&x, &w, 0.25, Whole(8.0)), 0.0);
-        let x: [f32; 32] = std::array::from_fn(|i| 0.5 * (i % 16) as f32 - 2.0);
-        let (s, m) = offset(&x, &w, Steps { n: 15.0, first: -1.0, count: 21 });
-        assert!((s - 0.5).abs() < 1e-5 && (m - 2.0).abs() < 1e-5, "{s} {m}");
-        assert!(offset_error(&x, &w, (s, m), 15.0) < 1e-8);
-        let x: [f32; 32] = std::array::from_fn(|i| -0.01 * f32::from(IQ4_LEVELS[i % 16]));
-        assert!((scale(&x, &w, Iq4) + 0.01).abs() < 1e-6);
+        let x: Lanes<32, 1> = std::array::from_fn(|i| [0.25 * ((i % 16) as f32 - 8.0)]);
+        assert!((scale(&x, &Alike, Whole(8.0))[0].abs() - 0.25).abs() < 1e-6);
+        assert_eq!(error(&x, &Alike, &[0.25], Whole(8.0)), [0.0]);
+        let x: Lanes<32, 1> = std::array::from_fn(|i| [0.5 * (i % 16) as f32 - 2.0]);
+        let (s, m) = offset(&x, &Alike, Steps { n: 15.0, first: -1.0, count: 21 });
+        assert!((s[0] - 0.5).abs() < 1e-5 && (m[0] - 2.0).abs() < 1e-5, "{s:?} {m:?}");
+        assert!(offset_error(&x, &Alike, (&s, &m), 15.0).0[0] < 1e-8);
+        let x: Lanes<32, 1> = std::array::from_fn(|i| [-0.01 * f32::from(IQ4_LEVELS[i % 16])]);
+        assert!((scale(&x, &Alike, Iq4)[0] + 0.01).abs() < 1e-6);
         for (code, &level) in IQ4_LEVELS.iter().enumerate() {
             assert_eq!(usize::from(iq4_code(f32::from(level))), code);
             assert_eq!(Iq4.nearest(f32::from(level) + 0.4), f32::from(level));
@@ -296,25 +311,47 @@ mod tests {
 
     #[test]
     fn zeros_and_constants_are_exact() {
-        let w = [1.0; 16];
-        assert_eq!(scale(&[0.0; 16], &w, Whole(32.0)), 0.0);
+        assert_eq!(scale(&alone([0.0; 16]), &Alike, Whole(32.0)), [0.0]);
         let steps = Steps { n: 3.0, first: -0.5, count: 16 };
-        assert_eq!(offset(&[0.0; 16], &w, steps), (0.0, 0.0));
-        assert_eq!(offset(&[-0.75; 16], &w, steps), (0.0, 0.75));
-        let (s, m) = offset(&[0.75; 16], &w, steps);
-        assert!(offset_error(&[0.75; 16], &w, (s, m), 3.0) < 1e-12, "{s} {m}");
+        assert_eq!(offset(&alone([0.0; 16]), &Alike, steps), ([0.0], [0.0]));
+        assert_eq!(offset(&alone([-0.75; 16]), &Alike, steps), ([0.0], [0.75]));
+        let x = alone([0.75; 16]);
+        let (s, m) = offset(&x, &Alike, steps);
+        assert!(offset_error(&x, &Alike, (&s, &m), 3.0).0[0] < 1e-12, "{s:?} {m:?}");
     }
 
     #[test]
     fn weights_move_the_fit_towards_what_counts() {
-        let x: [f32; 16] = std::array::from_fn(|i| ((i * 7 % 16) as f32 - 7.3) * 0.1);
-        let mut w = [1.0; 16];
-        w[3] = 1000.0;
-        let of_third = |scale: f32| {
-            let q = Whole(4.0).nearest(x[3] / scale);
-            (x[3] - scale * q).abs()
+        let x: Lanes<16, 1> = std::array::from_fn(|i| [((i * 7 % 16) as f32 - 7.3) * 0.1]);
+        let mut w = alone([1.0; 16]);
+        w[3] = [1000.0];
+        let of_third = |scale: [f32; 1]| {
+            let q = Whole(4.0).nearest(x[3][0] / scale[0]);
+            (x[3][0] - scale[0] * q).abs()
         };
-        assert!(of_third(scale(&x, &w, Whole(4.0))) <= of_third(scale(&x, &[1.0; 16], Whole(4.0))));
-        assert!(of_third(scale(&x, &w, Whole(4.0))) < 1e-3);
+        let weighted = of_third(scale(&x, &w, Whole(4.0)));
+        assert!(weighted <= of_third(scale(&x, &Alike, Whole(4.0))));
+        assert!(weighted < 1e-3);
+    }
+
+    /// Runs side by side are searched as each is alone, zeros and a run of one sign among them.
+    #[test]
+    fn runs_do_not_touch_each_other() {
+        let mut random = crate::numeric::seeds::Random::new(31);
+        let mut values: Vec<f32> = (0..256).map(|_| random.normal() as f32).collect();
+        values[32..64].fill(0.0);
+        values[64..96].iter_mut().for_each(|value| *value = value.abs() + 0.5);
+        values[96..128].iter_mut().for_each(|value| *value = -value.abs() - 0.5);
+        let weights: Vec<f32> = (0..256).map(|i| (i * 37 % 11) as f32 * 0.3).collect();
+        let (x, w) = (side_by_side::<32, 8>(&values), side_by_side::<32, 8>(&weights));
+        let steps = Steps { n: 15.0, first: -1.0, count: 21 };
+        let (together, pairs) = (scale(&x, &w, Whole(8.0)), offset(&x, &w, steps));
+        for run in 0..8 {
+            let x = side_by_side::<32, 1>(&values[32 * run..]);
+            let w = side_by_side::<32, 1>(&weights[32 * run..]);
+            assert_eq!(scale(&x, &w, Whole(8.0))[0], together[run], "scale of {run}");
+            let (s, m) = offset(&x, &w, steps);
+            assert_eq!((s[0], m[0]), (pairs.0[run], pairs.1[run]), "scale and minimum of {run}");
+        }
     }
 }
