@@ -8,6 +8,7 @@ pub mod memory;
 pub mod model;
 pub mod peer_plans;
 pub mod peers;
+pub mod stages;
 pub mod trials;
 
 use std::io::Write as _;

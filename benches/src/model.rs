@@ -10,6 +10,11 @@ use serde_json::{Map, Value, json};
 /// Names and shapes of BF16 tensors; norms are vectors, whatever their rows.
 pub type Tensors = Vec<(String, [usize; 2])>;
 
+/// Shape of a [`complete_llama`].
+const HIDDEN: usize = 4096;
+const INTERMEDIATE: usize = 14_336;
+const VOCABULARY: usize = 32_000;
+
 /// Patterns in the block of normal numbers that fills tensors over and over.
 const BLOCK: usize = 1 << 24;
 
@@ -68,6 +73,38 @@ pub fn llama(blocks: usize, hidden: usize, intermediate: usize, vocabulary: usiz
         }
     }
     tensors
+}
+
+/// A llama with blocks of 0.44 GB and all that llama.cpp asks for: norms, settings, a tokenizer of as many letters as there are tokens.
+///
+/// # Errors
+/// Those of writing.
+pub fn complete_llama(folder: &Path, blocks: usize) -> io::Result<u64> {
+    std::fs::create_dir_all(folder)?;
+    let mut tensors = llama(blocks, HIDDEN, INTERMEDIATE, VOCABULARY);
+    tensors.push(("model.norm.weight".to_owned(), [1, HIDDEN]));
+    for block in 0..blocks {
+        for name in ["input_layernorm", "post_attention_layernorm"] {
+            tensors.push((format!("model.layers.{block}.{name}.weight"), [1, HIDDEN]));
+        }
+    }
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": false,
+        "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": blocks,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": VOCABULARY,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "hidden_act": "silu",
+        "torch_dtype": "bfloat16",
+    });
+    let letter = |id: usize| char::from_u32(256 + id as u32).unwrap_or('?').to_string();
+    let letters: Map<String, Value> = (0..VOCABULARY).map(|id| (letter(id), id.into())).collect();
+    let tokenizer = json!({
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+        "model": {"type": "BPE", "vocab": letters, "merges": []},
+    });
+    for (name, value) in [("config.json", config), ("tokenizer.json", tokenizer)] {
+        File::create_new(folder.join(name))?.write_all(value.to_string().as_bytes())?;
+    }
+    write(&folder.join("model.safetensors"), &tensors)
 }
 
 /// A mixture of experts: the attention of small llama blocks, and 128 experts in each.
