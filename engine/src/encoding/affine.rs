@@ -200,7 +200,7 @@ impl Affine {
         }
         let codes = unpack_dense(bytes, layout.bits, kept);
         let codes =
-            scatter(&codes, shape.elements(), mask, |i| zero_code(layout, shape, &zeros, i))?;
+            scatter(codes, shape.elements(), mask, |i| zero_code(layout, shape, &zeros, i))?;
         Some(Self { shape, layout: layout.clone(), codes, scales, zeros, offsets })
     }
 }

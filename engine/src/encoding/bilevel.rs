@@ -158,7 +158,7 @@ impl Bilevel {
         };
         let kept = mask.map_or(shape.elements(), Mask::kept);
         let codes = stream("codes", layout.bits, kept)?;
-        let codes = scatter(&codes, shape.elements(), mask, |_| 0)?;
+        let codes = scatter(codes, shape.elements(), mask, |_| 0)?;
         let groups = layout.groups(shape);
         let scales = stream("scale_codes", layout.statistic_bits, groups)?;
         let zeros = stream("zero_codes", layout.statistic_bits, groups)?;

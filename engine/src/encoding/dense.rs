@@ -57,7 +57,7 @@ impl Dense {
         let kept = (bytes.len() as u64 * 8 / dtype.bits()) as usize;
         let mut values = vec![0.0; kept];
         Decoder::new(dtype)?.f32s(bytes, &mut values);
-        let values = scatter(&values, shape.elements(), mask, |_| 0.0)?;
+        let values = scatter(values, shape.elements(), mask, |_| 0.0)?;
         Some(Self { shape, dtype, values })
     }
 }

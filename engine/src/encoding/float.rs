@@ -226,7 +226,7 @@ impl Float {
         let kept = mask.map_or(shape.elements(), Mask::kept);
         let bytes = part("codes").filter(|bytes| bytes.len() == dense_bytes(kept, bits))?;
         let codes = unpack_dense(bytes, bits, kept);
-        let codes = scatter(&codes, shape.elements(), mask, |_| layout.levels.zero())?;
+        let codes = scatter(codes, shape.elements(), mask, |_| layout.levels.zero())?;
         Some(Self::new(shape, *layout, FloatData { codes, scales, global }))
     }
 }

@@ -116,7 +116,7 @@ impl Palette {
         let kept = mask.map_or(shape.elements(), Mask::kept);
         let bytes = part("codes").filter(|bytes| bytes.len() == dense_bytes(kept, layout.bits))?;
         let codes = unpack_dense(bytes, layout.bits, kept);
-        let codes = scatter(&codes, shape.elements(), mask, |_| 0)?;
+        let codes = scatter(codes, shape.elements(), mask, |_| 0)?;
         Some(Self { shape, layout: layout.clone(), codes, values })
     }
 }

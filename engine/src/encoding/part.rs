@@ -1,5 +1,7 @@
 //! What encodings are stored as: small tensors, of which masks keep some elements.
 
+use std::borrow::Cow;
+
 use crate::encoding::Mask;
 use crate::tensor::DType;
 
@@ -29,30 +31,21 @@ impl Part {
 }
 
 /// The elements of `all` that `mask` keeps; all of them without a mask.
-pub(super) fn gather<T: Copy>(all: &[T], mask: Option<&Mask>) -> Vec<T> {
-    match mask {
-        None => all.to_vec(),
-        Some(mask) => all
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| mask.keeps(*i))
-            .map(|(_, value)| *value)
-            .collect(),
-    }
+pub(super) fn gather<'a, T: Copy>(all: &'a [T], mask: Option<&Mask>) -> Cow<'a, [T]> {
+    let Some(mask) = mask else { return Cow::Borrowed(all) };
+    all.iter().enumerate().filter(|(i, _)| mask.keeps(*i)).map(|(_, value)| *value).collect()
 }
 
 /// The inverse of [`gather`]: `fill(i)` where the mask keeps nothing.
 pub(super) fn scatter<T: Copy>(
-    kept: &[T],
+    kept: Vec<T>,
     n: usize,
     mask: Option<&Mask>,
     fill: impl Fn(usize) -> T,
 ) -> Option<Vec<T>> {
-    let mut next = kept.iter();
-    let all: Option<Vec<T>> = (0..n)
-        .map(|i| {
-            if mask.is_none_or(|mask| mask.keeps(i)) { next.next().copied() } else { Some(fill(i)) }
-        })
-        .collect();
+    let Some(mask) = mask else { return Some(kept).filter(|kept| kept.len() == n) };
+    let mut next = kept.into_iter();
+    let place = |i| if mask.keeps(i) { next.next() } else { Some(fill(i)) };
+    let all: Option<Vec<T>> = (0..n).map(place).collect();
     if next.next().is_some() { None } else { all }
 }

@@ -12,7 +12,7 @@ use crate::disk::Source;
 use crate::encoding::BlockType;
 use crate::error::Result;
 use crate::export::gguf_reader::{Opened, open, size_of};
-use crate::export::proof::{Proved, failed, round};
+use crate::export::proof::{Proved, different, failed, round};
 use crate::export::{Work, gguf, gguf_kept, small_floats};
 use crate::format::gguf_split;
 use crate::format::gguf_writer::NewTensor;
@@ -208,13 +208,11 @@ impl Prover<'_> {
                 expected
             }
         };
-        let pairs = decoded.iter().zip(&expected);
         // The small floats of llama.cpp have no negative zero.
         let has_one_zero = [MXFP4, NVFP4].contains(&found.kind);
-        let is_same = |(a, b): &(&f32, &f32)| {
-            a.to_bits() == b.to_bits() || (has_one_zero && **a == 0.0 && **b == 0.0)
-        };
-        let different = pairs.filter(|pair| !is_same(pair)).count();
+        let is_same =
+            |a: f32, b: f32| a.to_bits() == b.to_bits() || (has_one_zero && a == 0.0 && b == 0.0);
+        let different = different(&decoded, &expected, is_same);
         if decoded.dim() != expected.dim() || different > 0 {
             let what = format!("{different} weights of tensor {} differ", tensor.name);
             return Err(failed(self.path, what));

@@ -3,6 +3,10 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use rayon::prelude::{
+    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
+};
+
 use crate::checkpoint::{MatrixKind, Tensor};
 use crate::disk::NewFolder;
 use crate::encoding::Encoding;
@@ -12,7 +16,7 @@ use crate::export::{Work, gguf};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage, WeightFile, adapter, added_bias};
-use crate::tensor::write_f32;
+use crate::tensor::{CHUNK_ELEMENTS, put_f32, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
@@ -116,14 +120,13 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
 /// The decoded weights in the element type and orientation of the source.
 pub(super) fn dense_bytes(tensor: &Tensor, encoding: &Encoding) -> Vec<u8> {
     let weights = encoding.decode();
-    let mut bytes = Vec::with_capacity(tensor.bytes() as usize);
+    let mut bytes = vec![0; tensor.bytes() as usize];
     let is_transposed = tensor.matrix.is_some_and(|matrix| matrix.kind == MatrixKind::Conv1d);
     let stored = if is_transposed { weights.t() } else { weights.view() };
-    for row in stored.rows() {
-        match row.as_slice() {
-            Some(values) => write_f32(tensor.dtype, values, &mut bytes),
-            None => write_f32(tensor.dtype, &row.to_vec(), &mut bytes),
-        }
-    }
+    let stored = stored.as_standard_layout();
+    let values = stored.as_slice().unwrap_or_default();
+    let piece_bytes = (CHUNK_ELEMENTS as u64 * tensor.dtype.bits() / 8) as usize;
+    let pieces = bytes.par_chunks_mut(piece_bytes).zip(values.par_chunks(CHUNK_ELEMENTS));
+    pieces.for_each(|(bytes, values)| put_f32(tensor.dtype, values, bytes));
     bytes
 }

@@ -81,14 +81,30 @@ pub fn for_each_f64(dtype: DType, bytes: &[u8], mut visit: impl FnMut(f64)) {
 /// # Panics
 /// If `dtype` is not a float type that can be compressed (see [`DType::is_compressible`]).
 pub fn write_f32(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
+    let first = out.len();
+    out.resize(first + (values.len() as u64 * dtype.bits() / 8) as usize, 0);
+    put_f32(dtype, values, &mut out[first..]);
+}
+
+/// [`write_f32`] into bytes that are there: as many as the values take.
+///
+/// # Panics
+/// If `dtype` is no float type that is written.
+pub fn put_f32(dtype: DType, values: &[f32], out: &mut [u8]) {
     match dtype {
-        DType::F64 => out.extend(values.iter().flat_map(|&v| f64::from(v).to_le_bytes())),
-        DType::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-        DType::F16 => out.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
-        DType::BF16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
-        DType::F8E4M3 => out.extend(values.iter().map(|&v| nearest_f8(v, f32_from_e4m3, 0x7e))),
-        DType::F8E5M2 => out.extend(values.iter().map(|&v| nearest_f8(v, f32_from_e5m2, 0x7b))),
+        DType::F64 => put(values, out, |v| f64::from(v).to_le_bytes()),
+        DType::F32 => put(values, out, f32::to_le_bytes),
+        DType::F16 => put(values, out, |v| f16::from_f32(v).to_le_bytes()),
+        DType::BF16 => put(values, out, |v| bf16::from_f32(v).to_le_bytes()),
+        DType::F8E4M3 => put(values, out, |v| [nearest_f8(v, f32_from_e4m3, 0x7e)]),
+        DType::F8E5M2 => put(values, out, |v| [nearest_f8(v, f32_from_e5m2, 0x7b)]),
         _ => panic!("{dtype} holds no weights"),
+    }
+}
+
+fn put<const N: usize>(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
+    for (out, &value) in out.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+        *out = bytes(value);
     }
 }
 

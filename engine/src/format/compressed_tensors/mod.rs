@@ -23,7 +23,7 @@ use crate::encoding::{Affine, AffineLayout, Encoding};
 use crate::format::Stored;
 use crate::format::codes::Places;
 use crate::numeric::grouping::Grouping;
-use crate::numeric::packing::pack_dense_words;
+use crate::numeric::packing::{pack_dense_words, pack_rows};
 use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
 
 /// Which of the two integer layouts.
@@ -145,11 +145,7 @@ pub fn pack(packing: Packing, affine: &Affine, suffix: &str) -> Option<Vec<u8>> 
     let layout = affine.layout();
     let signed = |code: u8| code.wrapping_sub(layout.middle());
     Some(match (suffix, packing) {
-        ("weight_packed", Packing::Packed) => affine
-            .codes()
-            .chunks(cols.max(1))
-            .flat_map(|row| pack_dense_words(row, layout.bits))
-            .collect(),
+        ("weight_packed", Packing::Packed) => pack_rows(affine.codes(), cols, layout.bits),
         ("weight", Packing::Int) => affine.codes().iter().map(|&code| signed(code)).collect(),
         ("weight_scale", _) => {
             let mut bytes = Vec::new();
@@ -261,8 +257,14 @@ impl<'a> Reader<'a> {
             let run = (end - col).min(out.len() - done);
             let scale = *self.scales.get(row * self.groups + group)?;
             let zero = self.zero(row, group)?;
-            for (i, value) in out[done..done + run].iter_mut().enumerate() {
-                *value = scale * (self.code(row, col + i)? - zero) as f32;
+            let values = &mut out[done..done + run];
+            match self.nibbles(row, col, run) {
+                Some(bytes) => from_nibbles(bytes, (scale, zero), values),
+                None => {
+                    for (i, value) in values.iter_mut().enumerate() {
+                        *value = scale * (self.code(row, col + i)? - zero) as f32;
+                    }
+                }
             }
             done += run;
         }
@@ -302,11 +304,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The bytes of `n` packed codes of 4 bits, where they begin and end with a byte.
+    fn nibbles(&self, row: usize, col: usize, n: usize) -> Option<&'a [u8]> {
+        let first = row * self.words * 4 + col / 2;
+        let is_whole = self.packing == Packing::Packed && self.bits == 4 && col % 2 + n % 2 == 0;
+        self.codes.get(first..first + n / 2).filter(|_| is_whole)
+    }
+
     fn code(&self, row: usize, col: usize) -> Option<i32> {
         match self.packing {
             Packing::Int => signed_byte(self.codes, row * self.cols + col),
             Packing::Packed => {
-                self.packed(|k| read_bit(self.codes, row * self.words * 32 + col * self.bits + k))
+                let at = row * self.words * 32 + col * self.bits;
+                let (shift, low) = (at % 8, u16::from(*self.codes.get(at / 8)?));
+                let is_within = shift + self.bits <= 8;
+                let high = if is_within { 0 } else { u16::from(*self.codes.get(at / 8 + 1)?) };
+                let code = (low | high << 8) >> shift & ((1 << self.bits) - 1);
+                Some(i32::from(code) - (1 << (self.bits - 1)))
             }
         }
     }
@@ -315,6 +329,13 @@ impl<'a> Reader<'a> {
     fn packed(&self, bit: impl Fn(usize) -> Option<i32>) -> Option<i32> {
         let code = (0..self.bits).try_fold(0, |code, k| Some(code | bit(k)? << k))?;
         Some(code - (1 << (self.bits - 1)))
+    }
+}
+
+/// s·(q − z) of the two codes in each byte, the low four bits first.
+fn from_nibbles(bytes: &[u8], (scale, zero): (f32, i32), out: &mut [f32]) {
+    for (&byte, pair) in bytes.iter().zip(out.as_chunks_mut::<2>().0) {
+        *pair = [byte & 15, byte >> 4].map(|code| scale * (i32::from(code) - 8 - zero) as f32);
     }
 }
 

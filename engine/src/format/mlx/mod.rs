@@ -19,7 +19,7 @@ use crate::format::Stored;
 use crate::format::codes::with_whole_zeros;
 use crate::format::words::{code, floats, for_each_run, word};
 use crate::numeric::grouping::Grouping;
-use crate::numeric::packing::pack_dense_words;
+use crate::numeric::packing::pack_rows;
 use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
 
 /// Inputs that share a scale where codes are small floats.
@@ -145,7 +145,7 @@ fn pack_affine(affine: &Affine, suffix: &str) -> Option<Vec<u8>> {
     let layout = affine.layout();
     let mut bytes = Vec::new();
     match suffix {
-        "weight" => return Some(pack_rows(affine.codes(), affine.shape(), layout.bits)),
+        "weight" => return Some(pack_rows(affine.codes(), affine.shape().cols, layout.bits)),
         "scales" => write_f32(layout.scale_dtype, affine.scales(), &mut bytes),
         "biases" => write_f32(layout.scale_dtype, affine.offsets(), &mut bytes),
         _ => return None,
@@ -155,17 +155,15 @@ fn pack_affine(affine: &Affine, suffix: &str) -> Option<Vec<u8>> {
 
 fn pack_float(float: &Float, suffix: &str) -> Option<Vec<u8>> {
     match suffix {
-        "weight" => Some(pack_rows(float.codes(), float.shape(), float.layout().levels.bits())),
+        "weight" => {
+            Some(pack_rows(float.codes(), float.shape().cols, float.layout().levels.bits()))
+        }
         // A power of two has its exponent where f32 has it; below the least normal one there is only 2⁻¹²⁷.
         "scales" => {
             Some(float.scales().iter().map(|scale| (scale.to_bits() >> 23) as u8).collect())
         }
         _ => None,
     }
-}
-
-fn pack_rows(codes: &[u8], shape: MatrixShape, bits: u32) -> Vec<u8> {
-    codes.chunks(shape.cols.max(1)).flat_map(|row| pack_dense_words(row, bits)).collect()
 }
 
 /// The stored tensors of a layer, from which any run of weights is decoded.

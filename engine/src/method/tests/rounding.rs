@@ -1,6 +1,5 @@
 //! Rounding of many weights at once against each by itself.
 
-use super::*;
 use crate::encoding::AffineLayout;
 use crate::method::grid::{Grid, Step as Spacing};
 use crate::numeric::grouping::Grouping;
