@@ -17,6 +17,8 @@ pub struct NewFile {
     written_bytes: u64,
     /// Where it lies until it is finished, if not in its place.
     temporary: Option<TempPath>,
+    /// Whether the disk must have it before it gets its name.
+    is_lasting: bool,
 }
 
 impl NewFile {
@@ -53,7 +55,12 @@ impl NewFile {
 
     fn new(path: &Path, file: File, temporary: Option<TempPath>) -> Self {
         let writer = BufWriter::with_capacity(1 << 20, file);
-        Self { path: path.to_path_buf(), writer, written_bytes: 0, temporary }
+        Self { path: path.to_path_buf(), writer, written_bytes: 0, temporary, is_lasting: true }
+    }
+
+    /// The same for a file that may be lost with the power: whoever reads it later looks whether it is whole.
+    pub fn passing(self) -> Self {
+        Self { is_lasting: false, ..self }
     }
 
     pub(super) fn writer(&mut self) -> &mut impl std::io::Write {
@@ -78,9 +85,13 @@ impl NewFile {
         self.writer.get_ref().sync_all().map_err(Error::io("write", &self.path))
     }
 
-    /// Flushes everything to the disk, and gives the file its name.
+    /// Flushes everything to the disk, of a passing file to the system, and gives the file its name.
     pub fn finish(mut self) -> Result<()> {
-        self.sync()?;
+        if self.is_lasting {
+            self.sync()?;
+        } else {
+            self.writer.flush().map_err(Error::io("write", &self.path))?;
+        }
         if let Some(temporary) = self.temporary {
             // Temporary files are private to the user; the result has the ordinary permissions.
             open_to_others(&temporary, 0o644)?;

@@ -112,8 +112,13 @@ impl Store {
     fn put_held(&self, held: Held, encoding: &Encoding) -> Result<()> {
         let path = self.path(held);
         match &self.place {
-            Place::Temporary(_) => encoded::write(NewFile::create(&path)?, encoding, false)?,
-            Place::Kept(..) => encoded::write(NewFile::replacing(&path)?, encoding, true)?,
+            Place::Temporary(_) => {
+                encoded::write(NewFile::create(&path)?.passing(), encoding, false)?
+            }
+            // Taken over only where its hash says that it is whole.
+            Place::Kept(..) => {
+                encoded::write(NewFile::replacing(&path)?.passing(), encoding, true)?
+            }
         }
         self.remember(held, Stored { layout: encoding.layout(), shape: encoding.shape() });
         Ok(())
