@@ -25,8 +25,8 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 /// A fixed point of these rounds is one of PV-Tuning with the error of the layer as its objective (Malinovskii et al.
 /// 2024): entries and scales solve its P step, and where no run has a better code no subset of runs moves in its V step,
 /// whose step is at most 1/λ of the largest eigenvalue λ of H of the subset.
-/// Cost of a round: some 13·rows·cols² operations in f64 and rows·cols·(entries·codebooks)·(1 + beams/run) of the search
-/// in f32; memory 28·cols² + 24·rows·cols bytes.
+/// Cost of a round: some 7·rows·cols² operations in f64, 10·rows·cols² in f32 and rows·cols·(entries·codebooks)·(1 + beams/run)
+/// of the search in f32; memory 28·cols² + 24·rows·cols bytes.
 pub(super) struct Aqlm;
 
 /// The registry's entry.

@@ -22,8 +22,12 @@ use crate::numeric::clusters::{Points, assign, clusters};
 
 /// The most codebooks whose entries are added.
 pub const MOST_CODEBOOKS: usize = 4;
-/// Rows that one thread takes at a time.
+/// Rows that one thread takes at a time, at least.
 const ROWS: usize = 32;
+/// At most: what is read for all of them, tables and columns of H, is read once, and they stay near the processor.
+const MOST_ROWS: usize = 4 * ROWS;
+/// Strips of a matrix, where it has rows for them: something for every thread.
+const STRIPS: usize = 8;
 /// Rounds of k-means for each codebook at the start.
 const STARTS: usize = 12;
 
@@ -89,6 +93,10 @@ pub struct Additive<'a> {
     left: Vec<f64>,
     /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ), rows counted.
     error: f64,
+    /// W·H·Wᵀ of each row.
+    whole: Vec<f64>,
+    /// Of each row, with e = w − ŵ, e·H·e and w·H·e; none once they may be others.
+    along: Vec<[f64; 2]>,
     /// Whether beginning the codes anew has been of no use.
     is_settled: bool,
 }
@@ -128,8 +136,13 @@ impl<'a> Additive<'a> {
             scales,
             left,
             error: state.0,
+            whole: Vec::new(),
+            along: Vec::new(),
             is_settled: state.1,
         };
+        new.left = weights.iter().map(|&weight| f64::from(weight)).collect();
+        new.measure(is_cancelled)?;
+        new.whole = new.along.iter().map(|[whole, _]| *whole).collect();
         new.begin(is_cancelled)?;
         new.renew(is_cancelled)?;
         Some(new)
@@ -219,58 +232,60 @@ impl<'a> Additive<'a> {
         self.books.values.iter().map(|&value| f64::from(value)).collect()
     }
 
+    /// Rows of a strip.
+    fn strip(&self) -> usize {
+        (self.rows / STRIPS).next_multiple_of(ROWS).clamp(ROWS, MOST_ROWS)
+    }
+
     /// W − Ŵ and the error anew. Cost: rows·cols² operations.
     fn renew(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
         let entries = self.entries_f64();
         let mut left = std::mem::take(&mut self.left);
         left.resize(self.rows * self.cols, 0.0);
-        let strip = ROWS * self.cols.max(1);
-        left.par_chunks_mut(strip).enumerate().for_each(|(at, left)| {
-            self.sums(at * ROWS, &entries, left);
-            for (i, left) in left.chunks_exact_mut(self.cols.max(1)).enumerate() {
-                let (row, scale) = (at * ROWS + i, f64::from(self.scales[at * ROWS + i]));
-                for (left, &weight) in left.iter_mut().zip(self.weights.row(row)) {
-                    *left = f64::from(weight) - scale * *left;
-                }
-            }
-        });
+        let rows = left.par_chunks_mut(self.cols.max(1)).enumerate();
+        rows.for_each(|(row, left)| self.leave(row, &entries, left));
         self.left = left;
-        self.error = self.measured(is_cancelled)?;
-        Some(())
+        self.measure(is_cancelled)
     }
 
-    fn measured(&self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<f64> {
+    /// W − Ŵ of a row.
+    fn leave(&self, row: usize, entries: &[f64], left: &mut [f64]) {
+        self.sums(row, entries, left);
+        let scale = f64::from(self.scales[row]);
+        for (left, &weight) in left.iter_mut().zip(self.weights.row(row)) {
+            *left = f64::from(weight) - scale * *left;
+        }
+    }
+
+    /// The error of what is left as it is.
+    fn measure(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+        let (cols, strip) = (self.cols.max(1), self.strip());
         let of_strip = |(at, left): (usize, &[f64])| {
             if is_cancelled() {
-                return 0.0;
+                return Vec::new();
             }
             let mut carried = vec![0.0; left.len()];
             self.metric.all().times(left, 0..self.cols, &mut carried);
-            self.count_rows(at * ROWS, &mut carried);
-            left.iter().zip(&carried).map(|(a, b)| a * b).sum::<f64>()
+            let rows = left.chunks_exact(cols).zip(carried.chunks_exact(cols)).enumerate();
+            rows.map(|(row, (left, carried))| {
+                let weights = self.weights.row(at * strip + row);
+                let whole = weights.iter().zip(carried).map(|(&w, c)| f64::from(w) * c).sum();
+                [fit::dot(left, carried), whole]
+            })
+            .collect()
         };
-        let strips = self.left.par_chunks(ROWS * self.cols.max(1));
-        let sums: Vec<f64> = strips.enumerate().map(of_strip).collect();
-        (!is_cancelled()).then(|| sums.iter().sum())
-    }
-
-    /// Rows from `first` on times what each counts.
-    fn count_rows(&self, first: usize, values: &mut [f64]) {
-        if self.metric.rows().is_empty() {
-            return;
-        }
-        for (row, values) in values.chunks_exact_mut(self.cols.max(1)).enumerate() {
-            let count = self.metric.of_row(first + row);
-            for value in values {
-                *value *= count;
-            }
-        }
+        let strips = self.left.par_chunks(strip * cols).enumerate();
+        let along: Vec<Vec<[f64; 2]>> = strips.map(of_strip).collect();
+        self.along = along.concat();
+        let counted = self.along.iter().enumerate();
+        self.error = counted.map(|(row, [own, _])| self.metric.of_row(row) * own).sum();
+        (!is_cancelled()).then_some(())
     }
 
     /// Codes, then entries, then scales, once each; `seen` is told after each. Codes begin anew in a walk from the first run
-    /// to the last while that is better than to go on from where they are. Never worse. Cost: for the codes twice
-    /// rows·cols² operations and those of the search, for the others seven times rows·cols², all in f64. `None` once
-    /// `is_cancelled`.
+    /// to the last while that is better than to go on from where they are. Never worse. Cost: for the codes 2.5
+    /// times rows·cols² products in f64 and the search, for the others rows·cols² in f64 and five times that in f32. `None`
+    /// once `is_cancelled`.
     pub fn round(
         &mut self,
         beams: usize,

@@ -10,7 +10,7 @@ use rayon::prelude::{
 
 use crate::numeric::additive::metric::Coupling;
 use crate::numeric::additive::search::{Search, Tables};
-use crate::numeric::additive::{Additive, Codebooks, MOST_CODEBOOKS, ROWS};
+use crate::numeric::additive::{Additive, Codebooks, MOST_CODEBOOKS};
 use crate::numeric::product::multiply;
 use crate::numeric::vector::vectorised;
 
@@ -46,9 +46,9 @@ impl Pass<'_> {
 
     fn tables(&self, run: usize) -> Tables {
         let span = self.span(run);
-        let pairs = span.clone().flat_map(|i| span.clone().map(move |j| (i, j)));
-        let block: Vec<f64> = pairs.map(|(i, j)| self.coupling.get(i, j)).collect();
-        Tables::new(self.books, &block, span.len())
+        let rows = span.clone().map_while(|i| self.coupling.row(i, span.clone()));
+        let block: Vec<f64> = rows.flatten().copied().collect();
+        Tables::new(self.books, block, span.len())
     }
 
     /// Moves the codes of a block of runs in some rows; by how much the error falls less than it rises.
@@ -76,14 +76,15 @@ impl Pass<'_> {
         let rows = strip.left.len() / self.cols;
         let mut now = vec![0.0; rows * width];
         let mut wanted = vec![0.0_f32; rows * width];
+        let mut along = vec![0.0; width];
         for row in 0..rows {
             let slope = &slopes[row * pitch + at..row * pitch + at + width];
             let now = &mut now[row * width..(row + 1) * width];
             self.value(strip, (row, run), now);
             let scale = f64::from(self.scales[strip.first + row]);
+            carry(now, &tables.block, &mut along);
             for (i, wanted) in wanted[row * width..(row + 1) * width].iter_mut().enumerate() {
-                let own = |k: usize| now[k] * self.coupling.get(span.start + k, span.start + i);
-                *wanted = ((slope[i] + (0..width).map(own).sum::<f64>()) / scale) as f32;
+                *wanted = ((slope[i] + along[i]) / scale) as f32;
             }
         }
         let all = tables.squares.len();
@@ -106,7 +107,8 @@ impl Pass<'_> {
                 let now = &now[row * width..(row + 1) * width];
                 let slopes = &mut slopes[row * pitch..(row + 1) * pitch];
                 let count = self.counts.get(strip.first + row).copied().unwrap_or(1.0);
-                changed += count * self.take(strip, (row, run), (&codes, now), (at, slopes));
+                let of_run = (run, &tables.block[..]);
+                changed += count * self.take(strip, (row, of_run), (&codes, now), (at, slopes));
             }
         }
         changed
@@ -138,7 +140,7 @@ impl Pass<'_> {
     fn take(
         &self,
         strip: &mut Strip<'_>,
-        (row, run): (usize, usize),
+        (row, (run, block)): (usize, (usize, &[f64])),
         (codes, now): (&[u16; MOST_CODEBOOKS], &[f64]),
         (at, slopes): (usize, &mut [f64]),
     ) -> f64 {
@@ -146,12 +148,10 @@ impl Pass<'_> {
         let mut moved = vec![0.0; span.len()];
         self.sum(&codes[..n], strip.first + row, &mut moved);
         moved.iter_mut().zip(now).for_each(|(moved, now)| *moved -= now);
-        let curve = |i: usize| -> f64 {
-            let along = |k: usize| moved[k] * self.coupling.get(span.start + k, span.start + i);
-            (0..moved.len()).map(along).sum()
-        };
-        let terms = moved.iter().enumerate();
-        let change: f64 = terms.map(|(i, moved)| moved * (curve(i) - 2.0 * slopes[at + i])).sum();
+        let mut curve = vec![0.0; span.len()];
+        carry(&moved, block, &mut curve);
+        let terms = moved.iter().zip(curve).zip(&slopes[at..]);
+        let change: f64 = terms.map(|((moved, curve), slope)| moved * (curve - 2.0 * slope)).sum();
         if !self.is_new && (change.is_nan() || change >= 0.0) {
             return 0.0;
         }
@@ -171,6 +171,18 @@ impl Pass<'_> {
     }
 }
 
+/// x·D, D `[width, width]`; empty of the identity.
+fn carry(x: &[f64], block: &[f64], out: &mut [f64]) {
+    if block.is_empty() {
+        out.copy_from_slice(x);
+        return;
+    }
+    out.fill(0.0);
+    for (x, along) in x.iter().zip(block.chunks_exact(out.len())) {
+        out.iter_mut().zip(along).for_each(|(out, along)| *out += x * along);
+    }
+}
+
 impl Additive<'_> {
     /// Codes anew: each run by what is left of it where the runs behind make good what they can. The error may rise.
     pub(super) fn walk(
@@ -184,8 +196,7 @@ impl Additive<'_> {
             }
         }
         self.sweep(self.metric.ahead(), (beams, true), is_cancelled)?;
-        self.error = self.measured(is_cancelled)?;
-        Some(())
+        self.measure(is_cancelled)
     }
 
     /// Codes of each run in turn to the best that is found while all others stand. Never worse.
@@ -213,18 +224,20 @@ impl Additive<'_> {
         let of_run = if books.codebooks > 1 { 4 * all * all } else { 4 * all };
         let per_block = (BLOCK / books.dim).min(TABLES / of_run).max(1);
         let per_row = runs * books.codebooks;
+        let strip = self.strip();
+        self.along.clear();
         let mut changed = 0.0;
         for start in (0..runs).step_by(per_block) {
             let block = start..(start + per_block).min(runs);
             let tables: Vec<Tables> =
                 block.clone().into_par_iter().map(|run| pass.tables(run)).collect();
-            let codes = self.codes.par_chunks_mut(ROWS * per_row);
-            let strips = self.left.par_chunks_mut(ROWS * cols).zip(codes).enumerate();
+            let codes = self.codes.par_chunks_mut(strip * per_row);
+            let strips = self.left.par_chunks_mut(strip * cols).zip(codes).enumerate();
             let of_strip = |(at, (left, codes))| {
                 if is_cancelled() {
                     return 0.0;
                 }
-                let mut strip = Strip { first: at * ROWS, codes, left };
+                let mut strip = Strip { first: at * strip, codes, left };
                 pass.fix(&mut strip, block.clone(), &tables)
             };
             let sums: Vec<f64> = strips.map(of_strip).collect();

@@ -89,6 +89,35 @@ fn no_step_of_any_round_is_worse_and_the_error_is_what_it_says() {
     }
 }
 
+/// s = w·H·qᵀ/(q·H·qᵀ) by plain loops, q = ŵ/s.
+#[test]
+fn scales_are_those_of_least_squares() {
+    let (rows, cols, shape) = (37, 21, [2, 8, 4]);
+    let weights = normals(11, rows, cols);
+    let metric = metric(cols, shape[2]);
+    let mut state = Additive::new(weights.view(), &metric, (AS_IS, shape), &|| false).unwrap();
+    state.move_codes(8, &|| false).unwrap();
+    let sums = |state: &Additive<'_>, row: usize| {
+        let mut sums = vec![0.0; cols];
+        state.sums(row, &state.entries_f64(), &mut sums);
+        sums
+    };
+    state.move_scales(&|| false).unwrap();
+    for row in 0..rows {
+        let q = sums(&state, row);
+        let w: Vec<f64> = weights.row(row).iter().map(|&w| f64::from(w)).collect();
+        let form = |a: &[f64], b: &[f64]| -> f64 {
+            let along =
+                |i: usize| (0..cols).map(|j| a[i] * metric.all().get(i, j) * b[j]).sum::<f64>();
+            (0..cols).map(along).sum()
+        };
+        let (found, best) = (f64::from(state.scales[row]), form(&w, &q) / form(&q, &q));
+        assert!((found / best - 1.0).abs() < 1e-6, "{found} for {best}");
+    }
+    let exact = plain(&state, &|i, j| metric.all().get(i, j));
+    assert!((state.error() / exact - 1.0).abs() < 1e-9, "{} for {exact}", state.error());
+}
+
 /// H + d·I = V·D·Vᵀ: with C = V·D, C·D⁻¹·Cᵀ over blocks of the runs.
 #[test]
 fn what_lies_ahead_is_the_factor_of_the_matrix() {
