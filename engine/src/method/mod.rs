@@ -127,7 +127,7 @@ pub enum Stage {
     Prune,
     /// Chooses the precision of those that stay.
     Quantise,
-    /// Betters the integers and scales that were chosen.
+    /// Betters the codes, scales and codebooks that were chosen.
     Polish,
     /// Adds a correction to whatever came out.
     Compensate,

@@ -14,8 +14,9 @@ const PIECES: usize = 16;
 
 impl Additive<'_> {
     /// Entries on their way to the least squares solution for these codes and scales, a few steps of conjugate gradients
-    /// with the diagonal as preconditioner; not at all, where they would be worse as they are stored.
-    pub(super) fn move_entries(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+    /// with the diagonal as preconditioner; not at all, where they would be worse as they are stored. `None` once
+    /// `is_cancelled`.
+    pub fn move_entries(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
         if self.rows * self.cols == 0 {
             return Some(());
         }
@@ -81,12 +82,11 @@ impl Additive<'_> {
         carried: bool,
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<Vec<f64>> {
-        let Codebooks { codebooks, entries, dim, .. } = self.books;
-        let cols = self.cols;
-        let per_piece = self.rows.div_ceil(PIECES).next_multiple_of(ROWS);
+        let (cols, n) = (self.cols, self.books.values.len());
+        let per_piece = self.rows.div_ceil(self.pieces()).next_multiple_of(ROWS);
         let strip = self.strip();
         let of_piece = |start: usize| {
-            let mut sums = vec![0.0; codebooks * entries * dim];
+            let mut sums = vec![0.0; n];
             for first in (start..(start + per_piece).min(self.rows)).step_by(strip) {
                 if is_cancelled() {
                     break;
@@ -99,7 +99,8 @@ impl Additive<'_> {
                 } else {
                     self.times_diagonal(first, &mut x);
                 }
-                for (row, x) in x.chunks_exact(cols).enumerate() {
+                for (row, x) in x.chunks_exact_mut(cols).enumerate() {
+                    self.mask(first + row, x);
                     self.gather_row(first + row, x, &mut sums);
                 }
             }
@@ -107,11 +108,19 @@ impl Additive<'_> {
         };
         let starts: Vec<usize> = (0..self.rows).step_by(per_piece.max(1)).collect();
         let pieces: Vec<Vec<f64>> = starts.into_par_iter().map(of_piece).collect();
-        let mut all = vec![0.0; codebooks * entries * dim];
+        let mut all = vec![0.0; n];
         for piece in pieces {
             add(&mut all, 1.0, &piece);
         }
         (!is_cancelled()).then_some(all)
+    }
+
+    /// In how many pieces rows are gathered: where runs have codebooks of their own, in as many as take the room of the weights.
+    fn pieces(&self) -> usize {
+        if !self.books.by_run {
+            return PIECES;
+        }
+        (self.rows * self.cols / self.books.values.len().max(1)).clamp(1, PIECES)
     }
 
     /// x ← x·H, to what f32 has of it.
@@ -133,13 +142,13 @@ impl Additive<'_> {
 
     /// Adds sₒ·x of a row to the values of the entries in whose places it lies.
     fn gather_row(&self, row: usize, x: &[f64], sums: &mut [f64]) {
-        let Codebooks { codebooks, entries, dim, .. } = self.books;
+        let Codebooks { codebooks, dim, .. } = self.books;
         let scale = f64::from(self.scales[row]) * self.metric.of_row(row);
         let n = self.runs() * codebooks;
         let codes = self.codes[row * n..(row + 1) * n].chunks_exact(codebooks);
-        for (x, codes) in x.chunks(dim).zip(codes) {
+        for (run, (x, codes)) in x.chunks(dim).zip(codes).enumerate() {
             for (book, &code) in codes.iter().enumerate() {
-                let first = (book * entries + code as usize) * dim;
+                let first = self.books.at(run, book, code);
                 add(&mut sums[first..first + x.len()], scale, x);
             }
         }
@@ -147,7 +156,8 @@ impl Additive<'_> {
 
     /// The scale of each row to its best for these codes and entries, in closed form: s = w·H·qᵀ/(q·H·qᵀ), q its sums of
     /// entries; only where that is better as it is stored. With e = w − s·q, q·H·e and q·H·q follow from e·H·e, w·H·e and w·H·w.
-    pub(super) fn move_scales(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+    /// `None` once `is_cancelled`.
+    pub fn move_scales(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
         if self.rows * self.cols == 0 {
             return Some(());
         }

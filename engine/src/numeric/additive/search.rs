@@ -14,15 +14,15 @@ use crate::numeric::vector::{Loops, position, smallest, vectorised};
 /// The most sums that are followed at once.
 pub const MOST_BEAMS: usize = 64;
 /// Sums whose least is looked for at once, for the lanes of the processor.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// How often each code in turn goes to its best beside the others, at most.
-const TURNS: usize = 4;
+pub(super) const TURNS: usize = 4;
 
 /// What entries cost in one run of inputs, without what they gain: cᵀ·D·c of each, and 2·cᵀ·D·c' of each two.
 #[derive(Debug)]
 pub(super) struct Tables {
-    codebooks: usize,
-    entries: usize,
+    pub(super) codebooks: usize,
+    pub(super) entries: usize,
     /// D, `[width, width]`; empty of the identity.
     pub(super) block: Vec<f64>,
     /// Σ of a row: `[width, codebooks·entries]`.
@@ -34,16 +34,16 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Those of D, `[width, width]` row by row; empty of the identity.
-    pub(super) fn new(books: &Codebooks, block: Vec<f64>, width: usize) -> Self {
-        let all = books.codebooks * books.entries;
+    pub(super) fn new(books: &Codebooks, run: usize, block: Vec<f64>, width: usize) -> Self {
+        let (all, set) = (books.codebooks * books.entries, books.set(run));
         let mut across = vec![0.0; width * all];
-        for (at, entry) in books.values.chunks_exact(books.dim).enumerate() {
+        for (at, entry) in set.chunks_exact(books.dim).enumerate() {
             for (i, &value) in entry[..width].iter().enumerate() {
                 across[i * all + at] = value;
             }
         }
         let carried = |at: usize| -> Vec<f32> {
-            let entry = &books.values[at * books.dim..at * books.dim + width];
+            let entry = &set[at * books.dim..at * books.dim + width];
             if block.is_empty() {
                 return entry.to_vec();
             }
@@ -59,7 +59,7 @@ impl Tables {
         squares.par_chunks_mut(LANES).enumerate().for_each(|(piece, squares)| {
             for (i, square) in squares.iter_mut().enumerate() {
                 let at = piece * LANES + i;
-                let entry = &books.values[at * books.dim..at * books.dim + width];
+                let entry = &set[at * books.dim..at * books.dim + width];
                 *square = entry.iter().zip(carried(at)).map(|(a, b)| a * b).sum();
             }
         });
@@ -287,21 +287,21 @@ mod tests {
         fn new(random: &mut Random, (codebooks, entries): (usize, usize)) -> Self {
             let n = codebooks * entries * 4;
             let values = (0..n).map(|_| random.normal() as f32).collect();
-            let books = Codebooks { codebooks, entries, dim: 4, values };
+            let books = Codebooks { codebooks, entries, dim: 4, by_run: false, values };
             let root: Vec<f64> = (0..WIDTH * WIDTH).map(|_| random.normal()).collect();
             let dot = |i: usize, j: usize| -> f64 {
                 (0..WIDTH).map(|k| root[i * WIDTH + k] * root[j * WIDTH + k]).sum()
             };
             let block: Vec<f64> =
                 (0..WIDTH * WIDTH).map(|at| dot(at / WIDTH, at % WIDTH)).collect();
-            let tables = Tables::new(&books, block.clone(), WIDTH);
+            let tables = Tables::new(&books, 0, block.clone(), WIDTH);
             Self { books, block, tables }
         }
 
         /// (x − c)ᵀ·D·(x − c) of a sum of entries c.
         fn away(&self, wanted: &[f64], codes: &[u16]) -> f64 {
             let value = |i: usize| -> f64 {
-                let of = |(book, &code): (usize, &u16)| self.books.entry(book, code)[i];
+                let of = |(book, &code): (usize, &u16)| self.books.entry(0, book, code)[i];
                 codes.iter().enumerate().map(of).map(f64::from).sum()
             };
             let x: Vec<f64> = (0..WIDTH).map(|i| wanted[i] - value(i)).collect();
