@@ -167,7 +167,12 @@ pub static TWO: &[Trial<'static>] = &[
     blocks("BitStack, the same by inputs", "bitstack levels=2 rank=4 counted=by-inputs"),
     blocks("AQLM, 4 codebooks of 4 bits for 8", "aqlm codebooks=4 code_bits=4"),
     blocks("AQLM, the same without data", "aqlm codebooks=4 code_bits=4 nearest=weights"),
+    blocks(
+        "AQLM, the same without data, polished",
+        "aqlm codebooks=4 code_bits=4 nearest=weights; polish",
+    ),
     blocks("Vectors of 4, 8 bits", "vector-quantisation code_bits=8 run=4"),
+    blocks("Vectors of 4, 8 bits, polished", "vector-quantisation code_bits=8 run=4; polish"),
     blocks("SeedLM, 16 inputs", "seedlm block=16"),
     blocks("Optimal palette, 16 rows", "optimal-palette bits=2"),
     blocks("Q2_K", "gguf-blocks type=Q2_K"),

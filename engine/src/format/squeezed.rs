@@ -49,27 +49,31 @@ pub fn squeeze(dtype: DType, bytes: &[u8], base: Option<&[u8]>) -> Vec<u8> {
 }
 
 fn planes(dtype: DType, bytes: &[u8], flag: u8) -> Vec<u8> {
-    let (width, turn) = (width(dtype), u32::from(is_float(dtype)));
-    let mut planes = vec![Vec::with_capacity(bytes.len() / width); width];
-    for element in bytes.chunks_exact(width) {
-        let turned = turned(element, turn);
-        for (at, plane) in planes.iter_mut().enumerate() {
-            plane.push((turned >> (8 * at)) as u8);
-        }
-    }
+    let turn = u32::from(is_float(dtype));
     let mut out = vec![flag];
-    for plane in planes {
-        let coded = byte_codes::encode(&plane);
+    for at in 0..width(dtype) {
+        let coded = byte_codes::encode(&match width(dtype) {
+            1 => plane::<1>(bytes, turn, at),
+            2 => plane::<2>(bytes, turn, at),
+            4 => plane::<4>(bytes, turn, at),
+            _ => plane::<8>(bytes, turn, at),
+        });
         out.extend((coded.len() as u32).to_le_bytes());
         out.extend(coded);
     }
     out
 }
 
+/// Byte `at` of elements of W bytes, their bits turned left.
+fn plane<const W: usize>(bytes: &[u8], turn: u32, at: usize) -> Vec<u8> {
+    let byte = |element: &[u8; W]| (turned(*element, turn) >> (8 * at)) as u8;
+    bytes.as_chunks::<W>().0.iter().map(byte).collect()
+}
+
 /// The little-endian number of up to 8 bytes, its bits turned left.
-fn turned(bytes: &[u8], by: u32) -> u64 {
+fn turned<const W: usize>(bytes: [u8; W], by: u32) -> u64 {
     let number = bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
-    let bits = 8 * bytes.len() as u32;
+    let bits = 8 * W as u32;
     if by == 0 {
         return number;
     }
@@ -96,14 +100,25 @@ pub fn restore(dtype: DType, chunk: &[u8], n: usize, base: Option<&[u8]>) -> Opt
         }
         rest = behind;
     }
-    for element in bytes.chunks_exact_mut(width).filter(|_| turn > 0) {
-        let back = turned(element, 8 * width as u32 - turn);
-        element.copy_from_slice(&back.to_le_bytes()[..width]);
+    if turn > 0 {
+        match width {
+            2 => turn_back::<2>(&mut bytes),
+            4 => turn_back::<4>(&mut bytes),
+            _ => turn_back::<8>(&mut bytes),
+        }
     }
     if flag == 1 {
         bytes.iter_mut().zip(base?).for_each(|(byte, base)| *byte ^= base);
     }
     (rest.is_empty() && flag <= 1 && n.is_multiple_of(width)).then_some(bytes)
+}
+
+/// Elements of W bytes with their bits turned right by one.
+fn turn_back<const W: usize>(bytes: &mut [u8]) {
+    for element in bytes.as_chunks_mut::<W>().0 {
+        let back = turned(*element, 8 * W as u32 - 1).to_le_bytes();
+        element.iter_mut().zip(back).for_each(|(byte, back)| *byte = back);
+    }
 }
 
 #[cfg(test)]

@@ -24,9 +24,10 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 ///
 /// A fixed point of these rounds is one of PV-Tuning with the error of the layer as its objective (Malinovskii et al.
 /// 2024): entries and scales solve its P step, and where no run has a better code no subset of runs moves in its V step,
-/// whose step is at most 1/λ of the largest eigenvalue λ of H of the subset.
-/// Cost of a round: some 13·rows·cols² operations in f64 and rows·cols·(entries·codebooks)·(1 + beams/run) of the search
-/// in f32; memory 28·cols² + 24·rows·cols bytes.
+/// whose step is at most 1/λ of the largest eigenvalue λ of H of the subset. Polish goes such rounds from codes that
+/// are there, also those made without data.
+/// Cost of a round: some 7·rows·cols² operations in f64, 10·rows·cols² in f32 and rows·cols·(entries·codebooks)·(1 + beams/run)
+/// of the search in f32; memory 28·cols² + 24·rows·cols bytes.
 pub(super) struct Aqlm;
 
 /// The registry's entry.
@@ -67,11 +68,14 @@ pub(super) const CODE_BITS: Parameter = Parameter {
     only_when: None,
 };
 
+/// Inputs of a run at most, where codes are found by outputs: each run has a block of H of its own.
+pub(super) const MOST_RUN: i64 = 64;
+
 const RUN: Parameter = Parameter {
     name: "run",
     title: "Inputs of a code",
     help: "Weights that one sum stands for: bits a weight are codebooks times bits over this, and what codebooks and scales take.",
-    kind: Kind::Integer { min: 1, max: 64, default: 8, usual: &[4, 8, 16] },
+    kind: Kind::Integer { min: 1, max: MOST_RUN, default: 8, usual: &[4, 8, 16] },
     only_when: None,
 };
 

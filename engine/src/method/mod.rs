@@ -77,7 +77,7 @@ use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape};
 
 /// One more with every change of what a method makes of the same weights: results that were kept are then made anew.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Every method, in the order menus show them.
 pub static METHODS: &[&dyn Method] = &[
@@ -127,7 +127,7 @@ pub enum Stage {
     Prune,
     /// Chooses the precision of those that stay.
     Quantise,
-    /// Betters the integers and scales that were chosen.
+    /// Betters the codes, scales and codebooks that were chosen.
     Polish,
     /// Adds a correction to whatever came out.
     Compensate,

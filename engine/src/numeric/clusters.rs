@@ -10,8 +10,8 @@ use crate::numeric::vector::{Loops, vectorised};
 
 /// Points that one thread takes at a time; sums are taken by pieces of this many.
 const PIECE: usize = 1 << 10;
-/// Entries whose scores are held at once.
-const BLOCK: usize = 256;
+/// Entries whose scores are computed at once, for the lanes of the processor.
+const LANES: usize = 16;
 /// Points that are looked at for the first entries, at least; else four for each entry.
 const SAMPLE: usize = 1 << 14;
 /// The iteration ends when a round lowers the error by less than this share of it.
@@ -42,23 +42,26 @@ impl Points<'_> {
     }
 }
 
-/// Entries of a codebook, coordinate by coordinate.
+/// Entries of a codebook, a few side by side.
 #[derive(Clone, Debug)]
 pub struct Entries {
-    /// `[dim, entries]`.
+    /// `[pieces, dim, LANES]`, filled up with zeros.
     across: Vec<f32>,
+    /// `[pieces, LANES]`, ∞ of what fills up.
     squares: Vec<f32>,
 }
 
 impl Entries {
     /// The entries `[entries, dim]`.
     pub fn new(values: &[f32], dim: usize) -> Self {
-        let n = values.len() / dim;
-        let mut across = vec![0.0; values.len()];
-        let mut squares = vec![0.0; n];
+        let n = (values.len() / dim).next_multiple_of(LANES);
+        let mut across = vec![0.0; n * dim];
+        let mut squares = vec![f32::INFINITY; n];
         for (at, entry) in values.chunks_exact(dim).enumerate() {
+            let first = at / LANES * dim * LANES + at % LANES;
+            squares[at] = 0.0;
             for (i, &value) in entry.iter().enumerate() {
-                across[i * n + at] = value;
+                across[first + i * LANES] = value;
                 squares[at] += value * value;
             }
         }
@@ -82,26 +85,30 @@ impl Loops for Nearest<'_> {
     #[expect(clippy::inline_always, reason = "loops become vectors only where they are inlined")]
     #[inline(always)]
     fn run(self) -> u32 {
-        let n = self.entries.squares.len();
-        let (mut best, mut least) = (0, f32::INFINITY);
-        let mut scores = [0.0_f32; BLOCK];
-        for (block, squares) in self.entries.squares.chunks(BLOCK).enumerate() {
-            let scores = &mut scores[..squares.len()];
-            scores.copy_from_slice(squares);
-            for (i, &x) in self.point.iter().enumerate() {
-                let first = i * n + block * BLOCK;
-                let along = &self.entries.across[first..first + scores.len()];
-                for (score, value) in scores.iter_mut().zip(along) {
-                    *score -= 2.0 * x * value;
+        let (mut least, mut at) = ([f32::INFINITY; LANES], [0_u32; LANES]);
+        let (squares, _) = self.entries.squares.as_chunks::<LANES>();
+        let (across, _) = self.entries.across.as_chunks::<LANES>();
+        let pieces = squares.iter().zip(across.chunks_exact(self.point.len()));
+        for (piece, (squares, across)) in pieces.enumerate() {
+            let mut scores = *squares;
+            for (&x, along) in self.point.iter().zip(across) {
+                for lane in 0..LANES {
+                    scores[lane] -= 2.0 * x * along[lane];
                 }
             }
-            let lowest = scores.iter().copied().fold(f32::INFINITY, f32::min);
-            if lowest < least {
-                let at = scores.iter().position(|&score| score == lowest).unwrap_or(0);
-                (best, least) = (block * BLOCK + at, lowest);
+            for lane in 0..LANES {
+                let is_less = scores[lane] < least[lane];
+                least[lane] = if is_less { scores[lane] } else { least[lane] };
+                at[lane] = if is_less { piece as u32 } else { at[lane] };
             }
         }
-        best as u32
+        let mut best = (f32::INFINITY, 0);
+        for lane in 0..LANES {
+            let own = (least[lane], at[lane] * LANES as u32 + lane as u32);
+            let is_first = own.0 == best.0 && own.0 < f32::INFINITY && own.1 < best.1;
+            best = if own.0 < best.0 || is_first { own } else { best };
+        }
+        best.1
     }
 }
 
@@ -294,6 +301,29 @@ mod tests {
             let found = error(points, &entries) / squares;
             assert!((found / known - 1.0).abs() < 0.03, "{k} entries: {found} for {known}");
         }
+    }
+
+    /// Whatever the number of entries is to the lanes; of equals the first.
+    #[test]
+    fn the_nearest_entry_is_that_of_plain_loops() {
+        let mut random = Random::new(4);
+        for (k, dim) in [(1, 1), (5, 3), (16, 8), (33, 2), (300, 5), (17, 40)] {
+            // Whole numbers: sums are exact, and many entries are as near.
+            let mut whole = |n: usize| -> Vec<f32> {
+                (0..n).map(|_| (random.bits() % 5) as f32 - 2.0).collect()
+            };
+            let (entries, points) = (whole(k * dim), whole(200 * dim));
+            let book = Entries::new(&entries, dim);
+            for point in points.chunks_exact(dim) {
+                let away: Vec<f64> =
+                    entries.chunks_exact(dim).map(|entry| distance(point, entry)).collect();
+                let least = away.iter().copied().fold(f64::INFINITY, f64::min);
+                let first = away.iter().position(|&away| away == least);
+                assert_eq!(Some(book.nearest(point) as usize), first, "{k} of {dim}");
+            }
+        }
+        let book = Entries::new(&[1.0, 2.0], 1);
+        assert_eq!(book.nearest(&[f32::NAN]), 0);
     }
 
     #[test]

@@ -94,6 +94,26 @@ pub fn largest_magnitude(values: &[f32]) -> f32 {
     largest
 }
 
+/// The smallest value, past any NaN; ∞ of none. For use inside [`Loops::run`].
+#[inline(always)]
+pub fn smallest(values: &[f32]) -> f32 {
+    foremost(values, f32::INFINITY, |value, least| value < least)
+}
+
+/// Where a value stands first, if anywhere. For use inside [`Loops::run`].
+#[inline(always)]
+pub fn position(values: &[f32], wanted: f32) -> Option<usize> {
+    for (at, piece) in values.chunks(LANES).enumerate() {
+        // Without an early end, so that the loop becomes vectors.
+        let found = piece.iter().fold(0, |found, &value| found | u32::from(value == wanted));
+        if found > 0 {
+            let within = piece.iter().position(|&value| value == wanted);
+            return within.map(|within| at * LANES + within);
+        }
+    }
+    None
+}
+
 /// The smallest value and the largest, none beyond `from`. For use inside [`Loops::run`].
 ///
 /// One after the other: with both in one loop the compiler shuffles lanes, and takes ten times as long.
@@ -164,4 +184,25 @@ pub fn are_finite(values: &[f32]) -> bool {
         }
     }
     vectorised(Finite(values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_value_and_where_it_stands_first() {
+        for n in [0, 1, 15, 16, 17, 100] {
+            let mut values: Vec<f32> = (0..n).map(|i| (i * 7 % 11) as f32).collect();
+            let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+            assert_eq!(smallest(&values), least);
+            assert_eq!(position(&values, least), values.iter().position(|&value| value == least));
+            if let Some(first) = values.first_mut() {
+                *first = f32::NAN;
+                let rest = values[1..].iter().copied().fold(f32::INFINITY, f32::min);
+                assert_eq!(smallest(&values), rest);
+            }
+            assert_eq!(position(&values, -1.0), None);
+        }
+    }
 }

@@ -34,7 +34,7 @@ const STAGES: [(Stage, &str, &str); 5] = [
     (
         Stage::Polish,
         "Polish",
-        "Moves the integers and scales that the quantiser chose to where the outputs are nearest.",
+        "Moves the codes, scales and codebooks that the quantiser chose to where the outputs are nearest.",
     ),
     (
         Stage::Compensate,

@@ -98,6 +98,14 @@ fn chains() -> Vec<Vec<Step>> {
             Step::new("gptq"),
             Step::new("sparse-outliers").with("nearest", "outputs").with("share", 0.1),
         ],
+        vec![Step::new("aqlm").with("nearest", "weights"), Step::new("polish")],
+        vec![Step::new("aqlm").with("rounds", 2), Step::new("polish").with("what", "scales")],
+        vec![Step::new("magnitude"), Step::new("aqlm").with("rounds", 1), Step::new("polish")],
+        vec![Step::new("vector-quantisation").with("books", "own"), Step::new("polish")],
+        vec![
+            Step::new("vector-quantisation").with("run", 16384).with("scales", "none"),
+            Step::new("polish").with("rounds", 1),
+        ],
         vec![Step::new("nf4"), Step::new("eora").with("rank", 2), Step::new("sparse-outliers")],
         vec![
             Step::new("nf4"),

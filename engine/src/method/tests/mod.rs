@@ -19,6 +19,7 @@ mod rounding;
 mod seedlm;
 mod signs;
 mod spqr;
+mod sums;
 mod train;
 mod vector;
 
@@ -406,6 +407,7 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
         vec![Step::new("ccq").with("form", "wint2"), Step::new("sparse-outliers")],
         vec![Step::new("gqsa").with("symmetry", "symmetric"), rank("eora")],
         vec![Step::new("mixllm"), rank("eora"), Step::new("sparse-outliers")],
+        vec![Step::new("wanda"), Step::new("aqlm"), Step::new("polish"), rank("eora")],
         vec![Step::new("wanda"), Step::new("spqr"), rank("eora"), Step::new("sparse-outliers")],
         vec![Step::new("wanda"), Step::new("awq"), rank("eora"), Step::new("sparse-outliers")],
     ];

@@ -1,8 +1,8 @@
 //! Entries of codebooks and scales for codes that stand: least squares.
 
 use rayon::prelude::{
-    IndexedParallelIterator as _, IntoParallelIterator as _, IntoParallelRefIterator as _,
-    ParallelIterator as _, ParallelSliceMut as _,
+    IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _,
+    ParallelSliceMut as _,
 };
 
 use crate::numeric::additive::{Additive, Codebooks, ROWS};
@@ -14,8 +14,9 @@ const PIECES: usize = 16;
 
 impl Additive<'_> {
     /// Entries on their way to the least squares solution for these codes and scales, a few steps of conjugate gradients
-    /// with the diagonal as preconditioner; not at all, where they would be worse as they are stored.
-    pub(super) fn move_entries(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+    /// with the diagonal as preconditioner; not at all, where they would be worse as they are stored. `None` once
+    /// `is_cancelled`.
+    pub fn move_entries(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
         if self.rows * self.cols == 0 {
             return Some(());
         }
@@ -81,38 +82,53 @@ impl Additive<'_> {
         carried: bool,
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<Vec<f64>> {
-        let Codebooks { codebooks, entries, dim, .. } = self.books;
-        let cols = self.cols;
-        let per_piece = self.rows.div_ceil(PIECES).next_multiple_of(ROWS);
-        let metric = self.metric.all();
+        let (cols, n) = (self.cols, self.books.values.len());
+        let per_piece = self.rows.div_ceil(self.pieces()).next_multiple_of(ROWS);
+        let strip = self.strip();
         let of_piece = |start: usize| {
-            let mut sums = vec![0.0; codebooks * entries * dim];
-            for first in (start..(start + per_piece).min(self.rows)).step_by(ROWS) {
+            let mut sums = vec![0.0; n];
+            for first in (start..(start + per_piece).min(self.rows)).step_by(strip) {
                 if is_cancelled() {
                     break;
                 }
-                let n = ROWS.min(self.rows - first).min(start + per_piece - first);
+                let n = strip.min(self.rows - first).min(start + per_piece - first);
                 let mut x = vec![0.0; n * cols];
                 rows(first, &mut x);
-                let mut out = x.clone();
                 if carried {
-                    metric.times(&x, 0..cols, &mut out);
+                    self.direct(&mut x);
                 } else {
-                    self.times_diagonal(first, &mut out);
+                    self.times_diagonal(first, &mut x);
                 }
-                for (row, out) in out.chunks_exact(cols).enumerate() {
-                    self.gather_row(first + row, out, &mut sums);
+                for (row, x) in x.chunks_exact_mut(cols).enumerate() {
+                    self.mask(first + row, x);
+                    self.gather_row(first + row, x, &mut sums);
                 }
             }
             sums
         };
         let starts: Vec<usize> = (0..self.rows).step_by(per_piece.max(1)).collect();
         let pieces: Vec<Vec<f64>> = starts.into_par_iter().map(of_piece).collect();
-        let mut all = vec![0.0; codebooks * entries * dim];
+        let mut all = vec![0.0; n];
         for piece in pieces {
             add(&mut all, 1.0, &piece);
         }
         (!is_cancelled()).then_some(all)
+    }
+
+    /// In how many pieces rows are gathered: where runs have codebooks of their own, in as many as take the room of the weights.
+    fn pieces(&self) -> usize {
+        if !self.books.by_run {
+            return PIECES;
+        }
+        (self.rows * self.cols / self.books.values.len().max(1)).clamp(1, PIECES)
+    }
+
+    /// x ← x·H, to what f32 has of it.
+    fn direct(&self, x: &mut [f64]) {
+        let narrow: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+        let mut carried = vec![0.0; x.len()];
+        let factor = self.metric.direct(&narrow, &mut carried);
+        x.iter_mut().zip(carried).for_each(|(x, carried)| *x = f64::from(carried) / factor);
     }
 
     /// x ← sₒ·Hᵢᵢ·xᵢ.
@@ -126,66 +142,52 @@ impl Additive<'_> {
 
     /// Adds sₒ·x of a row to the values of the entries in whose places it lies.
     fn gather_row(&self, row: usize, x: &[f64], sums: &mut [f64]) {
-        let Codebooks { codebooks, entries, dim, .. } = self.books;
+        let Codebooks { codebooks, dim, .. } = self.books;
         let scale = f64::from(self.scales[row]) * self.metric.of_row(row);
         let n = self.runs() * codebooks;
         let codes = self.codes[row * n..(row + 1) * n].chunks_exact(codebooks);
-        for (x, codes) in x.chunks(dim).zip(codes) {
+        for (run, (x, codes)) in x.chunks(dim).zip(codes).enumerate() {
             for (book, &code) in codes.iter().enumerate() {
-                let first = (book * entries + code as usize) * dim;
+                let first = self.books.at(run, book, code);
                 add(&mut sums[first..first + x.len()], scale, x);
             }
         }
     }
 
     /// The scale of each row to its best for these codes and entries, in closed form: s = w·H·qᵀ/(q·H·qᵀ), q its sums of
-    /// entries; only where that is better as it is stored.
-    pub(super) fn move_scales(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+    /// entries; only where that is better as it is stored. With e = w − s·q, q·H·e and q·H·q follow from e·H·e, w·H·e and w·H·w.
+    /// `None` once `is_cancelled`.
+    pub fn move_scales(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
         if self.rows * self.cols == 0 {
             return Some(());
         }
-        let entries = self.entries_f64();
-        let mut left = std::mem::take(&mut self.left);
-        let strips = left.par_chunks_mut(ROWS * self.cols).enumerate();
-        let of_strip = |(at, left): (usize, &mut [f64])| {
-            let first = at * ROWS;
-            if is_cancelled() {
-                return Vec::new();
-            }
-            let mut sums = vec![0.0; left.len()];
-            self.sums(first, &entries, &mut sums);
-            let mut carried = vec![0.0; left.len()];
-            self.metric.all().times(&sums, 0..self.cols, &mut carried);
-            let rows = left.chunks_exact_mut(self.cols).zip(sums.chunks_exact(self.cols));
-            let rows = rows.zip(carried.chunks_exact(self.cols)).enumerate();
-            rows.map(|(row, ((left, sums), carried))| {
-                let (slope, curve) = (dot(left, carried), dot(sums, carried));
-                let now = self.scales[first + row];
-                let wanted = f64::from(now) + slope / curve;
-                let next = (self.stored.scale)(wanted as f32);
-                let by = f64::from(next) - f64::from(now);
-                let change = by * (by * curve - 2.0 * slope);
-                if !(next.is_finite() && next > 0.0 && change < 0.0) {
-                    return (now, 0.0);
-                }
-                add(left, -by, sums);
-                (next, change * self.metric.of_row(first + row))
-            })
-            .collect::<Vec<(f32, f64)>>()
-        };
-        let found: Vec<Vec<(f32, f64)>> = strips.map(of_strip).collect();
-        self.left = left;
-        if is_cancelled() {
-            return None;
+        if self.along.is_empty() {
+            self.measure(is_cancelled)?;
         }
-        let found: Vec<(f32, f64)> = found.concat();
-        self.scales = found.par_iter().map(|(scale, _)| *scale).collect();
+        let of_row = |row: usize| {
+            let ([own, with], whole, now) = (self.along[row], self.whole[row], self.scales[row]);
+            let scale = f64::from(now);
+            let slope = (with - own) / scale;
+            let curve = (whole - 2.0 * with + own) / scale.powi(2);
+            let next = (self.stored.scale)((scale + slope / curve) as f32);
+            let by = f64::from(next) - scale;
+            let change = by * (by * curve - 2.0 * slope);
+            let is_better = next.is_finite() && next > 0.0 && change < 0.0;
+            if is_better { (next, change * self.metric.of_row(row)) } else { (now, 0.0) }
+        };
+        let found: Vec<(f32, f64)> = (0..self.rows).map(of_row).collect();
+        self.scales = found.iter().map(|(scale, _)| *scale).collect();
         self.error += found.iter().map(|(_, change)| change).sum::<f64>();
-        Some(())
+        let (entries, mut left) = (self.entries_f64(), std::mem::take(&mut self.left));
+        let rows = left.par_chunks_mut(self.cols).enumerate();
+        rows.for_each(|(row, left)| self.leave(row, &entries, left));
+        self.left = left;
+        self.along.clear();
+        (!is_cancelled()).then_some(())
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 

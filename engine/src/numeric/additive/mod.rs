@@ -4,6 +4,7 @@
 //! Codes, codebooks and scales move in turn, each to its best or near it while the others stand; only what is better as it
 //! is stored is taken. Everything is the same on any number of threads.
 
+mod dropped;
 mod fit;
 mod metric;
 mod search;
@@ -22,12 +23,16 @@ use crate::numeric::clusters::{Points, assign, clusters};
 
 /// The most codebooks whose entries are added.
 pub const MOST_CODEBOOKS: usize = 4;
-/// Rows that one thread takes at a time.
+/// Rows that one thread takes at a time, at least.
 const ROWS: usize = 32;
+/// At most: what is read for all of them, tables and columns of H, is read once, and they stay near the processor.
+const MOST_ROWS: usize = 4 * ROWS;
+/// Strips of a matrix, where it has rows for them: something for every thread.
+const STRIPS: usize = 8;
 /// Rounds of k-means for each codebook at the start.
 const STARTS: usize = 12;
 
-/// Entries of a few codebooks, `[codebooks, entries, dim]`.
+/// Entries of a few codebooks, `[codebooks, entries, dim]`, or as many for each run of inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Codebooks {
     /// Their number, 1 to [`MOST_CODEBOOKS`].
@@ -36,15 +41,47 @@ pub struct Codebooks {
     pub entries: usize,
     /// Inputs of a run.
     pub dim: usize,
+    /// Whether each run of inputs has codebooks of its own; else all runs have the same.
+    pub by_run: bool,
     /// The entries.
     pub values: Vec<f32>,
 }
 
 impl Codebooks {
-    fn entry(&self, codebook: usize, code: u16) -> &[f32] {
-        let first = (codebook * self.entries + code as usize) * self.dim;
+    /// Values of the codebooks of a run.
+    fn of_set(&self) -> usize {
+        self.codebooks * self.entries * self.dim
+    }
+
+    /// Where an entry begins.
+    fn at(&self, run: usize, codebook: usize, code: u16) -> usize {
+        let set = if self.by_run { run * self.of_set() } else { 0 };
+        set + (codebook * self.entries + code as usize) * self.dim
+    }
+
+    /// The codebooks of a run.
+    fn set(&self, run: usize) -> &[f32] {
+        let first = self.at(run, 0, 0);
+        &self.values[first..first + self.of_set()]
+    }
+
+    fn entry(&self, run: usize, codebook: usize, code: u16) -> &[f32] {
+        let first = self.at(run, codebook, code);
         &self.values[first..first + self.dim]
     }
+}
+
+/// Codes, codebooks and scales that are there.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    /// `[rows, runs, codebooks]`.
+    pub codes: Vec<u16>,
+    /// The codebooks.
+    pub books: Codebooks,
+    /// One for each row.
+    pub scales: Vec<f32>,
+    /// Of each weight whether it stays, row-major, where a mask drops some: ŵ of those that it drops is zero.
+    pub keeps: Option<&'a [bool]>,
 }
 
 /// How numbers are stored: to their types and back.
@@ -85,10 +122,15 @@ pub struct Additive<'a> {
     /// `[rows, runs, codebooks]`.
     codes: Vec<u16>,
     scales: Vec<f32>,
+    keeps: Option<&'a [bool]>,
     /// W − Ŵ, `[rows, cols]`.
     left: Vec<f64>,
     /// tr((W − Ŵ)·H·(W − Ŵ)ᵀ), rows counted.
     error: f64,
+    /// W·H·Wᵀ of each row.
+    whole: Vec<f64>,
+    /// Of each row, with e = w − ŵ, e·H·e and w·H·e; none once they may be others.
+    along: Vec<[f64; 2]>,
     /// Whether beginning the codes anew has been of no use.
     is_settled: bool,
 }
@@ -106,18 +148,55 @@ impl<'a> Additive<'a> {
         (stored, shape): (Stored<'a>, [usize; 3]),
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<Self> {
-        let ((rows, cols), [codebooks, entries, dim]) = (weights.dim(), shape);
-        assert_eq!(cols, metric.cols(), "one input a column");
-        assert!((1..=MOST_CODEBOOKS).contains(&codebooks) && entries <= 1 << 16, "few enough");
+        let (cols, [codebooks, entries, dim]) = (weights.ncols(), shape);
         let mean = |row: ndarray::ArrayView1<'_, f32>| {
             let squares: f64 = row.iter().map(|&w| f64::from(w).powi(2)).sum();
             (stored.scale)((squares / cols.max(1) as f64).sqrt() as f32)
         };
         let scales: Vec<f32> = weights.rows().into_iter().map(mean).collect();
-        let books = Codebooks { codebooks, entries, dim, values: Vec::new() };
-        let (codes, left) = (Vec::new(), Vec::new());
-        let state = (f64::INFINITY, false);
-        let mut new = Self {
+        let books = Codebooks { codebooks, entries, dim, by_run: false, values: Vec::new() };
+        let start = Start { codes: Vec::new(), books, scales, keeps: None };
+        let mut new = Self::bare(weights, metric, (stored, start), is_cancelled)?;
+        new.begin(is_cancelled)?;
+        new.renew(is_cancelled)?;
+        Some(new)
+    }
+
+    /// Goes on from codes, codebooks and scales that are there. Memory as of [`Self::new`]. `None` once `is_cancelled`.
+    ///
+    /// # Panics
+    /// If the metric has other inputs than the weights, there are too many codebooks or entries, or numbers of anything do
+    /// not fit.
+    pub fn resume(
+        weights: ArrayView2<'a, f32>,
+        metric: &'a Metric,
+        (stored, start): (Stored<'a>, Start<'a>),
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<Self> {
+        let ((rows, cols), books) = (weights.dim(), &start.books);
+        let runs = cols.div_ceil(books.dim);
+        let sets = if books.by_run { runs } else { 1 };
+        assert_eq!(books.values.len(), sets * books.of_set(), "whole codebooks");
+        assert_eq!(start.codes.len(), rows * runs * books.codebooks, "a code for each run");
+        assert_eq!(start.scales.len(), rows, "a scale for each row");
+        assert!(start.keeps.is_none_or(|keeps| keeps.len() == rows * cols), "a mask of them all");
+        let mut state = Self::bare(weights, metric, (stored, start), is_cancelled)?;
+        state.renew(is_cancelled)?;
+        Some(state)
+    }
+
+    /// What W alone says.
+    fn bare(
+        weights: ArrayView2<'a, f32>,
+        metric: &'a Metric,
+        (stored, start): (Stored<'a>, Start<'a>),
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<Self> {
+        let ((rows, cols), Start { codes, books, scales, keeps }) = (weights.dim(), start);
+        assert_eq!(cols, metric.cols(), "one input a column");
+        let is_few = (1..=MOST_CODEBOOKS).contains(&books.codebooks) && books.entries <= 1 << 16;
+        assert!(is_few, "few enough");
+        let mut bare = Self {
             rows,
             cols,
             weights,
@@ -126,13 +205,17 @@ impl<'a> Additive<'a> {
             books,
             codes,
             scales,
-            left,
-            error: state.0,
-            is_settled: state.1,
+            keeps,
+            left: weights.iter().map(|&weight| f64::from(weight)).collect(),
+            error: f64::INFINITY,
+            whole: Vec::new(),
+            along: Vec::new(),
+            // A walk counts on the inputs behind, of which a mask drops some.
+            is_settled: keeps.is_some() || metric.is_plain(),
         };
-        new.begin(is_cancelled)?;
-        new.renew(is_cancelled)?;
-        Some(new)
+        bare.measure(is_cancelled)?;
+        bare.whole = bare.along.iter().map(|[whole, _]| *whole).collect();
+        Some(bare)
     }
 
     fn runs(&self) -> usize {
@@ -200,17 +283,29 @@ impl<'a> Additive<'a> {
 
     /// Ŵ/s of some rows, of these entries.
     fn sums(&self, first: usize, entries: &[f64], out: &mut [f64]) {
-        let Codebooks { codebooks, entries: n, dim, .. } = self.books;
+        let Codebooks { codebooks, dim, .. } = self.books;
         let per_row = self.runs() * codebooks;
         for (row, out) in out.chunks_exact_mut(self.cols).enumerate() {
             let codes = &self.codes[(first + row) * per_row..(first + row + 1) * per_row];
-            for (out, codes) in out.chunks_mut(dim).zip(codes.chunks_exact(codebooks)) {
+            let runs = out.chunks_mut(dim).zip(codes.chunks_exact(codebooks)).enumerate();
+            for (run, (out, codes)) in runs {
                 out.fill(0.0);
                 for (codebook, &code) in codes.iter().enumerate() {
-                    let at = (codebook * n + code as usize) * dim;
+                    let at = self.books.at(run, codebook, code);
                     let entry = &entries[at..at + out.len()];
                     out.iter_mut().zip(entry).for_each(|(value, entry)| *value += entry);
                 }
+            }
+            self.mask(first + row, out);
+        }
+    }
+
+    /// Zeros of a row where a mask drops weights.
+    fn mask(&self, row: usize, values: &mut [f64]) {
+        if let Some(keeps) = self.keeps {
+            let keeps = &keeps[row * self.cols..(row + 1) * self.cols];
+            for (value, _) in values.iter_mut().zip(keeps).filter(|(_, keep)| !**keep) {
+                *value = 0.0;
             }
         }
     }
@@ -219,58 +314,60 @@ impl<'a> Additive<'a> {
         self.books.values.iter().map(|&value| f64::from(value)).collect()
     }
 
+    /// Rows of a strip.
+    fn strip(&self) -> usize {
+        (self.rows / STRIPS).next_multiple_of(ROWS).clamp(ROWS, MOST_ROWS)
+    }
+
     /// W − Ŵ and the error anew. Cost: rows·cols² operations.
     fn renew(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
         let entries = self.entries_f64();
         let mut left = std::mem::take(&mut self.left);
         left.resize(self.rows * self.cols, 0.0);
-        let strip = ROWS * self.cols.max(1);
-        left.par_chunks_mut(strip).enumerate().for_each(|(at, left)| {
-            self.sums(at * ROWS, &entries, left);
-            for (i, left) in left.chunks_exact_mut(self.cols.max(1)).enumerate() {
-                let (row, scale) = (at * ROWS + i, f64::from(self.scales[at * ROWS + i]));
-                for (left, &weight) in left.iter_mut().zip(self.weights.row(row)) {
-                    *left = f64::from(weight) - scale * *left;
-                }
-            }
-        });
+        let rows = left.par_chunks_mut(self.cols.max(1)).enumerate();
+        rows.for_each(|(row, left)| self.leave(row, &entries, left));
         self.left = left;
-        self.error = self.measured(is_cancelled)?;
-        Some(())
+        self.measure(is_cancelled)
     }
 
-    fn measured(&self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<f64> {
+    /// W − Ŵ of a row.
+    fn leave(&self, row: usize, entries: &[f64], left: &mut [f64]) {
+        self.sums(row, entries, left);
+        let scale = f64::from(self.scales[row]);
+        for (left, &weight) in left.iter_mut().zip(self.weights.row(row)) {
+            *left = f64::from(weight) - scale * *left;
+        }
+    }
+
+    /// The error of what is left as it is.
+    fn measure(&mut self, is_cancelled: &(dyn Fn() -> bool + Sync)) -> Option<()> {
+        let (cols, strip) = (self.cols.max(1), self.strip());
         let of_strip = |(at, left): (usize, &[f64])| {
             if is_cancelled() {
-                return 0.0;
+                return Vec::new();
             }
             let mut carried = vec![0.0; left.len()];
             self.metric.all().times(left, 0..self.cols, &mut carried);
-            self.count_rows(at * ROWS, &mut carried);
-            left.iter().zip(&carried).map(|(a, b)| a * b).sum::<f64>()
+            let rows = left.chunks_exact(cols).zip(carried.chunks_exact(cols)).enumerate();
+            rows.map(|(row, (left, carried))| {
+                let weights = self.weights.row(at * strip + row);
+                let whole = weights.iter().zip(carried).map(|(&w, c)| f64::from(w) * c).sum();
+                [fit::dot(left, carried), whole]
+            })
+            .collect()
         };
-        let strips = self.left.par_chunks(ROWS * self.cols.max(1));
-        let sums: Vec<f64> = strips.enumerate().map(of_strip).collect();
-        (!is_cancelled()).then(|| sums.iter().sum())
-    }
-
-    /// Rows from `first` on times what each counts.
-    fn count_rows(&self, first: usize, values: &mut [f64]) {
-        if self.metric.rows().is_empty() {
-            return;
-        }
-        for (row, values) in values.chunks_exact_mut(self.cols.max(1)).enumerate() {
-            let count = self.metric.of_row(first + row);
-            for value in values {
-                *value *= count;
-            }
-        }
+        let strips = self.left.par_chunks(strip * cols).enumerate();
+        let along: Vec<Vec<[f64; 2]>> = strips.map(of_strip).collect();
+        self.along = along.concat();
+        let counted = self.along.iter().enumerate();
+        self.error = counted.map(|(row, [own, _])| self.metric.of_row(row) * own).sum();
+        (!is_cancelled()).then_some(())
     }
 
     /// Codes, then entries, then scales, once each; `seen` is told after each. Codes begin anew in a walk from the first run
-    /// to the last while that is better than to go on from where they are. Never worse. Cost: for the codes twice
-    /// rows·cols² operations and those of the search, for the others seven times rows·cols², all in f64. `None` once
-    /// `is_cancelled`.
+    /// to the last while that is better than to go on from where they are. Never worse. Cost: for the codes 2.5
+    /// times rows·cols² products in f64 and the search, for the others rows·cols² in f64 and five times that in f32. `None`
+    /// once `is_cancelled`.
     pub fn round(
         &mut self,
         beams: usize,
@@ -286,13 +383,13 @@ impl<'a> Additive<'a> {
         Some(())
     }
 
-    /// The codes alone.
+    /// The codes alone: as of [`Self::round`].
     pub fn move_codes(
         &mut self,
         beams: usize,
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<()> {
-        if !self.is_settled && !self.metric.is_plain() {
+        if !self.is_settled {
             let before = (self.codes.clone(), self.error);
             self.walk(beams, is_cancelled)?;
             self.descend(beams, is_cancelled)?;

@@ -1,41 +1,52 @@
 //! The codes of one run of inputs: of all sums of one entry of each codebook one near the least.
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only where they are inlined into the function compiled for them"
+)]
+
+use std::ops::Range;
 
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
 use crate::numeric::additive::{Codebooks, MOST_CODEBOOKS};
-use crate::numeric::vector::Loops;
+use crate::numeric::vector::{Loops, position, smallest, vectorised};
 
 /// The most sums that are followed at once.
 pub const MOST_BEAMS: usize = 64;
-/// Sums whose least is looked for at once.
-const LANES: usize = 16;
+/// Sums whose least is looked for at once, for the lanes of the processor.
+pub(super) const LANES: usize = 16;
 /// How often each code in turn goes to its best beside the others, at most.
-const TURNS: usize = 4;
+pub(super) const TURNS: usize = 4;
 
 /// What entries cost in one run of inputs, without what they gain: cᵀ·D·c of each, and 2·cᵀ·D·c' of each two.
 #[derive(Debug)]
 pub(super) struct Tables {
-    codebooks: usize,
-    entries: usize,
+    pub(super) codebooks: usize,
+    pub(super) entries: usize,
+    /// D, `[width, width]`; empty of the identity.
+    pub(super) block: Vec<f64>,
     /// Σ of a row: `[width, codebooks·entries]`.
     pub(super) across: Vec<f32>,
     pub(super) squares: Vec<f32>,
-    /// Empty for one codebook.
+    /// Empty for one codebook; zeros of two entries of the same.
     products: Vec<f32>,
 }
 
 impl Tables {
-    /// Those of D, `[width, width]` row by row.
-    pub(super) fn new(books: &Codebooks, block: &[f64], width: usize) -> Self {
-        let all = books.codebooks * books.entries;
+    /// Those of D, `[width, width]` row by row; empty of the identity.
+    pub(super) fn new(books: &Codebooks, run: usize, block: Vec<f64>, width: usize) -> Self {
+        let (all, set) = (books.codebooks * books.entries, books.set(run));
         let mut across = vec![0.0; width * all];
-        for (at, entry) in books.values.chunks_exact(books.dim).enumerate() {
+        for (at, entry) in set.chunks_exact(books.dim).enumerate() {
             for (i, &value) in entry[..width].iter().enumerate() {
                 across[i * all + at] = value;
             }
         }
         let carried = |at: usize| -> Vec<f32> {
-            let entry = &books.values[at * books.dim..at * books.dim + width];
+            let entry = &set[at * books.dim..at * books.dim + width];
+            if block.is_empty() {
+                return entry.to_vec();
+            }
             let along = |i: usize| {
                 let terms = entry.iter().enumerate();
                 terms.map(|(k, &value)| f64::from(value) * block[k * width + i]).sum::<f64>() as f32
@@ -43,28 +54,29 @@ impl Tables {
             (0..width).map(along).collect()
         };
         let mut squares = vec![0.0; all];
+        let several = books.codebooks > 1;
+        let mut products = vec![0.0; if several { all * all } else { 0 }];
         squares.par_chunks_mut(LANES).enumerate().for_each(|(piece, squares)| {
             for (i, square) in squares.iter_mut().enumerate() {
                 let at = piece * LANES + i;
-                let entry = &books.values[at * books.dim..at * books.dim + width];
+                let entry = &set[at * books.dim..at * books.dim + width];
                 *square = entry.iter().zip(carried(at)).map(|(a, b)| a * b).sum();
             }
         });
-        let mut products = Vec::new();
-        if books.codebooks > 1 {
-            products = vec![0.0; all * all];
+        if several {
             products.par_chunks_mut(all).enumerate().for_each(|(at, row)| {
-                for (value, along) in carried(at).into_iter().zip(across.chunks_exact(all)) {
-                    let pairs = row.iter_mut().zip(along);
-                    pairs.for_each(|(out, other)| *out += 2.0 * value * other);
+                let twice: Vec<f32> = carried(at).into_iter().map(|value| 2.0 * value).collect();
+                let own = at / books.entries * books.entries;
+                for span in [0..own, own + books.entries..all] {
+                    vectorised(Products { out: &mut *row, twice: &twice, across: &across, span });
                 }
             });
         }
-        Self { codebooks: books.codebooks, entries: books.entries, across, squares, products }
+        let (codebooks, entries) = (books.codebooks, books.entries);
+        Self { codebooks, entries, block, across, squares, products }
     }
 
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "used within loops that become vectors")]
     fn row(&self, codebook: usize, code: u16, of: usize) -> &[f32] {
         let all = self.codebooks * self.entries;
         let first = (codebook * self.entries + code as usize) * all + of * self.entries;
@@ -72,46 +84,71 @@ impl Tables {
     }
 }
 
-/// A sum of the first few codebooks.
-#[derive(Clone, Copy)]
-struct Beam {
-    cost: f32,
-    codes: [u16; MOST_CODEBOOKS],
+/// 2·cᵀ·D·c' of one entry c and some c'.
+struct Products<'a> {
+    /// Of all entries.
+    out: &'a mut [f32],
+    /// 2·cᵀ·D.
+    twice: &'a [f32],
+    /// `[width, entries]`.
+    across: &'a [f32],
+    /// Entries c'.
+    span: Range<usize>,
 }
 
-const NONE: Beam = Beam { cost: f32::INFINITY, codes: [0; MOST_CODEBOOKS] };
+impl Loops for Products<'_> {
+    type Found = ();
 
-/// The best few, least cost first, of equals those that came first.
+    #[inline(always)]
+    fn run(self) {
+        let (all, first) = (self.out.len(), self.span.start);
+        for (piece, out) in self.out[self.span].chunks_mut(LANES).enumerate() {
+            let mut sums = [0.0_f32; LANES];
+            for (i, &value) in self.twice.iter().enumerate() {
+                let at = i * all + first + piece * LANES;
+                let along = &self.across[at..at + out.len()];
+                sums.iter_mut().zip(along).for_each(|(sum, along)| *sum += value * along);
+            }
+            out.copy_from_slice(&sums[..out.len()]);
+        }
+    }
+}
+
+/// Sums of the first few codebooks: the best few, least cost first, of equals those that came first.
 struct Best {
-    beams: [Beam; MOST_BEAMS],
+    costs: [f32; MOST_BEAMS],
+    codes: [[u16; MOST_CODEBOOKS]; MOST_BEAMS],
     most: usize,
 }
 
 impl Best {
-    #[expect(clippy::inline_always, reason = "used within loops that become vectors")]
     #[inline(always)]
     fn new(most: usize) -> Self {
-        Self { beams: [NONE; MOST_BEAMS], most: most.clamp(1, MOST_BEAMS) }
+        let most = most.clamp(1, MOST_BEAMS);
+        Self { costs: [f32::INFINITY; MOST_BEAMS], codes: [[0; MOST_CODEBOOKS]; MOST_BEAMS], most }
     }
 
-    #[expect(clippy::inline_always, reason = "used within loops that become vectors")]
     #[inline(always)]
     fn worst(&self) -> f32 {
-        self.beams[self.most - 1].cost
+        self.costs[self.most - 1]
     }
 
-    /// Takes an entry behind a sum, where that is among the best.
-    fn offer(&mut self, beam: &Beam, codebook: usize, (code, cost): (usize, f32)) {
-        if cost.is_nan() || cost >= self.worst() {
-            return;
-        }
+    /// Takes a sum that is better than the worst.
+    #[inline(always)]
+    fn take(&mut self, cost: f32, codes: [u16; MOST_CODEBOOKS]) {
         let mut at = self.most - 1;
-        while at > 0 && self.beams[at - 1].cost > cost {
-            self.beams[at] = self.beams[at - 1];
+        while at > 0 && self.costs[at - 1] > cost {
+            (self.costs[at], self.codes[at]) = (self.costs[at - 1], self.codes[at - 1]);
             at -= 1;
         }
-        self.beams[at] = Beam { cost, ..*beam };
-        self.beams[at].codes[codebook] = code as u16;
+        (self.costs[at], self.codes[at]) = (cost, codes);
+    }
+
+    /// Those that are sums, with what they cost.
+    #[inline(always)]
+    fn sums(&self) -> impl Iterator<Item = (f32, &[u16; MOST_CODEBOOKS])> {
+        let all = self.costs.iter().copied().zip(&self.codes).take(self.most);
+        all.take_while(|(cost, _)| *cost < f32::INFINITY)
     }
 }
 
@@ -128,49 +165,70 @@ pub(super) struct Search<'a> {
 
 impl Search<'_> {
     /// The costs of the entries of a codebook beside those that were chosen of the `others`.
-    #[expect(
-        clippy::inline_always,
-        reason = "the loops become vectors only where they are inlined"
-    )]
     #[inline(always)]
-    fn cost(&mut self, codebook: usize, codes: &[u16], others: [std::ops::Range<usize>; 2]) {
+    fn cost(&mut self, codebook: usize, codes: &[u16], others: [Range<usize>; 2]) {
         let n = self.tables.entries;
-        self.costs.copy_from_slice(&self.base[codebook * n..(codebook + 1) * n]);
-        for range in others {
-            for other in range {
-                let row = self.tables.row(other, codes[other], codebook);
-                for (cost, product) in self.costs.iter_mut().zip(row) {
-                    *cost += product;
+        let base = &self.base[codebook * n..(codebook + 1) * n];
+        let mut others = others.into_iter().flatten();
+        let Some(first) = others.next() else {
+            self.costs.copy_from_slice(base);
+            return;
+        };
+        let row = self.tables.row(first, codes[first], codebook);
+        for (cost, (base, product)) in self.costs.iter_mut().zip(base.iter().zip(row)) {
+            *cost = base + product;
+        }
+        for other in others {
+            let row = self.tables.row(other, codes[other], codebook);
+            for (cost, product) in self.costs.iter_mut().zip(row) {
+                *cost += product;
+            }
+        }
+    }
+
+    /// Puts every entry behind a sum that is among the best.
+    #[inline(always)]
+    fn extend(
+        &self,
+        (before, codes): (f32, &[u16; MOST_CODEBOOKS]),
+        codebook: usize,
+        best: &mut Best,
+    ) {
+        for (piece, costs) in self.costs.chunks(LANES).enumerate() {
+            if before + smallest(costs) >= best.worst() {
+                continue;
+            }
+            for (i, cost) in costs.iter().enumerate() {
+                let cost = before + cost;
+                if cost < best.worst() {
+                    let mut codes = *codes;
+                    codes[codebook] = (piece * LANES + i) as u16;
+                    best.take(cost, codes);
                 }
             }
         }
     }
 
-    /// Puts every entry behind `beam` that is among the best.
-    #[expect(
-        clippy::inline_always,
-        reason = "the loops become vectors only where they are inlined"
-    )]
+    /// The best sum of all codebooks that begins as one of these.
     #[inline(always)]
-    fn extend(&self, beam: &Beam, codebook: usize, best: &mut Best) {
-        for (chunk, costs) in self.costs.chunks(LANES).enumerate() {
-            let mut least = f32::INFINITY;
-            for &cost in costs {
-                least = if cost < least { cost } else { least };
-            }
-            if beam.cost + least < best.worst() {
-                for (i, cost) in costs.iter().enumerate() {
-                    best.offer(beam, codebook, (chunk * LANES + i, beam.cost + cost));
-                }
+    fn finish(&mut self, best: &Best) -> [u16; MOST_CODEBOOKS] {
+        let last = self.tables.codebooks - 1;
+        let mut found = (f32::INFINITY, 0.0, [0; MOST_CODEBOOKS]);
+        for (before, codes) in best.sums() {
+            self.cost(last, codes, [0..last, 0..0]);
+            let cost = before + smallest(self.costs);
+            if cost < found.0 {
+                found = (cost, before, *codes);
             }
         }
+        let (least, before, mut codes) = found;
+        self.cost(last, &codes, [0..last, 0..0]);
+        self.costs.iter_mut().for_each(|cost| *cost += before);
+        codes[last] = position(self.costs, least).unwrap_or(0) as u16;
+        codes
     }
 
     /// Each code in turn to its best beside the others, until none moves.
-    #[expect(
-        clippy::inline_always,
-        reason = "the loops become vectors only where they are inlined"
-    )]
     #[inline(always)]
     fn settle(&mut self, codes: &mut [u16; MOST_CODEBOOKS]) {
         let n = self.tables.codebooks;
@@ -178,8 +236,7 @@ impl Search<'_> {
             let before = *codes;
             for codebook in 0..n {
                 self.cost(codebook, codes, [0..codebook, codebook + 1..n]);
-                let least = self.costs.iter().copied().fold(f32::INFINITY, f32::min);
-                let at = self.costs.iter().position(|&cost| cost == least);
+                let at = position(self.costs, smallest(self.costs));
                 codes[codebook] = at.unwrap_or(0) as u16;
             }
             if *codes == before {
@@ -192,27 +249,19 @@ impl Search<'_> {
 impl Loops for Search<'_> {
     type Found = [u16; MOST_CODEBOOKS];
 
-    #[expect(
-        clippy::inline_always,
-        reason = "the loops become vectors only where they are inlined"
-    )]
     #[inline(always)]
     fn run(mut self) -> [u16; MOST_CODEBOOKS] {
         let mut best = Best::new(1);
-        best.beams[0] = Beam { cost: 0.0, ..NONE };
-        for codebook in 0..self.tables.codebooks {
-            let is_last = codebook + 1 == self.tables.codebooks;
-            let mut next = Best::new(if is_last { 1 } else { self.beams });
-            for i in 0..best.most {
-                let beam = best.beams[i];
-                if beam.cost < f32::INFINITY {
-                    self.cost(codebook, &beam.codes, [0..codebook, 0..0]);
-                    self.extend(&beam, codebook, &mut next);
-                }
+        best.costs[0] = 0.0;
+        for codebook in 0..self.tables.codebooks - 1 {
+            let mut next = Best::new(self.beams);
+            for (before, codes) in best.sums() {
+                self.cost(codebook, codes, [0..codebook, 0..0]);
+                self.extend((before, codes), codebook, &mut next);
             }
             best = next;
         }
-        let mut codes = best.beams[0].codes;
+        let mut codes = self.finish(&best);
         if self.tables.codebooks > 1 {
             self.settle(&mut codes);
         }
@@ -224,7 +273,6 @@ impl Loops for Search<'_> {
 mod tests {
     use super::*;
     use crate::numeric::seeds::Random;
-    use crate::numeric::vector::vectorised;
 
     const WIDTH: usize = 3;
 
@@ -239,21 +287,21 @@ mod tests {
         fn new(random: &mut Random, (codebooks, entries): (usize, usize)) -> Self {
             let n = codebooks * entries * 4;
             let values = (0..n).map(|_| random.normal() as f32).collect();
-            let books = Codebooks { codebooks, entries, dim: 4, values };
+            let books = Codebooks { codebooks, entries, dim: 4, by_run: false, values };
             let root: Vec<f64> = (0..WIDTH * WIDTH).map(|_| random.normal()).collect();
             let dot = |i: usize, j: usize| -> f64 {
                 (0..WIDTH).map(|k| root[i * WIDTH + k] * root[j * WIDTH + k]).sum()
             };
             let block: Vec<f64> =
                 (0..WIDTH * WIDTH).map(|at| dot(at / WIDTH, at % WIDTH)).collect();
-            let tables = Tables::new(&books, &block, WIDTH);
+            let tables = Tables::new(&books, 0, block.clone(), WIDTH);
             Self { books, block, tables }
         }
 
         /// (x − c)ᵀ·D·(x − c) of a sum of entries c.
         fn away(&self, wanted: &[f64], codes: &[u16]) -> f64 {
             let value = |i: usize| -> f64 {
-                let of = |(book, &code): (usize, &u16)| self.books.entry(book, code)[i];
+                let of = |(book, &code): (usize, &u16)| self.books.entry(0, book, code)[i];
                 codes.iter().enumerate().map(of).map(f64::from).sum()
             };
             let x: Vec<f64> = (0..WIDTH).map(|i| wanted[i] - value(i)).collect();

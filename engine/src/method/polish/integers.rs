@@ -1,68 +1,12 @@
-//! Polish: integers and grids that a quantiser chose, each in turn at its best while the others stand.
+//! Grouped integers on their way: codes, and the grids of groups.
 
-use crate::encoding::{Affine, AffineData, AffineLayout, Blocks, Encoding, Layout, Mask, Sparse};
+use crate::encoding::{Affine, AffineData, AffineLayout, Mask};
 use crate::error::{Error, Result};
-use crate::method::gguf::Moving;
+use crate::method::Task;
 use crate::method::grid::stored_scale;
-use crate::method::{
-    About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task,
-};
 use crate::numeric::descent::{Curves, Descent, Grids};
 use crate::numeric::grouping::Grouping;
 use crate::tensor::round_f32;
-
-/// Coordinate descent on tr((W − Ŵ)·H·(W − Ŵ)ᵀ) over codes and grids of grouped integers.
-///
-/// A round: every code in turn goes to the level nearest to wⱼ* = ŵⱼ + ((W − Ŵ)·H)ⱼ/Hⱼⱼ (COMQ), then the grid of each
-/// group to its best for these codes q, in closed form (step b of decoupleQ, one group at a time: where rounds end, so
-/// does the joint solution of all). With g = (W − Ŵ)·H over the group, an offset and its scale solve
-/// `[qHq, qH1; qH1, 1H1]`·(δs, δo) = (q·g, 1·g), the offset again for the scale as it is stored; a whole zero point is
-/// the best of all 2^bits, each with its best scale; where the grid is symmetric the scale moves alone. Only what is better
-/// as it is stored is taken: never worse, round by round. Weights that a mask drops stay zero; the grid of the whole
-/// tensor stays. Blocks of llama.cpp move in the same way, their scales and minimums to other multiples of the numbers
-/// of a super-block, which stay. Cost of a round: up to 2·rows·cols² operations in f64; memory 8·cols² + 16·rows·cols bytes.
-pub(super) struct Polish;
-
-/// The registry's entry.
-pub(super) static ENTRY: Polish = Polish;
-
-static ABOUT: About = About {
-    id: "polish",
-    title: "Polish",
-    summary: "Moves every integer, every scale and every zero point to where the layer's outputs are nearest to the original's, one after the other.",
-    citation: "Zhang, Zhang, Wang, Qin & Xiong, COMQ: A backpropagation-free algorithm for post-training quantization, 2024; Guo et al., decoupleQ: Towards 2-bit post-training uniform quantization via decoupling parameters into integer and floating points, 2024",
-    stage: Stage::Polish,
-    needs: Needs::Gram,
-    parameters: &[
-        Parameter {
-            name: "what",
-            title: "Moves",
-            help: "What may change. Grids alone are quick; integers gain most behind round to nearest.",
-            kind: Kind::Choice(&[
-                Option_ { id: "both", title: "Both", help: "Integers, then grids, in each round." },
-                Option_ { id: "codes", title: "Integers", help: "The grids stay." },
-                Option_ {
-                    id: "scales",
-                    title: "Grids",
-                    help: "The integers stay; scales move, and with them zero points or offsets where there are any.",
-                },
-            ]),
-            only_when: None,
-        },
-        Parameter {
-            name: "rounds",
-            title: "Rounds",
-            help: "How often all are moved in turn. Three are near the end.",
-            kind: Kind::Integer { min: 1, max: 20, default: 3, usual: &[1, 3, 5] },
-            only_when: None,
-        },
-    ],
-};
-
-fn nothing_to_polish() -> Error {
-    let what = "polish moves the grouped integers or the GGUF blocks of a quantiser";
-    Error::plan(what, "put one before it")
-}
 
 /// ŵ = scale·(code − zero) + offset.
 #[derive(Clone, Copy)]
@@ -167,7 +111,7 @@ impl Grids for Moves<'_> {
 }
 
 /// Codes, grids and the walk.
-struct State<'a> {
+pub(super) struct State<'a> {
     affine: &'a Affine,
     kind: Moves<'a>,
     codes: Vec<f32>,
@@ -176,7 +120,8 @@ struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn new(affine: &'a Affine, mask: Option<&'a Mask>, descent: Descent) -> Self {
+    /// Begins at `affine`, which `descent` holds decoded.
+    pub(super) fn new(affine: &'a Affine, mask: Option<&'a Mask>, descent: Descent) -> Self {
         let offset = |group: usize| affine.offsets().get(group).copied().unwrap_or(0.0);
         let pairs = affine.scales().iter().zip(affine.zeros()).enumerate();
         let step = |(group, (&scale, &zero)): (usize, (&f32, &u8))| Step {
@@ -198,7 +143,7 @@ impl<'a> State<'a> {
         grouping.first_scale(at / cols, cols) + at % cols / grouping.width(cols)
     }
 
-    fn move_codes(&mut self, task: &Task<'_>) -> Result<()> {
+    pub(super) fn move_codes(&mut self, task: &Task<'_>) -> Result<()> {
         let (cols, kind, steps) = (self.affine.shape().cols, &self.kind, &self.steps);
         let grouping = self.affine.layout().grouping;
         let level = |row: usize, col: usize, best: f64| {
@@ -217,7 +162,7 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    fn move_grids(&mut self, task: &Task<'_>) -> Result<()> {
+    pub(super) fn move_grids(&mut self, task: &Task<'_>) -> Result<()> {
         let grouping = self.affine.layout().grouping;
         if grouping == Grouping::Tensor {
             return Ok(());
@@ -228,7 +173,7 @@ impl<'a> State<'a> {
         self.descent.move_grids(&self.kind, of, width, &is_cancelled).ok_or(Error::Cancelled)
     }
 
-    fn finish(self) -> Affine {
+    pub(super) fn finish(self) -> Affine {
         let code = |(at, &code): (usize, &f32)| {
             // What a mask drops has the code of zero.
             let is_kept = self.kind.is_kept(at);
@@ -244,90 +189,5 @@ impl<'a> State<'a> {
             return Affine::with_offsets(shape, layout, data, offsets);
         }
         Affine::new(shape, layout, data)
-    }
-}
-
-/// Rounds over what a step before has chosen.
-struct Rounds<'a, 't> {
-    parameters: &'a Resolved,
-    task: &'a Task<'t>,
-}
-
-impl Rounds<'_, '_> {
-    fn codes_move(&self) -> bool {
-        self.parameters.choice("what") != "scales"
-    }
-
-    fn grids_move(&self) -> bool {
-        self.parameters.choice("what") != "codes"
-    }
-
-    /// Over integers.
-    fn affine(&self, mut state: State<'_>) -> Result<Affine> {
-        for _ in 0..self.parameters.integer("rounds") {
-            if self.codes_move() {
-                state.move_codes(self.task)?;
-            }
-            if self.grids_move() {
-                state.move_grids(self.task)?;
-            }
-        }
-        Ok(state.finish())
-    }
-
-    /// Over blocks.
-    fn blocks(&self, mut moving: Moving<'_>) -> Result<Blocks> {
-        for _ in 0..self.parameters.integer("rounds") {
-            if self.codes_move() {
-                moving.move_codes(self.task.observer)?;
-            }
-            if self.grids_move() {
-                moving.move_scales(self.task.observer)?;
-            }
-        }
-        Ok(moving.finish())
-    }
-}
-
-impl Method for Polish {
-    fn about(&self) -> &'static About {
-        &ABOUT
-    }
-
-    fn label(&self, parameters: &Resolved) -> String {
-        match parameters.choice("what") {
-            "both" => format!("polished ×{}", parameters.integer("rounds")),
-            what => format!("{what} polished ×{}", parameters.integer("rounds")),
-        }
-    }
-
-    fn layout(&self, _parameters: &Resolved, input: LayoutInput<'_>) -> Result<Layout> {
-        let previous = input.previous.ok_or_else(nothing_to_polish)?;
-        let is_polished = matches!(previous.under_masks(), Layout::Affine(_) | Layout::Blocks(_));
-        is_polished.then(|| previous.clone()).ok_or_else(nothing_to_polish)
-    }
-
-    fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
-        let previous = task.previous.as_ref().ok_or_else(nothing_to_polish)?;
-        let (under, mask) = match previous {
-            Encoding::Sparse(sparse) => (sparse.inner(), Some(sparse.mask())),
-            other => (other, None),
-        };
-        let gram = task.gram()?;
-        let values: Vec<f64> = previous.decode().iter().map(|&value| f64::from(value)).collect();
-        let is_cancelled = || task.observer.is_cancelled();
-        let descent = Descent::new(task.weights, values, &gram, &is_cancelled);
-        let descent = descent.ok_or(Error::Cancelled)?;
-        let rounds = Rounds { parameters, task: &task };
-        let polished = match under {
-            Encoding::Blocks(blocks) => {
-                Encoding::Blocks(rounds.blocks(Moving::new(blocks, mask, descent))?)
-            }
-            Encoding::Affine(affine) => {
-                Encoding::Affine(rounds.affine(State::new(affine, mask, descent))?)
-            }
-            _ => return Err(nothing_to_polish()),
-        };
-        Ok(Sparse::over(mask, polished))
     }
 }
