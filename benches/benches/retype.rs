@@ -55,8 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "stages",
     ]);
     for (place, (kind, number)) in TYPES.into_iter().enumerate() {
-        let is_wanted = wanted.iter().any(|name| name == kind);
-        if !is_wanted && !(wanted.is_empty() && place < USUAL) {
+        let is_usual = wanted.is_empty() && place < USUAL;
+        if !(is_usual || wanted.iter().any(|name| name == kind)) {
             continue;
         }
         let (written, proved, size, stages) = retyped(&source, kind, &folder.path().join(kind))?;

@@ -113,11 +113,11 @@ impl Store {
         let path = self.path(held);
         match &self.place {
             Place::Temporary(_) => {
-                encoded::write(NewFile::create(&path)?.passing(), encoding, false)?
+                encoded::write(NewFile::create(&path)?.passing(), encoding, false)?;
             }
             // Taken over only where its hash says that it is whole.
             Place::Kept(..) => {
-                encoded::write(NewFile::replacing(&path)?.passing(), encoding, true)?
+                encoded::write(NewFile::replacing(&path)?.passing(), encoding, true)?;
             }
         }
         self.remember(held, Stored { layout: encoding.layout(), shape: encoding.shape() });

@@ -63,13 +63,10 @@ fn pack_eights<const BITS: usize>(codes: &[u8], out: &mut [u8]) {
     let (out, end) = out.split_at_mut(eights.len() * BITS);
     for (codes, out) in eights.iter().zip(out.as_chunks_mut::<BITS>().0) {
         let mut word = 0_u64;
-        for i in 0..8 {
-            word |= u64::from(codes[i]) << (i * BITS);
+        for (i, &code) in codes.iter().enumerate() {
+            word |= u64::from(code) << (i * BITS);
         }
-        let bytes = word.to_le_bytes();
-        for i in 0..BITS {
-            out[i] = bytes[i];
-        }
+        out.copy_from_slice(&word.to_le_bytes()[..BITS]);
     }
     end.copy_from_slice(&packed(rest, BITS as u32));
 }
@@ -137,12 +134,10 @@ fn unpack_eights<const BITS: usize>(bytes: &[u8], out: &mut [u8]) {
     let (out, end) = out.split_at_mut(whole * 8);
     for (bytes, out) in bytes.as_chunks::<BITS>().0.iter().zip(out.as_chunks_mut::<8>().0) {
         let mut eight = [0; 8];
-        for i in 0..BITS {
-            eight[i] = bytes[i];
-        }
+        eight[..BITS].copy_from_slice(bytes);
         let word = u64::from_le_bytes(eight);
-        for i in 0..8 {
-            out[i] = (word >> (i * BITS)) as u8 & mask;
+        for (i, code) in out.iter_mut().enumerate() {
+            *code = (word >> (i * BITS)) as u8 & mask;
         }
     }
     let byte = |at: usize| u16::from(rest.get(at).copied().unwrap_or(0));
@@ -154,7 +149,7 @@ fn unpack_eights<const BITS: usize>(bytes: &[u8], out: &mut [u8]) {
 
 /// Packs each row of `cols` codes as [`pack_dense_words`] does, one row after the other.
 pub fn pack_rows(codes: &[u8], cols: usize, bits: u32) -> Vec<u8> {
-    if cols * bits as usize % 32 == 0 {
+    if (cols * bits as usize).is_multiple_of(32) {
         return pack_dense(codes, bits);
     }
     let rows: Vec<Vec<u8>> =

@@ -238,8 +238,8 @@ pub(super) fn scale<const N: usize, const L: usize>(
     for _ in 0..ROUNDS {
         best.take(&Scales::fitted(x, w, &inverses(&best.scale), grid));
     }
-    for s in 0..L {
-        best.scale[s] = if peak[s].abs() < NOTHING { 0.0 } else { best.scale[s] };
+    for (scale, peak) in best.scale.iter_mut().zip(peak) {
+        *scale = if peak.abs() < NOTHING { 0.0 } else { *scale };
     }
     best.scale
 }
