@@ -384,7 +384,7 @@ REFERENCES = [
     ("EoRA", "a loop", "round-to-nearest bits=4 group_size=128; eora rank=32", eora),
     ("Tensor train", "tensorly", "tensor-train rank=64", tensor_train),
     ("Sparse dictionary, CoSpaDi", "a loop over scikit-learn", "sparse-dictionary nearest=outputs", dictionary),
-    ("Palette", "scikit-learn", "optimal-palette bits=4", palette),
+    ("Palette", "scikit-learn", "optimal-palette bits=4 granularity=rows", palette),
     ("Vector quantisation", "scikit-learn", "vector-quantisation run=4 scales=none", vectors),
     ("BitStack", "a loop", "bitstack counted=by-inputs", bitstack),
     ("OneBit", "scikit-learn", "onebit", onebit),

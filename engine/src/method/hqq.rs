@@ -1,5 +1,10 @@
 //! Half-quadratic quantisation: a group's zero point is moved so that most weights come out nearly exact.
 
+#![expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+
 use rayon::prelude::{
     IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _,
     ParallelSliceMut as _,
@@ -13,6 +18,7 @@ use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
 };
 use crate::numeric::grouping::Grouping;
+use crate::numeric::vector::{Loops, power, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, round_f32};
 
@@ -24,7 +30,7 @@ use crate::tensor::{DType, round_f32};
 /// β begins at 10. The paper measures e in weights, so that its result changes with their unit; in steps it does not.
 /// Of all z met that with the least Σ|w − ŵ|^p is kept, so it is never worse than where it started.
 /// A *fractional* zero point is stored as the offset o = −s·z, w ≈ s·q + o; a *whole* one is rounded each time, in a
-/// range that includes zero. Cost: some 20 passes, each with one power a weight.
+/// range that includes zero. Cost: some 20 passes, each with two powers a weight.
 pub(super) struct Hqq;
 
 /// The registry's entry.
@@ -101,6 +107,8 @@ static ABOUT: About = About {
 const BETA: f32 = 10.0;
 /// What β is multiplied by from round to round.
 const KAPPA: f32 = 1.01;
+/// Partial sums, for the lanes of the processor.
+const LANES: usize = 8;
 
 /// The checked parameters.
 struct Quantiser {
@@ -162,7 +170,7 @@ impl Quantiser {
 
     #[inline]
     fn code(&self, steps: f32, zero: f32) -> f32 {
-        (steps + zero).round_ties_even().max(0.0).min(f32::from(self.layout.largest()))
+        code(steps, zero, f32::from(self.layout.largest()))
     }
 
     /// The fit with the least Σ|e|^p among those met.
@@ -173,36 +181,19 @@ impl Quantiser {
         let (mut zero, mut beta) = (start.zero, BETA);
         for _ in 0..=self.rounds {
             let stored = self.stored(Fit { zero, ..start });
-            let (error, moved) = self.round(weights, inverse, (stored.zero, zero), beta);
-            if error >= least {
+            let ends = (stored.zero, zero);
+            let (norm, top) = (self.norm, f32::from(self.layout.largest()));
+            let (error, moved) = vectorised(Round { weights, inverse, ends, beta, norm, top });
+            // A round may be worse than the one before, and later ones still better than both.
+            if error < least {
+                (best, least) = (stored, error);
+            }
+            if moved == zero {
                 break;
             }
-            (best, least) = (stored, error);
             (zero, beta) = (moved, beta * KAPPA);
         }
         best
-    }
-
-    /// Σ|e|^p with the stored zero point, and where the half-quadratic step moves the exact one.
-    fn round(
-        &self,
-        weights: &[f32],
-        inverse: f32,
-        (stored, zero): (f32, f32),
-        beta: f32,
-    ) -> (f64, f32) {
-        let (mut error, mut moved) = (0.0, 0.0);
-        for &weight in weights {
-            let steps = weight * inverse;
-            error += f64::from((steps - (self.code(steps, stored) - stored)).abs().powf(self.norm));
-            let code = self.code(steps, zero);
-            let away = steps - (code - zero);
-            let size = away.abs();
-            // |e|^(p−1) grows beyond bounds at 0, where nothing is left anyway.
-            let shrunk = (size - size.max(1e-6).powf(self.norm - 1.0) / beta).max(0.0);
-            moved += f64::from(code - (steps - shrunk.copysign(away)));
-        }
-        (error, (moved / weights.len().max(1) as f64) as f32)
     }
 
     /// Codes and fits of row-major `weights`; those that a mask drops take no part, and have code 0 or that of zero.
@@ -243,6 +234,67 @@ impl Quantiser {
             *code = found as u8;
         }
         fit
+    }
+}
+
+#[inline(always)]
+fn code(steps: f32, zero: f32, top: f32) -> f32 {
+    let code = (steps + zero).round_ties_even();
+    let code = if code > 0.0 { code } else { 0.0 };
+    if code < top { code } else { top }
+}
+
+/// One round over a group: Σ|e|^p with the stored zero point, and where the half-quadratic step moves the exact one.
+struct Round<'a> {
+    weights: &'a [f32],
+    /// One over the scale.
+    inverse: f32,
+    /// The zero point as it is stored, and the exact one.
+    ends: (f32, f32),
+    beta: f32,
+    norm: f32,
+    /// The largest code.
+    top: f32,
+}
+
+impl Round<'_> {
+    /// |e|^p of a weight, and where it would have the zero point.
+    #[inline(always)]
+    fn of(&self, weight: f32) -> (f32, f32) {
+        let (steps, (stored, zero)) = (weight * self.inverse, self.ends);
+        let error = power((steps - (code(steps, stored, self.top) - stored)).abs(), self.norm);
+        let code = code(steps, zero, self.top);
+        let away = steps - (code - zero);
+        let size = away.abs();
+        // |e|^(p−1) grows beyond bounds at 0, where nothing is left anyway.
+        let least = if size > 1e-6 { size } else { 1e-6 };
+        let shrunk = size - power(least, self.norm - 1.0) / self.beta;
+        let shrunk = if shrunk > 0.0 { shrunk } else { 0.0 };
+        (error, code - (steps - shrunk.copysign(away)))
+    }
+}
+
+impl Loops for Round<'_> {
+    type Found = (f64, f32);
+
+    #[inline(always)]
+    fn run(self) -> (f64, f32) {
+        let (mut errors, mut moved) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+        let (lanes, rest) = self.weights.as_chunks::<LANES>();
+        for weights in lanes {
+            for i in 0..LANES {
+                let (error, zero) = self.of(weights[i]);
+                errors[i] += f64::from(error);
+                moved[i] += f64::from(zero);
+            }
+        }
+        for (i, &weight) in rest.iter().enumerate() {
+            let (error, zero) = self.of(weight);
+            errors[i] += f64::from(error);
+            moved[i] += f64::from(zero);
+        }
+        let moved: f64 = moved.iter().sum();
+        (errors.iter().sum(), (moved / self.weights.len().max(1) as f64) as f32)
     }
 }
 
