@@ -28,6 +28,12 @@ fn is_idle(document: &Document) -> bool {
     document.evaluation.work.is_none()
 }
 
+fn wait_until_able(screen: &mut Screen) {
+    wait_until(screen, "it is known whether the model can be run", |document| {
+        document.model.as_ref().is_some_and(|model| model.calibrations.ability.is_some())
+    });
+}
+
 fn assert_no_failure(screen: &Screen) {
     let failed = &screen.state().document().evaluation.failed;
     assert!(failed.is_none(), "{failed:?}");
@@ -37,6 +43,7 @@ fn assert_no_failure(screen: &Screen) {
 fn a_plan_is_scored_kept_and_held_against_the_original() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut screen = open_sample(folder.path());
+    wait_until_able(&mut screen);
     screen.key_press_modifiers(Modifiers::COMMAND, Key::R);
     screen.run_steps(4);
     assert!(screen.query_by_label_contains("No runs of this model yet").is_some());
@@ -96,6 +103,7 @@ fn a_plan_is_scored_kept_and_held_against_the_original() {
 fn a_long_run_is_stopped_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut screen = open_sample(folder.path());
+    wait_until_able(&mut screen);
     screen.key_press_modifiers(Modifiers::COMMAND, Key::R);
     screen.run_steps(4);
     ask(&mut screen, |wish| {
@@ -103,6 +111,7 @@ fn a_long_run_is_stopped_and_leaves_nothing() {
         wish.tokens = 60_000;
     });
     screen.get_by_label("Score").click();
+    wait_until(&mut screen, "the run has begun", |document| !is_idle(document));
     screen.run_steps(2);
     screen.get_by_label("Cancel").click();
     wait_until(&mut screen, "the run is stopped", is_idle);
@@ -114,10 +123,7 @@ fn a_long_run_is_stopped_and_leaves_nothing() {
 fn a_pasted_text_is_scored_in_windows_of_the_length_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut screen = open_sample(folder.path());
-    let able = |document: &Document| {
-        document.model.as_ref().is_some_and(|model| model.calibrations.ability.is_some())
-    };
-    wait_until(&mut screen, "it is known whether the model can be run", able);
+    wait_until_able(&mut screen);
     send(&mut screen, Evaluate::Show(Page::Text));
     screen.get_by_label("Paste").click();
     screen.run_steps(3);
