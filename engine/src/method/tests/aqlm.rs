@@ -1,7 +1,5 @@
 //! AQLM: what its codes leave, with data and without.
 
-use std::sync::Mutex;
-
 use super::*;
 use crate::tensor::MatrixShape;
 
@@ -88,22 +86,6 @@ fn too_many_entries_to_search_together_are_refused_with_a_mend() {
         panic!("additive codes")
     };
     assert_eq!(layout.bits, 9);
-}
-
-/// Remembers the shares that were told, and says no after so many.
-struct Told {
-    shares: Mutex<Vec<f64>>,
-    most: usize,
-}
-
-impl Observer for Told {
-    fn within(&self, share: f64) {
-        self.shares.lock().expect("nobody panics").push(share);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.shares.lock().expect("nobody panics").len() > self.most
-    }
 }
 
 #[test]

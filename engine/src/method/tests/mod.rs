@@ -23,6 +23,8 @@ mod sums;
 mod train;
 mod vector;
 
+use std::sync::Mutex;
+
 use ndarray::{Array2, ArrayView2, s};
 
 use super::*;
@@ -30,6 +32,22 @@ use crate::numeric::gram::Gram;
 use crate::numeric::seeds::Random;
 use crate::numeric::weighted::{gram_weighted_error, whitened_singular_values};
 use crate::observer::Silent;
+
+/// Remembers the shares that were told, and says no after so many.
+struct Told {
+    shares: Mutex<Vec<f64>>,
+    most: usize,
+}
+
+impl Observer for Told {
+    fn within(&self, share: f64) {
+        self.shares.lock().expect("nobody panics").push(share);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.shares.lock().expect("nobody panics").len() > self.most
+    }
+}
 
 fn normals(seed: u64, rows: usize, cols: usize) -> Array2<f32> {
     let mut random = Random::new(seed);

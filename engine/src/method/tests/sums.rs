@@ -1,7 +1,5 @@
 //! Polished sums of codebook entries: what each round leaves, what stays, and normal equations.
 
-use std::sync::Mutex;
-
 use super::*;
 use crate::encoding::Additive;
 
@@ -156,22 +154,6 @@ fn points_in_a_basis_are_refused_with_a_mend() {
     let steps = [vectors().with("books", "factored").with("dims", 2), polish("both", 1)];
     let error = try_compress(&steps, &weights, Some(&inputs)).unwrap_err().sentence();
     assert!(error.contains("codes into codebooks") && error.contains("put one before"), "{error}");
-}
-
-/// Remembers the shares that were told, and says no after so many.
-struct Told {
-    shares: Mutex<Vec<f64>>,
-    most: usize,
-}
-
-impl Observer for Told {
-    fn within(&self, share: f64) {
-        self.shares.lock().expect("nobody panics").push(share);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.shares.lock().expect("nobody panics").len() > self.most
-    }
 }
 
 #[test]
