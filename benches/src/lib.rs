@@ -1,6 +1,10 @@
 //! Timing, tables and reference programs of the measurements in `benches/`.
 //! Each prints ratios against a named reference that ran in the same minute on the same cores.
-#![expect(clippy::print_stdout, reason = "a measurement is printed")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a measurement is printed, and why there is none"
+)]
 
 pub mod allocations;
 pub mod lists;
@@ -12,7 +16,7 @@ pub mod stages;
 pub mod trials;
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// The shortest of `n` runs of `work`, and what the last one returned.
@@ -68,6 +72,17 @@ impl Table {
 /// `1.234 s`.
 pub fn seconds(time: Duration) -> String {
     format!("{:.3} s", time.as_secs_f64())
+}
+
+/// How a program ends: where something failed, with a sentence that says what.
+pub fn ended(result: lapidary_engine::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.sentence());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// How many times as long `reference` took as `ours`.

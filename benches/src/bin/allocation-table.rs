@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lapidary_benches::allocations::Bench;
-use lapidary_benches::{peer_plans, replaced, trials};
+use lapidary_benches::{ended, peer_plans, replaced, trials};
 use lapidary_engine::{Error, Result, disk};
 
 /// The file that holds the table.
@@ -20,13 +20,7 @@ fn page() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", error.sentence());
-            ExitCode::FAILURE
-        }
-    }
+    ended(run())
 }
 
 fn run() -> Result<()> {

@@ -4,17 +4,13 @@
 //! \[outputs, inputs\] and `inputs` \[tokens, inputs\] and a chain as in `gptq bits=3 group_size=64; polish`, or `squeeze` for the
 //! bytes of the weights in BF16 in their entropy. Prints a line of JSON for each: the fastest of `--runs N` runs (1 if not said) and
 //! the bytes. `--out DIR` writes what each decodes to, f32 in the order of the weights, as `DIR/0.f32` and so on.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "what was measured is printed, and why nothing was"
-)]
+#![expect(clippy::print_stdout, reason = "what was measured is printed")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lapidary_benches::fastest;
+use lapidary_benches::{ended, fastest};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::encoding::Encoding;
 use lapidary_engine::format::squeezed;
@@ -28,13 +24,7 @@ use rayon::prelude::{ParallelIterator as _, ParallelSlice as _};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", error.sentence());
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(&arguments))
 }
 
 /// What was asked for.

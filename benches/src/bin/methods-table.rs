@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lapidary_benches::trials::{Bench, Measured, Trial};
-use lapidary_benches::{Table, lists, peers, replaced, trials};
+use lapidary_benches::{Table, ended, lists, peers, replaced, trials};
 use lapidary_engine::{Result, disk};
 
 /// The file that holds the tables.
@@ -24,13 +24,7 @@ fn page() -> PathBuf {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", error.sentence());
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(&arguments))
 }
 
 /// The values after each `flag`.
