@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::encoding::{Affine, AffineLayout, Encoding};
 use crate::format::Stored;
 use crate::format::codes::Places;
+use crate::format::words::{self, word};
 use crate::numeric::grouping::Grouping;
 use crate::numeric::packing::{pack_dense_words, pack_rows};
 use crate::tensor::{DType, Decoder, MatrixShape, Shape, write_f32};
@@ -297,10 +298,9 @@ impl<'a> Reader<'a> {
         match self.packing {
             Packing::Int => signed_byte(zeros, row * self.groups + group),
             // Element `row` of the stream whose words lie `groups` apart.
-            Packing::Packed => self.packed(|k| {
-                let at = row * self.bits + k;
-                read_bit(zeros, ((at / 32) * self.groups + group) * 32 + at % 32)
-            }),
+            Packing::Packed => {
+                self.signed(words::code(row, self.bits, |at| word(zeros, at * self.groups + group)))
+            }
         }
     }
 
@@ -314,21 +314,14 @@ impl<'a> Reader<'a> {
     fn code(&self, row: usize, col: usize) -> Option<i32> {
         match self.packing {
             Packing::Int => signed_byte(self.codes, row * self.cols + col),
-            Packing::Packed => {
-                let at = row * self.words * 32 + col * self.bits;
-                let (shift, low) = (at % 8, u16::from(*self.codes.get(at / 8)?));
-                let is_within = shift + self.bits <= 8;
-                let high = if is_within { 0 } else { u16::from(*self.codes.get(at / 8 + 1)?) };
-                let code = (low | high << 8) >> shift & ((1 << self.bits) - 1);
-                Some(i32::from(code) - (1 << (self.bits - 1)))
-            }
+            Packing::Packed => self
+                .signed(words::code(col, self.bits, |at| word(self.codes, row * self.words + at))),
         }
     }
 
-    /// A signed code from its bits, lowest first.
-    fn packed(&self, bit: impl Fn(usize) -> Option<i32>) -> Option<i32> {
-        let code = (0..self.bits).try_fold(0, |code, k| Some(code | bit(k)? << k))?;
-        Some(code - (1 << (self.bits - 1)))
+    /// What a packed code stands for.
+    fn signed(&self, code: Option<u8>) -> Option<i32> {
+        Some(i32::from(code?) - (1 << (self.bits - 1)))
     }
 }
 
@@ -341,8 +334,4 @@ fn from_nibbles(bytes: &[u8], (scale, zero): (f32, i32), out: &mut [f32]) {
 
 fn signed_byte(bytes: &[u8], at: usize) -> Option<i32> {
     bytes.get(at).map(|&byte| i32::from(byte as i8))
-}
-
-fn read_bit(bytes: &[u8], at: usize) -> Option<i32> {
-    bytes.get(at / 8).map(|&byte| i32::from(byte >> (at % 8) & 1))
 }
