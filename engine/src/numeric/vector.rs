@@ -32,6 +32,10 @@ pub fn vectorised<L: Loops>(work: L) -> L::Found {
     pulp::Arch::new().dispatch(Vectors(work))
 }
 
+/// 1.5·2²³: added to |v| < 2²² it leaves the nearest whole number, ties to even, in the last bits of the sum; taken off again,
+/// the number itself.
+pub const WHOLE: f32 = 12_582_912.0;
+
 /// Partial results of a sum or a maximum, for the lanes of the processor.
 const LANES: usize = 16;
 /// Values added in f32, in [`LANES`] partial sums, before they are added in f64.
@@ -164,8 +168,7 @@ pub fn byte(whole: f32) -> u8 {
 /// Bits of which the last eight are the nearest whole number of −128 to 255, ties to even, as [`byte`] gives it.
 #[inline(always)]
 pub fn byte_bits(number: f32) -> u32 {
-    // 1.5·2²³: the last bits of the sum are the number.
-    (number + 12_582_912.0).to_bits()
+    (number + WHOLE).to_bits()
 }
 
 /// x^p of x ≥ 0 to 10⁻⁵ of itself, for x of 10⁻³⁰ to 10³⁰ and results within the same; next to nothing for 0. For use
@@ -181,11 +184,11 @@ pub fn power(x: f32, p: f32) -> f32 {
     let ln = t * (2.0 + s * (2.0 / 3.0 + s * (2.0 / 5.0 + s * (2.0 / 7.0 + s * (2.0 / 9.0)))));
     let y = p * (e as f32 + ln * std::f32::consts::LOG2_E);
     // 2^y = 2^n·e^g with n whole and |g| at most ln 2/2.
-    let whole = y + 12_582_912.0;
-    let g = (y - (whole - 12_582_912.0)) * std::f32::consts::LN_2;
+    let whole = y + WHOLE;
+    let g = (y - (whole - WHOLE)) * std::f32::consts::LN_2;
     let series = 1.0 / 6.0 + g * (1.0 / 24.0 + g * (1.0 / 120.0 + g * (1.0 / 720.0)));
     let near_one = 1.0 + g * (1.0 + g * (0.5 + g * series));
-    let n = whole.to_bits().wrapping_sub(0x4b40_0000);
+    let n = whole.to_bits().wrapping_sub(WHOLE.to_bits());
     near_one * f32::from_bits(n.wrapping_add(127) << 23)
 }
 

@@ -7,7 +7,7 @@
 )]
 
 use crate::method::gguf::search::{
-    Lanes, NOTHING, ROUNDS, Weights, inverses, round, spans, within,
+    Fits, Lanes, NOTHING, ROUNDS, Weights, inverses, round, spans, within,
 };
 
 /// Steps tried by [`offset`]: the span of the values in n + `first`, n + `first` + 0.1, … parts.
@@ -21,58 +21,38 @@ pub(super) struct Steps {
     pub(super) count: u8,
 }
 
-/// Scale and minimum of each run, and by how much they lower the error Σwx².
-struct Offsets<const L: usize> {
-    scale: [f32; L],
-    minimum: [f32; L],
-    gain: [f32; L],
-}
-
-impl<const L: usize> Offsets<L> {
-    /// Those that fit the codes round((x − low)·inverse) best: they gain s·Σwqx − m·Σwx.
-    #[inline(always)]
-    fn fitted<const N: usize>(
-        (x, w): (&Lanes<N, L>, &impl Weights<N, L>),
-        (sum_w, sum_x): (&[f32; L], &[f32; L]),
-        (low, inverse): (&[f32; L], &[f32; L]),
-        n: f32,
-    ) -> Self {
-        let (mut q1, mut q2, mut qx) = ([0.0; L], [0.0; L], [0.0; L]);
-        for (v, x) in x.iter().enumerate() {
-            for s in 0..L {
-                let q = within(round((x[s] - low[s]) * inverse[s]), 0.0, n);
-                let wq = w.of(v, s) * q;
-                q1[s] += wq;
-                q2[s] += wq * q;
-                qx[s] += wq * x[s];
-            }
-        }
-        let mut found = Self { scale: [0.0; L], minimum: [0.0; L], gain: [f32::NEG_INFINITY; L] };
-        for i in 0..L {
-            let d = sum_w[i] * q2[i] - q1[i] * q1[i];
-            let s = (sum_w[i] * qx[i] - sum_x[i] * q1[i]) / d;
-            let m = (q1[i] * qx[i] - q2[i] * sum_x[i]) / d;
-            let is_joint = d > 0.0 && s > 0.0 && m >= 0.0;
-            let is_alone = q2[i] > 0.0 && qx[i] > 0.0;
-            let alone = if is_alone { qx[i] / q2[i] } else { 0.0 };
-            let gain = if is_alone { qx[i] * qx[i] / q2[i] } else { f32::NEG_INFINITY };
-            found.scale[i] = if is_joint { s } else { alone };
-            found.minimum[i] = if is_joint { m } else { 0.0 };
-            found.gain[i] = if is_joint { s * qx[i] - m * sum_x[i] } else { gain };
-        }
-        found
-    }
-
-    /// The better of each.
-    #[inline(always)]
-    fn take(&mut self, other: &Self) {
+/// Those that fit the codes round((x − low)·inverse) best: they gain s·Σwqx − m·Σwx.
+#[inline(always)]
+fn fitted<const N: usize, const L: usize>(
+    (x, w): (&Lanes<N, L>, &impl Weights<N, L>),
+    (sum_w, sum_x): (&[f32; L], &[f32; L]),
+    (low, inverse): (&[f32; L], &[f32; L]),
+    n: f32,
+) -> Fits<L> {
+    let (mut q1, mut q2, mut qx) = ([0.0; L], [0.0; L], [0.0; L]);
+    for (v, x) in x.iter().enumerate() {
         for s in 0..L {
-            let is_better = other.gain[s] > self.gain[s];
-            self.scale[s] = if is_better { other.scale[s] } else { self.scale[s] };
-            self.minimum[s] = if is_better { other.minimum[s] } else { self.minimum[s] };
-            self.gain[s] = if is_better { other.gain[s] } else { self.gain[s] };
+            let q = within(round((x[s] - low[s]) * inverse[s]), 0.0, n);
+            let wq = w.of(v, s) * q;
+            q1[s] += wq;
+            q2[s] += wq * q;
+            qx[s] += wq * x[s];
         }
     }
+    let mut found = Fits::gaining(f32::NEG_INFINITY);
+    for i in 0..L {
+        let d = sum_w[i] * q2[i] - q1[i] * q1[i];
+        let s = (sum_w[i] * qx[i] - sum_x[i] * q1[i]) / d;
+        let m = (q1[i] * qx[i] - q2[i] * sum_x[i]) / d;
+        let is_joint = d > 0.0 && s > 0.0 && m >= 0.0;
+        let is_alone = q2[i] > 0.0 && qx[i] > 0.0;
+        let alone = if is_alone { qx[i] / q2[i] } else { 0.0 };
+        let gain = if is_alone { qx[i] * qx[i] / q2[i] } else { f32::NEG_INFINITY };
+        found.scale[i] = if is_joint { s } else { alone };
+        found.minimum[i] = if is_joint { m } else { 0.0 };
+        found.gain[i] = if is_joint { s * qx[i] - m * sum_x[i] } else { gain };
+    }
+    found
 }
 
 /// Scale s ≥ 0 and minimum m ≥ 0 of least Σ w(x − (s·q − m))², q = 0 … n, of each run, as far as the search finds them.
@@ -90,8 +70,7 @@ pub(super) fn offset<const N: usize, const L: usize>(
             sum_x[s] += w.of(v, s) * x[s];
         }
     }
-    let gain = [f32::NEG_INFINITY; L];
-    let mut best = Offsets { scale: [0.0; L], minimum: [0.0; L], gain };
+    let mut best = Fits::gaining(f32::NEG_INFINITY);
     for s in 0..L {
         best.scale[s] = (high[s] - low[s]) / steps.n;
         best.minimum[s] = -low[s];
@@ -102,7 +81,7 @@ pub(super) fn offset<const N: usize, const L: usize>(
         for s in 0..L {
             inverse[s] = parts / (high[s] - low[s]);
         }
-        best.take(&Offsets::fitted((x, w), (&sum_w, &sum_x), (&low, &inverse), steps.n));
+        best.take(&fitted((x, w), (&sum_w, &sum_x), (&low, &inverse), steps.n));
     }
     for _ in 0..ROUNDS {
         let (mut from, mut inverse) = ([0.0; L], [0.0; L]);
@@ -110,7 +89,7 @@ pub(super) fn offset<const N: usize, const L: usize>(
             from[s] = -best.minimum[s];
             inverse[s] = 1.0 / best.scale[s];
         }
-        best.take(&Offsets::fitted((x, w), (&sum_w, &sum_x), (&from, &inverse), steps.n));
+        best.take(&fitted((x, w), (&sum_w, &sum_x), (&from, &inverse), steps.n));
     }
     for s in 0..L {
         let is_flat = high[s] - low[s] < NOTHING;

@@ -18,8 +18,6 @@ use crate::numeric::vector;
 pub(super) const NOTHING: f32 = 1e-30;
 /// Rounds of codes from the fitted scale and a scale from the codes, after the search.
 pub(super) const ROUNDS: usize = 2;
-/// Adding and subtracting it rounds |v| < 2²² to a whole number, ties to even.
-const WHOLE: f32 = 12_582_912.0;
 
 /// `N` values of each of `L` runs: the first of all runs, the second of all, …
 pub(super) type Lanes<const N: usize, const L: usize> = [[f32; L]; N];
@@ -61,7 +59,7 @@ pub(super) fn side_by_side<const N: usize, const L: usize>(values: &[f32]) -> La
 
 #[inline(always)]
 pub(super) fn round(value: f32) -> f32 {
-    (value + WHOLE) - WHOLE
+    (value + vector::WHOLE) - vector::WHOLE
 }
 
 /// `value`, at least `low` and at most `high`; `low` for what is no number.
@@ -171,48 +169,57 @@ pub(super) fn iq4_code(value: f32) -> u8 {
     IQ4_STEPS.iter().map(|&(middle, _)| u8::from(value > middle)).sum()
 }
 
-/// A scale for each run, and by how much it lowers the error Σwx².
-struct Scales<const L: usize> {
-    scale: [f32; L],
-    gain: [f32; L],
+/// Scale and minimum of each run, and by how much they lower the error Σwx².
+pub(super) struct Fits<const L: usize> {
+    pub(super) scale: [f32; L],
+    /// Zeros where scales stand alone.
+    pub(super) minimum: [f32; L],
+    pub(super) gain: [f32; L],
 }
 
-impl<const L: usize> Scales<L> {
-    /// The best for the codes that `inverse` of each scale gives: it gains (Σwqx)²/Σwq².
+impl<const L: usize> Fits<L> {
+    /// Those that lower it by so much, of which the better are to be found.
     #[inline(always)]
-    fn fitted<const N: usize>(
-        x: &Lanes<N, L>,
-        w: &impl Weights<N, L>,
-        inverse: &[f32; L],
-        grid: impl Grid,
-    ) -> Self {
-        let (mut qx, mut qq) = ([0.0; L], [0.0; L]);
-        for (v, x) in x.iter().enumerate() {
-            for s in 0..L {
-                let q = grid.nearest(x[s] * inverse[s]);
-                let wq = w.of(v, s) * q;
-                qx[s] += wq * x[s];
-                qq[s] += wq * q;
-            }
-        }
-        let mut found = Self { scale: [0.0; L], gain: [0.0; L] };
-        for s in 0..L {
-            let is_some = qq[s] > 0.0;
-            found.scale[s] = if is_some { qx[s] / qq[s] } else { 0.0 };
-            found.gain[s] = if is_some { qx[s] * qx[s] / qq[s] } else { 0.0 };
-        }
-        found
+    pub(super) fn gaining(gain: f32) -> Self {
+        Self { scale: [0.0; L], minimum: [0.0; L], gain: [gain; L] }
     }
 
     /// The better of each.
     #[inline(always)]
-    fn take(&mut self, other: &Self) {
+    pub(super) fn take(&mut self, other: &Self) {
         for s in 0..L {
             let is_better = other.gain[s] > self.gain[s];
             self.scale[s] = if is_better { other.scale[s] } else { self.scale[s] };
+            self.minimum[s] = if is_better { other.minimum[s] } else { self.minimum[s] };
             self.gain[s] = if is_better { other.gain[s] } else { self.gain[s] };
         }
     }
+}
+
+/// The best scales for the codes that `inverse` of each gives: they gain (Σwqx)²/Σwq².
+#[inline(always)]
+fn fitted<const N: usize, const L: usize>(
+    x: &Lanes<N, L>,
+    w: &impl Weights<N, L>,
+    inverse: &[f32; L],
+    grid: impl Grid,
+) -> Fits<L> {
+    let (mut qx, mut qq) = ([0.0; L], [0.0; L]);
+    for (v, x) in x.iter().enumerate() {
+        for s in 0..L {
+            let q = grid.nearest(x[s] * inverse[s]);
+            let wq = w.of(v, s) * q;
+            qx[s] += wq * x[s];
+            qq[s] += wq * q;
+        }
+    }
+    let mut found = Fits::gaining(0.0);
+    for s in 0..L {
+        let is_some = qq[s] > 0.0;
+        found.scale[s] = if is_some { qx[s] / qq[s] } else { 0.0 };
+        found.gain[s] = if is_some { qx[s] * qx[s] / qq[s] } else { 0.0 };
+    }
+    found
 }
 
 /// The scale s of least Σ w(x − s·q)² of each run with every q on the grid, as far as the search finds it; 0 for zeros.
@@ -227,16 +234,16 @@ pub(super) fn scale<const N: usize, const L: usize>(
     for s in 0..L {
         peak[s] = if high[s] > -low[s] { high[s] } else { low[s] };
     }
-    let mut best = Scales { scale: [0.0; L], gain: [0.0; L] };
+    let mut best = Fits::gaining(0.0);
     for i in 0..targets(grid) {
         let mut inverse = [0.0; L];
         for s in 0..L {
             inverse[s] = grid.target(i) / peak[s];
         }
-        best.take(&Scales::fitted(x, w, &inverse, grid));
+        best.take(&fitted(x, w, &inverse, grid));
     }
     for _ in 0..ROUNDS {
-        best.take(&Scales::fitted(x, w, &inverses(&best.scale), grid));
+        best.take(&fitted(x, w, &inverses(&best.scale), grid));
     }
     for (scale, peak) in best.scale.iter_mut().zip(peak) {
         *scale = if peak.abs() < NOTHING { 0.0 } else { *scale };
