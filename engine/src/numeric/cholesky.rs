@@ -10,9 +10,14 @@ use faer::{Accum, Mat, MatMut, MatRef, Par, Spec};
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 
 use crate::numeric::gram::Gram;
+use crate::numeric::spectrum::tiles::TILE;
 
 /// Order of the blocks on the diagonal. Fixed, as the blocks decide the order of sums.
 pub(super) const BLOCK: usize = 128;
+
+/// Rows of a Gram matrix that are read at a time, in one row of its tiles.
+const ROWS: usize = 8;
+const _: () = assert!(TILE.is_multiple_of(ROWS), "in one row of tiles");
 
 /// H + d·I = L·Lᵀ for H = `gram` / tokens, its rows and columns in the reverse of an order of the channels: read
 /// backwards, L is an upper triangle R with H + d·I = R·Rᵀ in the order itself.
@@ -37,22 +42,7 @@ impl Lower {
         damping: f64,
         is_cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Option<Self> {
-        let n = gram.channels();
-        assert_eq!(order.len(), n, "an order of all channels");
-        let tokens = gram.tokens().max(1) as f64;
-        let diagonal = gram.diagonal();
-        let alive = diagonal.iter().filter(|&&square| square > 0.0).count().max(1);
-        let added = damping * diagonal.iter().sum::<f64>() / tokens / alive as f64;
-        let last = |at: usize| order[n - 1 - at];
-        let entry = |i: usize, j: usize| {
-            let value = gram.get(last(i), last(j)) / tokens;
-            match diagonal[last(i)] > 0.0 {
-                _ if i != j => value,
-                true => value + added,
-                false => 1.0,
-            }
-        };
-        Self::of(n, &entry, is_cancelled)
+        Self::factorised(damped(gram, order, damping), order.len(), is_cancelled)
     }
 
     /// The factor L of the matrix of order `n` with these entries on and below the diagonal. Cost, bytes and `None` as of
@@ -69,8 +59,26 @@ impl Lower {
                 *value = entry(i, j);
             }
         });
+        Self::factorised(square, n, is_cancelled)
+    }
+
+    fn factorised(
+        mut square: Vec<f64>,
+        n: usize,
+        is_cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Option<Self> {
         let diagonal = factorise(&mut square, n, is_cancelled)?;
         Some(Self { n, square, diagonal })
+    }
+
+    /// Row i of L up to the diagonal, into the first i + 1 elements.
+    pub(super) fn copy_row(&self, i: usize, out: &mut [f64]) {
+        let first = i / BLOCK * BLOCK;
+        out[..first].copy_from_slice(&self.square[i * pitch(self.n)..][..first]);
+        let block = &self.diagonal[i / BLOCK];
+        for (j, value) in out[first..=i].iter_mut().enumerate() {
+            *value = block[(i - first, j)];
+        }
     }
 
     /// An element of the lower triangle.
@@ -81,6 +89,38 @@ impl Lower {
             self.square[i * pitch(self.n) + j]
         }
     }
+}
+
+/// The lower triangle of H + d·I with rows and columns in the reverse of an order, row by row. A channel without any input
+/// has 1 on the diagonal.
+///
+/// # Panics
+/// If `order` is no order of the channels.
+fn damped(gram: &Gram, order: &[usize], damping: f64) -> Vec<f64> {
+    let n = gram.channels();
+    assert_eq!(order.len(), n, "an order of all channels");
+    let tokens = gram.tokens().max(1) as f64;
+    let diagonal = gram.diagonal();
+    let alive = diagonal.iter().filter(|&&square| square > 0.0).count().max(1);
+    let added = damping * diagonal.iter().sum::<f64>() / tokens / alive as f64;
+    let channels: Vec<usize> = order.iter().rev().copied().collect();
+    let pitch = pitch(n);
+    let mut square = vec![0.0; n * pitch];
+    let mut rows: Vec<(usize, &mut [f64])> = square.chunks_mut(pitch).enumerate().collect();
+    // Neighbours in the Gram matrix are read together, wherever they go.
+    rows.sort_unstable_by_key(|&(i, _)| channels[i]);
+    rows.par_chunks_mut(ROWS).for_each_init(Vec::new, |lines, rows| {
+        let first = rows.first().map_or(0, |&(i, _)| channels[i]);
+        lines.resize(rows.len() * n, 0.0);
+        gram.tiles().copy_rows(first..first + rows.len(), lines);
+        for ((i, row), line) in rows.iter_mut().zip(lines.chunks(n)) {
+            for (value, &channel) in row.iter_mut().zip(&channels[..=*i]) {
+                *value = line[channel] / tokens;
+            }
+            row[*i] = if diagonal[channels[*i]] > 0.0 { row[*i] + added } else { 1.0 };
+        }
+    });
+    square
 }
 
 /// Elements from one row to the next of a matrix of order `n`: not a power of two, or the rows of a tile would fall on

@@ -15,12 +15,14 @@ use crate::numeric::product::multiply;
 use crate::numeric::vector::{Loops, vectorised};
 
 /// Rows of one strip, at most: each packs its operands anew.
-const MOST_ROWS: usize = 256;
+const MOST_ROWS: usize = 512;
 /// Rows of one strip, at least.
 const LEAST_ROWS: usize = 32;
 /// Strips for the threads, while they have enough rows.
 const STRIPS: usize = 8;
-/// Rows that are turned to columns at a time: their lines stay in the cache.
+/// Blocks to which what is left before them is fed in one product, so that it is packed once for all.
+const BLOCKS: usize = 4;
+/// Rows and inputs that are turned at a time: a line of the cache each.
 const TURNED: usize = 16;
 
 /// V, upper triangular with ones on the diagonal: H + d·I = V·D·Vᵀ with rows and columns of H in some order, D diagonal
@@ -57,16 +59,20 @@ impl Feedback {
             (0..n).step_by(run).map(|at| inverse(at..(at + run).min(n), upper)).collect();
         let mut values = Array2::zeros((n, n));
         let rows = values.axis_iter_mut(Axis(0)).into_par_iter().enumerate();
-        rows.for_each(|(i, mut row)| {
-            row[i] = 1.0;
-            for (at, inverse) in inverses.iter().enumerate().skip(i / run + 1) {
-                let width = run.min(n - at * run);
-                for j in 0..width {
-                    let of = |k: usize| upper(i, at * run + k) * inverse[k * width + j];
-                    row[at * run + j] = (0..=j).map(of).sum::<f64>() as f32;
+        rows.for_each_init(
+            || vec![0.0; n],
+            |line, (i, mut row)| {
+                row[i] = 1.0;
+                lower.copy_row(n - 1 - i, line);
+                for (at, inverse) in inverses.iter().enumerate().skip(i / run + 1) {
+                    let width = run.min(n - at * run);
+                    for j in 0..width {
+                        let of = |k: usize| line[n - 1 - at * run - k] * inverse[k * width + j];
+                        row[at * run + j] = (0..=j).map(of).sum::<f64>() as f32;
+                    }
                 }
-            }
-        });
+            },
+        );
         Some(Self { order, run, values })
     }
 
@@ -128,11 +134,19 @@ pub fn walk<L: Levels>(
         let mut strip = Strip::new(weights, factor, first..first + weights.len() / n);
         // Whole runs.
         let block = BLOCK / factor.run * factor.run;
-        for start in (0..n).step_by(block) {
-            if is_cancelled() {
-                return;
+        for first in (0..n).step_by(block * BLOCKS) {
+            let span = first..(first + block * BLOCKS).min(n);
+            let mut ahead = vec![0.0; span.len() * strip.rows.len()];
+            strip.spread(0..first, span.clone(), &mut ahead);
+            let aheads = ahead.chunks_mut(block * strip.rows.len());
+            for (start, ahead) in span.clone().step_by(block).zip(aheads) {
+                if is_cancelled() {
+                    return;
+                }
+                let block = start..(start + block).min(n);
+                strip.spread(first..start, block.clone(), ahead);
+                strip.fix(block, ahead, levels);
             }
-            strip.fix(start..(start + block).min(n), levels);
         }
         strip.give_back(weights);
     });
@@ -149,15 +163,51 @@ struct Strip<'a> {
     left: Vec<f32>,
 }
 
+/// Where each channel lies in an order.
+fn places(order: &[usize]) -> Vec<usize> {
+    let mut places = vec![0; order.len()];
+    for (place, &channel) in order.iter().enumerate() {
+        places[channel] = place;
+    }
+    places
+}
+
+/// Inputs by rows.
+type Tile = [[f32; TURNED]; TURNED];
+
+/// The tile of row-major weights from an input on: turned apart from them, as the lines of rows lie a power of two apart and
+/// would push each other out of the cache.
+fn turned(weights: &[f32], n: usize, first: usize) -> Tile {
+    let mut tile = Tile::default();
+    for (r, row) in weights.chunks(n).enumerate() {
+        for (tile, value) in tile.iter_mut().zip(&row[first..]) {
+            tile[r] = *value;
+        }
+    }
+    tile
+}
+
+/// The way back.
+fn turn_back(tile: &Tile, weights: &mut [f32], (n, first): (usize, usize)) {
+    for (r, row) in weights.chunks_mut(n).enumerate() {
+        for (tile, value) in tile.iter().zip(&mut row[first..]) {
+            *value = tile[r];
+        }
+    }
+}
+
 impl<'a> Strip<'a> {
     fn new(weights: &[f32], factor: &'a Feedback, rows: Range<usize>) -> Self {
         let (n, width) = (factor.order.len(), rows.len());
         let mut values = vec![0.0; n * width];
-        // A few rows at a time, so that their lines stay in the cache.
+        let places = places(&factor.order);
         for (band, weights) in weights.chunks(TURNED * n).enumerate() {
-            for (turned, &channel) in values.chunks_mut(width).zip(&factor.order) {
-                for (value, row) in turned[band * TURNED..].iter_mut().zip(weights.chunks(n)) {
-                    *value = row[channel];
+            for (at, places) in places.chunks(TURNED).enumerate() {
+                let tile = turned(weights, n, at * TURNED);
+                for (tile, place) in tile.iter().zip(places) {
+                    let rows = &mut values[place * width..][..width][band * TURNED..];
+                    let rows = rows.iter_mut().zip(tile);
+                    rows.for_each(|(value, found)| *value = *found);
                 }
             }
         }
@@ -167,28 +217,40 @@ impl<'a> Strip<'a> {
 
     fn give_back(&self, weights: &mut [f32]) {
         let (n, width) = (self.factor.order.len(), self.rows.len());
+        let places = places(&self.factor.order);
         for (band, weights) in weights.chunks_mut(TURNED * n).enumerate() {
-            for (turned, &channel) in self.values.chunks(width).zip(&self.factor.order) {
-                for (value, row) in turned[band * TURNED..].iter().zip(weights.chunks_mut(n)) {
-                    row[channel] = *value;
+            for (at, places) in places.chunks(TURNED).enumerate() {
+                let mut tile = Tile::default();
+                for (tile, place) in tile.iter_mut().zip(places) {
+                    let rows = &self.values[place * width..][..width][band * TURNED..];
+                    tile.iter_mut().zip(rows).for_each(|(value, found)| *value = *found);
                 }
+                turn_back(&tile, weights, (n, at * TURNED));
             }
         }
     }
 
-    /// Fixes a block of inputs; all before it are fixed.
-    fn fix(&mut self, block: Range<usize>, levels: &impl Levels) {
-        let (width, run) = (self.rows.len(), self.factor.run);
-        let mut ahead = vec![0.0; block.len() * width];
-        let (before, left) = self.left.split_at_mut(block.start * width);
-        let factor = self.factor.values.slice(s![..block.start, block.clone()]);
-        let views = (
-            ArrayView2::from_shape((block.start, width), before),
-            ArrayViewMut2::from_shape((block.len(), width), &mut ahead),
-        );
-        if let (Ok(before), Ok(ahead)) = views {
-            multiply(1.0, factor.t(), before, false, ahead);
+    /// Adds to `ahead`, of inputs `to`, what fixing inputs `from` feeds to them.
+    fn spread(&self, from: Range<usize>, to: Range<usize>, ahead: &mut [f32]) {
+        if from.is_empty() {
+            return;
         }
+        let width = self.rows.len();
+        let factor = self.factor.values.slice(s![from.clone(), to.clone()]);
+        let left = &self.left[from.start * width..from.end * width];
+        let views = (
+            ArrayView2::from_shape((from.len(), width), left),
+            ArrayViewMut2::from_shape((to.len(), width), ahead),
+        );
+        if let (Ok(left), Ok(ahead)) = views {
+            multiply(1.0, factor.t(), left, true, ahead);
+        }
+    }
+
+    /// Fixes a block of inputs, to which all before it have fed `ahead`.
+    fn fix(&mut self, block: Range<usize>, ahead: &mut [f32], levels: &impl Levels) {
+        let (width, run) = (self.rows.len(), self.factor.run);
+        let left = &mut self.left[block.start * width..];
         for start in block.clone().step_by(run) {
             let at = start..(start + run).min(block.end);
             let own = (at.start - block.start) * width..(at.end - block.start) * width;
@@ -301,7 +363,7 @@ mod tests {
     fn the_factor_is_that_of_the_gram_matrix_in_blocks() {
         for (n, run) in [(1, 8), (20, 8), (64, 8), (150, 4), (131, 8)] {
             let gram = gram(n);
-            let order: Vec<usize> = (0..n).rev().collect();
+            let order: Vec<usize> = (0..n).map(|i| (7 * i + 3) % n).collect();
             let factor = Feedback::new(&gram, order.clone(), (0.01, run), &|| false).unwrap();
             let v = factor.values.mapv(f64::from);
             let mean = gram.diagonal().iter().sum::<f64>() / gram.tokens() as f64 / n as f64;

@@ -167,6 +167,20 @@ fn cholesky_restores_matrices_of_any_rank() {
 }
 
 #[test]
+fn rows_are_those_of_the_whole() {
+    for channels in [1, 7, 128, 129, 300] {
+        let gram = gram_of(&normal(8, 40, channels));
+        let whole = gram.to_dense();
+        for first in (0..channels).step_by(8) {
+            let rows = first..(first + 8).min(channels);
+            let mut found = vec![0.0; rows.len() * channels];
+            gram.tiles().copy_rows(rows.clone(), &mut found);
+            assert!(whole.slice(s![rows, ..]).iter().eq(&found), "{channels}: from {first}");
+        }
+    }
+}
+
+#[test]
 fn the_mean_is_taken_out() {
     let mut x = normal(6, 400, 150);
     x += 3.0;

@@ -14,6 +14,11 @@ use rayon::prelude::{
 /// per hundred columns.
 pub(in crate::numeric) const TILE: usize = 128;
 
+/// Where tile (i, j), j ≤ i, lies.
+fn place(i: usize, j: usize) -> usize {
+    i * (i + 1) / 2 + j
+}
+
 /// A symmetric `[n, n]` matrix: about 4·n² bytes, half of what all entries would take.
 ///
 /// Tile (i, j), j ≤ i, holds rows i·[`TILE`].. and columns j·[`TILE`].., column by column, and lies at
@@ -52,7 +57,7 @@ impl SymmetricTiles {
     /// Tile (i, j), j ≤ i.
     pub(in crate::numeric) fn tile(&self, i: usize, j: usize) -> MatRef<'_, f64> {
         let (rows, cols) = (self.span(i).len(), self.span(j).len());
-        MatRef::from_column_major_slice(&self.tiles[i * (i + 1) / 2 + j], rows, cols)
+        MatRef::from_column_major_slice(&self.tiles[place(i, j)], rows, cols)
     }
 
     /// The largest magnitude of an entry; NaN or infinite where one is.
@@ -74,7 +79,7 @@ impl SymmetricTiles {
     pub(in crate::numeric) fn column(&self, j: usize, from: usize) -> impl Iterator<Item = &[f64]> {
         (from / TILE..self.tile_rows()).map(move |i| {
             let rows = self.span(i);
-            let tile = &self.tiles[i * (i + 1) / 2 + j / TILE];
+            let tile = &self.tiles[place(i, j / TILE)];
             let column = &tile[j % TILE * rows.len()..][..rows.len()];
             &column[from.saturating_sub(rows.start)..]
         })
@@ -83,6 +88,31 @@ impl SymmetricTiles {
     /// Entry (i, j), j ≤ i.
     pub(in crate::numeric) fn get(&self, i: usize, j: usize) -> f64 {
         self.tile(i / TILE, j / TILE)[(i % TILE, j % TILE)]
+    }
+
+    /// Puts rows of the whole matrix, all of one row of tiles, one after the other into `out`, `[rows, n]`: some rows at a
+    /// time, as the lines of a tile are columns.
+    ///
+    /// # Panics
+    /// If the rows are of several rows of tiles, or `out` has another number of elements.
+    pub(in crate::numeric) fn copy_rows(&self, rows: Range<usize>, out: &mut [f64]) {
+        let (n, i) = (self.order, rows.start / TILE);
+        assert_eq!(out.len(), rows.len() * n, "all entries of these rows");
+        let own = rows.start - i * TILE..rows.end - i * TILE;
+        for j in 0..self.tile_rows() {
+            let (tile, span) = (&self.tiles[place(i.max(j), i.min(j))], self.span(j));
+            if j > i {
+                let columns = tile.chunks(span.len()).skip(own.start);
+                for (row, column) in out.chunks_mut(n).zip(columns) {
+                    row[span.clone()].copy_from_slice(column);
+                }
+                continue;
+            }
+            for (at, column) in span.zip(tile.chunks(self.span(i).len())) {
+                let values = out.chunks_mut(n).zip(&column[own.clone()]);
+                values.for_each(|(row, value)| row[at] = *value);
+            }
+        }
     }
 
     /// The tiles with their row and column of tiles, for work that is handed out by the tile.
