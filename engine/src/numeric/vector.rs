@@ -98,6 +98,29 @@ pub fn largest_magnitude(values: &[f32]) -> f32 {
     largest
 }
 
+/// The value of largest magnitude with its sign, the first of several, past any NaN; 0 of none. For use inside
+/// [`Loops::run`].
+#[inline(always)]
+pub fn peak(values: &[f32]) -> f32 {
+    let size = largest_magnitude(values);
+    // Bit 0 where it stands with a plus, bit 1 where with a minus.
+    let signs = |value: f32| u32::from(value == size) | u32::from(value == -size) << 1;
+    let (lanes, rest) = values.as_chunks::<LANES>();
+    let mut found = [0; LANES];
+    for lane in lanes {
+        for i in 0..LANES {
+            found[i] |= signs(lane[i]);
+        }
+    }
+    let found = rest.iter().fold(0, |found, &value| found | signs(value))
+        | found.iter().fold(0, |all, one| all | one);
+    match found {
+        3 => values.iter().copied().find(|value| value.abs() == size).unwrap_or(size),
+        // Bits, as a branch would be guessed wrong every other time.
+        _ => f32::from_bits(size.to_bits() | found >> 1 << 31),
+    }
+}
+
 /// The smallest value, past any NaN; ∞ of none. For use inside [`Loops::run`].
 #[inline(always)]
 pub fn smallest(values: &[f32]) -> f32 {
@@ -227,6 +250,22 @@ mod tests {
                 assert_eq!(smallest(&values), rest);
             }
             assert_eq!(position(&values, -1.0), None);
+        }
+    }
+
+    #[test]
+    fn the_largest_magnitude_keeps_its_sign_and_the_first_of_several_counts() {
+        let further = |most: f32, value: &f32| if value.abs() > most.abs() { *value } else { most };
+        let plain = |values: &[f32]| values.iter().fold(0.0, further);
+        for (n, seed) in [0, 1, 15, 16, 17, 32, 100].into_iter().zip(0..) {
+            // Few levels, so that many are as large.
+            let value = |i: usize| ((i * 7 + seed * 5_usize) % 9) as f32 - 4.0;
+            let mut values: Vec<f32> = (0..n).map(value).collect();
+            assert_eq!(peak(&values), plain(&values), "{values:?}");
+            if let Some(first) = values.first_mut() {
+                *first = f32::NAN;
+                assert_eq!(peak(&values), plain(&values[1..]), "{values:?}");
+            }
         }
     }
 

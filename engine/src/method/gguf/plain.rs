@@ -12,10 +12,10 @@ use crate::encoding::BlockType;
 use crate::encoding::blocks::pack;
 use crate::method::gguf::offset::{Steps, offset};
 use crate::method::gguf::search::{
-    self, Alike, Iq4, Lanes, Weights, Whole, extremes, peak, scale, side_by_side,
+    self, Alike, Iq4, Lanes, Weights, Whole, extremes, scale, side_by_side,
 };
 use crate::method::gguf::super_blocks::iq4_nl;
-use crate::numeric::vector::byte;
+use crate::numeric::vector::{byte, largest_magnitude, peak};
 
 /// Blocks whose scales are searched side by side.
 const BLOCKS: usize = 8;
@@ -139,7 +139,7 @@ fn spanned<const TOP: u8>(x: &[f32; 32], fit: Option<Fit>, out: &mut [u8]) {
 /// x = d·q, d = max |x| / 127, by its inverse or that of d as it is stored; half-way cases away from zero.
 #[inline(always)]
 fn bytes(x: &[f32; 32], is_stored: bool, out: &mut [u8]) {
-    let d = peak(x).abs() / 127.0;
+    let d = largest_magnitude(x) / 127.0;
     let inverse = inverse(d);
     let stored = put(out, 0, d);
     let inverse = if is_stored { search::inverse(stored) } else { inverse };

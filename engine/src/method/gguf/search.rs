@@ -9,8 +9,6 @@
     reason = "loops become vectors only inside the function compiled for them"
 )]
 
-use std::cmp::Ordering;
-
 use crate::encoding::IQ4_LEVELS;
 use crate::numeric::vector;
 
@@ -67,17 +65,6 @@ pub(super) fn round(value: f32) -> f32 {
 pub(super) fn within(value: f32, low: f32, high: f32) -> f32 {
     let value = if value > low { value } else { low };
     if value < high { value } else { high }
-}
-
-/// The value of largest magnitude with its sign, the first of several.
-#[inline(always)]
-pub(super) fn peak(x: &[f32]) -> f32 {
-    let (low, high) = vector::extremes(x, (0.0, 0.0));
-    match high.total_cmp(&-low) {
-        Ordering::Greater => high,
-        Ordering::Less => low,
-        Ordering::Equal => x.iter().copied().find(|value| value.abs() == high).unwrap_or(0.0),
-    }
 }
 
 /// Smallest and largest value.

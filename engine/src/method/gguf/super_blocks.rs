@@ -16,7 +16,7 @@ use crate::method::gguf::search::{
     self, Alike, Grid, Iq4, Lanes, Weights, Whole, error, inverse, iq4_code, round, side_by_side,
     within,
 };
-use crate::numeric::vector::byte;
+use crate::numeric::vector::{byte, peak};
 
 /// Encodes a block of 256.
 #[inline(always)]
@@ -52,7 +52,7 @@ fn scales<const N: usize, const L: usize>(
     (out, at): (&mut [u8], usize),
 ) -> Multiples<L> {
     let wanted = search::scale(x, w, grid);
-    let d = put(out, at, search::peak(&wanted) / low);
+    let d = put(out, at, peak(&wanted) / low);
     let per_step = inverse(d);
     let (mut middle, mut scale) = ([0.0; L], [0.0; L]);
     for s in 0..L {
