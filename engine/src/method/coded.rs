@@ -115,7 +115,7 @@ impl Method for CodedMethod {
         let (mut weights, _) = masked(&task);
         let layout = layout(parameters, shape, dtype);
         if !is_weighted(parameters) {
-            return Ok(Encoding::Coded(fit(&weights, shape, layout, task.observer)?));
+            return Ok(Encoding::Coded(fit(&weights, layout, &task)?));
         }
         let squares = task.mean_squares()?;
         let mean = squares.iter().map(|&x| f64::from(x)).sum::<f64>() / shape.cols.max(1) as f64;
@@ -127,7 +127,7 @@ impl Method for CodedMethod {
         for row in weights.to_mut().chunks_mut(shape.cols.max(1)) {
             row.iter_mut().zip(&scales).for_each(|(weight, scale)| *weight *= scale);
         }
-        let coded = fit(&weights, shape, layout, task.observer)?;
+        let coded = fit(&weights, layout, &task)?;
         Ok(Encoding::Scaled(Scaled::new(dtype, scales, Encoding::Coded(coded))))
     }
 }
@@ -204,13 +204,9 @@ impl Try {
     }
 }
 
-/// The codes of the finest step whose bytes the layout has.
-fn fit(
-    weights: &[f32],
-    shape: MatrixShape,
-    layout: CodedLayout,
-    observer: &dyn Observer,
-) -> Result<Coded> {
+/// The codes of the finest step whose bytes the layout has. Says so where all of them are zeros and the weights are not.
+fn fit(weights: &[f32], layout: CodedLayout, task: &Task<'_>) -> Result<Coded> {
+    let (shape, observer) = (task.shape(), task.observer);
     let squares: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
     let peak = weights.iter().fold(0.0_f32, |peak, w| peak.max(w.abs()));
     if peak == 0.0 {
@@ -231,6 +227,12 @@ fn fit(
         from = (tried.step, tried.levels(APART));
     }
     let best = search.seek(1, from)?;
+    if best.as_ref().is_none_or(|best| best.runs.iter().all(Chosen::is_zero)) {
+        observer.warn(format!(
+            "every weight of {} becomes zero in so few bits; give it more, or fewer of its weights with a mask",
+            task.tensor
+        ));
+    }
     Ok(best.and_then(|best| coded(best, shape, layout)).unwrap_or_else(|| zeros(shape, layout)))
 }
 

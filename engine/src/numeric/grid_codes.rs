@@ -231,6 +231,13 @@ pub struct Chosen {
     pub sums: Sums,
 }
 
+impl Chosen {
+    /// Whether no code is anything but zero.
+    pub fn is_zero(&self) -> bool {
+        self.codes.iter().all(|&code| code == 0)
+    }
+}
+
 /// How large the weights are that went to each magnitude, in steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sums {

@@ -114,3 +114,25 @@ fn bytes_are_met_whatever_the_weights_and_other_bytes_are_refused() {
         }
     }
 }
+
+/// At a quarter of a bit two levels of one size cost more than they are worth, and heavy tails do not.
+#[test]
+fn it_is_said_where_every_weight_becomes_zero() {
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+    impl Observer for Heard {
+        fn warn(&self, text: String) {
+            self.0.lock().expect("nobody panics").push(text);
+        }
+    }
+    let signs = normals(3, 64, 256).mapv(f32::signum);
+    for (weights, is_said) in [(&signs, true), (&normals(3, 64, 256), false)] {
+        let heard = Heard::default();
+        let task = Task { observer: &heard, ..plain_task(weights) };
+        let encoding = run_chain(&[rate(0.25)], &task).unwrap();
+        let is_zero = encoding.decode().iter().all(|&weight| weight == 0.0);
+        assert_eq!(is_zero, is_said);
+        let heard = heard.0.into_inner().unwrap();
+        assert_eq!(heard.iter().any(|text| text.contains("becomes zero")), is_said, "{heard:?}");
+    }
+}

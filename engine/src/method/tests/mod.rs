@@ -85,21 +85,25 @@ fn compress(steps: &[Step], weights: &Array2<f32>, inputs: &LayerInputs) -> Enco
     try_compress(steps, weights, Some(inputs)).unwrap()
 }
 
-fn try_compress(
-    steps: &[Step],
-    weights: &Array2<f32>,
-    inputs: Option<&LayerInputs>,
-) -> Result<Encoding> {
-    let task = Task {
+/// Of weights alone.
+fn plain_task(weights: &Array2<f32>) -> Task<'_> {
+    Task {
         tensor: "layer.weight",
         weights: weights.view(),
         dtype: DType::F32,
         previous: None,
         fused_peak: None,
-        inputs,
+        inputs: None,
         observer: &Silent,
-    };
-    run_chain(steps, &task)
+    }
+}
+
+fn try_compress(
+    steps: &[Step],
+    weights: &Array2<f32>,
+    inputs: Option<&LayerInputs>,
+) -> Result<Encoding> {
+    run_chain(steps, &Task { inputs, ..plain_task(weights) })
 }
 
 /// Σ over tokens of ‖(W − Ŵ)·x‖².
