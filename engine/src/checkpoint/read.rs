@@ -100,6 +100,27 @@ impl Checkpoint {
         Ok(values)
     }
 
+    /// Whether the weights of a tensor lie row by row, number by number, so that a few of them cost no more than they are.
+    pub fn is_by_row(&self, index: usize) -> bool {
+        let tensor = &self.tensors[index];
+        let is_turned = tensor.matrix.is_none_or(|matrix| matrix.kind == MatrixKind::Conv1d);
+        tensor.coded.is_none() && !is_turned && tensor.dtype.is_readable()
+    }
+
+    /// The values `first .. first + out.len()` of a tensor in f32, in the order they are stored. Cost: those values, where the
+    /// tensor [`Checkpoint::is_by_row`].
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::values`].
+    pub fn read_values(&self, index: usize, first: usize, out: &mut [f32]) -> Result<()> {
+        let tensor = &self.tensors[index];
+        let decoder = Decoder::new(tensor.dtype).ok_or_else(|| Error::Unsupported {
+            what: format!("reading the tensor {} as numbers", tensor.name),
+        })?;
+        decoder.f32s(&self.element_bytes(tensor, first as u64, out.len() as u64)?, out);
+        Ok(())
+    }
+
     /// The weights of a tensor as a matrix `[out, in]` in f32, decoded in parallel.
     ///
     /// # Errors

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
-
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::format::archive::{self, Index};
@@ -80,14 +78,14 @@ impl Target for Archive {
         archive::pack(encoding, part(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Archive(layout.clone());
-        form.unpack(tensor.matrix?.shape, &|part| get(&format!("{}.{part}", tensor.name)))
+        form.reader(tensor.matrix?.shape, &|part| get(&format!("{}.{part}", tensor.name)))
     }
 }
 

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::encoding::{Affine, AffineLayout, Encoding, Float, Layout, Levels, Tiling};
+use crate::encoding::{Affine, Encoding, Float, Layout, Levels, Tiling};
 use crate::format::compressed_tensors::{
-    self as format, Packing, Scheme, pack, quantization_config, stored, unpack,
+    self as format, Packing, Scheme, pack, quantization_config, stored,
 };
 use crate::format::layer;
 use crate::format::safetensors::Spec;
@@ -281,18 +280,16 @@ impl Target for CompressedTensors {
         }
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
-        let (shape, get) =
-            (tensor.matrix?.shape, |suffix: &str| get(&format!("{}.{suffix}", tensor.module())));
-        if let Some((floats, dtype)) = floats_of(layout) {
-            return layer::Form::CompressedFloats(floats, dtype).unpack(shape, &get);
-        }
-        let affine: &AffineLayout = layout.affine()?;
-        unpack(self.packing, affine, shape, &get)
+    ) -> Option<layer::Reader<'a>> {
+        let form = match (floats_of(layout), layout.affine()) {
+            (Some((floats, dtype)), _) => layer::Form::CompressedFloats(floats, dtype),
+            (None, affine) => layer::Form::CompressedTensors(self.packing, affine?.clone()),
+        };
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }
