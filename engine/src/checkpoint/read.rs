@@ -127,13 +127,30 @@ impl Checkpoint {
     /// [`Error::Unsupported`] for a tensor that is no matrix of weights, [`Error::Io`] if the file has become
     /// shorter, [`Error::Cancelled`].
     pub fn weights(&self, index: usize, observer: &dyn Observer) -> Result<Array2<f32>> {
+        self.weights_in(Vec::new(), index, observer)
+    }
+
+    /// The same in memory that is given: pages that were touched before cost nothing, new ones more than decoding does.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::weights`].
+    pub fn weights_in(
+        &self,
+        mut values: Vec<f32>,
+        index: usize,
+        observer: &dyn Observer,
+    ) -> Result<Array2<f32>> {
         let tensor = &self.tensors[index];
         let not_weights = || Error::Unsupported {
             what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
         };
         let matrix = tensor.matrix.ok_or_else(not_weights)?;
         let decoder = Decoder::new(tensor.dtype).ok_or_else(not_weights)?;
-        let mut values = vec![0.0; matrix.shape.elements()];
+        let elements = matrix.shape.elements();
+        if values.capacity() < elements {
+            values = vec![0.0; elements];
+        }
+        values.resize(elements, 0.0);
         values.par_chunks_mut(CHUNK_ELEMENTS).enumerate().try_for_each(|(chunk, out)| {
             observer.go_on()?;
             let bytes =
