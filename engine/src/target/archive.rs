@@ -9,7 +9,7 @@ use crate::format::archive::{self, Index};
 use crate::format::layer;
 use crate::format::safetensors::Spec;
 use crate::target::capabilities::{Capabilities, Holds};
-use crate::target::{About, Entry, Storage, Target};
+use crate::target::{About, Entry, Ready, Storage, Target};
 
 /// Every encoding, part by part.
 pub(super) struct Archive;
@@ -76,6 +76,10 @@ impl Target for Archive {
 
     fn pack(&self, tensor: &Tensor, encoding: &Encoding, name: &str) -> Option<Vec<u8>> {
         archive::pack(encoding, part(tensor, name)?)
+    }
+
+    fn ready(&self, tensor: &Tensor, _layout: &Layout, name: &str) -> Option<Ready> {
+        Some(Ready::Part(part(tensor, name)?.to_owned()))
     }
 
     fn reader<'a>(

@@ -147,6 +147,15 @@ pub enum Storage {
     },
 }
 
+/// The bytes of a tensor of the output that no number of its layer need be read for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// These.
+    Bytes(Vec<u8>),
+    /// Those of a part of the encoding, as [`Encoding::parts`] names it.
+    Part(String),
+}
+
 /// A runtime and format to export for.
 pub trait Target: Sync {
     /// Title and provenance.
@@ -245,6 +254,12 @@ pub trait Target: Sync {
 
     /// The bytes of one of the [`Target::specs`] of a natively stored layer; `None` for any other name.
     fn pack(&self, _tensor: &Tensor, _encoding: &Encoding, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// What [`Target::pack`] gives for an encoding of this layout, where that is known without it; such a layer is held as it
+    /// is encoded, see [`Target::held`].
+    fn ready(&self, _tensor: &Tensor, _layout: &Layout, _name: &str) -> Option<Ready> {
         None
     }
 
