@@ -1,15 +1,16 @@
 //! Exports of the sample: every target × several plans; read back by other code, predicted to the byte, the same
 //! on any number of threads.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use lapidary_engine::checkpoint::{Checkpoint, Tensor};
 use lapidary_engine::export::{Destination, PAGE, REPORT, Report, discard_finished, export};
-use lapidary_engine::job::{self, Limits};
+use lapidary_engine::job::{self, Encodings as _, Limits};
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
-use lapidary_engine::target::{Agreement, Manifest, Storage, Target};
+use lapidary_engine::target::{Agreement, Manifest, Ready, Storage, Target, adapter};
 use lapidary_engine::{Error, Observer, Progress, Silent};
 use lapidary_tests::reader::{Output, header, round_to_bf16};
 use lapidary_tests::{
@@ -125,6 +126,50 @@ fn every_target_holds_what_the_store_holds_bit_for_bit() {
         }
     }
     assert!(native > 200, "only {native} layers were stored natively");
+}
+
+#[test]
+fn what_is_written_from_the_store_is_what_a_target_packs() {
+    let sample = sample();
+    let mut parts = BTreeSet::new();
+    for (name, plan) in plans(&sample) {
+        let store = job::run(&sample, &plan, limits(), None, &Silent).unwrap();
+        for target in writable() {
+            let manifest = Manifest::new(&sample, &plan, target).unwrap();
+            let native = manifest.entries.iter().filter(|entry| entry.storage == Storage::Native);
+            for entry in native {
+                let tensor = &sample.tensors()[entry.tensor];
+                let encoding = store.get(entry.tensor).unwrap();
+                for spec in &entry.specs {
+                    let ready = entry.layout.as_ref();
+                    let ready = ready.and_then(|layout| target.ready(tensor, layout, &spec.name));
+                    let found = match ready {
+                        None => continue,
+                        Some(Ready::Bytes(bytes)) => bytes,
+                        Some(Ready::Part(part)) => {
+                            let mut bytes = Vec::new();
+                            let each = &mut |piece: &[u8]| {
+                                bytes.extend_from_slice(piece);
+                                Ok(())
+                            };
+                            assert!(store.stored_part(entry.tensor, &part, each).unwrap());
+                            parts.insert(part);
+                            bytes
+                        }
+                    };
+                    let packed = adapter::pack(target, tensor, &encoding, &spec.name);
+                    assert!(
+                        Some(found) == packed,
+                        "{name} for {}: {}",
+                        target.about().id,
+                        spec.name
+                    );
+                }
+            }
+        }
+    }
+    let known: Vec<&str> = parts.iter().map(String::as_str).collect();
+    assert_eq!(known, ["codes", "mask", "scales", "zeros"]);
 }
 
 #[test]

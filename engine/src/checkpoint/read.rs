@@ -100,19 +100,57 @@ impl Checkpoint {
         Ok(values)
     }
 
+    /// Whether the weights of a tensor lie row by row, number by number, so that a few of them cost no more than they are.
+    pub fn is_by_row(&self, index: usize) -> bool {
+        let tensor = &self.tensors[index];
+        let is_turned = tensor.matrix.is_none_or(|matrix| matrix.kind == MatrixKind::Conv1d);
+        tensor.coded.is_none() && !is_turned && tensor.dtype.is_readable()
+    }
+
+    /// The values `first .. first + out.len()` of a tensor in f32, in the order they are stored. Cost: those values, where the
+    /// tensor [`Checkpoint::is_by_row`].
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::values`].
+    pub fn read_values(&self, index: usize, first: usize, out: &mut [f32]) -> Result<()> {
+        let tensor = &self.tensors[index];
+        let decoder = Decoder::new(tensor.dtype).ok_or_else(|| Error::Unsupported {
+            what: format!("reading the tensor {} as numbers", tensor.name),
+        })?;
+        decoder.f32s(&self.element_bytes(tensor, first as u64, out.len() as u64)?, out);
+        Ok(())
+    }
+
     /// The weights of a tensor as a matrix `[out, in]` in f32, decoded in parallel.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a tensor that is no matrix of weights, [`Error::Io`] if the file has become
     /// shorter, [`Error::Cancelled`].
     pub fn weights(&self, index: usize, observer: &dyn Observer) -> Result<Array2<f32>> {
+        self.weights_in(Vec::new(), index, observer)
+    }
+
+    /// The same in memory that is given: pages that were touched before cost nothing, new ones more than decoding does.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::weights`].
+    pub fn weights_in(
+        &self,
+        mut values: Vec<f32>,
+        index: usize,
+        observer: &dyn Observer,
+    ) -> Result<Array2<f32>> {
         let tensor = &self.tensors[index];
         let not_weights = || Error::Unsupported {
             what: format!("compressing tensor {} ({})", tensor.name, tensor.why_no_matrix()),
         };
         let matrix = tensor.matrix.ok_or_else(not_weights)?;
         let decoder = Decoder::new(tensor.dtype).ok_or_else(not_weights)?;
-        let mut values = vec![0.0; matrix.shape.elements()];
+        let elements = matrix.shape.elements();
+        if values.capacity() < elements {
+            values = vec![0.0; elements];
+        }
+        values.resize(elements, 0.0);
         values.par_chunks_mut(CHUNK_ELEMENTS).enumerate().try_for_each(|(chunk, out)| {
             observer.go_on()?;
             let bytes =

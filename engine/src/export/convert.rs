@@ -11,6 +11,7 @@ use crate::compare::{CompressedLayer, Counterpart, layers};
 use crate::encoding::{Dense, Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::export::kept::Kept;
+use crate::export::strips::Weights;
 use crate::export::{self, Destination, Report, Work};
 use crate::format::safetensors::Spec;
 use crate::job::Encodings;
@@ -186,10 +187,14 @@ impl<'a> Opened<'a> {
             observer: self.observer,
             weights: &|index| {
                 if layers.has(index) {
-                    return Ok(self.whole(index)?.decode());
+                    return self.whole(index).map(Weights::Encoded);
                 }
-                self.restored.weights(index, self.observer)
+                if self.restored.is_by_row(index) {
+                    return Ok(Weights::Source);
+                }
+                self.restored.weights(index, self.observer).map(Weights::Whole)
             },
+            asks_outputs: &|_| false,
             outputs: &|_, _, _| Ok(None),
         };
         export::finish(&work, folder, &Plan::default(), kept.as_ref())

@@ -4,22 +4,22 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Axis};
-use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
+use ndarray::{Array1, Axis};
 
-use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
+use crate::checkpoint::{Checkpoint, MatrixKind, RowOrder, Tensor};
 use crate::disk::Source;
-use crate::encoding::BlockType;
+use crate::encoding::{BlockType, Encoding};
 use crate::error::Result;
 use crate::export::gguf_reader::{Opened, open, size_of};
-use crate::export::proof::{Proved, different, failed, round};
+use crate::export::proof::{Proved, failed};
+use crate::export::strips::{Layer, Weights, decode_rows, round};
 use crate::export::{Work, gguf, gguf_kept, small_floats};
 use crate::format::gguf_split;
 use crate::format::gguf_writer::NewTensor;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
 use crate::target::{Content, GgufFile, Storage, WeightFile};
-use crate::tensor::{DType, Decoder};
+use crate::tensor::{DType, Decoder, MatrixShape};
 
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     let mut proofs = vec![Proved::of_weights(0.0); work.manifest.entries.len()];
@@ -198,26 +198,39 @@ impl Prover<'_> {
             return self.prove_copy(tensor, found);
         }
         let undecoded = || failed(self.path, format!("{} cannot be decoded", tensor.name));
-        let decoded = decode(tensor, found).ok_or_else(undecoded)?;
-        let expected = match storage {
-            Storage::Copied => (self.work.weights)(found.index)?,
-            Storage::Native => small_floats::held(self.work.encoding(found.index)?),
-            Storage::Dense { .. } | Storage::Changed { .. } => {
-                let mut expected = self.work.encoding(found.index)?.decode();
-                round(plain(found.kind).unwrap_or(DType::F32), &mut expected);
-                expected
-            }
-        };
+        let shape = tensor.matrix.ok_or_else(undecoded)?.shape;
+        let decoded = Decoded::new(found, shape).ok_or_else(undecoded)?;
+        let wanted = self.wanted(found, storage)?;
+        if wanted.shape().is_some_and(|of| of != shape) {
+            return Err(failed(self.path, format!("{} has another shape", tensor.name)));
+        }
         // The small floats of llama.cpp have no negative zero.
         let has_one_zero = [MXFP4, NVFP4].contains(&found.kind);
-        let is_same =
-            |a: f32, b: f32| a.to_bits() == b.to_bits() || (has_one_zero && a == 0.0 && b == 0.0);
-        let different = different(&decoded, &expected, is_same);
-        if decoded.dim() != expected.dim() || different > 0 {
-            let what = format!("{different} weights of tensor {} differ", tensor.name);
-            return Err(failed(self.path, what));
-        }
-        self.work.proved(found.index, decoded.view(), None)
+        let layer = Layer {
+            tensor: found.index,
+            shape,
+            found: &|row, out| decoded.read(row, out).ok_or_else(undecoded),
+            wanted: &|row, out| wanted.read((self.work.checkpoint, found.index), row, out),
+            is_same: if has_one_zero { |a, b| a == 0.0 && b == 0.0 } else { |_, _| false },
+            path: self.path,
+        };
+        layer.prove(self.work, None)
+    }
+
+    /// What a matrix should be.
+    fn wanted(&self, found: &Matrix<'_>, storage: &Storage) -> Result<Wanted> {
+        let encoding = || self.work.encoding(found.index);
+        Ok(match storage {
+            Storage::Copied => Wanted::Weights((self.work.weights)(found.index)?),
+            Storage::Native => {
+                let (encoding, by) = small_floats::held(encoding()?);
+                Wanted::Encoded { encoding, by, rounded: DType::F32 }
+            }
+            Storage::Dense { .. } | Storage::Changed { .. } => {
+                let rounded = plain(found.kind).unwrap_or(DType::F32);
+                Wanted::Encoded { encoding: encoding()?, by: None, rounded }
+            }
+        })
     }
 
     fn prove_copy(&self, tensor: &Tensor, found: &Matrix<'_>) -> Result<Proved> {
@@ -278,26 +291,80 @@ fn same(data: &[u8], wanted: &[f32]) -> bool {
         && data.chunks_exact(4).zip(wanted).all(|(bytes, value)| bytes == value.to_le_bytes())
 }
 
-/// The weights `[out, in]` in the order of the source; `None` where the data are too few.
-fn decode(tensor: &Tensor, found: &Matrix<'_>) -> Option<Array2<f32>> {
-    let shape = tensor.matrix?.shape;
-    let (elements, block) = size_of(found.kind)?;
-    let row_bytes = (shape.cols as u64 / elements * block) as usize;
-    let mut places = vec![0; shape.rows];
-    for row in 0..shape.rows {
-        *places.get_mut(found.rows.source(row, shape.rows))? = row;
+/// What a matrix should be, in the order of the source.
+enum Wanted {
+    /// The weights of the source, which are only given another type.
+    Weights(Weights),
+    Encoded {
+        encoding: Encoding,
+        /// What multiplies its weights.
+        by: Option<f32>,
+        /// The type that they are rounded to.
+        rounded: DType,
+    },
+}
+
+impl Wanted {
+    fn shape(&self) -> Option<MatrixShape> {
+        match self {
+            Self::Weights(_) => None,
+            Self::Encoded { encoding, .. } => Some(encoding.shape()),
+        }
     }
-    let mut out = Array2::zeros((shape.rows, shape.cols));
-    let rows = out.as_slice_mut()?.par_chunks_mut(shape.cols.max(1)).enumerate();
-    rows.try_for_each(|(row, values)| {
-        let at = places[row] * row_bytes;
-        decode_row(found.kind, found.data.get(at..at + row_bytes)?, values)?;
-        for value in values {
-            *value *= found.times.unwrap_or(1.0);
+
+    fn read(&self, source: (&Checkpoint, usize), row: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Weights(weights) => weights.read(source, row, out)?,
+            Self::Encoded { encoding, by, rounded } => {
+                decode_rows(encoding, row, out);
+                if let Some(by) = by {
+                    scale(out, *by);
+                }
+                round(*rounded, out);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A matrix of the file, whose rows are decoded in the order of the source.
+struct Decoded<'a> {
+    found: &'a Matrix<'a>,
+    cols: usize,
+    row_bytes: usize,
+    /// Where each row of the source lies.
+    places: Vec<usize>,
+}
+
+impl<'a> Decoded<'a> {
+    /// `None` for an unknown type.
+    fn new(found: &'a Matrix<'a>, shape: MatrixShape) -> Option<Self> {
+        let (elements, block) = size_of(found.kind)?;
+        let row_bytes = (shape.cols as u64 / elements * block) as usize;
+        let mut places = vec![0; shape.rows];
+        for row in 0..shape.rows {
+            *places.get_mut(found.rows.source(row, shape.rows))? = row;
+        }
+        Some(Self { found, cols: shape.cols, row_bytes, places })
+    }
+
+    /// Rows from `first` on; `None` where the data are too few.
+    fn read(&self, first: usize, out: &mut [f32]) -> Option<()> {
+        for (row, values) in (first..).zip(out.chunks_mut(self.cols.max(1))) {
+            let at = self.places.get(row)? * self.row_bytes;
+            decode_row(self.found.kind, self.found.data.get(at..at + self.row_bytes)?, values)?;
+            if let Some(times) = self.found.times {
+                scale(values, times);
+            }
         }
         Some(())
-    })?;
-    Some(out)
+    }
+}
+
+fn scale(values: &mut [f32], by: f32) {
+    for value in values {
+        *value *= by;
+    }
 }
 
 fn decode_row(kind: u32, data: &[u8], out: &mut [f32]) -> Option<()> {

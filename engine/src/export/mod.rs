@@ -20,6 +20,7 @@ mod report;
 mod restore;
 mod small_floats;
 mod squeeze;
+mod strips;
 mod undone;
 mod verify;
 mod write;
@@ -27,7 +28,7 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::ArrayView2;
 
 pub use convert::convert;
 pub use cut::cut;
@@ -49,6 +50,7 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::kept::Kept;
 use crate::export::proof::Proved;
+use crate::export::strips::Weights;
 use crate::fold;
 use crate::format::safetensors::Spec;
 use crate::job::{self, Encodings, Limits, Subject};
@@ -83,8 +85,10 @@ struct Work<'a> {
     observer: &'a dyn Observer,
     /// The weights that a layer is measured against: those of the source, times what its inputs are divided by, over what
     /// its rows are.
-    weights: &'a (dyn Fn(usize) -> Result<Array2<f32>> + Sync),
-    /// What the outputs of a layer lose, of its weights and what became of them; `None` where that is not known.
+    weights: &'a (dyn Fn(usize) -> Result<Weights> + Sync),
+    /// Whether it was asked what the outputs of a layer lose.
+    asks_outputs: &'a (dyn Fn(usize) -> bool + Sync),
+    /// What they lose, of its weights and what became of them; `None` where that is not known.
     outputs: &'a OutputErrors<'a>,
 }
 
@@ -179,15 +183,29 @@ fn export_whole(
     let finished = folder.finished_parts();
     let store = job::resume(subject, plan, destination.limits, &finished, observer)?;
     let settled = fold::settle(checkpoint, plan);
-    let weights = |index| job::carried_weights(checkpoint, &settled, &store, index, observer);
+    let weights = |index| {
+        if checkpoint.is_by_row(index) && !settled.is_scaled(index) {
+            return Ok(Weights::Source);
+        }
+        job::carried_weights(checkpoint, &settled, &store, index, observer).map(Weights::Whole)
+    };
+    let asks_outputs = |layer| subject.asks_outputs(&settled.plan, layer);
     let manifest = &manifest;
     let outputs = |layer: usize,
                    weights: ArrayView2<'_, f32>,
                    made: (ArrayView2<'_, f32>, Option<&[f32]>)| {
         subject.output_error((&settled.plan, layer), weights, made, observer)
     };
-    let (weights, outputs) = (&weights, &outputs);
-    let work = Work { checkpoint, encodings: &store, manifest, target, observer, weights, outputs };
+    let work = Work {
+        checkpoint,
+        encodings: &store,
+        manifest,
+        target,
+        observer,
+        weights: &weights,
+        asks_outputs: &asks_outputs,
+        outputs: &outputs,
+    };
     write::write(&work, &folder, None)?;
     let proofs = prove(&work, &folder)?;
     let calibration = subject.calibration_for(&settled.plan).cloned();

@@ -4,10 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ndarray::{Array2, ArrayView2};
-use rayon::prelude::{
-    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
-};
+use ndarray::Array2;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -16,10 +13,12 @@ use crate::disk::Source;
 use crate::encoding::{Encoding, SHIFT};
 use crate::error::{Error, Result};
 use crate::export::Work;
+use crate::export::strips::{Layer, copy_rows, decode_rows, round};
+use crate::format::layer::Reader;
 use crate::numeric::distance::relative_error;
 use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Storage, adapter, added_bias};
-use crate::tensor::{CHUNK_ELEMENTS, DType, Decoder, write_f32};
+use crate::tensor::{DType, Decoder};
 
 /// What the file holds of one tensor of the source.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,20 +36,6 @@ impl Proved {
     }
 }
 
-impl Work<'_> {
-    /// What became of a layer, with what is added to its outputs.
-    pub(super) fn proved(
-        &self,
-        layer: usize,
-        decoded: ArrayView2<'_, f32>,
-        shift: Option<&[f32]>,
-    ) -> Result<Proved> {
-        let weights = (self.weights)(layer)?;
-        let output_error = (self.outputs)(layer, weights.view(), (decoded, shift))?;
-        Ok(Proved { relative_error: relative_error(weights.view(), decoded), output_error })
-    }
-}
-
 pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     let files = work.manifest.files.iter();
     let sources: Vec<Source> =
@@ -63,23 +48,6 @@ pub(super) fn prove(work: &Work<'_>, folder: &Path) -> Result<Vec<Proved>> {
     }
     let views: HashMap<&str, TensorView<'_>> = read.iter().flat_map(SafeTensors::iter).collect();
     Prover { work, folder, views: &views }.prove_all()
-}
-
-/// How many values of two matrices are not the same. Cost: one pass, on all threads.
-pub(super) fn different(
-    found: &Array2<f32>,
-    wanted: &Array2<f32>,
-    is_same: impl Fn(f32, f32) -> bool + Sync,
-) -> usize {
-    let (found, wanted) = (found.as_standard_layout(), wanted.as_standard_layout());
-    let (found, wanted) = (found.as_slice(), wanted.as_slice());
-    let found = found.unwrap_or_default().par_chunks(CHUNK_ELEMENTS);
-    let pairs = found.zip(wanted.unwrap_or_default().par_chunks(CHUNK_ELEMENTS));
-    let count = |(found, wanted): (&[f32], &[f32])| {
-        // No filter: a loop of sums becomes vectors.
-        found.iter().zip(wanted).map(|(&a, &b)| usize::from(!is_same(a, b))).sum::<usize>()
-    };
-    pairs.map(count).sum()
 }
 
 pub(super) fn failed(path: &Path, what: impl Into<String>) -> Error {
@@ -132,36 +100,42 @@ impl Prover<'_> {
                 return Err(failed(self.folder, format!("the bias {} differs", spec.name)));
             }
         }
-        let decoded = match (&entry.storage, &entry.layout) {
+        let found = match (&entry.storage, &entry.layout) {
             (Storage::Native, Some(layout)) => {
-                adapter::unpack(self.work.target, tensor, layout, &|name| self.bytes(name))
+                adapter::reader(self.work.target, tensor, layout, &|name| self.bytes(name))
+                    .map(Found::Layer)
             }
             (Storage::Dense { .. }, _) => self.read_dense(tensor),
             (Storage::Changed { .. }, _) if tensor.matrix.is_some() => self.read_dense(tensor),
             (Storage::Changed { .. }, _) => return self.prove_vector(entry.tensor),
             _ => return self.prove_copy(tensor),
         };
-        let decoded = decoded.ok_or_else(|| {
-            failed(self.folder, format!("tensor {} cannot be decoded", tensor.name))
-        })?;
-        let mut expected = self.work.encoding(entry.tensor)?;
+        let undecoded = || failed(self.folder, format!("tensor {} cannot be decoded", tensor.name));
+        let (found, matrix) = found.zip(tensor.matrix).ok_or_else(undecoded)?;
+        let mut wanted = self.work.encoding(entry.tensor)?;
         if entry.storage == Storage::Native {
-            expected = adapter::held(self.work.target, tensor, expected)?;
+            wanted = adapter::held(self.work.target, tensor, wanted)?;
         }
-        self.check_shift(entry, &expected)?;
-        let shift = expected.shift().map(<[f32]>::to_vec);
-        let mut expected = expected.decode();
-        if matches!(entry.storage, Storage::Dense { .. }) {
-            round(tensor.dtype, &mut expected);
+        self.check_shift(entry, &wanted)?;
+        if wanted.shape() != matrix.shape {
+            return Err(failed(self.folder, format!("tensor {} has another shape", tensor.name)));
         }
-        let different = different(&decoded, &expected, |a, b| a.to_bits() == b.to_bits());
-        if decoded.dim() != expected.dim() || different > 0 {
-            return Err(failed(
-                self.folder,
-                format!("{different} weights of tensor {} differ", tensor.name),
-            ));
-        }
-        self.work.proved(entry.tensor, decoded.view(), shift.as_deref())
+        let rounded = matches!(entry.storage, Storage::Dense { .. }).then_some(tensor.dtype);
+        let layer = Layer {
+            tensor: entry.tensor,
+            shape: matrix.shape,
+            found: &|row, out| found.read(row, matrix.shape.cols, out).ok_or_else(undecoded),
+            wanted: &|row, out| {
+                decode_rows(&wanted, row, out);
+                if let Some(dtype) = rounded {
+                    round(dtype, out);
+                }
+                Ok(())
+            },
+            is_same: |_, _| false,
+            path: self.folder,
+        };
+        layer.prove(self.work, wanted.shift())
     }
 
     /// What is added to a layer's outputs plays no part in its weights, so it is compared by itself.
@@ -199,17 +173,17 @@ impl Prover<'_> {
         Ok(())
     }
 
-    fn read_dense(&self, tensor: &Tensor) -> Option<Array2<f32>> {
-        let bytes = self.bytes(&tensor.name)?;
-        let matrix = tensor.matrix?;
-        let mut values = vec![0.0; matrix.shape.elements()];
-        Decoder::new(tensor.dtype)?.f32s(bytes, &mut values);
-        let (rows, cols) = (matrix.shape.rows, matrix.shape.cols);
-        if matrix.kind == MatrixKind::Conv1d {
-            let stored = Array2::from_shape_vec((cols, rows), values).ok()?;
-            return Some(stored.reversed_axes());
+    fn read_dense(&self, tensor: &Tensor) -> Option<Found<'_>> {
+        let bytes =
+            self.bytes(&tensor.name).filter(|bytes| bytes.len() as u64 == tensor.bytes())?;
+        let (matrix, decoder) = (tensor.matrix?, Decoder::new(tensor.dtype)?);
+        if matrix.kind != MatrixKind::Conv1d {
+            return Some(Found::Dense(tensor.dtype, bytes));
         }
-        Array2::from_shape_vec((rows, cols), values).ok()
+        let mut values = vec![0.0; matrix.shape.elements()];
+        decoder.f32s(bytes, &mut values);
+        let stored = Array2::from_shape_vec((matrix.shape.cols, matrix.shape.rows), values).ok()?;
+        Some(Found::Turned(stored.reversed_axes()))
     }
 
     /// A vector with other values than the source has: it is that of the store.
@@ -248,14 +222,27 @@ impl Prover<'_> {
     }
 }
 
-/// Rounds weights to what an element type holds.
-pub(super) fn round(dtype: DType, weights: &mut Array2<f32>) {
-    let (Some(values), Some(decoder)) = (weights.as_slice_mut(), Decoder::new(dtype)) else {
-        return;
-    };
-    values.par_chunks_mut(CHUNK_ELEMENTS).for_each(|values| {
-        let mut bytes = Vec::new();
-        write_f32(dtype, values, &mut bytes);
-        decoder.f32s(&bytes, values);
-    });
+/// A layer as the file holds it.
+enum Found<'a> {
+    Layer(Reader<'a>),
+    /// Number by number, row by row.
+    Dense(DType, &'a [u8]),
+    Turned(Array2<f32>),
+}
+
+impl Found<'_> {
+    /// Rows of `cols` weights from `row` on; `None` where there are fewer.
+    fn read(&self, row: usize, cols: usize, out: &mut [f32]) -> Option<()> {
+        match self {
+            Self::Layer(reader) => reader.read(row * cols, out)?,
+            Self::Dense(dtype, bytes) => {
+                let at = |element: usize| (element as u64 * dtype.bits() / 8) as usize;
+                let first = row * cols;
+                let own = bytes.get(at(first)..at(first + out.len()))?;
+                Decoder::new(*dtype)?.f32s(own, out);
+            }
+            Self::Turned(weights) => copy_rows(weights, row, out),
+        }
+        Some(())
+    }
 }

@@ -1,8 +1,6 @@
 //! MXFP4 and NVFP4 of GGUF, for the proof: decoded from the words of their definitions, and what a layer of them stands for
 //! there. It shares no code with what writes or reads such files elsewhere.
 
-use ndarray::Array2;
-
 use crate::encoding::{Encoding, Float, FloatData};
 use crate::numeric::minifloat::E2M1;
 
@@ -44,17 +42,17 @@ pub(super) fn divisor(encoding: &Encoding) -> Option<f32> {
     }
 }
 
-/// What a layer stands for in GGUF: NVFP4 is multiplied there by the inverse of what divides its scales, and rounded once.
-pub(super) fn held(encoding: Encoding) -> Array2<f32> {
+/// What a layer stands for in GGUF, and what multiplies its weights there: NVFP4 is multiplied by the inverse of what divides
+/// its scales, and rounded once.
+pub(super) fn held(encoding: Encoding) -> (Encoding, Option<f32>) {
     match encoding {
         Encoding::Sparse(sparse) if divisor(sparse.inner()).is_some() => held(sparse.into_inner()),
         Encoding::Float(float) if float.layout().has_global() => {
             let (codes, scales) = (float.codes().to_vec(), float.scales().to_vec());
             let data = FloatData { codes, scales, global: 1.0 };
             let by = 1.0 / float.global();
-            let bare = Encoding::Float(Float::new(float.shape(), *float.layout(), data));
-            bare.decode().mapv_into(|value| value * by)
+            (Encoding::Float(Float::new(float.shape(), *float.layout(), data)), Some(by))
         }
-        other => other.decode(),
+        other => (other, None),
     }
 }

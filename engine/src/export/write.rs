@@ -15,7 +15,7 @@ use crate::export::kept::Kept;
 use crate::export::{Work, gguf};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
-use crate::target::{Entry, Storage, WeightFile, adapter, added_bias};
+use crate::target::{Entry, Ready, Storage, WeightFile, adapter, added_bias};
 use crate::tensor::{CHUNK_ELEMENTS, put_f32, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
@@ -42,6 +42,7 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) ->
         done_bytes.set(done_bytes.get() + bytes);
         Ok(())
     };
+    let mut held = None;
     for file in &manifest.files {
         let plan = match &file.plan {
             WeightFile::Safetensors(plan) => plan,
@@ -54,7 +55,7 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) ->
         let mut data = |spec: &Spec, write: &mut Write<'_>| {
             begin(&spec.name, spec.bytes()?)?;
             match entry_of.get(spec.name.as_str()) {
-                Some(entry) => write_tensor(work, entry, spec, write),
+                Some(entry) => write_tensor(work, (entry, spec), &mut held, write),
                 None => Ok(()),
             }
         };
@@ -88,7 +89,15 @@ fn write_beside(work: &Work<'_>, folder: &NewFolder) -> Result<()> {
     Ok(())
 }
 
-fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'_>) -> Result<()> {
+/// What the files hold of the layer that was written last, by its tensor: its tensors often lie side by side.
+type Held = Option<(usize, Encoding)>;
+
+fn write_tensor(
+    work: &Work<'_>,
+    (entry, spec): (&Entry, &Spec),
+    held: &mut Held,
+    write: &mut Write<'_>,
+) -> Result<()> {
     let tensor = &work.checkpoint.tensors()[entry.tensor];
     work.checkpoint.check_unchanged(tensor.file)?;
     if added_bias(tensor, entry) == Some(spec) {
@@ -109,12 +118,50 @@ fn write_tensor(work: &Work<'_>, entry: &Entry, spec: &Spec, write: &mut Write<'
         }
         Storage::Dense { .. } => write(&dense_bytes(tensor, &work.encoding(entry.tensor)?)),
         Storage::Native => {
-            let encoding = adapter::held(work.target, tensor, work.encoding(entry.tensor)?)?;
-            let bytes = adapter::pack(work.target, tensor, &encoding, &spec.name);
+            if write_ready(work, (entry, spec), write)? {
+                return Ok(());
+            }
+            let bytes = packed(work, (entry, spec), held)?;
             let what = || Error::Unsupported { what: format!("storing {}", spec.name) };
             write(&bytes.ok_or_else(what)?)
         }
     }
+}
+
+/// Writes what is known without the numbers of its layer, or lies in the store as it is to be written. What the store gives
+/// here is not held against its hash: that is done where the proof reads the whole layer, to compare the file with it.
+fn write_ready(
+    work: &Work<'_>,
+    (entry, spec): (&Entry, &Spec),
+    write: &mut Write<'_>,
+) -> Result<bool> {
+    let tensor = &work.checkpoint.tensors()[entry.tensor];
+    let Some(layout) = &entry.layout else { return Ok(false) };
+    match work.target.ready(tensor, layout, &spec.name) {
+        Some(Ready::Bytes(bytes)) => write(&bytes).map(|()| true),
+        Some(Ready::Part(part)) => work.encodings.stored_part(entry.tensor, &part, &mut |bytes| {
+            work.observer.go_on()?;
+            write(bytes)
+        }),
+        None => Ok(false),
+    }
+}
+
+/// The bytes of a tensor, packed from the encoding of its layer, which is read once for all that follow one another.
+fn packed(
+    work: &Work<'_>,
+    (entry, spec): (&Entry, &Spec),
+    held: &mut Held,
+) -> Result<Option<Vec<u8>>> {
+    let tensor = &work.checkpoint.tensors()[entry.tensor];
+    if held.as_ref().is_none_or(|(of, _)| *of != entry.tensor) {
+        // Before another is read: two would take the memory of two.
+        *held = None;
+        let read = adapter::held(work.target, tensor, work.encoding(entry.tensor)?)?;
+        *held = Some((entry.tensor, read));
+    }
+    let Some((_, encoding)) = held.as_ref() else { return Ok(None) };
+    Ok(adapter::pack(work.target, tensor, encoding, &spec.name))
 }
 
 /// The decoded weights in the element type and orientation of the source.

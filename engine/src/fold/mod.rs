@@ -50,6 +50,11 @@ impl Settled<'_> {
         self.folds.iter().find(|producer| producer.matrix() == Some(matrix))
     }
 
+    /// Whether the weights of a layer are those of the source times or over something.
+    pub fn is_scaled(&self, layer: usize) -> bool {
+        self.of(layer).is_some() || self.by_rows_of(layer).is_some()
+    }
+
     /// Matrices that the plan keeps and whose rows are divided.
     pub fn kept_matrices<'s>(&'s self, checkpoint: &'s Checkpoint) -> impl Iterator<Item = usize> {
         let all = self.folds.iter().filter_map(Producer::matrix);

@@ -15,6 +15,9 @@ use crate::tensor::{MatrixShape, Shape};
 /// The entry of the header that holds the hash of the parts, where there is one.
 const CHECKSUM: &str = "checksum";
 
+/// Bytes of a part that are given at once.
+const PIECE_BYTES: usize = 4 << 20;
+
 /// Knows what became of tensors.
 pub trait Encodings: Sync {
     /// Whether a tensor is encoded; the others are kept as they are.
@@ -25,6 +28,20 @@ pub trait Encodings: Sync {
     /// # Errors
     /// [`Error::Io`] for a tensor that is not encoded; what reading says.
     fn encoding(&self, tensor: usize) -> Result<Arc<Encoding>>;
+
+    /// Gives the bytes of a part of a tensor's encoding in pieces, from where they lie, without a look whether they are those
+    /// that were written; `false`, and nothing is given, where they do not lie anywhere.
+    ///
+    /// # Errors
+    /// What reading and `each` say.
+    fn stored_part(
+        &self,
+        _tensor: usize,
+        _part: &str,
+        _each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        Ok(false)
+    }
 
     /// By what the outputs of a tensor were divided, those of a norm or each row of a matrix, where they were.
     ///
@@ -79,6 +96,24 @@ pub(super) fn read(path: &Path, layout: &Layout, shape: MatrixShape) -> Result<E
     };
     Encoding::from_parts(layout, shape, &part)
         .ok_or_else(|| Error::malformed("store", path, "its parts do not fit its layout"))
+}
+
+/// Gives the bytes of a part in pieces; `false` where the file has none of that name.
+pub(super) fn read_part(
+    path: &Path,
+    part: &str,
+    each: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<bool> {
+    let source = Source::open(path)?;
+    let header = read_header(&source)?;
+    let Some(entry) = header.entries.iter().find(|entry| entry.name == part) else {
+        return Ok(false);
+    };
+    let end = entry.range.end;
+    for at in entry.range.clone().step_by(PIECE_BYTES) {
+        each(source.bytes(at..end.min(at + PIECE_BYTES as u64))?)?;
+    }
+    Ok(true)
 }
 
 /// Of names and bytes of parts, in the order of the file.

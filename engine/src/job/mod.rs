@@ -15,6 +15,7 @@ mod levels;
 mod outputs;
 mod pace;
 mod preview;
+mod spares;
 mod store;
 mod weights;
 
@@ -42,6 +43,7 @@ use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::fold::{self, Settled};
 use crate::job::folded::Alone;
+use crate::job::spares::Spares;
 use crate::method::{self, Needs, Step, Task};
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
@@ -110,8 +112,10 @@ fn compress_into(
     let batches = batches(checkpoint, plan, layers, limits)?;
     let divisors = folded::divide(store, (subject, settled), layers, observer)?;
     let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
-    let done_bytes = AtomicU64::new(0);
+    let (done_bytes, spares) = (AtomicU64::new(0), Spares::default());
     for batch in batches {
+        spares
+            .keep_for(batch.iter().map(|&layer| checkpoint.tensors()[layer].parameters() as usize));
         batch.par_iter().try_for_each(|&layer| {
             observer.go_on()?;
             let tensor = &checkpoint.tensors()[layer];
@@ -124,7 +128,8 @@ fn compress_into(
                 None => method::run_chain(steps, task),
             };
             let rows = divisors.rows.get(&layer).map(|by| by.as_slice());
-            let encoding = compress_by(subject, plan, layer, (&run, rows, observer))?;
+            let by = Chain { run: &run, rows, spares: &spares };
+            let encoding = compress_by(subject, plan, layer, (&by, observer))?;
             observer.go_on()?;
             store.put(layer, &encoding)?;
             done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed);
@@ -190,24 +195,31 @@ pub fn compress_layer<'a>(
     let is_folded = method::chain_folds(&plan.assignment(name).steps);
     let alone = if is_folded { Alone::of(subject.checkpoint, layer) } else { Alone::default() };
     let run = |steps: &[Step], task: &Task<'_>| method::run_alone(steps, task, &alone);
-    compress_by(subject, plan, layer, (&run, None, observer))
+    let by = Chain { run: &run, rows: None, spares: &Spares::default() };
+    compress_by(subject, plan, layer, (&by, observer))
 }
 
-/// How a chain is run.
-type RunChain<'r> = &'r dyn Fn(&[Step], &Task<'_>) -> Result<Encoding>;
+/// How a layer is compressed.
+struct Chain<'r> {
+    run: &'r dyn Fn(&[Step], &Task<'_>) -> Result<Encoding>,
+    /// By what its rows are divided first.
+    rows: Option<&'r [f32]>,
+    spares: &'r Spares,
+}
 
-/// Compresses one layer, its rows divided by `rows` first. What is shared by fused layers is not: a chain that shares
+/// Compresses one layer. What is shared by fused layers is not: a chain that shares
 /// leaves no row to itself, so its rows take no scales.
 fn compress_by(
     Subject { checkpoint, calibrated }: Subject<'_>,
     plan: &Plan,
     layer: usize,
-    (run, rows, observer): (RunChain<'_>, Option<&[f32]>, &dyn Observer),
+    (by, observer): (&Chain<'_>, &dyn Observer),
 ) -> Result<Encoding> {
     let tensor = &checkpoint.tensors()[layer];
-    let mut weights = checkpoint.weights(layer, observer)?;
-    if let Some(by) = rows {
-        folded::divide_rows(&mut weights, by);
+    let spare = by.spares.take(tensor.parameters() as usize);
+    let mut weights = checkpoint.weights_in(spare, layer, observer)?;
+    if let Some(rows) = by.rows {
+        folded::divide_rows(&mut weights, rows);
     }
     let assignment = plan.assignment(&tensor.name);
     let fused_peak = fused_peak(checkpoint, plan, layer, observer)?;
@@ -224,7 +236,9 @@ fn compress_by(
         inputs: inputs.as_ref(),
         observer,
     };
-    run(&assignment.steps, &task)
+    let encoding = (by.run)(&assignment.steps, &task);
+    by.spares.give(weights);
+    encoding
 }
 
 /// The largest |w| over the layers that a layer is fused with and that are to be compressed as it is, where its chain

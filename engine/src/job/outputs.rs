@@ -9,6 +9,12 @@ use crate::observer::Observer;
 use crate::plan::Plan;
 
 impl Subject<'_> {
+    /// Whether a plan asks of the inputs of a layer what its outputs lose.
+    pub fn asks_outputs(&self, plan: &Plan, layer: usize) -> bool {
+        let name = &self.checkpoint.tensors()[layer].name;
+        chain_needs(&plan.assignment(name).steps) >= Needs::Moments
+    }
+
     /// The relative error of the outputs of a layer that became `made`, weights with what is added to its outputs:
     /// √(tr(Δ·H·Δᵀ)/tr(W·H·Wᵀ)), with the diagonal of H where a Gram matrix was not asked. `None` where the plan asks
     /// nothing of the inputs of the layer, so that nothing was read of them. Cost: rows·cols² operations with a Gram
@@ -25,7 +31,7 @@ impl Subject<'_> {
     ) -> Result<Option<f64>> {
         let name = &self.checkpoint.tensors()[layer].name;
         let needs = chain_needs(&plan.assignment(name).steps);
-        if needs < Needs::Moments {
+        if !self.asks_outputs(plan, layer) {
             return Ok(None);
         }
         let inputs = self.calibrated.inputs(name, needs)?;

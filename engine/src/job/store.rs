@@ -155,6 +155,16 @@ impl Encodings for Store {
         self.get(tensor).map(Arc::new)
     }
 
+    fn stored_part(
+        &self,
+        tensor: usize,
+        part: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        let held = Held::Tensor(tensor);
+        Ok(self.find(held).is_some() && encoded::read_part(&self.path(held), part, each)?)
+    }
+
     fn divided(&self, tensor: usize) -> Result<Option<Vec<f32>>> {
         let held = Held::Divisors(tensor);
         if self.find(held).is_none() {

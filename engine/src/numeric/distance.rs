@@ -22,27 +22,101 @@ pub fn relative_error(weights: ArrayView2<'_, f32>, decoded: ArrayView2<'_, f32>
     let (weights, decoded) = (weights.as_slice(), decoded.as_slice());
     let (weights, decoded) = (weights.unwrap_or_default(), decoded.unwrap_or_default());
     let pieces = weights.par_chunks(PIECE).zip(decoded.par_chunks(PIECE));
-    let sums: Vec<(f64, f64)> = pieces.map(|pair| vectorised(Squares(pair))).collect();
-    let (error, norm) =
-        sums.into_iter().fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
+    let sums = pieces.map(|(weights, decoded)| {
+        let mut sums = Squares::default();
+        sums.add(weights, decoded);
+        sums.finish()
+    });
+    relative_error_of(sums.collect::<Vec<_>>().into_iter().flatten())
+}
+
+/// The relative error of the sums of all pieces, in order: that of [`relative_error`] to the bit.
+pub fn relative_error_of(pieces: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (error, norm) = pieces.fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
     ratio(error, norm)
 }
 
-/// Σ(w − ŵ)² and Σw² of a piece.
-struct Squares<'a>((&'a [f32], &'a [f32]));
+/// Σ(w − ŵ)² and Σw² of pieces of [`PIECE`] values, which come in runs of any length, the first with the beginning of a
+/// piece.
+#[derive(Clone, Debug, Default)]
+pub struct Squares {
+    done: Vec<(f64, f64)>,
+    error: [f64; LANES],
+    norm: [f64; LANES],
+    /// Values of the piece that has begun.
+    held: usize,
+}
 
-impl Loops for Squares<'_> {
-    type Found = (f64, f64);
+impl Squares {
+    /// Adds the next values. Cost: one pass.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn add(&mut self, mut weights: &[f32], mut decoded: &[f32]) {
+        assert_eq!(weights.len(), decoded.len(), "two sequences of one length");
+        while !weights.is_empty() {
+            let n = weights.len().min(PIECE - self.held);
+            let ((w, rest_w), (d, rest_d)) = (weights.split_at(n), decoded.split_at(n));
+            // Up to the first lane one by one, so that each value falls into the lane of its place in the piece.
+            let (ahead, lane) = ((LANES - self.held % LANES) % LANES, self.held % LANES);
+            let ahead = ahead.min(n);
+            self.add_few((&w[..ahead], &d[..ahead]), lane);
+            (self.error, self.norm) = vectorised(Lanes {
+                pair: (&w[ahead..], &d[ahead..]),
+                error: self.error,
+                norm: self.norm,
+            });
+            let rest = (n - ahead) % LANES;
+            self.add_few((&w[n - rest..], &d[n - rest..]), 0);
+            self.held += n;
+            if self.held == PIECE {
+                self.end_piece();
+            }
+            (weights, decoded) = (rest_w, rest_d);
+        }
+    }
+
+    fn add_few(&mut self, (weights, decoded): (&[f32], &[f32]), first_lane: usize) {
+        for (i, (&w, &d)) in weights.iter().zip(decoded).enumerate() {
+            let (w, d) = (f64::from(w), f64::from(d));
+            self.error[first_lane + i] += (w - d) * (w - d);
+            self.norm[first_lane + i] += w * w;
+        }
+    }
+
+    fn end_piece(&mut self) {
+        self.done.push((self.error.iter().sum(), self.norm.iter().sum()));
+        (self.error, self.norm, self.held) = ([0.0; LANES], [0.0; LANES], 0);
+    }
+
+    /// The sums of each piece, the last of which may be shorter.
+    pub fn finish(mut self) -> Vec<(f64, f64)> {
+        if self.held > 0 {
+            self.end_piece();
+        }
+        self.done
+    }
+}
+
+/// Sums by lane of values that begin with the first lane; those behind the last whole eight are left out.
+struct Lanes<'a> {
+    pair: (&'a [f32], &'a [f32]),
+    error: [f64; LANES],
+    norm: [f64; LANES],
+}
+
+impl Loops for Lanes<'_> {
+    type Found = ([f64; LANES], [f64; LANES]);
 
     #[expect(
         clippy::inline_always,
         reason = "loops become vectors only inside the function compiled for them"
     )]
     #[inline(always)]
-    fn run(self) -> (f64, f64) {
-        let (weights, rest_w) = self.0.0.as_chunks::<LANES>();
-        let (decoded, rest_d) = self.0.1.as_chunks::<LANES>();
-        let (mut error, mut norm) = ([0.0; LANES], [0.0; LANES]);
+    fn run(self) -> Self::Found {
+        let (mut error, mut norm) = (self.error, self.norm);
+        let (weights, decoded) =
+            (self.pair.0.as_chunks::<LANES>().0, self.pair.1.as_chunks::<LANES>().0);
         for (w, d) in weights.iter().zip(decoded) {
             for i in 0..LANES {
                 let (w, d) = (f64::from(w[i]), f64::from(d[i]));
@@ -50,12 +124,7 @@ impl Loops for Squares<'_> {
                 norm[i] += w * w;
             }
         }
-        for (i, (&w, &d)) in rest_w.iter().zip(rest_d).enumerate() {
-            let (w, d) = (f64::from(w), f64::from(d));
-            error[i] += (w - d) * (w - d);
-            norm[i] += w * w;
-        }
-        (error.iter().sum(), norm.iter().sum())
+        (error, norm)
     }
 }
 
@@ -189,6 +258,26 @@ mod tests {
             .fold(Distance::default(), |all, piece| all.merge(&piece));
         assert!(a.len() > 2 * PIECE);
         assert_eq!(sums.relative_error().to_bits(), relative_error(a.view(), b.view()).to_bits());
+    }
+
+    #[test]
+    fn runs_of_any_length_add_up_to_the_bits_of_the_whole() {
+        let value = |i: usize, seed: u32| {
+            let mixed = (i as u32 ^ seed).wrapping_mul(2_654_435_761);
+            f32::from_bits(0x3f80_0000 | mixed >> 9) - 1.5
+        };
+        let n = 2 * PIECE + 77;
+        let w: Vec<f32> = (0..n).map(|i| value(i, 5)).collect();
+        let d: Vec<f32> = (0..n).map(|i| value(i, 9)).collect();
+        let rows = |values: &[f32]| Array2::from_shape_vec((1, n), values.to_vec()).unwrap();
+        let whole = relative_error(rows(&w).view(), rows(&d).view());
+        for run in [1, 3, 8, 1009, PIECE - 1, PIECE + 5, n] {
+            let mut sums = Squares::default();
+            w.chunks(run).zip(d.chunks(run)).for_each(|(w, d)| sums.add(w, d));
+            let sums = sums.finish();
+            assert_eq!(sums.len(), 3);
+            assert_eq!(relative_error_of(sums.into_iter()).to_bits(), whole.to_bits(), "{run}");
+        }
     }
 
     #[test]

@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
-use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Config, Tensor};
 use crate::encoding::{Encoding, Layout, LowRankLayout, Sum};
 use crate::error::Result;
 use crate::format::adapter::{self, CONFIG, FOLDER, Factors, KEY, PARTS, VERSION, WEIGHTS};
+use crate::format::layer::Reader;
 use crate::format::safetensors::{FilePlan, Spec};
 use crate::target::lint::{Case, Fix, Lint, Severity};
 use crate::target::mend::layers_text;
@@ -156,24 +155,22 @@ pub fn pack(
     values.map(|values| values.bytes)
 }
 
-/// Decodes a natively stored layer from `get(name)` by other code than [`pack`], for the proof.
-pub fn unpack<'a>(
+/// Decodes a natively stored layer from `get(name)`, any run of its weights, by other code than [`pack`], for the proof.
+pub fn reader<'a>(
     target: &dyn Target,
     tensor: &Tensor,
     layout: &Layout,
     get: &dyn Fn(&str) -> Option<&'a [u8]>,
-) -> Option<Array2<f32>> {
+) -> Option<Reader<'a>> {
     let Some((base, correction)) = target.capabilities().in_adapter(tensor, layout) else {
-        return target.unpack(tensor, layout, get);
+        return target.reader(tensor, layout, get);
     };
-    let mut weights = target.unpack(tensor, base, get)?;
+    let base = Box::new(target.reader(tensor, base, get)?);
     let Layout::Dense(dtype) = *correction.right else { return None };
     let (shape, [right, left]) = (tensor.matrix?.shape, adapter::names(tensor.module()));
     let part = |part: &str| get(if part == PARTS[0] { &right } else { &left });
     let factors = Factors { rank: correction.rank, dtype }.reader(shape, &part)?;
-    let rows = weights.as_slice_mut()?.par_chunks_mut(shape.cols.max(1)).enumerate();
-    rows.try_for_each(|(row, values)| factors.add(row * shape.cols, values))?;
-    Some(weights)
+    Some(Reader::Corrected(base, factors))
 }
 
 /// Layers whose runtime needs two things to load.

@@ -3,7 +3,6 @@
 //! `codes` i8 or i16 `[out, in/g, codebooks]`, `codebooks` `[codebooks, 2ᵇ, 1, g]`, `scales` `[out, 1, 1, 1]`. config.json has one
 //! number of codebooks, bits and inputs of a code for the whole model, and lists the layers that are not stored so.
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -89,14 +88,14 @@ impl Target for Aqlm {
         pack(additive, suffix(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Aqlm(form(layout)?);
-        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }
 

@@ -3,15 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
-
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::format::archive::{self, Index};
 use crate::format::layer;
 use crate::format::safetensors::Spec;
 use crate::target::capabilities::{Capabilities, Holds};
-use crate::target::{About, Entry, Storage, Target};
+use crate::target::{About, Entry, Ready, Storage, Target};
 
 /// Every encoding, part by part.
 pub(super) struct Archive;
@@ -80,14 +78,18 @@ impl Target for Archive {
         archive::pack(encoding, part(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn ready(&self, tensor: &Tensor, _layout: &Layout, name: &str) -> Option<Ready> {
+        Some(Ready::Part(part(tensor, name)?.to_owned()))
+    }
+
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Archive(layout.clone());
-        form.unpack(tensor.matrix?.shape, &|part| get(&format!("{}.{part}", tensor.name)))
+        form.reader(tensor.matrix?.shape, &|part| get(&format!("{}.{part}", tensor.name)))
     }
 }
 

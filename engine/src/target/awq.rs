@@ -3,7 +3,6 @@
 //! `qweight` i32 `[in, out/8]`, `qzeros` i32 `[groups, out/8]`, `scales` f16 `[groups, out]`; 4 bits with a true zero
 //! point. There are no bits by module: a layer is quantised like all others, or listed as kept.
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -112,14 +111,14 @@ impl Target for Awq {
         pack(form(&encoding.layout())?, affine, suffix(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Awq(form(layout)?);
-        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }
 

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::encoding::{Affine, AffineLayout, Encoding, Float, Layout, Levels, Tiling};
+use crate::encoding::{Affine, Encoding, Float, Layout, Levels, Tiling};
 use crate::format::compressed_tensors::{
-    self as format, Packing, Scheme, pack, quantization_config, stored, unpack,
+    self as format, Packing, Scheme, pack, quantization_config, shape_bytes, stored,
 };
 use crate::format::layer;
 use crate::format::safetensors::Spec;
@@ -21,7 +20,7 @@ use crate::target::capabilities::{
     Agreement, Capabilities, Corrections, Integers, NOT_LINEAR, Which,
 };
 use crate::target::floats::Floats;
-use crate::target::{About, Entry, MARLIN, Target, is_linear_module};
+use crate::target::{About, Entry, MARLIN, Ready, Target, is_linear_module, suffix};
 use crate::tensor::DType;
 
 /// Both integer layouts of compressed-tensors.
@@ -281,18 +280,32 @@ impl Target for CompressedTensors {
         }
     }
 
-    fn unpack<'a>(
+    fn ready(&self, tensor: &Tensor, layout: &Layout, name: &str) -> Option<Ready> {
+        let (suffix, shape) = (suffix(tensor, name)?, tensor.matrix?.shape);
+        if (suffix, self.packing) == ("weight_shape", Packing::Packed) {
+            return Some(Ready::Bytes(shape_bytes(shape)));
+        }
+        let Layout::Affine(affine) = layout else { return None };
+        let part = match (suffix, self.packing) {
+            // Rows of whole words are one stream without a gap, as the codes of an encoding are.
+            ("weight_packed", Packing::Packed) if shape.cols.is_multiple_of(32) => "codes",
+            // That of a whole tensor is repeated for each row.
+            ("weight_scale", _) if affine.grouping != Grouping::Tensor => "scales",
+            _ => return None,
+        };
+        Some(Ready::Part(part.to_owned()))
+    }
+
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
-        let (shape, get) =
-            (tensor.matrix?.shape, |suffix: &str| get(&format!("{}.{suffix}", tensor.module())));
-        if let Some((floats, dtype)) = floats_of(layout) {
-            return layer::Form::CompressedFloats(floats, dtype).unpack(shape, &get);
-        }
-        let affine: &AffineLayout = layout.affine()?;
-        unpack(self.packing, affine, shape, &get)
+    ) -> Option<layer::Reader<'a>> {
+        let form = match (floats_of(layout), layout.affine()) {
+            (Some((floats, dtype)), _) => layer::Form::CompressedFloats(floats, dtype),
+            (None, affine) => layer::Form::CompressedTensors(self.packing, affine?.clone()),
+        };
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }

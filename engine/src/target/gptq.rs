@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, FusedGroup, FusedKind, Role, Tensor};
@@ -175,14 +174,14 @@ impl Target for Gptq {
         pack(self.form(tensor, &encoding.layout())?, affine, suffix(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Gptq(self.form(tensor, layout)?);
-        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }
 

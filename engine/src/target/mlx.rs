@@ -2,7 +2,6 @@
 //!
 //! `weight` u32 `[out, in·b/32]`, `scales` and `biases` `[out, in/g]` in the model's type.
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
@@ -117,14 +116,14 @@ impl Target for Mlx {
         pack(encoding, suffix(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Mlx(Form::of(layout)?);
-        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }
 

@@ -31,7 +31,6 @@ mod versions;
 
 use std::collections::BTreeMap;
 
-use ndarray::Array2;
 use serde_json::Value;
 
 pub use biases::{added_bias, place_biases};
@@ -55,6 +54,7 @@ pub use removal::{entries_of_whole, lints_of_whole, refuse_dead_rules};
 use crate::checkpoint::{Checkpoint, MatrixKind, Tensor};
 use crate::encoding::{Encoding, Layout};
 use crate::error::{Error, Result};
+use crate::format::layer;
 use crate::format::safetensors::Spec;
 use crate::target::halves::in_f16;
 use crate::tensor::{DType, Shape};
@@ -145,6 +145,15 @@ pub enum Storage {
         /// Why, in a sentence without a full stop.
         because: String,
     },
+}
+
+/// The bytes of a tensor of the output that no number of its layer need be read for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// These.
+    Bytes(Vec<u8>),
+    /// Those of a part of the encoding, as [`Encoding::parts`] names it.
+    Part(String),
 }
 
 /// A runtime and format to export for.
@@ -248,13 +257,20 @@ pub trait Target: Sync {
         None
     }
 
-    /// Decodes a natively stored layer from `get(name)` by other code than [`Target::pack`], for the proof.
-    fn unpack<'a>(
+    /// What [`Target::pack`] gives for an encoding of this layout, where that is known without it; such a layer is held as it
+    /// is encoded, see [`Target::held`].
+    fn ready(&self, _tensor: &Tensor, _layout: &Layout, _name: &str) -> Option<Ready> {
+        None
+    }
+
+    /// Decodes a natively stored layer from `get(name)`, any run of its weights, by other code than [`Target::pack`], for the
+    /// proof.
+    fn reader<'a>(
         &self,
         _tensor: &Tensor,
         _layout: &Layout,
         _get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         None
     }
 }

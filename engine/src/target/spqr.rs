@@ -4,7 +4,6 @@
 //! `dense_weights` i64, `row_offsets` i32, `col_vals` i32, `in_perm` i32: see `format/spqr`. config.json says how many
 //! elements each has, and lists the layers that are not stored so.
 
-use ndarray::Array2;
 use serde_json::Value;
 
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -99,13 +98,13 @@ impl Target for Spqr {
         pack(encoding, suffix(tensor, name)?)
     }
 
-    fn unpack<'a>(
+    fn reader<'a>(
         &self,
         tensor: &Tensor,
         layout: &Layout,
         get: &dyn Fn(&str) -> Option<&'a [u8]>,
-    ) -> Option<Array2<f32>> {
+    ) -> Option<layer::Reader<'a>> {
         let form = layer::Form::Spqr(Form::of(layout)?);
-        form.unpack(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
+        form.reader(tensor.matrix?.shape, &|suffix| get(&format!("{}.{suffix}", tensor.module())))
     }
 }

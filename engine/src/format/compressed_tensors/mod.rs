@@ -153,9 +153,7 @@ pub fn pack(packing: Packing, affine: &Affine, suffix: &str) -> Option<Vec<u8>> 
             write_f32(layout.scale_dtype, &by_row(affine, affine.scales()), &mut bytes);
             bytes
         }
-        ("weight_shape", Packing::Packed) => {
-            [rows as i64, cols as i64].iter().flat_map(|n| n.to_le_bytes()).collect()
-        }
+        ("weight_shape", Packing::Packed) => shape_bytes(affine.shape()),
         ("weight_zero_point", Packing::Int) => {
             by_row(affine, affine.zeros()).into_iter().map(signed).collect()
         }
@@ -164,6 +162,11 @@ pub fn pack(packing: Packing, affine: &Affine, suffix: &str) -> Option<Vec<u8>> 
         }
         _ => return None,
     })
+}
+
+/// The bytes of `weight_shape`.
+pub fn shape_bytes(MatrixShape { rows, cols }: MatrixShape) -> Vec<u8> {
+    [rows as i64, cols as i64].iter().flat_map(|n| n.to_le_bytes()).collect()
 }
 
 /// One value a row and group: what a scale of the whole tensor is repeated to.
