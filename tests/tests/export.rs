@@ -6,7 +6,7 @@ use std::path::Path;
 
 use lapidary_engine::checkpoint::{Checkpoint, Tensor};
 use lapidary_engine::export::{Destination, PAGE, REPORT, Report, discard_finished, export};
-use lapidary_engine::job::{self, Encodings as _, Limits};
+use lapidary_engine::job::{self, Encodings as _, Limits, Store};
 use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::measure;
@@ -128,6 +128,19 @@ fn every_target_holds_what_the_store_holds_bit_for_bit() {
     assert!(native > 200, "only {native} layers were stored natively");
 }
 
+fn stored(store: &Store, tensor: usize, part: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let each = &mut |piece: &[u8]| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    };
+    assert!(
+        store.stored_part(tensor, part, each).is_ok_and(|there| there),
+        "no {part} in the store"
+    );
+    bytes
+}
+
 #[test]
 fn what_is_written_from_the_store_is_what_a_target_packs() {
     let sample = sample();
@@ -137,34 +150,24 @@ fn what_is_written_from_the_store_is_what_a_target_packs() {
         for target in writable().chain(target::find("archive")) {
             let manifest = Manifest::new(&sample, &plan, target).unwrap();
             let native = manifest.entries.iter().filter(|entry| entry.storage == Storage::Native);
-            for entry in native {
+            let specs = native.flat_map(|entry| entry.specs.iter().map(move |spec| (entry, spec)));
+            for (entry, spec) in specs {
                 let tensor = &sample.tensors()[entry.tensor];
+                let ready = entry.layout.as_ref();
+                let ready = ready.and_then(|layout| target.ready(tensor, layout, &spec.name));
+                let found = match ready {
+                    None => continue,
+                    Some(Ready::Bytes(bytes)) => bytes,
+                    Some(Ready::Part(part)) => {
+                        let bytes = stored(&store, entry.tensor, &part);
+                        parts.insert(part);
+                        bytes
+                    }
+                };
                 let encoding = store.get(entry.tensor).unwrap();
-                for spec in &entry.specs {
-                    let ready = entry.layout.as_ref();
-                    let ready = ready.and_then(|layout| target.ready(tensor, layout, &spec.name));
-                    let found = match ready {
-                        None => continue,
-                        Some(Ready::Bytes(bytes)) => bytes,
-                        Some(Ready::Part(part)) => {
-                            let mut bytes = Vec::new();
-                            let each = &mut |piece: &[u8]| {
-                                bytes.extend_from_slice(piece);
-                                Ok(())
-                            };
-                            assert!(store.stored_part(entry.tensor, &part, each).unwrap());
-                            parts.insert(part);
-                            bytes
-                        }
-                    };
-                    let packed = adapter::pack(target, tensor, &encoding, &spec.name);
-                    assert!(
-                        Some(found) == packed,
-                        "{name} for {}: {}",
-                        target.about().id,
-                        spec.name
-                    );
-                }
+                let packed = adapter::pack(target, tensor, &encoding, &spec.name);
+                let what = || format!("{name} for {}: {}", target.about().id, spec.name);
+                assert!(Some(found) == packed, "{}", what());
             }
         }
     }
