@@ -69,7 +69,7 @@ fn gradient<'o>(
         assert_eq!(out, &run(network, block, x), "the same bits as the forward pass");
         Ok(2.0 * (out - target))
     };
-    network.run_back(block, (x, &LENGTHS), &mut slopes, &mut gradient, &Silent).expect("a walk");
+    network.run_back(block, (x, &LENGTHS), (&mut slopes, &mut gradient), &Silent).expect("a walk");
     gradient
 }
 
@@ -190,14 +190,14 @@ fn every_layer_is_seen_once_and_a_mixture_is_refused_by_name() {
     let x = random((33, of_qwen.design().hidden), 1.0, 1);
     let mut seen = Count(HashMap::new());
     let mut same = |out: &Array2<f32>| Ok(out.clone());
-    of_qwen.run_back(&block, (&x, &LENGTHS), &mut same, &mut seen, &Silent).expect("a walk");
+    of_qwen.run_back(&block, (&x, &LENGTHS), (&mut same, &mut seen), &Silent).expect("a walk");
     assert!(seen.0.len() == 7 && seen.0.values().all(|&times| times == 1), "{:?}", seen.0);
     let checkpoint = golden("mixtral");
     let weights = CheckpointWeights::new(&checkpoint);
     let of_mixtral = network(&checkpoint, &weights);
     let block = of_mixtral.load_whole(0, &Silent).expect("a block");
     let x = random((33, of_mixtral.design().hidden), 1.0, 1);
-    let walked = of_mixtral.run_back(&block, (&x, &LENGTHS), &mut same, &mut seen, &Silent);
+    let walked = of_mixtral.run_back(&block, (&x, &LENGTHS), (&mut same, &mut seen), &Silent);
     let sentence = walked.expect_err("a mixture").sentence();
     assert!(sentence.contains("block 0") && sentence.contains("mixture"), "{sentence}");
 }
@@ -222,6 +222,6 @@ fn a_walk_stops_when_it_is_asked_to() {
     let observer = Stops(3.into());
     let mut same = |out: &Array2<f32>| Ok(out.clone());
     let mut seen = Count(HashMap::new());
-    let walked = network.run_back(&block, (&x, &LENGTHS), &mut same, &mut seen, &observer);
+    let walked = network.run_back(&block, (&x, &LENGTHS), (&mut same, &mut seen), &observer);
     assert!(matches!(walked, Err(lapidary_engine::Error::Cancelled)), "{walked:?}");
 }

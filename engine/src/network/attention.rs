@@ -241,7 +241,9 @@ impl Sequences<'_> {
         let mut scores = ArrayViewMut2::from_shape(shape, scores.as_mut_slice()).ok()?;
         multiply(attention.scale, queries, keys.t(), false, scores.view_mut());
         let mut capped = capped.filter(|_| attention.soft_cap.is_some());
-        capped.iter_mut().for_each(|capped| capped.clear());
+        if let Some(capped) = &mut capped {
+            capped.clear();
+        }
         for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
             let visible = seen(position + i);
             let row = row.as_slice_mut()?;

@@ -23,7 +23,7 @@ use ndarray::Array2;
 
 pub use attention::Past;
 pub use pass::{Batch, LoadedBlock, LoadedHead, NoTaps, Site, Taps};
-pub use reverse::{Backs, Gradient};
+pub use reverse::{Backs, Gradient, Slopes};
 pub use weights::{CheckpointWeights, Freed, Renamed, Replaced, Weights};
 
 use crate::checkpoint::{Checkpoint, Config};

@@ -50,7 +50,9 @@ impl Steps {
         }
         if let Some((_, change, inverse)) = self.known.back() {
             let scale = 1.0 / (inverse * product(change, change));
-            direction.iter_mut().for_each(|d| *d *= scale);
+            for d in &mut direction {
+                *d *= scale;
+            }
         }
         for ((step, change, inverse), share) in self.known.iter().zip(shares.into_iter().rev()) {
             let other = inverse * product(change, &direction);

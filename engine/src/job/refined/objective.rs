@@ -104,7 +104,7 @@ impl<'a> Objective<'a> {
                 Ok(slope)
             };
             let x = (&part.x, part.lengths.as_slice());
-            self.network.run_back(&self.block, x, &mut slopes, &mut gradient, self.observer)?;
+            self.network.run_back(&self.block, x, (&mut slopes, &mut gradient), self.observer)?;
             self.passed(part);
         }
         let of = |(name, shape): &Shape| {
@@ -128,7 +128,7 @@ impl<'a> Objective<'a> {
                 Ok(Array2::from_shape_simple_fn(out.dim(), sign))
             };
             let x = (&part.x, part.lengths.as_slice());
-            self.network.run_back(&self.block, x, &mut signs, &mut seen, self.observer)?;
+            self.network.run_back(&self.block, x, (&mut signs, &mut seen), self.observer)?;
             seen.tokens += part.x.nrows() as u64;
             self.passed(part);
         }
@@ -136,7 +136,9 @@ impl<'a> Objective<'a> {
         let of = |(name, (_, cols)): &Shape| {
             let (mut rows, gram) =
                 seen.sums.remove(name).unwrap_or((Vec::new(), Array2::zeros((*cols, *cols))));
-            rows.iter_mut().for_each(|row: &mut f64| *row /= tokens);
+            for row in &mut rows {
+                *row /= tokens;
+            }
             Curvature { gram, rows }
         };
         Ok(self.layers.iter().map(of).collect())

@@ -82,6 +82,9 @@ impl Backs for Gradient<'_> {
     }
 }
 
+/// Makes of what a block gave the derivative of something by it.
+pub type Slopes<'a> = &'a mut dyn FnMut(&Array2<f32>) -> Result<Array2<f32>>;
+
 /// A part of a block as it was added to the residual stream.
 struct Added {
     /// What the part gave.
@@ -127,8 +130,7 @@ impl Network<'_> {
         &self,
         block: &LoadedBlock,
         (x, lengths): (&Array2<f32>, &[usize]),
-        slopes: &mut dyn FnMut(&Array2<f32>) -> Result<Array2<f32>>,
-        backs: &mut dyn Backs,
+        (slopes, backs): (Slopes<'_>, &mut dyn Backs),
         observer: &dyn Observer,
     ) -> Result<()> {
         let (index, held) = (block.index, &block.held);

@@ -71,9 +71,8 @@ impl Sums {
         values.par_chunks_mut(cols.max(1)).enumerate().for_each(|(row, values)| {
             for (run, values) in values.chunks_mut(self.books.dim).enumerate() {
                 self.add_entries(run, self.codes(row, run), values);
-                if let Some(scale) = self.scales.get(row) {
-                    values.iter_mut().for_each(|value| *value *= scale);
-                }
+                let scale = self.scale(row);
+                values.iter_mut().zip(std::iter::repeat(scale)).for_each(|(v, s)| *v *= s);
             }
         });
         out
@@ -99,10 +98,10 @@ impl Sums {
                 sum.fill(0.0);
                 for (codebook, &code) in self.codes(row, run).iter().enumerate() {
                     let at = self.books.at(run, codebook, code);
-                    for (i, col) in cols.clone().enumerate() {
-                        of_entries[at + i] += scale * f64::from(slope[col]);
-                        sum[i] += self.books.values[at + i];
-                    }
+                    let entry = &self.books.values[at..];
+                    sum.iter_mut().zip(entry).for_each(|(sum, entry)| *sum += entry);
+                    let of_entry = of_entries[at..].iter_mut().zip(cols.clone());
+                    of_entry.for_each(|(to, col)| *to += scale * f64::from(slope[col]));
                 }
                 if let Some(of_scale) = of_scales.get_mut(row) {
                     let along = cols.zip(&*sum).map(|(col, sum)| f64::from(slope[col] * sum));
@@ -127,7 +126,7 @@ impl Sums {
             for (i, gains) in gains.chunks_mut(runs.max(1)).enumerate() {
                 let row = strip * STRIP + i;
                 let slope = near.slope.row(row).to_vec();
-                let of_row = Row { sums: self, near, squares: &squares, row };
+                let of_row = Row { sums: self, near, squares: &squares, at: row };
                 for (run, gain) in gains.iter_mut().enumerate() {
                     let codes = self.codes(row, run);
                     *gain = of_row.best(run, codes, &slope).map_or(0.0, |found| found.gain);
@@ -154,7 +153,7 @@ impl Sums {
             if is_cancelled() || !gains.iter().any(|&gain| gain >= least) {
                 return (0, None);
             }
-            let of_row = Row { sums: self, near, squares: &squares, row };
+            let of_row = Row { sums: self, near, squares: &squares, at: row };
             let (moved, codes) = of_row.walk(gains, least);
             (moved, Some(codes))
         });
@@ -193,7 +192,7 @@ struct Row<'a, 'n> {
     sums: &'a Sums,
     near: Near<'n>,
     squares: &'a [f32],
-    row: usize,
+    at: usize,
 }
 
 impl Row<'_, '_> {
@@ -202,8 +201,8 @@ impl Row<'_, '_> {
     fn best(&self, run: usize, codes: &[u16], slope: &[f32]) -> Option<Move> {
         let (sums, books) = (self.sums, &self.sums.books);
         let cols = sums.cols(run);
-        let scale = sums.scale(self.row);
-        let k = self.near.rows[self.row] as f32 * scale * scale;
+        let scale = sums.scale(self.at);
+        let k = self.near.rows[self.at] as f32 * scale * scale;
         let per_run = books.codebooks * books.entries;
         let squares = &self.squares[run * per_run..(run + 1) * per_run];
         let mut best: Option<Move> = None;
@@ -232,9 +231,9 @@ impl Row<'_, '_> {
     /// Moves codes of the runs that gain enough, the most first.
     fn walk(&self, gains: &[f32], least: f32) -> (usize, Vec<u16>) {
         let (sums, n) = (self.sums, self.sums.books.codebooks);
-        let first = self.row * sums.runs() * n;
+        let first = self.at * sums.runs() * n;
         let mut codes = sums.codes[first..first + sums.runs() * n].to_vec();
-        let mut slope = self.near.slope.row(self.row).to_vec();
+        let mut slope = self.near.slope.row(self.at).to_vec();
         let mut order: Vec<usize> = (0..gains.len()).filter(|&run| gains[run] >= least).collect();
         order.sort_by(|&a, &b| gains[b].total_cmp(&gains[a]).then(a.cmp(&b)));
         let mut moved = 0;
@@ -244,7 +243,7 @@ impl Row<'_, '_> {
             let before = std::mem::replace(&mut own[found.codebook], found.code);
             moved += 1;
             let entry = |code: u16| sums.books.entry(run, found.codebook, code);
-            let step = 2.0 * self.near.rows[self.row] as f32 * sums.scale(self.row);
+            let step = 2.0 * self.near.rows[self.at] as f32 * sums.scale(self.at);
             for ((col, new), old) in sums.cols(run).zip(entry(found.code)).zip(entry(before)) {
                 let factor = step * (new - old);
                 let along = self.near.gram.row(col);
