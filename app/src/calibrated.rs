@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use lapidary_engine::calibration::{Folder, Prefix, Settings, model_key};
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::evaluation::subject_key;
+use lapidary_engine::job::refined_blocks;
 use lapidary_engine::method::{Needs, chain_needs};
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
@@ -82,6 +83,14 @@ impl Choice {
     ) -> Result<Option<Loaded>> {
         let Some((needs, layer)) = needs(checkpoint, plan) else { return Ok(None) };
         let Some(found) = self.latest(checkpoint, (needs, Some(plan)), observer)? else {
+            if let Some(block) = refined_blocks(checkpoint, plan).first() {
+                return Err(Error::plan(
+                    format!(
+                        "refining block {block} needs what enters it, and no finished calibration with this plan keeps it"
+                    ),
+                    "run: lapidary calibrate PROJECT --text FILE --sequential",
+                ));
+            }
             let what = match needs {
                 Needs::Gram => "the Gram matrix of its inputs",
                 Needs::Tokens => "to know how often its tokens occur",
@@ -110,10 +119,14 @@ impl Choice {
     ) -> Result<Option<Loaded>> {
         let cache = Cache::new(&self.home.join("measured"), CACHE_LIMIT_BYTES);
         let key = model_key(checkpoint, Some(&cache), observer)?;
-        let has_enough = |folder: &Folder| match needs {
-            Needs::Tokens => folder.has_tokens(),
-            Needs::Gram => folder.settings().has_grams,
-            Needs::Weights | Needs::Moments => true,
+        let refined = plan.map(|plan| refined_blocks(checkpoint, plan)).unwrap_or_default();
+        let has_enough = |folder: &Folder| {
+            let is_enough = match needs {
+                Needs::Tokens => folder.has_tokens(),
+                Needs::Gram => folder.settings().has_grams,
+                Needs::Weights | Needs::Moments => true,
+            };
+            is_enough && refined.iter().all(|&block| folder.has_stream(block))
         };
         let found = if let Some(path) = &self.named {
             Some(named(path, &key)?)

@@ -283,11 +283,11 @@ pub fn calibrate(
 pub fn calibrate_in_turn(
     checkpoint: &Checkpoint,
     wishes: &Wishes,
-    (plan, target): (&Plan, &'static dyn Target),
+    (plan, target, limits): (&Plan, &'static dyn Target, Limits),
     place: (&Path, Option<&Cache>),
     observer: &dyn Observer,
 ) -> Result<(Folder, Calibration)> {
-    let sequential = Sequential::new(checkpoint, plan, Limits::default(), None, observer)?;
+    let sequential = Sequential::new(checkpoint, plan, limits, None, observer)?;
     let (weights, plan) = (sequential.weights(), plan_key(checkpoint, (plan, None), target));
     let behind = Behind { weights: &weights, plan, in_turn: Some(&sequential) };
     calibrate_with_texts(checkpoint, wishes, Some(behind), place, observer)

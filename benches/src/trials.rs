@@ -196,12 +196,20 @@ impl Bench {
             }
         }
         let begun = Instant::now();
-        let in_turn = trial.is_sequential.then(|| self.in_turn(trial, &plan)).transpose()?;
-        let (folder, calibration) = in_turn
-            .as_ref()
-            .map_or((&self.folder, &self.calibration), |(folder, found)| (folder, found));
-        let calibrated = job::Measured { folder, calibration };
-        Ok(Measured { trial: *trial, outcome: self.carried_out(&plan, &calibrated, begun)? })
+        if !trial.is_sequential {
+            let outcome = self.carried_out(&plan, &self.calibrated(), begun)?;
+            return Ok(Measured { trial: *trial, outcome });
+        }
+        let made = Sequential::new(&self.checkpoint, &plan, Limits::default(), None, &Silent)?;
+        let (folder, calibration) = self.in_turn(trial, &made)?;
+        let outcome = if trial.embedding.is_none() {
+            // All is made: a job with this calibration would make the same again.
+            self.scored(&plan, made.store(), begun.elapsed())?
+        } else {
+            let calibrated = job::Measured { folder: &folder, calibration: &calibration };
+            self.carried_out(&plan, &calibrated, begun)?
+        };
+        Ok(Measured { trial: *trial, outcome })
     }
 
     /// Compresses and scores a plan.
@@ -220,9 +228,13 @@ impl Bench {
         begun: Instant,
     ) -> Result<Outcome> {
         let store = job::run(self.subject(calibrated), plan, Limits::default(), None, &Silent)?;
-        let time = begun.elapsed();
+        self.scored(plan, &store, begun.elapsed())
+    }
+
+    /// Scores what was made of a plan in some time.
+    fn scored(&self, plan: &Plan, store: &Store, time: Duration) -> Result<Outcome> {
         let (original, compressed) =
-            (CheckpointWeights::new(&self.checkpoint), StoreWeights::new(&self.checkpoint, &store));
+            (CheckpointWeights::new(&self.checkpoint), StoreWeights::new(&self.checkpoint, store));
         let original = network(&self.checkpoint, &original)?;
         let compressed = network(&self.checkpoint, &compressed)?;
         let whole = evaluate(&compressed, None, &self.sequences, &Silent)?;
@@ -233,7 +245,7 @@ impl Bench {
             bytes,
             bits_per_weight,
             time,
-            damage: self.damage(&store, plan)?,
+            damage: self.damage(store, plan)?,
             excess: whole.nats_beyond(&self.original).unwrap_or(unknown),
             perplexity: whole.perplexity().value,
             kl: first.mean_kl().unwrap_or(unknown).value,
@@ -241,11 +253,10 @@ impl Bench {
     }
 
     /// What layers receive behind the blocks before them as the plan compresses those in turn.
-    fn in_turn(&self, trial: &Trial<'_>, plan: &Plan) -> Result<(Folder, Calibration)> {
-        let made = Sequential::new(&self.checkpoint, plan, Limits::default(), None, &Silent)?;
+    fn in_turn(&self, trial: &Trial<'_>, made: &Sequential<'_>) -> Result<(Folder, Calibration)> {
         let weights = made.weights();
         let plan = format!("{} / {:?}", trial.chain, trial.embedding);
-        let behind = Behind { weights: &weights, plan, in_turn: Some(&made) };
+        let behind = Behind { weights: &weights, plan, in_turn: Some(made) };
         let place = (self.home.path(), None);
         calibrate_with_texts(&self.checkpoint, &self.wishes, Some(behind), place, &Silent)
     }

@@ -60,9 +60,9 @@ fn save_states(folder: &Folder, after: u32, states: &[Array2<f32>]) {
 
 /// The block and the states behind it.
 fn load_states(folder: &Folder) -> Option<(u32, Vec<Array2<f32>>)> {
-    let states = folder.load_states()?;
+    let (after, states) = folder.load_states()?;
     let all: Option<Vec<_>> = (0..states.batches()).map(|batch| states.get(batch)).collect();
-    Some((states.after(), all?))
+    Some((after, all?))
 }
 
 fn statistics_file(folder: &Folder) -> PathBuf {
@@ -176,7 +176,7 @@ fn states_may_be_replaced_by_what_is_made_of_them() {
     let folder = Folder::create(root.path(), settings("m")).unwrap();
     let states = vec![normal_matrix(1, 6, 3), normal_matrix(2, 5, 3)];
     save_states(&folder, 0, &states);
-    let before = folder.load_states().unwrap();
+    let (_, before) = folder.load_states().unwrap();
     let shapes = [[6, 3], [5, 3]];
     let twice = |batch: usize| Ok(before.get(batch).expect("a batch") * 2.0);
     folder.save_states(1, &shapes, &mut { twice }).unwrap();

@@ -9,6 +9,7 @@ use lapidary_engine::calibration::{
     Calibration, Folder, Imatrix, Problem, Record, USUAL_TOKENS, Wishes, import_imatrix,
 };
 use lapidary_engine::checkpoint::{Checkpoint, SharedCheckpoint};
+use lapidary_engine::job::Limits;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::target;
@@ -53,6 +54,9 @@ pub(super) struct Calibrate {
     /// it: what GPTQ does. `compress` with this calibration then makes the same blocks.
     #[arg(long, conflicts_with_all = ["imatrix", "behind_plan"])]
     sequential: bool,
+    /// Working memory with `--sequential` for the layers in flight, in GiB; blocks that are refined take more than others.
+    #[arg(long, default_value_t = 4.0, value_name = "GIB")]
+    memory: f64,
     /// Take an importance matrix of llama.cpp for the calibration, rather than running text.
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -186,7 +190,8 @@ impl Calibrate {
             let checkpoint = Checkpoint::open(&project.checkpoint_path(&self.model))?;
             let plan = project.resolve(&checkpoint)?;
             let (checkpoint, plan) = left((checkpoint, plan))?;
-            let planned = (&plan, target::find(&project.target)?);
+            let memory_bytes = (self.memory * f64::from(1 << 30)) as u64;
+            let planned = (&plan, target::find(&project.target)?, Limits { memory_bytes });
             running::calibrate_in_turn(&checkpoint, &wishes, planned, place, terminal)?
         } else {
             let (checkpoint, planned) = self.open(terminal)?;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use lapidary_engine::Progress;
 use lapidary_engine::calibration::{
-    Ability, Calibration, Demands, Folder, Imported, Problem, Record, Settings, USUAL_TOKENS,
-    Wishes,
+    Ability, Calibration, Demands, Folder, Imported, Problem, Record, Settings, Stream,
+    USUAL_TOKENS, Wishes,
 };
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::job;
@@ -196,6 +196,14 @@ impl job::Calibrated for Loaded {
 
     fn inputs(&self, layer: &str, needs: Needs) -> lapidary_engine::Result<Option<LayerInputs>> {
         self.measured().inputs(layer, needs)
+    }
+
+    fn has_stream(&self, block: u32) -> bool {
+        self.measured().has_stream(block)
+    }
+
+    fn stream(&self, block: u32) -> Option<Stream> {
+        self.measured().stream(block)
     }
 
     fn settings(&self) -> Option<&Settings> {

@@ -8,6 +8,7 @@ use lapidary_engine::calibration::{
     model_key,
 };
 use lapidary_engine::checkpoint::SharedCheckpoint;
+use lapidary_engine::job::Limits;
 use lapidary_engine::statistics::{CACHE_LIMIT_BYTES, Cache};
 use lapidary_engine::{Error, Observer as _};
 
@@ -73,7 +74,7 @@ impl Jobs {
                     })
                 }
                 Before::InTurn => {
-                    let planned = (plan.as_ref(), target);
+                    let planned = (plan.as_ref(), target, Limits::default());
                     running::calibrate_in_turn(&checkpoint, &wishes, planned, place, &ticket)
                 }
             };

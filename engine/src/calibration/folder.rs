@@ -1,6 +1,6 @@
 //! A calibration on disk: `<root>/<key>/manifest.json`, and for each finished block its statistics
 //! (`block-00003.safetensors`, `outside.safetensors` for what lies outside the blocks) and Gram matrices
-//! (`block-00003.gram.safetensors`).
+//! (`block-00003.gram.safetensors`); of blocks that are refined, what entered them (`block-00003.inputs.safetensors`).
 //!
 //! Files appear whole or not at all, the statistics of a block last: where they are, the block is finished. What is
 //! truncated, damaged or another's reads as absent.
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
-use crate::calibration::states::{self, States};
+use crate::calibration::states::{self, States, Stream};
 use crate::calibration::{Calibration, Record, Settings, part};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ const MANIFEST: &str = "manifest.json";
 const STATES: &str = "states.safetensors";
 const ENDING: &str = ".safetensors";
 const GRAM_ENDING: &str = ".gram.safetensors";
+const STREAM_ENDING: &str = ".inputs.safetensors";
 const FORMAT: &str = "lapidary calibration 1";
 /// The largest manifest that is read.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -258,12 +259,37 @@ impl Folder {
         shapes: &[[usize; 2]],
         make: &mut dyn FnMut(usize) -> Result<Array2<f32>>,
     ) -> Result<States> {
-        states::write(&self.path.join(STATES), (&self.key, after), shapes, make)
+        states::write(&self.path.join(STATES), (&self.key, &after.to_string()), shapes, make)
     }
 
-    /// The hidden states from which the run goes on; `None` where it begins anew.
-    pub fn load_states(&self) -> Option<States> {
-        states::read(&self.path.join(STATES), &self.key)
+    /// The hidden states from which the run goes on, with the last finished block; `None` where it begins anew.
+    pub fn load_states(&self) -> Option<(u32, States)> {
+        let states = states::read(&self.path.join(STATES), &self.key)?;
+        Some((states.text().parse().ok()?, states))
+    }
+
+    /// Keeps what enters a block, sequences of `lengths` batch by batch as `make` gives them: 4 bytes a value.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what `make` says.
+    pub fn save_stream(
+        &self,
+        block: u32,
+        (lengths, hidden): (&[Vec<usize>], usize),
+        make: &mut dyn FnMut(usize) -> Result<Array2<f32>>,
+    ) -> Result<()> {
+        let path = self.file(Part::Block(block), STREAM_ENDING);
+        Stream::write(&path, (&self.key, lengths, hidden), make)
+    }
+
+    /// What entered a block; `None` where it was not kept, or is not whole.
+    pub fn stream(&self, block: u32) -> Option<Stream> {
+        Stream::read(&self.file(Part::Block(block), STREAM_ENDING), &self.key)
+    }
+
+    /// Whether what entered a block was kept; whether it is whole is not looked at.
+    pub fn has_stream(&self, block: u32) -> bool {
+        self.file(Part::Block(block), STREAM_ENDING).is_file()
     }
 
     /// Notes that the run ended, and removes the hidden states.
@@ -282,7 +308,8 @@ impl Folder {
     pub fn delete(self) -> Result<()> {
         // The manifest goes last: what is left when this is interrupted is still found, and can be deleted.
         for (name, _) in disk::list_files(&self.path)? {
-            let stem = name.strip_suffix(GRAM_ENDING).map(|stem| format!("{stem}{ENDING}"));
+            let stem = name.strip_suffix(GRAM_ENDING).or_else(|| name.strip_suffix(STREAM_ENDING));
+            let stem = stem.map(|stem| format!("{stem}{ENDING}"));
             if Part::of_file(stem.as_deref().unwrap_or(&name)).is_some() || name == STATES {
                 disk::remove_file(&self.path.join(&name))?;
             }

@@ -21,5 +21,5 @@ pub use prepare::{
 };
 pub use record::{Calibration, Demands, Prefix, Problem, Record, Settings, Text};
 pub use run::{InTurn, Run, calibrate, model_key};
-pub use states::States;
+pub use states::{States, Stream};
 pub use through::Through;

@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::network::{Batch, Input, Network, NoTaps, Site, Taps};
 use crate::numeric::channels::Channels;
+use crate::numeric::digits::count;
 use crate::numeric::gram::Gram;
 use crate::observer::{Observer, Progress, Unit};
 use crate::statistics::{Cache, Key};
@@ -41,6 +42,11 @@ pub trait InTurn: Sync {
     /// # Errors
     /// Whatever compressing says; the run ends with it, and what was measured is kept.
     fn compress(&self, folder: &Folder, block: u32, observer: &dyn Observer) -> Result<()>;
+
+    /// Whether [`InTurn::compress`] asks the folder for what enters a block, token by token.
+    fn needs_stream(&self, _block: u32) -> bool {
+        false
+    }
 }
 
 impl std::fmt::Debug for Run<'_> {
@@ -107,9 +113,11 @@ pub fn calibrate(run: &Run<'_>, root: &Path, observer: &dyn Observer) -> Result<
         return Ok(folder.load());
     }
     folder.write_tokens(&run.sequences)?;
+    run.tell_streams(observer);
     let work = Work { run, folder: &folder, batches: run.batches(), observer };
-    let mut states = folder.load_states().filter(|states| states.batches() == work.batches.len());
-    let first = states.as_ref().map_or(0, |states| states.after() as usize + 1);
+    let kept = folder.load_states().filter(|(_, of)| of.batches() == work.batches.len());
+    let first = kept.as_ref().map_or(0, |(after, _)| *after as usize + 1);
+    let mut states = kept.map(|(_, states)| states);
     if let Some(in_turn) = run.in_turn {
         (0..first as u32).try_for_each(|block| in_turn.compress(&folder, block, observer))?;
     }
@@ -122,6 +130,20 @@ pub fn calibrate(run: &Run<'_>, root: &Path, observer: &dyn Observer) -> Result<
 }
 
 impl<'a> Run<'a> {
+    /// Says what room the streams will take that are kept.
+    fn tell_streams(&self, observer: &dyn Observer) {
+        let design = self.network.design();
+        let needs = |block: &u32| self.in_turn.is_some_and(|by| by.needs_stream(*block));
+        let blocks = (0..design.blocks.len() as u32).filter(needs).count() as u64;
+        let tokens: u64 = self.sequences.iter().map(|ids| ids.len() as u64).sum();
+        if blocks > 0 {
+            let bytes = count(4 * blocks * tokens * design.hidden as u64);
+            observer.warn(format!(
+                "what enters {blocks} blocks that are refined is kept with the calibration: {bytes} bytes"
+            ));
+        }
+    }
+
     /// Runs of sequences of about [`BATCH_TOKENS`].
     fn batches(&self) -> Vec<Vec<&'a [u32]>> {
         let mut batches: Vec<Vec<&[u32]>> = Vec::new();
@@ -154,6 +176,13 @@ impl Work<'_> {
     fn block(&self, index: usize, before: Option<&States>) -> Result<States> {
         if let (Some(in_turn), Some(compressed)) = (self.run.in_turn, self.run.compressed) {
             self.measure(index, before)?;
+            if in_turn.needs_stream(index as u32) {
+                let lengths: Vec<Vec<usize>> =
+                    (0..self.batches.len()).map(|batch| self.lengths(batch)).collect();
+                let of = (lengths.as_slice(), self.run.network.design().hidden);
+                let mut make = |batch: usize| self.input(before, batch);
+                self.folder.save_stream(index as u32, of, &mut make)?;
+            }
             in_turn.compress(self.folder, index as u32, self.observer)?;
             return self.pass(compressed, index, before);
         }

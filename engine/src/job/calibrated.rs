@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::calibration::{Calibration, Folder, Imported, Record, Settings};
+use crate::calibration::{Calibration, Folder, Imported, Record, Settings, Stream};
 use crate::checkpoint::{Checkpoint, MatrixKind, Role, Tensor};
 use crate::error::{Error, Result};
 use crate::method::{self, LayerInputs, Needs, Step};
@@ -21,6 +21,16 @@ pub trait Calibrated: Sync {
     /// # Errors
     /// Whatever reading says.
     fn inputs(&self, layer: &str, needs: Needs) -> Result<Option<LayerInputs>>;
+
+    /// Whether it was kept what entered a block, token by token.
+    fn has_stream(&self, _block: u32) -> bool {
+        false
+    }
+
+    /// What entered a block; `None` where that was not kept, or is not whole.
+    fn stream(&self, _block: u32) -> Option<Stream> {
+        None
+    }
 
     /// The calibration it is of; `None` where nothing is known.
     fn settings(&self) -> Option<&Settings>;
@@ -108,6 +118,14 @@ impl Calibrated for Measured<'_> {
         let gram = if needs == Needs::Gram { self.folder.gram(record) } else { None };
         let shares = counted.map(|(_, shares)| shares).unwrap_or_default();
         Ok(Some(LayerInputs { gram, shares, ..moments(record) }))
+    }
+
+    fn has_stream(&self, block: u32) -> bool {
+        self.folder.has_stream(block)
+    }
+
+    fn stream(&self, block: u32) -> Option<Stream> {
+        self.folder.stream(block)
     }
 
     fn settings(&self) -> Option<&Settings> {
@@ -219,6 +237,9 @@ impl Subject<'_> {
         if method::chain_counts_tokens(steps) {
             self.check_tokens(tensor)?;
         }
+        if method::chain_refinement(steps).is_some() {
+            self.check_stream(tensor)?;
+        }
         if needs <= known {
             return Ok(());
         }
@@ -244,6 +265,23 @@ impl Subject<'_> {
             return Ok(());
         }
         Err(method::uncalibrated(&tensor.name, Needs::Tokens, self.calibrated.known(&tensor.name)))
+    }
+
+    /// Refuses to refine the block of a layer where nobody kept what enters it.
+    fn check_stream(&self, tensor: &Tensor) -> Result<()> {
+        let Some(block) = tensor.place.block else {
+            return Err(Error::plan(
+                format!("{} lies in no block that it could be refined with", tensor.name),
+                "refine layers of blocks alone",
+            ));
+        };
+        if self.calibrated.has_stream(block) {
+            return Ok(());
+        }
+        Err(Error::plan(
+            format!("refining block {block} needs what enters it, which no calibration kept"),
+            "calibrate with this plan, block by block: lapidary calibrate PROJECT --text FILE --sequential",
+        ))
     }
 
     /// The calibration, where a plan needs any.

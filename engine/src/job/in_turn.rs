@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::fold::{self, Settled};
 use crate::job::{Limits, Measured, Store, StoreWeights, Subject, compress_into, layers_to_store};
-use crate::method::{Needs, chain_needs};
+use crate::method::{Needs, chain_needs, chain_refinement};
 use crate::observer::Observer;
 use crate::plan::Plan;
 
@@ -87,5 +87,13 @@ impl InTurn for Sequential<'_> {
             subject.check_inputs(layer, &self.settled.plan.assignment(name).steps)?;
         }
         compress_into(&self.store, (subject, &self.settled), &layers, self.limits, observer)
+    }
+
+    fn needs_stream(&self, block: u32) -> bool {
+        let layers = self.layers(Some(block)).into_iter();
+        let plan = &self.settled.plan;
+        layers
+            .map(|layer| plan.assignment(&self.checkpoint.tensors()[layer].name))
+            .any(|assignment| chain_refinement(&assignment.steps).is_some())
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::fold::{self, Producer, Settled};
 use crate::job::store::Held;
 use crate::job::{
-    Limits, Store, Subject, compress_into, folded, layers_to_compress, layers_to_store,
+    Limits, Store, Subject, compress_into, folded, layers_to_compress, layers_to_store, refined,
 };
 use crate::method;
 use crate::observer::Observer;
@@ -55,12 +55,28 @@ pub fn resume<'a>(
             left.push(layer);
         }
     }
+    take_whole_blocks(checkpoint, &settled.plan, (&layers, &mut left));
     let there = layers.len() - left.len();
     if there > 0 {
         observer.warn(format!("going on: {there} of {} layers were finished before", layers.len()));
     }
     compress_into(&store, (subject, &settled), &left, limits, observer)?;
     Ok(store)
+}
+
+/// Of a block whose layers are refined together, all are left or none.
+fn take_whole_blocks(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    (layers, left): (&[usize], &mut Vec<usize>),
+) {
+    for of_block in refined::blocks(checkpoint, plan, layers).into_values() {
+        if of_block.iter().any(|layer| left.contains(layer)) {
+            left.extend(of_block);
+        }
+    }
+    left.sort_unstable();
+    left.dedup();
 }
 
 /// Removes what other plans, sources and calibrations left in the folder, which this one will not take over.
@@ -160,7 +176,7 @@ fn identity(subject: Subject<'_>) -> Option<String> {
 }
 
 /// The name of a layer's file: a hash of the identity, the layer, what is done to it, and to those it shares a scale or
-/// the scales of its inputs with, or whose scales its rows take.
+/// the scales of its inputs with, whose scales its rows take, or that its block is refined with.
 fn name(identity: &str, checkpoint: &Checkpoint, settled: &Settled<'_>, layer: usize) -> String {
     let (tensors, plan) = (checkpoint.tensors(), &settled.plan);
     let own = &tensors[layer].name;
@@ -170,6 +186,14 @@ fn name(identity: &str, checkpoint: &Checkpoint, settled: &Settled<'_>, layer: u
     let producers: Vec<&Producer> =
         settled.of(layer).into_iter().chain(settled.by_rows_of(layer)).collect();
     let behind = producers.iter().flat_map(|producer| &producer.layers);
+    let block = tensors[layer].place.block;
+    let is_refined =
+        block.is_some() && method::chain_refinement(&plan.assignment(own).steps).is_some();
+    let of_block: Vec<usize> = (0..tensors.len())
+        .filter(|&at| {
+            is_refined && tensors[at].matrix.is_some() && tensors[at].place.block == block
+        })
+        .collect();
     let mut hasher = Hasher::new();
     let mut text = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
@@ -182,7 +206,7 @@ fn name(identity: &str, checkpoint: &Checkpoint, settled: &Settled<'_>, layer: u
         let is_kept = matrix.is_some_and(|matrix| plan.assignment(matrix).is_keep());
         text(&format!("{is_kept}"));
     }
-    for &member in std::iter::once(&layer).chain(fused).chain(behind) {
+    for &member in std::iter::once(&layer).chain(fused).chain(behind).chain(&of_block) {
         let name = &tensors[member].name;
         text(name);
         text(&serde_json::to_string(&plan.assignment(name).steps).unwrap_or_default());

@@ -15,12 +15,15 @@ mod levels;
 mod outputs;
 mod pace;
 mod preview;
+mod refined;
 mod spares;
 mod store;
 mod weights;
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 
@@ -35,6 +38,7 @@ pub use kept::{Finished, finished, resume};
 pub use levels::{Level, Levels};
 pub use pace::{Pace, pace};
 pub use preview::{Grid, Preview, preview};
+pub use refined::refined_blocks;
 pub use store::Store;
 pub use weights::StoreWeights;
 
@@ -42,7 +46,8 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::fold::{self, Settled};
-use crate::job::folded::Alone;
+use crate::job::folded::{Alone, Divisors};
+use crate::job::refined::Refined;
 use crate::job::spares::Spares;
 use crate::method::{self, Needs, Step, Task};
 use crate::observer::{Observer, Progress, Unit};
@@ -109,35 +114,86 @@ fn compress_into(
     observer: &dyn Observer,
 ) -> Result<()> {
     let (checkpoint, plan) = (subject.checkpoint, settled.plan.as_ref());
-    let batches = batches(checkpoint, plan, layers, limits)?;
+    let refined = refined::blocks(checkpoint, plan, layers);
+    let together: HashSet<usize> = refined.values().flatten().copied().collect();
+    let apart: Vec<usize> = layers.iter().copied().filter(|l| !together.contains(l)).collect();
     let divisors = folded::divide(store, (subject, settled), layers, observer)?;
     let total_bytes = layers.iter().map(|&layer| checkpoint.tensors()[layer].bytes()).sum();
-    let (done_bytes, spares) = (AtomicU64::new(0), Spares::default());
-    for batch in batches {
-        spares
-            .keep_for(batch.iter().map(|&layer| checkpoint.tensors()[layer].parameters() as usize));
-        batch.par_iter().try_for_each(|&layer| {
-            observer.go_on()?;
-            let tensor = &checkpoint.tensors()[layer];
-            checkpoint.check_unchanged(tensor.file)?;
-            let progress = Layer { observer, tensor, done_bytes: &done_bytes, total_bytes };
-            progress.report(0);
-            let observer: &dyn Observer = &progress;
-            let run = |steps: &[Step], task: &Task<'_>| match divisors.inputs.get(&layer) {
-                Some(by) => method::run_chain_divided(steps, task, by),
-                None => method::run_chain(steps, task),
-            };
-            let rows = divisors.rows.get(&layer).map(|by| by.as_slice());
-            let by = Chain { run: &run, rows, spares: &spares };
-            let encoding = compress_by(subject, plan, layer, (&by, observer))?;
-            observer.go_on()?;
+    let job = Compressing {
+        subject,
+        settled,
+        divisors: &divisors,
+        limits,
+        done_bytes: AtomicU64::new(0),
+        total_bytes,
+        spares: Spares::default(),
+    };
+    job.layers(&apart, &|layer, encoding| store.put(layer, &encoding), observer)?;
+    for (block, layers) in refined {
+        let made: Mutex<BTreeMap<usize, Encoding>> = Mutex::default();
+        let hold = |layer: usize, encoding: Encoding| {
+            made.lock().unwrap_or_else(PoisonError::into_inner).insert(layer, encoding);
+            Ok(())
+        };
+        job.layers(&layers, &hold, observer)?;
+        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let refining = Refined { subject, settled, store, limits };
+        for (layer, encoding) in refining.run(block, made.into_iter().collect(), observer)? {
             store.put(layer, &encoding)?;
-            done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed);
-            progress.report(0);
-            Ok::<(), Error>(())
-        })?;
+        }
     }
     Ok(())
+}
+
+/// Layers being compressed, each by itself.
+struct Compressing<'a> {
+    subject: Subject<'a>,
+    settled: &'a Settled<'a>,
+    divisors: &'a Divisors,
+    limits: Limits,
+    /// Bytes of the layers that are done, and of all.
+    done_bytes: AtomicU64,
+    total_bytes: u64,
+    spares: Spares,
+}
+
+impl Compressing<'_> {
+    /// Compresses some layers, and gives each to `put` when it is finished, in any order.
+    fn layers(
+        &self,
+        layers: &[usize],
+        put: &(dyn Fn(usize, Encoding) -> Result<()> + Sync),
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        let (subject, plan) = (self.subject, self.settled.plan.as_ref());
+        let checkpoint = subject.checkpoint;
+        let Self { divisors, ref done_bytes, total_bytes, ref spares, .. } = *self;
+        let parameters = |&layer: &usize| checkpoint.tensors()[layer].parameters() as usize;
+        for batch in batches(checkpoint, plan, layers, self.limits)? {
+            spares.keep_for(batch.iter().map(parameters));
+            batch.par_iter().try_for_each(|&layer| {
+                observer.go_on()?;
+                let tensor = &checkpoint.tensors()[layer];
+                checkpoint.check_unchanged(tensor.file)?;
+                let progress = Layer { observer, tensor, done_bytes, total_bytes };
+                progress.report(0);
+                let observer: &dyn Observer = &progress;
+                let run = |steps: &[Step], task: &Task<'_>| match divisors.inputs.get(&layer) {
+                    Some(by) => method::run_chain_divided(steps, task, by),
+                    None => method::run_chain(steps, task),
+                };
+                let rows = divisors.rows.get(&layer).map(|by| by.as_slice());
+                let by = Chain { run: &run, rows, spares };
+                let encoding = compress_by(subject, plan, layer, (&by, observer))?;
+                observer.go_on()?;
+                put(layer, encoding)?;
+                done_bytes.fetch_add(tensor.bytes(), Ordering::Relaxed);
+                progress.report(0);
+                Ok::<(), Error>(())
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Says of one layer how far all are.

@@ -19,8 +19,8 @@ use crate::tensor::{DType, MatrixShape, round_f32};
 /// entries, cᵀ·Hⱼⱼ·c', made once for all rows; while that is better, anew from the first run to the last, each about what the runs
 /// before left over and counted by what of it those behind cannot make good (as LDLQ does), before all are moved once
 /// more with the others in place. *Entries*: conjugate gradients on the least squares problem. *Scales*: in closed form.
-/// It ends after `rounds`, or where one gains less than 0.2 %. The authors' tuning of blocks by gradients and their
-/// codebooks of 2¹⁶ entries, which are slow on a processor, are not done.
+/// It ends after `rounds`, or where one gains less than 0.2 %. The authors' tuning of blocks by gradients is a step
+/// of its own, `refine`; their codebooks of 2¹⁶ entries, which are slow on a processor, are not done.
 ///
 /// A fixed point of these rounds is one of PV-Tuning with the error of the layer as its objective (Malinovskii et al.
 /// 2024): entries and scales solve its P step, and where no run has a better code no subset of runs moves in its V step,

@@ -40,6 +40,7 @@ mod pattern;
 mod polish;
 mod ptq161;
 mod quip;
+mod refine;
 mod remapped;
 mod round_to_nearest;
 mod seedlm;
@@ -116,6 +117,7 @@ pub static METHODS: &[&dyn Method] = &[
     &polish::ENTRY,
     &eora::ENTRY,
     &outliers::ENTRY,
+    &refine::ENTRY,
 ];
 
 /// Where in a chain a method stands.
@@ -133,6 +135,8 @@ pub enum Stage {
     Compensate,
     /// Adds back single weights that are still far off.
     Outliers,
+    /// Moves what was chosen together with that of the other layers of the block.
+    Refine,
 }
 
 /// What a method must be given beside the weights; each includes those before.
@@ -172,6 +176,13 @@ impl About {
     pub fn resolve(&self, parameters: &Parameters) -> Result<Resolved> {
         parameters::resolve(self.id, self.parameters, parameters)
     }
+}
+
+/// What layers of a block ask for together, once each of them is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refinement {
+    /// Rounds over entries, scales and codes, at most.
+    pub rounds: usize,
 }
 
 /// What a layout depends on.
@@ -229,6 +240,11 @@ pub trait Method: Sync {
     /// Whether layers that an engine fuses share a number that depends on the largest weight of all of them.
     fn shares_peak(&self, _parameters: &Resolved) -> bool {
         false
+    }
+
+    /// What is to be done with all layers of the block that ask for it, after this one was compressed.
+    fn refinement(&self, _parameters: &Resolved) -> Option<Refinement> {
+        None
     }
 
     /// Rows on which it searches what holds for all, at most: a layer of more takes no longer for that. 0 without a search.
@@ -320,7 +336,7 @@ pub fn check_chain(steps: &[Step]) -> Result<()> {
         {
             return Err(Error::plan(
                 format!("{} cannot follow {}", about.id, last.id),
-                "put sparsity before the quantiser, polish, compensation and outliers behind it, each at most once, and keep alone",
+                "put sparsity before the quantiser, polish, compensation, outliers and refinement behind it, each at most once, and keep alone",
             ));
         }
         last = Some(about);
@@ -368,6 +384,15 @@ pub fn chain_shares_peak(steps: &[Step]) -> bool {
         Some(method.shares_peak(&method.about().resolve(&step.parameters).ok()?))
     };
     steps.iter().any(|step| shares(step).unwrap_or(false))
+}
+
+/// What a chain asks for of the whole block; nothing, where a step is not valid.
+pub fn chain_refinement(steps: &[Step]) -> Option<Refinement> {
+    let of = |step: &Step| {
+        let method = find(&step.method).ok()?;
+        method.refinement(&method.about().resolve(&step.parameters).ok()?)
+    };
+    steps.iter().find_map(of)
 }
 
 /// The most rows on which a step of a chain searches what holds for all of them.

@@ -1,5 +1,7 @@
 //! Self-attention over sequences that lie one after another, perhaps with keys and values of tokens seen before.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, concatenate, s};
 use rayon::prelude::{IntoParallelIterator as _, ParallelIterator as _};
 
@@ -12,7 +14,7 @@ use crate::numeric::activation::{soft_cap, softmax};
 use crate::numeric::product::multiply;
 
 /// Queries of a head that one task answers.
-const QUERIES: usize = 128;
+pub(super) const QUERIES: usize = 128;
 
 /// Keys and values of the tokens of a sequence that were seen before, for one block.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +46,7 @@ impl Past {
 }
 
 /// Queries, keys and values `[tokens, heads · head_dim]`.
-type Heads = [Array2<f32>; 3];
+pub(super) type Heads = [Array2<f32>; 3];
 
 impl Network<'_> {
     /// The attention of a block: `[tokens, hidden]` to `[tokens, hidden]`.
@@ -87,7 +89,7 @@ impl Network<'_> {
         out
     }
 
-    fn project(
+    pub(super) fn project(
         &self,
         attention: &Attention,
         held: &Held,
@@ -132,10 +134,10 @@ impl Network<'_> {
 }
 
 /// Sequences whose queries lie one after another; keys and values may begin `first` tokens earlier, for one sequence.
-struct Sequences<'a> {
-    attention: &'a Attention,
-    first: usize,
-    lengths: &'a [usize],
+pub(super) struct Sequences<'a> {
+    pub(super) attention: &'a Attention,
+    pub(super) first: usize,
+    pub(super) lengths: &'a [usize],
 }
 
 /// Some queries of one head, with the keys and values of their sequence and the place for the result.
@@ -149,7 +151,7 @@ struct Task<'a> {
 }
 
 impl Sequences<'_> {
-    fn mix(
+    pub(super) fn mix(
         &self,
         [queries, keys, values]: [&Array2<f32>; 3],
         out: &mut Array2<f32>,
@@ -210,36 +212,52 @@ impl Sequences<'_> {
 
     /// softmax(scale · q·kᵀ)·v over the keys that each query sees.
     fn answer(&self, task: Task<'_>, scores: &mut Vec<f32>) {
-        let attention = self.attention;
-        let n = task.queries.nrows();
-        let total = task.keys.nrows();
+        let place = (task.position, task.keys);
+        let Some((seen, shares)) = self.shares(task.queries, place, scores, None) else { return };
+        let values = task.values.slice(s![seen, ..]);
+        multiply(1.0, shares.view(), values, false, task.out);
+    }
+
+    /// Which keys the queries from `position` on see, and the share `[queries, those keys]` of each in what they are answered;
+    /// where there is a soft cap, the scores under it go to `capped`.
+    pub(super) fn shares<'s>(
+        &self,
+        queries: ArrayView2<'_, f32>,
+        (position, keys): (usize, ArrayView2<'_, f32>),
+        scores: &'s mut Vec<f32>,
+        capped: Option<&mut Vec<f32>>,
+    ) -> Option<(Range<usize>, ArrayViewMut2<'s, f32>)> {
+        let (attention, n, total) = (self.attention, queries.nrows(), keys.nrows());
         let seen = |position: usize| {
             let end = if attention.causal { position + 1 } else { total };
             let window = attention.window.unwrap_or(usize::MAX);
             (position + 1).saturating_sub(window)..end
         };
-        let (low, high) = (seen(task.position).start, seen(task.position + n - 1).end);
-        let keys = task.keys.slice(s![low..high, ..]);
+        let (low, high) = (seen(position).start, seen(position + n - 1).end);
+        let keys = keys.slice(s![low..high, ..]);
         scores.clear();
         scores.resize(n * (high - low), 0.0);
-        let Ok(mut scores) = ArrayViewMut2::from_shape((n, high - low), scores.as_mut_slice())
-        else {
-            return;
-        };
-        multiply(attention.scale, task.queries, keys.t(), false, scores.view_mut());
-        for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
-            let visible = seen(task.position + i);
-            let Some(row) = row.as_slice_mut() else { continue };
-            let (visible_from, visible_to) = (visible.start - low, visible.end - low);
-            row[..visible_from].fill(0.0);
-            row[visible_to..].fill(0.0);
-            let row = &mut row[visible_from..visible_to];
-            if let Some(cap) = attention.soft_cap {
-                soft_cap(row, cap);
-            }
-            softmax(row);
+        let shape = (n, high - low);
+        let mut scores = ArrayViewMut2::from_shape(shape, scores.as_mut_slice()).ok()?;
+        multiply(attention.scale, queries, keys.t(), false, scores.view_mut());
+        let mut capped = capped.filter(|_| attention.soft_cap.is_some());
+        if let Some(capped) = &mut capped {
+            capped.clear();
         }
-        let values = task.values.slice(s![low..high, ..]);
-        multiply(1.0, scores.view(), values, false, task.out);
+        for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
+            let visible = seen(position + i);
+            let row = row.as_slice_mut()?;
+            let visible = visible.start - low..visible.end - low;
+            row[..visible.start].fill(0.0);
+            row[visible.end..].fill(0.0);
+            if let Some(cap) = attention.soft_cap {
+                soft_cap(&mut row[visible.clone()], cap);
+            }
+            if let Some(capped) = &mut capped {
+                capped.extend_from_slice(row);
+            }
+            softmax(&mut row[visible]);
+        }
+        Some((low..high, scores))
     }
 }

@@ -13,7 +13,7 @@ use crate::network::pass::Running;
 use crate::numeric::activation::{Activation, softmax};
 
 /// Values that one task passes through an activation.
-const PIECE: usize = 1 << 14;
+pub(super) const PIECE: usize = 1 << 14;
 
 impl Network<'_> {
     /// The feed-forward part of a block: `[tokens, hidden]` to `[tokens, hidden]`.
@@ -112,14 +112,14 @@ fn route(mixture: &Experts, mut scores: Array2<f32>) -> Vec<Vec<(usize, f32)>> {
     routed
 }
 
-fn activate(activation: Activation, values: &mut Array2<f32>) {
+pub(super) fn activate(activation: Activation, values: &mut Array2<f32>) {
     if let Some(values) = values.as_slice_mut() {
         values.par_chunks_mut(PIECE).for_each(|piece| activation.apply(piece));
     }
 }
 
 /// gate ← act(gate) ⊙ up.
-fn gate_with(activation: Activation, gate: &mut Array2<f32>, up: &Array2<f32>) {
+pub(super) fn gate_with(activation: Activation, gate: &mut Array2<f32>, up: &Array2<f32>) {
     let (Some(gate), Some(up)) = (gate.as_slice_mut(), up.as_slice()) else { return };
     let pieces = gate.par_chunks_mut(PIECE).zip(up.par_chunks(PIECE));
     pieces.for_each(|(gate, up)| activation.gate(gate, up));

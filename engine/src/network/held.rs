@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, s};
-use rayon::prelude::{ParallelIterator as _, ParallelSliceMut as _};
+use rayon::prelude::{
+    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
+};
 
 use crate::error::{Error, Result};
 use crate::network::Network;
@@ -12,6 +14,7 @@ use crate::network::design::{Linear, Norm, NormKind};
 use crate::network::spare::Spare;
 use crate::numeric::activation::{layer_norm, rms_norm};
 use crate::numeric::product::apply_rows;
+use crate::numeric::slopes::{layer_norm_slope, rms_norm_slope};
 use crate::observer::Observer;
 
 /// Matrices of a block are decoded once if they take no more than this in f32, and at every use otherwise.
@@ -45,6 +48,37 @@ impl Network<'_> {
         norms: impl Iterator<Item = &'l Norm>,
         observer: &dyn Observer,
     ) -> Result<Held> {
+        let mut held = self.hold_vectors(linears, norms, observer)?;
+        let bytes: u64 = linears.iter().map(|linear| 4 * linear.shape.elements() as u64).sum();
+        if bytes <= HELD_BYTES {
+            self.hold_matrices(linears, &mut held, observer)?;
+        }
+        Ok(held)
+    }
+
+    /// Decodes matrices, however much memory they take.
+    pub(super) fn hold_matrices(
+        &self,
+        linears: &[&Linear],
+        held: &mut Held,
+        observer: &dyn Observer,
+    ) -> Result<()> {
+        for linear in linears {
+            if !held.matrices.contains_key(&linear.weight) {
+                let all = self.panel(linear, 0, linear.shape.rows, observer)?;
+                held.matrices.insert(linear.weight.clone(), all);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes norms and biases.
+    fn hold_vectors<'l>(
+        &self,
+        linears: &[&'l Linear],
+        norms: impl Iterator<Item = &'l Norm>,
+        observer: &dyn Observer,
+    ) -> Result<Held> {
         let spare = self.spare.clone();
         let mut held = Held {
             matrices: HashMap::new(),
@@ -68,14 +102,6 @@ impl Network<'_> {
             if let NormKind::Layer { bias: Some(bias) } = &norm.kind {
                 vector(bias, norm.width)?;
             }
-        }
-        let bytes: u64 = linears.iter().map(|linear| 4 * linear.shape.elements() as u64).sum();
-        if bytes > HELD_BYTES {
-            return Ok(held);
-        }
-        for linear in linears {
-            let all = self.panel(linear, 0, linear.shape.rows, observer)?;
-            held.matrices.insert(linear.weight.clone(), all);
         }
         Ok(held)
     }
@@ -177,6 +203,33 @@ impl Held {
             values
                 .par_chunks_mut(width.max(1) * NORM_ROWS)
                 .for_each(|rows| rows.chunks_exact_mut(norm.width).for_each(one));
+        }
+    }
+
+    /// From the derivative by what [`Self::normalise`] makes of `x` to that by `x`, in place of the former.
+    pub(super) fn normalise_back(&self, norm: &Norm, x: &Array2<f32>, slope: &mut Array2<f32>) {
+        let Some(weight) = self.vectors.get(&norm.weight) else { return };
+        let one = |(x, slope): (&[f32], &mut [f32])| match &norm.kind {
+            NormKind::Rms { shift } => rms_norm_slope(x, (weight, *shift), norm.epsilon, slope),
+            NormKind::Layer { .. } => layer_norm_slope(x, weight, norm.epsilon, slope),
+        };
+        let piece = x.ncols().max(1) * NORM_ROWS;
+        if let (Some(x), Some(slope)) = (x.as_slice(), slope.as_slice_mut()) {
+            x.par_chunks(piece).zip(slope.par_chunks_mut(piece)).for_each(|(x, slope)| {
+                x.chunks_exact(norm.width).zip(slope.chunks_exact_mut(norm.width)).for_each(one);
+            });
+        }
+    }
+
+    /// The matrix of a layer, where it is held.
+    pub(super) fn matrix(&self, linear: &Linear) -> Option<&Array2<f32>> {
+        self.matrices.get(&linear.weight)
+    }
+
+    /// Puts another matrix in the place of a layer's.
+    pub(super) fn replace(&mut self, linear: &Linear, by: Array2<f32>) {
+        if let Some(old) = self.matrices.insert(linear.weight.clone(), by) {
+            self.spare.give(old);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod design;
 mod feed;
 mod held;
 mod pass;
+mod reverse;
 mod rope;
 mod settings;
 mod spare;
@@ -22,6 +23,7 @@ use ndarray::Array2;
 
 pub use attention::Past;
 pub use pass::{Batch, LoadedBlock, LoadedHead, NoTaps, Site, Taps};
+pub use reverse::{Backs, Gradient, Slopes};
 pub use weights::{CheckpointWeights, Freed, Renamed, Replaced, Weights};
 
 use crate::checkpoint::{Checkpoint, Config};

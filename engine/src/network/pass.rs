@@ -105,8 +105,8 @@ impl<'a> Batch<'a> {
 /// A block with its weights at hand.
 #[derive(Debug)]
 pub struct LoadedBlock {
-    index: usize,
-    held: Held,
+    pub(super) index: usize,
+    pub(super) held: Held,
 }
 
 /// The head with its small tensors at hand.
@@ -197,6 +197,33 @@ impl Network<'_> {
         Ok(LoadedBlock { index, held: self.hold(&block.linears(), block.norms(), observer)? })
     }
 
+    /// Decodes the weights of a block, all at once however large it is: 4 bytes a weight. What [`Network::run_back`] needs.
+    pub fn load_whole(&self, index: usize, observer: &dyn Observer) -> Result<LoadedBlock> {
+        let mut block = self.load(index, observer)?;
+        let linears = self.design().blocks[index].linears();
+        self.hold_matrices(&linears, &mut block.held, observer)?;
+        Ok(block)
+    }
+
+    /// Puts other weights `[out, in]` in the place of those of a layer of a loaded block, by its name in the checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the block has no layer of that name and shape.
+    pub fn replace(&self, block: &mut LoadedBlock, layer: &str, by: Array2<f32>) -> Result<()> {
+        let linears = self.design().blocks[block.index].linears();
+        let fits = |linear: &&Linear| {
+            self.name_of(&linear.weight) == layer
+                && by.dim() == (linear.shape.rows, linear.shape.cols)
+        };
+        let Some(linear) = linears.into_iter().find(fits) else {
+            let expected = format!("a layer of block {} of this shape", block.index);
+            let found = by.shape().to_vec();
+            return Err(Error::Shape { tensor: layer.to_owned(), expected, found });
+        };
+        block.held.replace(linear, by);
+        Ok(())
+    }
+
     /// Passes the residual stream of a batch through a block, in place.
     ///
     /// # Errors
@@ -234,7 +261,13 @@ impl Network<'_> {
     }
 
     /// x ← after(x + closing(part)).
-    fn add(&self, held: &Held, norms: &Norms, mut part: Array2<f32>, x: &mut Array2<f32>) {
+    pub(super) fn add(
+        &self,
+        held: &Held,
+        norms: &Norms,
+        mut part: Array2<f32>,
+        x: &mut Array2<f32>,
+    ) {
         if let Some(norm) = &norms.closing {
             held.normalise(norm, &mut part.view_mut());
         }
@@ -372,7 +405,7 @@ fn too_long(design: &Design, tokens: usize) -> Error {
     )
 }
 
-fn refuse_non_finite(block: usize, x: &Array2<f32>) -> Result<()> {
+pub(super) fn refuse_non_finite(block: usize, x: &Array2<f32>) -> Result<()> {
     if x.as_slice().unwrap_or_default().par_chunks(PIECE).all(are_finite) {
         return Ok(());
     }

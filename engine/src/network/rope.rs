@@ -200,9 +200,28 @@ impl Rope {
     /// from position `first`.
     pub(super) fn apply(
         &self,
-        (first, lengths): (usize, &[usize]),
+        places: (usize, &[usize]),
         xs: [&mut Array2<f32>; 2],
         head_dim: usize,
+    ) {
+        self.turn(places, xs, (head_dim, 1.0));
+    }
+
+    /// The same by the transposed rotations: from derivatives by what was turned to those by what it was before.
+    pub(super) fn apply_transposed(
+        &self,
+        places: (usize, &[usize]),
+        xs: [&mut Array2<f32>; 2],
+        head_dim: usize,
+    ) {
+        self.turn(places, xs, (head_dim, -1.0));
+    }
+
+    fn turn(
+        &self,
+        (first, lengths): (usize, &[usize]),
+        xs: [&mut Array2<f32>; 2],
+        (head_dim, sign): (usize, f64),
     ) {
         let mut known: Option<(usize, Turns)> = None;
         let [mut a, mut b] = xs.map(|x| x.as_slice_mut().unwrap_or_default());
@@ -211,7 +230,7 @@ impl Rope {
         for &length in lengths {
             let turns = match known.take() {
                 Some((of, turns)) if of == length => turns,
-                _ => self.turns(first, length),
+                _ => self.turns(first, length, sign),
             };
             let (of_a, later_a) = a.split_at_mut(length * widths[0]);
             let (of_b, later_b) = b.split_at_mut(length * widths[1]);
@@ -222,12 +241,12 @@ impl Rope {
         }
     }
 
-    /// Cosines and sines of every position of a sequence.
-    fn turns(&self, first: usize, tokens: usize) -> Turns {
+    /// Cosines and sines of every position of a sequence, of angles with a sign.
+    fn turns(&self, first: usize, tokens: usize, sign: f64) -> Turns {
         let long = self.long.as_ref().filter(|(original, _)| first + tokens > *original);
         let frequencies = long.map_or(&self.frequencies, |(_, frequencies)| frequencies);
         let angles = (first..first + tokens)
-            .flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+            .flat_map(|position| frequencies.iter().map(move |f| sign * position as f64 * f));
         let turn = |angle: f64| {
             let (sin, cos) = angle.sin_cos();
             ((cos * self.factor) as f32, (sin * self.factor) as f32)

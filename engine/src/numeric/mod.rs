@@ -1,5 +1,5 @@
 //! Functions of slices and matrix views: bit packing, bit planes, grouping, small floats, palettes, clusters, additive codes, moments,
-//! products, activations, range coding, sums by channel, Gram matrices, histograms, pooling, spectra, lines through points, random
+//! products, activations and their derivatives, range coding, sums by channel, Gram matrices, histograms, pooling, spectra, lines through points, random
 //! numbers.
 //! In: numbers. Out: numbers. Never knows tensors, models or files.
 
@@ -35,11 +35,13 @@ pub mod planes;
 pub mod pooling;
 pub mod product;
 pub mod pursuit;
+pub mod quasi_newton;
 pub mod range_coder;
 pub mod regression;
 pub mod rotation;
 pub mod seeded;
 pub mod seeds;
+pub mod slopes;
 pub mod spectrum;
 pub mod sweep;
 pub mod vector;

@@ -1,5 +1,7 @@
 //! Matrix products in f32, in tiles of fixed size: the same to the last bit on any number of threads.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::{
@@ -88,25 +90,55 @@ pub fn apply_rows(
     if x.nrows() <= FEW_ROWS && apply_by_dots(&x, &w, &mut out) {
         return;
     }
+    for_each_tile(&mut out, |rows, cols, tile| {
+        if !is_cancelled() {
+            let x = x.slice(ndarray::s![rows, ..]);
+            multiply(1.0, x, w.slice(ndarray::s![cols, ..]).t(), false, tile);
+        }
+    });
+}
+
+/// out ← out + dᵀ·x: d `[tokens, out]`, x `[tokens, in]`, out `[out, in]`; the derivative by the weights of a linear layer,
+/// of that by its outputs.
+///
+/// In parallel as [`apply_rows`].
+///
+/// # Panics
+/// If the shapes do not fit together.
+pub fn add_outer(
+    d: ArrayView2<'_, f32>,
+    x: ArrayView2<'_, f32>,
+    mut out: ArrayViewMut2<'_, f32>,
+    is_cancelled: &(dyn Fn() -> bool + Sync),
+) {
+    for_each_tile(&mut out, |rows, cols, tile| {
+        if !is_cancelled() {
+            let d = d.slice(ndarray::s![.., rows]);
+            multiply(1.0, d.t(), x.slice(ndarray::s![.., cols]), true, tile);
+        }
+    });
+}
+
+/// Gives every tile of `out` to `work` with its rows and columns, in parallel. Tiles depend on the shape alone.
+fn for_each_tile(
+    out: &mut ArrayViewMut2<'_, f32>,
+    work: impl Fn(Range<usize>, Range<usize>, ArrayViewMut2<'_, f32>) + Sync,
+) {
     let mut tiles = Vec::new();
     let fitting = TILES.iter().find(|(from, _)| out.len() >= *from);
     let [tile_rows, tile_cols] = fitting.map_or([256, 512], |(_, tile)| *tile);
     for (row, band) in out.axis_chunks_iter_mut(Axis(0), tile_rows).enumerate() {
-        let x = x.slice(ndarray::s![row * tile_rows..row * tile_rows + band.nrows(), ..]);
+        let rows = row * tile_rows..row * tile_rows + band.nrows();
         let mut rest = band;
         let mut col = 0;
         while rest.ncols() > 0 {
             let cols = rest.ncols().min(tile_cols);
             let (tile, right) = rest.split_at(Axis(1), cols);
-            tiles.push((x, w.slice(ndarray::s![col..col + cols, ..]), tile));
+            tiles.push((rows.clone(), col..col + cols, tile));
             (rest, col) = (right, col + cols);
         }
     }
-    tiles.into_par_iter().for_each(|(x, w, tile)| {
-        if !is_cancelled() {
-            multiply(1.0, x, w.t(), false, tile);
-        }
-    });
+    tiles.into_par_iter().for_each(|(rows, cols, tile)| work(rows, cols, tile));
 }
 
 /// [`apply_rows`] for few tokens; `false` where rows are not contiguous, and nothing was done.
@@ -182,14 +214,30 @@ mod tests {
     }
 
     #[test]
+    fn outer_products_are_added_to_what_is_there() {
+        let (d, x, before) = (random(19, 300, 4), random(19, 530, 5), random(300, 530, 6));
+        let mut out = before.clone();
+        add_outer(d.view(), x.view(), out.view_mut(), &|| false);
+        for ((row, col), &found) in out.indexed_iter() {
+            let terms = d.column(row).into_iter().zip(x.column(col));
+            let sum: f64 = terms.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let exact = f64::from(before[(row, col)]) + sum;
+            assert!((f64::from(found) - exact).abs() < 1e-4, "{found} for {exact}");
+        }
+    }
+
+    #[test]
     fn the_number_of_threads_changes_no_bit() {
         let (x, w) = (random(700, 300, 1), random(900, 300, 2));
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let mut out = Array2::zeros((700, 900));
-            pool.expect("a pool")
-                .install(|| apply_rows(x.view(), w.view(), out.view_mut(), &|| false));
-            out
+            let mut outer = Array2::zeros((300, 300));
+            pool.expect("a pool").install(|| {
+                apply_rows(x.view(), w.view(), out.view_mut(), &|| false);
+                add_outer(x.view(), x.view(), outer.view_mut(), &|| false);
+            });
+            (out, outer)
         };
         assert_eq!(on(1), on(3));
     }

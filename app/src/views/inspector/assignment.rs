@@ -20,7 +20,7 @@ use crate::widgets::busy::busy;
 const POPUP_HEIGHT: f32 = 360.0;
 
 /// The stages a form offers, with their titles.
-const STAGES: [(Stage, &str, &str); 5] = [
+const STAGES: [(Stage, &str, &str); 6] = [
     (
         Stage::Quantise,
         "Quantiser",
@@ -45,6 +45,11 @@ const STAGES: [(Stage, &str, &str); 5] = [
         Stage::Outliers,
         "Single weights",
         "The few weights that are still far off, each added back by itself.",
+    ),
+    (
+        Stage::Refine,
+        "Refinement",
+        "Moves codes and codebooks together with those of the block's other layers. Calibrate block by block for it (Sequential compression); previews show the layer before it.",
     ),
 ];
 

@@ -112,8 +112,9 @@ fn chains() -> Vec<Vec<Step>> {
             Step::new("eora").with("factors", "integers").with("factor_bits", 3),
         ],
     ];
-    for method in METHODS.iter().map(|method| method.about()).filter(|a| a.needs != Needs::Weights)
-    {
+    let calibrated = METHODS.iter().map(|m| m.about()).filter(|a| a.needs != Needs::Weights);
+    // What refines stands behind sums of entries alone.
+    for method in calibrated.filter(|about| about.stage != Stage::Refine) {
         let mut steps = vec![Step::new(method.id)];
         if method.stage > Stage::Quantise {
             steps.insert(0, Step::new("round-to-nearest").with("bits", 3));

@@ -8,6 +8,7 @@ mod dropped;
 mod fit;
 mod metric;
 mod search;
+mod sums;
 mod sweep;
 
 use ndarray::ArrayView2;
@@ -18,6 +19,7 @@ use rayon::prelude::{
 
 pub use metric::Metric;
 pub use search::MOST_BEAMS;
+pub use sums::{Near, Sums};
 
 use crate::numeric::clusters::{Points, assign, clusters};
 
