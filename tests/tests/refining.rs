@@ -59,7 +59,7 @@ fn first_block(
 fn errors(checkpoint: &Checkpoint, pattern: &str, step: &Step, rounds: i64) -> [f64; 2] {
     let root = TempDir::new().expect("a folder");
     let refined = plan_of(checkpoint, pattern, &[step.clone(), refine(rounds)]);
-    let alone = plan_of(checkpoint, pattern, &[step.clone()]);
+    let alone = plan_of(checkpoint, pattern, std::slice::from_ref(step));
     let made = in_turn(checkpoint, &refined);
     let (folder, calibration) = calibrated_behind(checkpoint, Some(&made), &root);
     let measured = Measured { folder: &folder, calibration: &calibration };

@@ -101,7 +101,7 @@ fn check(name: &str, checkpoint: &Checkpoint, index: usize) -> usize {
         for seed in 0..4 {
             let mut direction = random(weights.dim(), 1.0, 100 + seed);
             if seed == 3 {
-                direction = by.clone();
+                direction.clone_from(by);
             }
             let exact = product(by, &direction);
             let mut difference = |share: f64| {

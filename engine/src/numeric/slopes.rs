@@ -186,6 +186,7 @@ mod tests {
 
     /// Holds a derivative on the way back against differences of Σ s·f(x).
     fn check(f: &dyn Fn(&mut [f32]), back: &dyn Fn(&[f32], &mut [f32])) {
+        const H: f32 = 1.0 / 32.0;
         let mut random = Random::new(3);
         let x: Vec<f32> = (0..37).map(|_| 1.5 * random.normal() as f32 + 0.4).collect();
         let s: Vec<f32> = (0..37).map(|_| random.normal() as f32).collect();
@@ -198,7 +199,6 @@ mod tests {
                 f(&mut moved);
                 product(&moved, &s)
             };
-            const H: f32 = 1.0 / 32.0;
             let near = value(H) - value(-H);
             let far = value(2.0 * H) - value(-2.0 * H);
             let difference = (8.0 * near - far) / (12.0 * f64::from(H));

@@ -266,7 +266,7 @@ mod tests {
         Array2::from_shape_simple_fn(shape, || random.normal() as f32)
     }
 
-    fn sums(by_run: bool, has_scales: bool) -> Sums {
+    fn sums((by_run, has_scales): (bool, bool)) -> Sums {
         let (rows, cols, dim, codebooks, entries) = (9, 22, 4, 2, 8);
         let runs = 6;
         let mut random = Random::new(2);
@@ -284,8 +284,8 @@ mod tests {
 
     #[test]
     fn slopes_are_those_of_differences() {
-        for (by_run, has_scales) in KINDS {
-            let sums = sums(by_run, has_scales);
+        for kind in KINDS {
+            let sums = sums(kind);
             let slope = random(sums.shape, 5);
             let value = |sums: &Sums| {
                 let terms = sums.decode().into_iter().zip(&slope);
@@ -305,7 +305,7 @@ mod tests {
             for (at, &exact) in of_scales.iter().enumerate() {
                 check(&|sums, by| sums.scales[at] += by, exact);
             }
-            assert_eq!(of_scales.len(), if has_scales { 9 } else { 0 });
+            assert_eq!(of_scales.len(), if kind.1 { 9 } else { 0 });
         }
     }
 
@@ -321,8 +321,8 @@ mod tests {
 
     #[test]
     fn moves_gain_what_they_are_said_to_and_the_best_are_found() {
-        for (by_run, has_scales) in KINDS {
-            let sums = sums(by_run, has_scales);
+        for kind in KINDS {
+            let sums = sums(kind);
             let inputs = random((22, 22), 8);
             let (slope, gram) = (random(sums.shape, 5), inputs.t().dot(&inputs) / 22.0);
             let rows: Vec<f64> = (0..9).map(|row| 0.1 + f64::from(row) / 9.0).collect();
