@@ -1,7 +1,7 @@
 //! SHA-256 of files, as Hugging Face shows it and `sha256sum` prints it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha256};
@@ -14,19 +14,79 @@ use crate::observer::{Observer, Progress, Unit};
 /// Bytes that are read at a time.
 const PIECE_BYTES: u64 = 4 << 20;
 
-/// Fills in the hashes of the source's files and of the output's, several files at once. Cost: reading both once.
-pub(super) fn fill(
-    report: &mut Report,
-    (source, output): (&dyn Fn(&str) -> PathBuf, &Path),
-    observer: &dyn Observer,
-) -> Result<()> {
-    let sources = report.sources.iter().map(|file| (file, source(&file.name)));
-    let files = sources.chain(report.files.iter().map(|file| (file, output.join(&file.name))));
-    let hashes = of(&files.collect::<Vec<_>>(), observer)?;
-    for (file, hash) in report.sources.iter_mut().chain(&mut report.files).zip(hashes) {
-        file.sha256 = hash;
+/// Files to be hashed, with where they lie.
+type Files = [(FileReport, PathBuf)];
+
+/// The hashes of an export: of the files it read, and of those it wrote.
+pub(super) struct Hashes {
+    sources: Vec<String>,
+    files: Vec<String>,
+}
+
+impl Hashes {
+    /// Puts each into the report, which names the same files in the same order.
+    pub(super) fn fill(self, report: &mut Report) {
+        let hashes = self.sources.into_iter().chain(self.files);
+        for (file, hash) in report.sources.iter_mut().chain(&mut report.files).zip(hashes) {
+            file.sha256 = hash;
+        }
     }
-    Ok(())
+}
+
+/// Runs `write`, then `prove`, and hashes beside them: a file goes through one core alone, and writing waits for the disk. The
+/// source's files from the beginning, the output's once they are written. It is heard of only when nothing else is left to
+/// do, and stops where that fails. Cost: reading both once.
+pub(super) fn beside<T: Send>(
+    (sources, files): (&Files, &Files),
+    write: impl FnOnce() -> Result<()> + Send,
+    prove: impl FnOnce() -> Result<T> + Send,
+    observer: &dyn Observer,
+) -> Result<(T, Hashes)> {
+    let total = sources.iter().chain(files).map(|(file, _)| file.bytes).sum();
+    let state = AtomicU8::new(BESIDE);
+    let hashing =
+        Hashing { observer: &Beside { observer, state: &state }, done: AtomicU64::new(0), total };
+    let main = || {
+        write()?;
+        let proved = || {
+            let proved = prove();
+            state.store(if proved.is_ok() { ALONE } else { FAILED }, Ordering::Relaxed);
+            proved
+        };
+        let (proved, files) = rayon::join(proved, || hashing.of(files));
+        Ok((proved?, files?))
+    };
+    let stopping = || main().inspect_err(|_error| state.store(FAILED, Ordering::Relaxed));
+    let (made, sources) = rayon::join(stopping, || hashing.of(sources));
+    let (proved, files) = made?;
+    Ok((proved, Hashes { sources: sources?, files }))
+}
+
+/// Other work goes on; that is done; it failed.
+const BESIDE: u8 = 0;
+const ALONE: u8 = 1;
+const FAILED: u8 = 2;
+
+/// Listens to hashing beside other work, which is what the person hears of until it is done.
+struct Beside<'a> {
+    observer: &'a dyn Observer,
+    state: &'a AtomicU8,
+}
+
+impl Observer for Beside<'_> {
+    fn progress(&self, progress: Progress) {
+        if self.state.load(Ordering::Relaxed) == ALONE {
+            self.observer.progress(progress);
+        }
+    }
+
+    fn warn(&self, text: String) {
+        self.observer.warn(text);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == FAILED || self.observer.is_cancelled()
+    }
 }
 
 /// A sentence for each of these files of a folder whose hash is not the one reported; those without one are left out.
@@ -37,8 +97,10 @@ pub(super) fn different(
     observer: &dyn Observer,
 ) -> Result<Vec<String>> {
     let files = files.iter().filter(|file| !file.sha256.is_empty());
-    let files: Vec<_> = files.map(|&file| (file, folder.join(&file.name))).collect();
-    let pairs = files.iter().zip(of(&files, observer)?);
+    let files: Vec<_> = files.map(|&file| (file.clone(), folder.join(&file.name))).collect();
+    let total = files.iter().map(|(file, _)| file.bytes).sum();
+    let hashing = Hashing { observer, done: AtomicU64::new(0), total };
+    let pairs = files.iter().zip(hashing.of(&files)?);
     let differs = pairs.filter(|((file, _), hash)| file.sha256 != *hash);
     Ok(differs
         .map(|((file, _), hash)| {
@@ -50,21 +112,30 @@ pub(super) fn different(
         .collect())
 }
 
-/// The hashes of files, several at once.
-fn of(files: &[(&FileReport, PathBuf)], observer: &dyn Observer) -> Result<Vec<String>> {
-    let total: u64 = files.iter().map(|(file, _)| file.bytes).sum();
-    let done = AtomicU64::new(0);
-    let hash = |(file, path): &(&FileReport, PathBuf)| {
-        let each = |bytes: u64| {
-            observer.go_on()?;
-            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            let item = file.name.clone();
-            observer.progress(Progress { stage: "Hashing", item, done, total, unit: Unit::Bytes });
-            Ok(())
+/// Files being hashed.
+struct Hashing<'a> {
+    observer: &'a dyn Observer,
+    /// Bytes that are done, and of all.
+    done: AtomicU64,
+    total: u64,
+}
+
+impl Hashing<'_> {
+    /// The hashes of files, several at once.
+    fn of(&self, files: &Files) -> Result<Vec<String>> {
+        let hash = |(file, path): &(FileReport, PathBuf)| {
+            let each = |bytes: u64| {
+                self.observer.go_on()?;
+                let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                let (item, total) = (file.name.clone(), self.total);
+                let (stage, unit) = ("Hashing", Unit::Bytes);
+                self.observer.progress(Progress { stage, item, done, total, unit });
+                Ok(())
+            };
+            sha256(path, &each)
         };
-        sha256(path, &each)
-    };
-    files.par_iter().map(hash).collect()
+        files.par_iter().map(hash).collect()
+    }
 }
 
 /// The hash of a file in hexadecimal; `each` is told the bytes of every piece.
@@ -90,6 +161,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::disk::write_file;
+    use crate::error::Error;
 
     #[test]
     fn hashes_are_those_of_the_standard() {
@@ -109,5 +181,46 @@ mod tests {
         // More than one piece.
         let whole = hash(&vec![b'a'; 9_000_000]);
         assert_eq!(whole, hexadecimal(&Sha256::digest(vec![b'a'; 9_000_000])));
+    }
+
+    fn file(folder: &Path, name: &str, bytes: &[u8]) -> (FileReport, PathBuf) {
+        let path = folder.join(name);
+        write_file(&path, bytes).expect("a file");
+        let bytes = bytes.len() as u64;
+        (FileReport { name: name.to_owned(), bytes, sha256: String::new() }, path)
+    }
+
+    /// Counts what is heard of.
+    #[derive(Default)]
+    struct Heard(AtomicU64);
+
+    impl Observer for Heard {
+        fn progress(&self, _progress: Progress) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn files_are_hashed_beside_what_writes_and_proves_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = [file(folder.path(), "source", b"abc")];
+        let out = [file(folder.path(), "out", b"")];
+        let write = || write_file(&out[0].1, b"abc");
+        let (made, hashes) = beside((&source, &out), write, || Ok(7), &Heard::default()).unwrap();
+        let abc = hexadecimal(&Sha256::digest(b"abc"));
+        assert_eq!((made, hashes.sources, hashes.files), (7, vec![abc.clone()], vec![abc]));
+    }
+
+    #[test]
+    fn hashing_stops_where_the_work_beside_it_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = [file(folder.path(), "source", &vec![1; 20 * PIECE_BYTES as usize])];
+        let heard = Heard::default();
+        let failing = || Err::<(), _>(Error::Unsupported { what: "this".to_owned() });
+        let failed = beside((&source, &[]), failing, || Ok(()), &heard).err().unwrap();
+        assert!(matches!(failed, Error::Unsupported { .. }), "{failed}");
+        let failed = beside((&source, &[]), || Ok(()), failing, &heard).err().unwrap();
+        assert!(matches!(failed, Error::Unsupported { .. }), "{failed}");
+        assert_eq!(heard.0.into_inner(), 0);
     }
 }

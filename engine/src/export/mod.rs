@@ -48,6 +48,7 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
+use crate::export::hashes::Hashes;
 use crate::export::kept::Kept;
 use crate::export::proof::Proved;
 use crate::export::strips::Weights;
@@ -206,13 +207,12 @@ fn export_whole(
         asks_outputs: &asks_outputs,
         outputs: &outputs,
     };
-    write::write(&work, &folder, None)?;
-    let proofs = prove(&work, &folder)?;
+    let (proofs, hashes) = make(&work, &folder, None)?;
     let calibration = subject.calibration_for(&settled.plan).cloned();
     let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
     let mut report = Report { calibration, ..report };
     report.add_rows(&settled, &store)?;
-    add_report(&work, report, folder)
+    add_report(&work, (report, hashes), folder)
 }
 
 /// Says that layers which are in codes already are encoded again.
@@ -241,11 +241,27 @@ fn begin(
 
 /// Writes, proves and reports what is in no store of its own; where it stops, `kept` has what was written.
 fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan, kept: Option<&Kept>) -> Result<Report> {
-    write::write(work, &folder, kept)?;
-    let proofs = prove(work, &folder)?;
+    let (proofs, hashes) = make(work, &folder, kept)?;
     let settled = fold::settle(work.checkpoint, plan);
     let report = Report::new((work.checkpoint, work.target), &settled, work.manifest, &proofs);
-    add_report(work, report, folder)
+    add_report(work, (report, hashes), folder)
+}
+
+/// Writes and proves all files, and hashes them and those of the source.
+fn make(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<(Vec<Proved>, Hashes)> {
+    let sources: Vec<_> = report::sources(work.checkpoint)
+        .zip(work.checkpoint.files())
+        .map(|(report, file)| (report, file.path().to_path_buf()))
+        .collect();
+    let files = report::files(work.manifest).into_iter();
+    let files: Vec<_> = files
+        .map(|file| {
+            let path = folder.path().join(&file.name);
+            (file, path)
+        })
+        .collect();
+    let write = || write::write(work, folder, kept);
+    hashes::beside((&sources, &files), write, || prove(work, folder), work.observer)
 }
 
 fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
@@ -270,13 +286,12 @@ pub fn discard_finished(folder: &Path) -> Result<bool> {
 }
 
 /// Adds the report with its page and gives the folder its name, if the source is still the one that was read.
-fn add_report(work: &Work<'_>, mut report: Report, folder: NewFolder) -> Result<Report> {
-    let files = work.checkpoint.files();
-    let source = |name: &str| {
-        let found = files.iter().find(|file| file.name == name);
-        found.map_or_else(PathBuf::new, |file| file.path().to_path_buf())
-    };
-    hashes::fill(&mut report, (&source, folder.path()), work.observer)?;
+fn add_report(
+    work: &Work<'_>,
+    (mut report, hashes): (Report, Hashes),
+    folder: NewFolder,
+) -> Result<Report> {
+    hashes.fill(&mut report);
     let mut json = serde_json::to_vec_pretty(&report)
         .map_err(|error| Error::Unsupported { what: format!("writing the report ({error})") })?;
     json.push(b'\n');

@@ -197,11 +197,7 @@ impl Report {
             coverage: coverage(checkpoint, manifest),
             calibration: None,
             totals: Totals::new(checkpoint, manifest),
-            sources: checkpoint
-                .files()
-                .iter()
-                .map(|file| FileReport::new(file.name.clone(), file.bytes()))
-                .collect(),
+            sources: sources(checkpoint).collect(),
             files: files(manifest),
             tensors: tensors
                 .map(|(entry, proved)| tensor(checkpoint, settled, entry, proved))
@@ -260,8 +256,13 @@ impl Totals {
     }
 }
 
+/// Every weight file of the source with its bytes.
+pub(super) fn sources(checkpoint: &Checkpoint) -> impl Iterator<Item = FileReport> {
+    checkpoint.files().iter().map(|file| FileReport::new(file.name.clone(), file.bytes()))
+}
+
 /// Every file of the output with its bytes, by name.
-fn files(manifest: &Manifest) -> Vec<FileReport> {
+pub(super) fn files(manifest: &Manifest) -> Vec<FileReport> {
     let mut files: BTreeMap<String, u64> = BTreeMap::new();
     for file in &manifest.files {
         files.insert(file.name.clone(), file.plan.file_bytes());
