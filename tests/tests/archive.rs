@@ -41,8 +41,11 @@ fn chains() -> Vec<Vec<Step>> {
     for method in METHODS {
         let step = Step::new(method.about().id);
         let quantises = method.about().stage == Stage::Quantise;
-        let alone = method.about().stage <= Stage::Quantise;
-        let before = if alone { vec![] } else { vec![rtn(4)] };
+        let before = match method.about().stage {
+            Stage::Keep | Stage::Prune | Stage::Quantise => vec![],
+            Stage::Refine => vec![Step::new("vector-quantisation").with("code_bits", 2)],
+            _ => vec![rtn(4)],
+        };
         chains.push([before, vec![step.clone()]].concat());
         // Some store no mask of single weights, and say so.
         let shape = MatrixShape { rows: 8, cols: 8 };
@@ -54,12 +57,9 @@ fn chains() -> Vec<Vec<Step>> {
     for kind in lapidary_engine::encoding::BlockType::ALL {
         chains.push(vec![Step::new("gguf-blocks").with("type", kind.name())]);
     }
-    for floats in [
-        ("fp8", "granularity", "square"),
-        ("microscaling", "format", "mxfp4"),
-        ("microscaling", "format", "nvfp4"),
-    ] {
-        chains.push(vec![Step::new(floats.0).with(floats.1, floats.2)]);
+    chains.push(vec![Step::new("fp8").with("granularity", "square")]);
+    for format in ["mxfp4", "nvfp4"] {
+        chains.push(vec![Step::new("microscaling").with("format", format)]);
     }
     chains.push(vec![rtn(3).with("symmetry", "asymmetric"), Step::new("eora").with("rank", 3)]);
     chains.push(vec![Step::new("wanda"), Step::new("awq"), Step::new("eora").with("rank", 2)]);

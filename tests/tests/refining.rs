@@ -191,6 +191,43 @@ fn what_cannot_be_refined_is_refused_in_a_sentence() {
     assert_says(refused, &["refining block 0"]);
 }
 
+/// Says whether an estimate looked at a block that is refined.
+#[derive(Default)]
+struct Looks(AtomicUsize);
+
+impl Observer for Looks {
+    fn progress(&self, progress: Progress) {
+        if progress.item == "refining block 0" {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+#[test]
+fn what_refining_takes_is_foretold() {
+    let checkpoint = golden("llama");
+    let wanted = plan_of(&checkpoint, "*_proj.weight", &[aqlm(), refine(1)]);
+    let alone = plan_of(&checkpoint, "*_proj.weight", &[aqlm()]);
+    let (root, made) = (TempDir::new().expect("a folder"), in_turn(&checkpoint, &wanted));
+    let (folder, calibration) = calibrated_behind(&checkpoint, Some(&made), &root);
+    let measured = Measured { folder: &folder, calibration: &calibration };
+    let subject = Subject { checkpoint: &checkpoint, calibrated: &measured };
+    assert_eq!(job::refining_bytes(subject, &alone), 0);
+    let bytes = job::refining_bytes(subject, &wanted);
+    let run = |memory_bytes| job::run(subject, &wanted, Limits { memory_bytes }, None, &Silent);
+    assert!(run(bytes).is_ok());
+    let refused = run(bytes - 1).err();
+    assert!(
+        matches!(refused, Some(Error::Limit { needed_bytes, .. }) if needed_bytes == bytes),
+        "{bytes}: {refused:?}"
+    );
+    for (plan, looked) in [(&wanted, 1), (&alone, 0)] {
+        let looks = Looks::default();
+        assert!(job::pace(subject, plan, &looks).expect("an estimate").seconds > 0.0);
+        assert_eq!(looks.0.into_inner(), looked);
+    }
+}
+
 /// Stops behind so many reports of refining.
 struct Stops(AtomicUsize);
 

@@ -39,7 +39,7 @@ pub struct Forecast {
     pub store_bytes: u64,
     /// Bytes that are free where the output goes.
     pub free_bytes: u64,
-    /// The most working memory of layers that are compressed at once.
+    /// The most working memory of layers that are compressed at once, or of a block that is refined.
     pub memory_bytes: u64,
 }
 
@@ -86,7 +86,8 @@ fn forecast_whole(
         bits_per_weight: manifest.bits_per_weight(checkpoint),
         store_bytes,
         free_bytes,
-        memory_bytes: job::memory_bytes(checkpoint, plan, destination.limits)?,
+        memory_bytes: job::memory_bytes(checkpoint, plan, destination.limits)?
+            .max(job::refining_bytes(subject, plan)),
     })
 }
 

@@ -38,7 +38,7 @@ pub use kept::{Finished, finished, resume};
 pub use levels::{Level, Levels};
 pub use pace::{Pace, pace};
 pub use preview::{Grid, Preview, preview};
-pub use refined::refined_blocks;
+pub use refined::{refined_blocks, refining_bytes};
 pub use store::Store;
 pub use weights::StoreWeights;
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::job::refined::refining_seconds;
 use crate::job::{Sample, Subject, layers_to_compress};
 use crate::method::{self, Needs, Step};
 use crate::numeric::distance::relative_error;
@@ -22,7 +23,8 @@ const LARGER: usize = 4;
 /// An estimate of how long layers take.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pace {
-    /// Seconds for all layers of the plan, one after another: compressed, decoded, compared with the source.
+    /// Seconds for all layers of the plan, one after another: compressed, decoded, compared with the source; and for refining
+    /// blocks, at most.
     pub seconds: f64,
     /// Layers of which some rows were tried, one for each way to compress and number of inputs.
     pub tried: usize,
@@ -65,6 +67,7 @@ pub fn pace<'a>(
         };
         pace.seconds += of.iter().map(rows).map(|rows| line.seconds(rows)).sum::<f64>();
     }
+    pace.seconds += refining_seconds(subject, plan, observer)?;
     Ok(pace)
 }
 

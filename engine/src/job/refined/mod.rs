@@ -5,6 +5,7 @@
 //! which the blocks before were compressed ([`crate::job::Sequential`]); what it should give is remade from that. So
 //! whoever has plan and calibration makes the same bytes: the run itself, an export, and one that goes on.
 
+mod foretold;
 mod objective;
 mod walk;
 
@@ -23,6 +24,9 @@ use crate::method::chain_refinement;
 use crate::network::{CheckpointWeights, Network};
 use crate::observer::Observer;
 use crate::plan::Plan;
+
+pub use foretold::refining_bytes;
+pub(super) use foretold::seconds as refining_seconds;
 
 /// Tokens that pass through a block at once, with what the way back needs of them.
 const BATCH_TOKENS: u64 = 2048;
@@ -63,6 +67,20 @@ fn needed_bytes(checkpoint: &Checkpoint, (block, layers): (u32, &[usize])) -> u6
     4 * (2 * weights + own + 4 * outputs * BATCH_TOKENS)
 }
 
+/// What enters a block, and what it should make of that.
+fn stream_bytes(tokens: u64, hidden: u64) -> u64 {
+    tokens.saturating_mul(hidden).saturating_mul(8)
+}
+
+/// The most rounds that one of these layers asks for.
+fn most_rounds(checkpoint: &Checkpoint, plan: &Plan, layers: &[usize]) -> usize {
+    let of = |&layer: &usize| {
+        let assignment = plan.assignment(&checkpoint.tensors()[layer].name);
+        chain_refinement(&assignment.steps).map(|refinement| refinement.rounds)
+    };
+    layers.iter().filter_map(of).max().unwrap_or(0)
+}
+
 /// A block whose layers are refined.
 pub(super) struct Refined<'a> {
     pub(super) subject: Subject<'a>,
@@ -97,7 +115,7 @@ impl Refined<'_> {
         let original = CheckpointWeights::new(checkpoint);
         let compressed = StoreWeights::new(checkpoint, self.store);
         let networks = [Network::open(config, &original)?, Network::open(config, &compressed)?];
-        let rounds = self.rounds(&layers);
+        let rounds = most_rounds(checkpoint, &self.settled.plan, &layers);
         let tokens: usize = stream.lengths().iter().flatten().sum();
         let progress = Steps {
             item: format!("block {block}"),
@@ -134,7 +152,7 @@ impl Refined<'_> {
         let tokens: usize = stream.lengths().iter().flatten().sum();
         let hidden = stream.get(0).map_or(0, |x| x.ncols());
         let own = needed_bytes(self.subject.checkpoint, (block, layers));
-        let needed_bytes = own.saturating_add(8 * tokens as u64 * hidden as u64);
+        let needed_bytes = own.saturating_add(stream_bytes(tokens as u64, hidden as u64));
         if needed_bytes > self.limits.memory_bytes {
             let what = format!("refining block {block}");
             return Err(Error::Limit {
@@ -144,15 +162,5 @@ impl Refined<'_> {
             });
         }
         Ok(stream)
-    }
-
-    /// The most rounds that a layer asks for.
-    fn rounds(&self, layers: &[usize]) -> usize {
-        let tensors = self.subject.checkpoint.tensors();
-        let of = |layer: &usize| {
-            let assignment = self.settled.plan.assignment(&tensors[*layer].name);
-            chain_refinement(&assignment.steps).map(|refinement| refinement.rounds)
-        };
-        layers.iter().filter_map(of).max().unwrap_or(0)
     }
 }
