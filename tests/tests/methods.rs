@@ -110,7 +110,9 @@ fn is_rounding(steps: &[Step]) -> bool {
 /// both; those that make no sense left out.
 fn chains() -> Vec<Vec<Step>> {
     let shape = MatrixShape { rows: 4, cols: 4 };
-    let all: Vec<Step> = METHODS.iter().flat_map(|m| thinned(*m)).collect();
+    // A layer alone is nothing that blocks could be refined by.
+    let alone = METHODS.iter().filter(|method| method.about().stage != Stage::Refine);
+    let all: Vec<Step> = alone.flat_map(|m| thinned(*m)).collect();
     let at = |stage: Stage| {
         let of_stage = move |step: &&Step| stage_of(step) == stage;
         all.iter().filter(of_stage).cloned()
