@@ -55,7 +55,7 @@ pub(super) struct Calibrate {
     #[arg(long, conflicts_with_all = ["imatrix", "behind_plan"])]
     sequential: bool,
     /// Working memory with `--sequential` for the layers in flight, in GiB; blocks that are refined take more than others.
-    #[arg(long, default_value_t = 4.0, value_name = "GIB")]
+    #[arg(long, default_value_t = 4.0, value_name = "GIB", requires = "sequential")]
     memory: f64,
     /// Take an importance matrix of llama.cpp for the calibration, rather than running text.
     #[arg(long, value_name = "FILE")]

@@ -250,6 +250,20 @@ impl Loops for LayerNorm<'_> {
 }
 
 #[cfg(test)]
+impl Activation {
+    /// Every one.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Silu,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::QuickGelu,
+        Self::Relu,
+        Self::ReluSquared,
+        Self::Tanh,
+    ];
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -269,16 +283,6 @@ mod tests {
         assert!(exp(f32::NAN).is_nan());
     }
 
-    const ALL: [Activation; 7] = [
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::QuickGelu,
-        Activation::Relu,
-        Activation::ReluSquared,
-        Activation::Tanh,
-    ];
-
     #[test]
     fn functions_agree_with_their_formulas_in_f64() {
         let exact = |activation: Activation, x: f64| match activation {
@@ -293,7 +297,7 @@ mod tests {
             Activation::ReluSquared => x.max(0.0).powi(2),
             Activation::Tanh => x.tanh(),
         };
-        for activation in ALL {
+        for activation in Activation::ALL {
             for x in grid(-12.0, 12.0) {
                 let mut value = [x];
                 activation.apply(&mut value);

@@ -27,11 +27,6 @@ impl Steps {
         self.known.push_back((step, change, 1.0 / along));
     }
 
-    /// Forgets all steps.
-    pub fn forget(&mut self) {
-        self.known.clear();
-    }
-
     /// Whether nothing is known: then [`Steps::direction`] has no length that means anything.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()

@@ -18,18 +18,16 @@ const THERE_AND_BACK: f64 = 3.0;
 pub fn refining_bytes(subject: Subject<'_>, plan: &Plan) -> u64 {
     let tokens = subject.calibrated.settings().map_or(0, |settings| settings.tokens);
     let checkpoint = subject.checkpoint;
-    let of_block = |(block, layers): (u32, Vec<usize>)| {
-        needed_bytes(checkpoint, (block, &layers))
-            .saturating_add(stream_bytes(tokens, hidden(checkpoint) as u64))
-    };
-    blocks(checkpoint, plan, &all(checkpoint)).into_iter().map(of_block).max().unwrap_or(0)
+    let refined = blocks(checkpoint, plan, &all(checkpoint)).into_iter();
+    let own = refined.map(|(block, layers)| needed_bytes(checkpoint, (block, &layers))).max();
+    own.map_or(0, |own| own.saturating_add(stream_bytes(tokens, hidden(checkpoint))))
 }
 
 /// Seconds that refining the blocks of a plan takes at most, by running the first of them on some of what enters it; 0 where
 /// none is refined, or nobody knows what enters.
 ///
-/// An estimate: a way back is counted as twice the way there, and a round may end before its last pass. Cost: a pass of a block
-/// for 2048 tokens.
+/// An estimate: a way back is counted as twice the way there, and a round may end before its last pass. Cost: reading what
+/// enters the first block, and a pass of that block for some 2048 tokens.
 ///
 /// # Errors
 /// What the network says; [`crate::Error::Cancelled`].
@@ -65,8 +63,8 @@ fn all(checkpoint: &Checkpoint) -> Vec<usize> {
 }
 
 /// Values of the residual stream; 0 where no config.json says them.
-fn hidden(checkpoint: &Checkpoint) -> usize {
+fn hidden(checkpoint: &Checkpoint) -> u64 {
     let weights = CheckpointWeights::new(checkpoint);
     let network = checkpoint.config().and_then(|config| Network::open(config, &weights).ok());
-    network.map_or(0, |network| network.design().hidden)
+    network.map_or(0, |network| network.design().hidden as u64)
 }

@@ -121,11 +121,9 @@ impl Network<'_> {
     /// each token and output of each of its layers, twice.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a mixture of experts; [`Error::Plan`] naming the block where values are NaN or infinite;
+    /// [`Error::Unsupported`] for a mixture of experts, and for layers that are not held in memory, as
+    /// [`Network::load_whole`] holds them; [`Error::Plan`] naming the block where values are NaN or infinite;
     /// what `slopes` and `backs` say; [`Error::Cancelled`].
-    ///
-    /// # Panics
-    /// Never, if the block was loaded by [`Network::load_whole`]; else layers that are not held are refused.
     pub fn run_back(
         &self,
         block: &LoadedBlock,
