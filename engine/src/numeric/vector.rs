@@ -223,14 +223,19 @@ pub fn are_finite(values: &[f32]) -> bool {
 
         #[inline(always)]
         fn run(self) -> bool {
-            const EXPONENT: u32 = 0x7f80_0000;
-            // Without an early end, so that the loop becomes vectors.
-            let beyond =
-                |found: u32, x: &f32| found | u32::from(x.to_bits() & EXPONENT == EXPONENT);
-            self.0.iter().fold(0, beyond) == 0
+            all_finite(self.0)
         }
     }
     vectorised(Finite(values))
+}
+
+/// [`are_finite`], for use inside [`Loops::run`].
+#[inline(always)]
+pub fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    // Without an early end, so that the loop becomes vectors.
+    let beyond = |found: u32, x: &f32| found | u32::from(x.to_bits() & EXPONENT == EXPONENT);
+    values.iter().fold(0, beyond) == 0
 }
 
 #[cfg(test)]

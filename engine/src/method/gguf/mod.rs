@@ -7,8 +7,11 @@ mod plain;
 mod search;
 mod super_blocks;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::{
-    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
+    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelExtend as _,
+    ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
 };
 
 use crate::encoding::{BlockType, Blocks, Dense, Encoding, Layout, Sparse, SparseLayout};
@@ -16,8 +19,9 @@ use crate::error::{Error, Result};
 use crate::method::gptq::DAMPING;
 use crate::method::{
     About, Kind, LayoutInput, Method, Needs, Option_, Parameter, Resolved, Stage, Task, masked,
+    refuse_non_finite,
 };
-use crate::numeric::vector::{Loops, vectorised};
+use crate::numeric::vector::{Loops, all_finite, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, round_f32};
 
@@ -177,36 +181,101 @@ fn plain(parameters: &Resolved) -> Option<DType> {
     DType::from_name(parameters.choice("type"))
 }
 
-/// Blocks encoded by one thread without asking whether to go on.
-const BLOCKS: usize = 64;
+/// Weights that are encoded without asking whether to go on, and those of a row by one thread.
+const AT_ONCE: usize = 1 << 22;
+const OF_ROW: usize = 1 << 13;
+/// Weights of a piece: a super-block, or eight blocks.
+const PIECE: usize = 256;
+
+/// What is asked while blocks are made: whether to go on, and where a value is not finite, for the refusal.
+type Watch<'w> = (&'w dyn Observer, &'w dyn Fn() -> Result<()>);
 
 /// The blocks of all rows of row-major `values`; `importance` of the inputs, one for each column.
 fn encode(
     kind: BlockType,
     (values, shape): (&[f32], MatrixShape),
     importance: Option<&[f32]>,
-    observer: &dyn Observer,
+    watch: Watch<'_>,
+) -> Result<Vec<u8>> {
+    let given = (values, shape);
+    if !shape.cols.is_multiple_of(PIECE) || shape.cols == 0 {
+        return encode_rows(kind, given, importance, watch);
+    }
+    match PIECE / kind.weights() * kind.bytes() {
+        84 => encode_pieces::<84>(kind, given, importance, watch),
+        110 => encode_pieces::<110>(kind, given, importance, watch),
+        136 => encode_pieces::<136>(kind, given, importance, watch),
+        144 => encode_pieces::<144>(kind, given, importance, watch),
+        160 => encode_pieces::<160>(kind, given, importance, watch),
+        176 => encode_pieces::<176>(kind, given, importance, watch),
+        192 => encode_pieces::<192>(kind, given, importance, watch),
+        210 => encode_pieces::<210>(kind, given, importance, watch),
+        272 => encode_pieces::<272>(kind, given, importance, watch),
+        _ => encode_rows(kind, given, importance, watch),
+    }
+}
+
+/// Of rows that are whole pieces of `BYTES` each. Arrays are collected, as memory to be written to would be filled with zeros first, by one
+/// thread, which takes as long as to find the codes of the simplest blocks.
+fn encode_pieces<const BYTES: usize>(
+    kind: BlockType,
+    (values, shape): (&[f32], MatrixShape),
+    importance: Option<&[f32]>,
+    (observer, refuse): Watch<'_>,
+) -> Result<Vec<u8>> {
+    let is_finite = AtomicBool::new(true);
+    let pieces = values.as_chunks::<PIECE>().0;
+    let mut made: Vec<[u8; BYTES]> = Vec::with_capacity(pieces.len());
+    for (at, some) in pieces.chunks(AT_ONCE / PIECE).enumerate() {
+        observer.go_on()?;
+        made.par_extend(some.par_iter().enumerate().with_min_len(16).map(|(i, values)| {
+            let first = (at * AT_ONCE + i * PIECE) % shape.cols;
+            let importance = importance.map(|all| &all[first..][..PIECE]);
+            let mut out = [0; BYTES];
+            if !vectorised(Piece { kind, values, importance, out: &mut out }) {
+                is_finite.store(false, Ordering::Relaxed);
+            }
+            out
+        }));
+        if !is_finite.load(Ordering::Relaxed) {
+            refuse()?;
+        }
+    }
+    Ok(made.into_flattened())
+}
+
+/// Of rows of any length.
+fn encode_rows(
+    kind: BlockType,
+    (values, shape): (&[f32], MatrixShape),
+    importance: Option<&[f32]>,
+    (observer, refuse): Watch<'_>,
 ) -> Result<Vec<u8>> {
     let row_bytes = kind.row_bytes(shape.cols);
     let mut bytes = vec![0; shape.rows * row_bytes];
     if bytes.is_empty() {
         return Ok(bytes);
     }
-    let piece = BLOCKS * kind.weights();
+    let is_finite = AtomicBool::new(true);
     let rows = bytes.par_chunks_mut(row_bytes).zip(values.par_chunks(shape.cols));
-    rows.with_min_len((piece / shape.cols).max(1)).try_for_each(|(bytes, values)| {
-        let pieces = bytes.chunks_mut(BLOCKS * kind.bytes()).zip(values.chunks(piece));
-        for (at, (bytes, values)) in pieces.enumerate() {
+    rows.with_min_len((OF_ROW / shape.cols).max(1)).try_for_each(|(bytes, values)| {
+        let pieces = bytes.chunks_mut(OF_ROW / kind.weights() * kind.bytes());
+        for (at, (bytes, values)) in pieces.zip(values.chunks(OF_ROW)).enumerate() {
             observer.go_on()?;
-            let importance = importance.map(|all| &all[at * piece..][..values.len()]);
-            vectorised(Piece { kind, values, importance, out: bytes });
+            let importance = importance.map(|all| &all[at * OF_ROW..][..values.len()]);
+            if !vectorised(Piece { kind, values, importance, out: bytes }) {
+                is_finite.store(false, Ordering::Relaxed);
+            }
         }
-        Ok(())
+        Ok::<(), Error>(())
     })?;
+    if !is_finite.load(Ordering::Relaxed) {
+        refuse()?;
+    }
     Ok(bytes)
 }
 
-/// Blocks of a piece of a row.
+/// Blocks of a piece of a row; finds whether its values are finite.
 struct Piece<'a> {
     kind: BlockType,
     values: &'a [f32],
@@ -215,14 +284,14 @@ struct Piece<'a> {
 }
 
 impl Loops for Piece<'_> {
-    type Found = ();
+    type Found = bool;
 
     #[expect(
         clippy::inline_always,
         reason = "loops become vectors only inside the function compiled for them"
     )]
     #[inline(always)]
-    fn run(self) {
+    fn run(self) -> bool {
         let Self { kind, values, importance, out } = self;
         let (mut padded, mut weights) = ([0.0; 256], [1.0; 256]);
         let at_once = 256 / kind.weights() * kind.bytes();
@@ -245,6 +314,7 @@ impl Loops for Piece<'_> {
                 super_blocks::encode(kind, x, w, out);
             }
         }
+        all_finite(values)
     }
 }
 
@@ -303,16 +373,23 @@ impl Method for Gguf {
         Ok(SparseLayout::over(input.previous, layout))
     }
 
+    fn refuses_non_finite(&self) -> bool {
+        true
+    }
+
     fn compress(&self, parameters: &Resolved, task: Task<'_>) -> Result<Encoding> {
         let (kind, shape) = (kind(parameters), task.shape());
         let (values, mask) = masked(&task);
         if let Some(dtype) = plain(parameters) {
+            refuse_non_finite(&task)?;
             let values = held(dtype, &values, &task)?;
             return Ok(Sparse::over(mask, Encoding::Dense(Dense::new(shape, dtype, &values))));
         }
         let needs = needs(parameters);
         let importance = if needs == Needs::Weights { None } else { Some(task.mean_squares()?) };
-        let bytes = encode(kind, (&values, shape), importance.as_deref(), task.observer)?;
+        let refuse = || refuse_non_finite(&task);
+        let watch: Watch<'_> = (task.observer, &refuse);
+        let bytes = encode(kind, (&values, shape), importance.as_deref(), watch)?;
         let mut blocks = Blocks::new(shape, kind, bytes);
         if needs == Needs::Gram {
             let damping = parameters.fraction("damping");
@@ -337,7 +414,8 @@ mod tests {
             (0..shape.cols).map(|i| if i % 9 == 0 { 100.0 } else { 0.1 }).collect();
         for kind in BlockType::ALL {
             let error = |importance_given: Option<&[f32]>| -> f64 {
-                let bytes = encode(kind, (&values, shape), importance_given, &Silent).unwrap();
+                let bytes = encode(kind, (&values, shape), importance_given, (&Silent, &|| Ok(())))
+                    .unwrap();
                 let decoded = Encoding::Blocks(Blocks::new(shape, kind, bytes)).decode();
                 let away = |(i, (&x, &y)): (usize, (&f32, &f32))| {
                     f64::from(importance[i % shape.cols]) * f64::from(x - y).powi(2)
@@ -356,8 +434,26 @@ mod tests {
         let mut random = Random::new(24);
         let values: Vec<f32> = (0..256).map(|_| random.normal() as f32).collect();
         let of = |importance: Option<&[f32]>| {
-            encode(BlockType::Q4_K, (&values, shape), importance, &Silent).unwrap()
+            encode(BlockType::Q4_K, (&values, shape), importance, (&Silent, &|| Ok(()))).unwrap()
         };
         assert_eq!(of(Some(&[0.0; 256])), of(None));
+    }
+
+    /// Of each type, with and without importance.
+    #[test]
+    fn rows_of_whole_pieces_are_encoded_as_others() {
+        let shape = MatrixShape { rows: 3, cols: 512 };
+        let mut random = Random::new(25);
+        let values: Vec<f32> = (0..shape.elements()).map(|_| random.normal() as f32).collect();
+        let importance: Vec<f32> = (0..shape.cols).map(|i| 1.0 + (i % 41) as f32).collect();
+        let watch: Watch<'_> = (&Silent, &|| Ok(()));
+        for kind in BlockType::ALL {
+            for importance in [None, Some(importance.as_slice())] {
+                let given = (values.as_slice(), shape);
+                let pieces = encode(kind, given, importance, watch).unwrap();
+                let rows = encode_rows(kind, given, importance, watch).unwrap();
+                assert!(pieces == rows, "{kind}");
+            }
+        }
     }
 }

@@ -5,17 +5,19 @@
     reason = "loops become vectors only inside the function compiled for them"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::{
-    IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
+    IndexedParallelIterator as _, IntoParallelRefIterator as _, ParallelExtend as _,
+    ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
 };
 
 use crate::encoding::{Affine, AffineData, AffineLayout};
 use crate::error::Result;
+use crate::method::grid::codes::{Codes, Rounded, code_of};
 use crate::method::{Needs, Resolved, Task, refuse_non_finite};
 use crate::numeric::grouping::Grouping;
-use crate::numeric::vector::{
-    Loops, are_finite, byte, byte_bits, extremes, largest_magnitude, vectorised,
-};
+use crate::numeric::vector::{Loops, are_finite, byte, extremes, largest_magnitude, vectorised};
 use crate::tensor::{DType, MatrixShape, round_f32};
 
 /// Ratio between successive ranges of the clipping search.
@@ -26,8 +28,9 @@ const MAX_SHRINKS: i32 = 151;
 const PIECE: usize = 1 << 16;
 /// Partial sums and extremes, for the lanes of the processor.
 const LANES: usize = 8;
-/// Codes made at once: a vector of bytes.
-const CODES: usize = 32;
+/// Weights of whole groups that are rounded together, and how many times as many before it is asked whether to go on.
+pub(super) const AT_ONCE: usize = 256;
+const SLAB: usize = 1 << 14;
 
 /// Scale and zero point of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -145,8 +148,12 @@ impl Grid {
             let steps = self.fit_all(values, shape.cols, importance, task)?;
             return Ok(self.encode(shape, values, &steps));
         }
+        let width = self.layout.grouping.width(shape.cols);
+        if width > 0 && AT_ONCE.is_multiple_of(width) && shape.cols.is_multiple_of(AT_ONCE) {
+            return self.round_pieces(shape, values, importance, task);
+        }
         let (mut steps, per_row) = self.places(values, shape.cols);
-        let (cols, width) = (shape.cols.max(1), self.layout.grouping.width(shape.cols));
+        let cols = shape.cols.max(1);
         let mut codes = vec![0; values.len()];
         let rows = codes.par_chunks_mut(cols).zip(values.par_chunks(cols));
         let rows = rows.zip(steps.par_chunks_mut(per_row)).with_min_len(rows_at_once(cols));
@@ -160,6 +167,41 @@ impl Grid {
             Ok(())
         })?;
         Ok(self.affine(shape, codes, &steps))
+    }
+
+    /// [`Self::round`] of rows that are pieces of whole groups. Arrays are collected, as memory to be written to would be
+    /// filled with zeros first, by one thread, which takes a third of the time of all this.
+    fn round_pieces(
+        &self,
+        shape: MatrixShape,
+        values: &[f32],
+        importance: Option<&[f32]>,
+        task: &Task<'_>,
+    ) -> Result<Affine> {
+        let width = self.layout.grouping.width(shape.cols);
+        let (mut steps, _) = self.places(values, shape.cols);
+        let pieces = values.as_chunks::<AT_ONCE>().0;
+        let mut codes: Vec<[u8; AT_ONCE]> = Vec::with_capacity(pieces.len());
+        let is_finite = AtomicBool::new(true);
+        let slabs = pieces.chunks(SLAB).zip(steps.chunks_mut(SLAB * AT_ONCE / width)).enumerate();
+        for (slab, (pieces, steps)) in slabs {
+            task.observer.go_on()?;
+            let pieces = pieces.par_iter().zip(steps.par_chunks_mut(AT_ONCE / width)).enumerate();
+            codes.par_extend(pieces.with_min_len(PIECE / AT_ONCE).map(|(i, (values, steps))| {
+                let first = (slab * SLAB + i) * AT_ONCE % shape.cols;
+                let importance = importance.map(|all| &all[first..]);
+                let mut out = [0; AT_ONCE];
+                let piece = Rounded { grid: self, width, values, importance, steps, out: &mut out };
+                if !vectorised(piece) {
+                    is_finite.store(false, Ordering::Relaxed);
+                }
+                out
+            }));
+            if !is_finite.load(Ordering::Relaxed) {
+                refuse_non_finite(task)?;
+            }
+        }
+        Ok(self.affine(shape, codes.into_flattened(), &steps))
     }
 
     /// Puts the nearest level of each value in its place: under scale and zero point of the same index.
@@ -257,7 +299,7 @@ impl Grid {
 
     /// Lowest and highest code.
     #[inline(always)]
-    fn ends(&self) -> (f32, f32) {
+    pub(super) fn ends(&self) -> (f32, f32) {
         let lowest = if self.is_restricted { 1.0 } else { 0.0 };
         (lowest, f32::from(self.layout.largest()))
     }
@@ -303,12 +345,6 @@ fn rows_at_once(cols: usize) -> usize {
     (PIECE / cols.max(1)).max(1)
 }
 
-/// clamp(round(w/s) + z), ties to even.
-#[inline(always)]
-fn code_of(value: f32, (scale, zero): (f32, f32), (lowest, highest): (f32, f32)) -> f32 {
-    ((value / scale).round_ties_even() + zero).max(lowest).min(highest)
-}
-
 /// `scale` rounded to its storage type; a scale that vanishes there becomes the type's epsilon.
 #[inline(always)]
 pub(in crate::method) fn stored_scale(scale: f32, dtype: DType) -> f32 {
@@ -334,12 +370,12 @@ impl Loops for Extremes<'_> {
 }
 
 /// The grids of a row.
-struct Fits<'a> {
-    grid: &'a Grid,
-    width: usize,
-    values: &'a [f32],
-    importance: Option<&'a [f32]>,
-    steps: &'a mut [Step],
+pub(super) struct Fits<'a> {
+    pub(super) grid: &'a Grid,
+    pub(super) width: usize,
+    pub(super) values: &'a [f32],
+    pub(super) importance: Option<&'a [f32]>,
+    pub(super) steps: &'a mut [Step],
 }
 
 impl Loops for Fits<'_> {
@@ -354,55 +390,6 @@ impl Loops for Fits<'_> {
             *step = self.grid.searched(self.grid.range(values), &errors);
         }
     }
-}
-
-/// The codes of a row.
-struct Codes<'a> {
-    grid: &'a Grid,
-    width: usize,
-    values: &'a [f32],
-    steps: &'a [Step],
-    out: &'a mut [u8],
-}
-
-impl Loops for Codes<'_> {
-    type Found = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let ends = self.grid.ends();
-        let groups = self.out.chunks_mut(self.width).zip(self.values.chunks(self.width));
-        for ((codes, values), step) in groups.zip(self.steps) {
-            let (whole, rest) = codes.as_chunks_mut::<CODES>();
-            let (values, values_of_rest) = values.as_chunks::<CODES>();
-            for (codes, values) in whole.iter_mut().zip(values) {
-                *codes = codes_of(values, *step, ends);
-            }
-            let grid = (step.scale, f32::from(step.zero));
-            for (code, &value) in rest.iter_mut().zip(values_of_rest) {
-                *code = byte(code_of(value, grid, ends));
-            }
-        }
-    }
-}
-
-/// [`code_of`] of many. Clamps before it rounds, to ends that are whole, so that one sum rounds and makes the bytes.
-#[inline(always)]
-fn codes_of(values: &[f32; CODES], step: Step, (lowest, highest): (f32, f32)) -> [u8; CODES] {
-    let zero = f32::from(step.zero);
-    let (lowest, highest) = (lowest - zero, highest - zero);
-    let mut sums = [0; CODES];
-    for i in 0..CODES {
-        let place = values[i] / step.scale;
-        let place = if place > lowest { place } else { lowest };
-        let place = if place < highest { place } else { highest };
-        sums[i] = byte_bits(place);
-    }
-    let mut codes = [0; CODES];
-    for i in 0..CODES {
-        codes[i] = (sums[i] as u8).wrapping_add(step.zero);
-    }
-    codes
 }
 
 /// The errors that grids leave. No closure: that would be a function of its own, compiled for the least processor.

@@ -1,5 +1,6 @@
 //! Grids of grouped integers: their parameters, and how one is fitted to a group, weighted by its inputs or not.
 
+mod codes;
 mod fit;
 
 pub(super) use fit::{Grid, Step, stored_scale};

@@ -1,5 +1,6 @@
 //! Rounding of many weights at once against each by itself.
 
+use super::{normals, plain_task};
 use crate::encoding::AffineLayout;
 use crate::method::grid::{Grid, Step as Spacing};
 use crate::numeric::grouping::Grouping;
@@ -47,5 +48,34 @@ fn codes_made_at_once_are_those_of_each_weight_alone() {
             let alone = grid.code(weight, spacings[i / width]);
             assert_eq!(code, alone, "{bits} bits, {width} in a group, weight {i} of {weight}");
         }
+    }
+}
+
+/// Rows of whole pieces go another way than others.
+#[test]
+fn rows_of_whole_pieces_are_rounded_as_others() {
+    let weights = normals(62, 5, 768);
+    let importance: Vec<f32> = (0..768).map(|i| 1.0 + (i % 37) as f32).collect();
+    for (width, symmetric, clipping) in [
+        (128, true, "min-max"),
+        (64, false, "min-max"),
+        (32, true, "mse"),
+        (256, false, "weighted"),
+        (96, true, "min-max"),
+    ] {
+        let layout = AffineLayout {
+            bits: 4,
+            grouping: Grouping::Group(width),
+            symmetric,
+            scale_dtype: DType::F16,
+            has_offsets: false,
+        };
+        let grid = Grid::clipped(layout, clipping);
+        let importance = (clipping == "weighted").then_some(importance.as_slice());
+        let (task, shape) = (plain_task(&weights), MatrixShape { rows: 5, cols: 768 });
+        let values = weights.as_slice().unwrap();
+        let steps = grid.fit_all(values, 768, importance, &task).unwrap();
+        let rounded = grid.round(shape, values, importance, &task).unwrap();
+        assert_eq!(rounded, grid.encode(shape, values, &steps), "{width}, {clipping}");
     }
 }
