@@ -1,10 +1,17 @@
 //! The directions of the outputs in which a matrix does most: the leading left singular vectors of D·H^½.
 
 use faer::diag::Diag;
-use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
+use faer::linalg::householder::{
+    apply_block_householder_sequence_on_the_left_in_place_scratch as apply_on_the_left_scratch,
+    apply_block_householder_sequence_on_the_left_in_place_with_conj as apply_on_the_left,
+};
 use faer::linalg::matmul::matmul;
+use faer::linalg::qr::no_pivoting::factor::{
+    qr_in_place, qr_in_place_scratch, recommended_block_size,
+};
 use faer::linalg::svd::{ComputeSvdVectors, svd, svd_scratch};
-use faer::{Accum, Mat, MatRef, Par, Spec};
+use faer::{Accum, Conj, Mat, MatRef, Par, Spec};
 use ndarray::ArrayView2;
 
 use crate::numeric::gram::Gram;
@@ -14,6 +21,8 @@ use crate::numeric::seeds::Random;
 const PIECES: usize = 8;
 /// Rows up to which all directions are computed at once, which cannot be stopped: some 0.1 s.
 const DIRECT_ROWS: usize = 400;
+/// Products rows·cols² below which a decomposition is not cut.
+const ALONE: usize = 1 << 28;
 /// Directions beyond those asked for, at least.
 const MORE: usize = 16;
 /// Iterations, at most.
@@ -26,7 +35,7 @@ const CHANGE: f64 = 1e-4;
 /// Then Q·Qᵀ·D is the matrix of that rank nearest to D in ‖(D − D̂)·H^½‖, whatever the rank of H (Wang et al. 2024
 /// and Liu et al. 2024 find the same by whitening). Up to 400 rows all eigenvectors are computed; beyond, subspace
 /// iteration from a fixed random start until the energy left falls by less than 1e-4 of itself: it ends above the least by
-/// about that. Cost of an iteration: 4·rows·cols·rank + 2·cols²·rank operations in f64, and a decomposition of
+/// about that. Cost of an iteration: 4·rows·cols·rank + 2·cols²·rank operations in f64, and a QR decomposition of
 /// `[rows, rank]`, between which `is_cancelled` is asked. `None` once it says so, or where nothing converges.
 /// The same on any number of threads.
 ///
@@ -78,7 +87,7 @@ fn iterate(
     let width = (rank + MORE.max(rank / 4)).min(rows);
     let mut random = Random::new(0);
     let start = Mat::from_fn(rows, width, |_, _| random.normal());
-    let mut basis = left_vectors(start.as_ref())?.0;
+    let mut basis = orthonormal(start)?;
     let mut left_before = f64::INFINITY;
     for _ in 0..MOST_ITERATIONS {
         let image = apply(basis.as_ref())?;
@@ -90,7 +99,7 @@ fn iterate(
             return Some(product(basis.as_ref(), turn.as_ref().subcols(0, rank)));
         }
         left_before = left;
-        basis = left_vectors(image.as_ref())?.0;
+        basis = orthonormal(image)?;
     }
     let image = apply(basis.as_ref())?;
     let turn = left_vectors(product(basis.as_ref().transpose(), image.as_ref()).as_ref())?.0;
@@ -102,6 +111,33 @@ fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(a.nrows(), b.ncols());
     matmul(out.as_mut(), Accum::Replace, a, b, 1.0, Par::rayon(PIECES));
     out
+}
+
+/// How the decomposition of a matrix is cut: small ones wait for their pieces longer than those take.
+fn pieces(rows: usize, cols: usize) -> Par {
+    if rows * cols * cols < ALONE { Par::Seq } else { Par::rayon(PIECES) }
+}
+
+/// Q `[rows, cols]` of the decomposition QR, whose columns span those of a matrix with no fewer rows than columns, and more where
+/// they depend on each other; `None` of what is not finite.
+fn orthonormal(mut matrix: Mat<f64>) -> Option<Mat<f64>> {
+    let (rows, cols) = matrix.shape();
+    let par = pieces(rows, cols);
+    let block = recommended_block_size::<f64>(rows, cols);
+    let scratch = StackReq::any_of(&[
+        qr_in_place_scratch::<f64>(rows, cols, block, par, Spec::default()),
+        apply_on_the_left_scratch::<f64>(rows, block, cols),
+    ]);
+    let mut memory = MemBuffer::new(scratch);
+    let mut factor = Mat::zeros(block, cols);
+    let stack = MemStack::new(&mut memory);
+    qr_in_place(matrix.as_mut(), factor.as_mut(), par, stack, Spec::default());
+    let mut basis = Mat::identity(rows, cols);
+    let (reflections, out) = (matrix.as_ref(), basis.as_mut());
+    let stack = MemStack::new(&mut memory);
+    apply_on_the_left(reflections, factor.as_ref(), Conj::No, out, par, stack);
+    let is_finite = basis.col_iter().all(|col| col.iter().all(|value| value.is_finite()));
+    is_finite.then_some(basis)
 }
 
 /// Left singular vectors `[rows, min(rows, cols)]` and singular values, largest first.
@@ -122,7 +158,7 @@ fn left_vectors(matrix: MatRef<'_, f64>) -> Option<(Mat<f64>, Vec<f64>)> {
 fn decomposed(matrix: MatRef<'_, f64>) -> Option<(Mat<f64>, Vec<f64>)> {
     let (rows, cols) = matrix.shape();
     let size = rows.min(cols);
-    let (par, thin, no) = (Par::rayon(PIECES), ComputeSvdVectors::Thin, ComputeSvdVectors::No);
+    let (par, thin, no) = (pieces(rows, size), ComputeSvdVectors::Thin, ComputeSvdVectors::No);
     let mut values = Diag::<f64>::zeros(size);
     let mut vectors = Mat::<f64>::zeros(rows, size);
     let scratch = svd_scratch::<f64>(rows, cols, thin, no, par, Spec::default());
