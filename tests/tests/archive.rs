@@ -79,13 +79,13 @@ fn assert_round_trip(encoding: &Encoding, what: &str) {
     let parts = encoding.parts();
     let said: Vec<_> =
         layout.parts(shape).into_iter().map(|p| (p.name, p.dtype, p.elements)).collect();
-    let elements = |part: &lapidary_engine::encoding::Part| {
+    let elements = |part: &lapidary_engine::encoding::Part<'_>| {
         (part.bytes.len() as u64 * 8 / part.dtype.bits()) as usize
     };
     let held: Vec<_> = parts.iter().map(|p| (p.name.clone(), p.dtype, elements(p))).collect();
     assert_eq!(said, held, "{what}");
     let by_name: BTreeMap<&str, &[u8]> =
-        parts.iter().map(|part| (part.name.as_str(), part.bytes.as_slice())).collect();
+        parts.iter().map(|part| (part.name.as_str(), &*part.bytes)).collect();
     assert_eq!(by_name.len(), parts.len(), "{what}: two parts of one name");
     let get = |name: &str| by_name.get(name).copied();
     let restored = Encoding::from_parts(&layout, shape, &get).expect(what);

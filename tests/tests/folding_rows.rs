@@ -404,7 +404,8 @@ fn a_layer_on_its_own_has_scales_that_rows_could_take() {
     let o = checkpoint.find("model.layers.0.self_attn.o_proj.weight").expect("a layer");
     let alone = job::compress_layer(subject, &folded, o, &Silent).expect("an encoding");
     let Encoding::Scaled(alone) = alone else { panic!("its scales are around it") };
-    let parts = Encoding::Scaled(alone).parts();
+    let alone = Encoding::Scaled(alone);
+    let parts = alone.parts();
     let scales = parts.iter().find(|part| part.name == "input_scales").expect("scales");
     let scales: Vec<f32> =
         scales.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();

@@ -162,7 +162,7 @@ impl Additive {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let of = |name: &str, dtype: DType, values: &[f32]| {
             let mut bytes = Vec::new();
             write_f32(dtype, values, &mut bytes);

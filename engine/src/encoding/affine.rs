@@ -155,7 +155,7 @@ impl Affine {
         }
     }
 
-    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
+    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         let codes = pack_dense(&gather(&self.codes, mask), self.layout.bits);
         let mut scales = Vec::new();
         write_f32(self.layout.scale_dtype, &self.scales, &mut scales);

@@ -133,7 +133,7 @@ impl Bilevel {
         }
     }
 
-    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
+    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         let bits = self.layout.statistic_bits;
         let mut statistics = Vec::new();
         write_f32(self.layout.dtype, self.data.statistics.as_flattened(), &mut statistics);

@@ -138,12 +138,12 @@ impl Coded {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let mut levels = Vec::new();
         let values: Vec<f32> = self.levels.first.into_iter().chain([self.levels.step]).collect();
         write_f32(DType::F32, &values, &mut levels);
         vec![
-            Part::new("codes", DType::U8, self.bytes.clone()),
+            Part::new("codes", DType::U8, &self.bytes),
             indices(ENDS, &self.ends, self.layout.bytes),
             Part::new(MAGNITUDES, DType::F32, levels),
         ]

@@ -41,7 +41,7 @@ impl Dense {
         out.copy_from_slice(&self.values[row * self.shape.cols..(row + 1) * self.shape.cols]);
     }
 
-    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
+    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         let mut bytes = Vec::new();
         write_f32(self.dtype, &gather(&self.values, mask), &mut bytes);
         vec![Part::new("values", self.dtype, bytes)]

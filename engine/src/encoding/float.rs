@@ -190,7 +190,7 @@ impl Float {
         }
     }
 
-    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
+    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         let codes = pack_dense(&gather(&self.codes, mask), self.layout.levels.bits());
         let dtype = self.layout.scale_dtype;
         let mut parts = vec![

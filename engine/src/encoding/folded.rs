@@ -102,7 +102,7 @@ impl Folded {
         out.copy_from_slice(&self.decoded[row * out.len()..(row + 1) * out.len()]);
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         self.inner.parts()
     }
 

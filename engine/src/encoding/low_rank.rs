@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::described::SIDES;
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::tensor::MatrixShape;
 
 /// Left `[rows, rank]` and right `[rank, cols]` without their data.
@@ -98,11 +98,10 @@ impl LowRank {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
-        let of = |side: usize, factor: &Encoding| {
-            factor.parts().into_iter().map(move |part| part.before(SIDES[side]))
-        };
-        of(0, &self.left).chain(of(1, &self.right)).collect()
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = parts_within(&self.left, SIDES[0]);
+        parts.extend(parts_within(&self.right, SIDES[1]));
+        parts
     }
 
     pub(super) fn from_parts<'a>(

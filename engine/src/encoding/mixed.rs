@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::described::{HIGH, LOW, ROW_MASK};
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::tensor::{DType, MatrixShape};
 
 /// Rows in two layouts without their data.
@@ -81,15 +81,15 @@ impl Mixed {
         of.decode_row(self.places[row], out);
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let byte = |rows: &[bool]| {
             rows.iter().enumerate().fold(0, |byte, (i, &is_high)| byte | u8::from(is_high) << i)
         };
-        let mask = Part::new(ROW_MASK, DType::U8, self.is_high.chunks(8).map(byte).collect());
-        let of = |of: &Encoding, prefix: &str| {
-            of.parts().into_iter().map(|part| part.before(prefix)).collect::<Vec<_>>()
-        };
-        [vec![mask], of(&self.high, HIGH), of(&self.low, LOW)].concat()
+        let mask: Vec<u8> = self.is_high.chunks(8).map(byte).collect();
+        let mut parts = vec![Part::new(ROW_MASK, DType::U8, mask)];
+        parts.extend(parts_within(&self.high, HIGH));
+        parts.extend(parts_within(&self.low, LOW));
+        parts
     }
 
     pub(super) fn from_parts<'a>(
@@ -144,9 +144,7 @@ mod tests {
         let shape = MatrixShape { rows: 5, cols: 2 };
         assert_eq!((mixed.bytes(), mixed.layout().bytes(shape)), (1 + 16 + 12, 29));
         let parts = mixed.parts();
-        let get = |name: &str| {
-            parts.iter().find(|part| part.name == name).map(|part| part.bytes.as_slice())
-        };
+        let get = |name: &str| parts.iter().find(|part| part.name == name).map(|part| &*part.bytes);
         assert_eq!(Encoding::from_parts(&mixed.layout(), shape, &get).as_ref(), Some(&mixed));
         let other = |name: &str| if name == ROW_MASK { Some(&[7_u8][..]) } else { get(name) };
         assert!(Encoding::from_parts(&mixed.layout(), shape, &other).is_none(), "three rows");

@@ -47,7 +47,7 @@ use ndarray::Array2;
 pub use outliers::{Outliers, OutliersLayout};
 pub use palette::{Palette, PaletteLayout};
 pub use part::Part;
-use part::{gather, scatter};
+use part::{gather, parts_within, scatter};
 use rayon::prelude::{IndexedParallelIterator as _, ParallelIterator as _, ParallelSliceMut as _};
 pub use rotated::{Rotated, RotatedLayout};
 pub use runs::{Runs, RunsLayout};
@@ -246,11 +246,11 @@ impl Encoding {
     }
 
     /// The pieces to store. With the layout and the shape they restore the encoding.
-    pub fn parts(&self) -> Vec<Part> {
+    pub fn parts(&self) -> Vec<Part<'_>> {
         self.parts_under(None)
     }
 
-    fn parts_under(&self, mask: Option<&Mask>) -> Vec<Part> {
+    fn parts_under(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         match self {
             Self::Dense(dense) => dense.parts(mask),
             Self::Affine(affine) => affine.parts(mask),

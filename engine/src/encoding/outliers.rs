@@ -91,13 +91,13 @@ impl Outliers {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let mut values = Vec::new();
         write_f32(self.dtype, &self.values, &mut values);
         vec![
             indices("outliers.ends", &self.ends, self.values.len()),
             indices("outliers.columns", &self.columns, self.shape.cols.saturating_sub(1)),
-            Part { name: "outliers.values".to_owned(), dtype: self.dtype, bytes: values },
+            Part { name: "outliers.values".to_owned(), dtype: self.dtype, bytes: values.into() },
         ]
     }
 
@@ -128,7 +128,7 @@ impl Outliers {
 }
 
 /// Numbers up to `largest` in the narrowest type.
-pub(super) fn indices(name: &str, numbers: &[usize], largest: usize) -> Part {
+pub(super) fn indices(name: &str, numbers: &[usize], largest: usize) -> Part<'static> {
     let dtype = index_type(largest);
     let width = (dtype.bits() / 8) as usize;
     let bytes = numbers.iter().flat_map(|&number| {
@@ -192,10 +192,9 @@ mod tests {
     fn places_that_make_no_sense_are_not_read_back() {
         let few = three();
         let (layout, shape) = (few.layout(), few.shape());
-        let restore = |parts: &[Part]| {
-            let find = |name: &str| {
-                parts.iter().find(|part| part.name == name).map(|part| part.bytes.as_slice())
-            };
+        let restore = |parts: &[Part<'_>]| {
+            let find =
+                |name: &str| parts.iter().find(|part| part.name == name).map(|part| &*part.bytes);
             Outliers::from_parts(&layout, shape, &find)
         };
         assert_eq!(restore(&few.parts()).as_ref(), Some(&few));
@@ -204,7 +203,7 @@ mod tests {
             [(0, 1, &[1]), (0, 2, &[2]), (1, 3, &[2]), (1, 0, &299_u16.to_le_bytes())];
         for (part, at, bytes) in wrong {
             let mut parts = few.parts();
-            parts[part].bytes[at..at + bytes.len()].copy_from_slice(bytes);
+            parts[part].bytes.to_mut()[at..at + bytes.len()].copy_from_slice(bytes);
             assert!(restore(&parts).is_none(), "{part} {at}");
         }
     }

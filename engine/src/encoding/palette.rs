@@ -95,7 +95,7 @@ impl Palette {
         }
     }
 
-    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
+    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         let codes = pack_dense(&gather(&self.codes, mask), self.layout.bits);
         let mut values = Vec::new();
         write_f32(self.layout.value_dtype, &self.values, &mut values);

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use crate::encoding::Mask;
+use crate::encoding::{Encoding, Mask};
 use crate::tensor::DType;
 
 /// A piece of an encoding as it is stored: a small tensor of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Part<'a> {
     /// What it holds: `codes`, `scales`, `zeros`, `offsets`, `palette`, `global`, `blocks`, `mask`, `values`,
     /// `input_scales`, `shift`, `signs`, `row_signs`, `scale_codes`, `zero_codes`, `statistics`, `run_mask`, `row_mask`, `words`, `super_scales`, `local_scales`, `code_scales`, `code_zeros`, `ends`, `levels`, `columns`;
     /// behind `left.` and `right.` in the factors of a product, `apart.` and `rest.` in the halves of a split, `0.`, `1.`, … in the levels of a stack, `outliers.` before those of outliers, behind `base.` or `inner.` where what
@@ -16,18 +16,23 @@ pub struct Part {
     /// Element type of the bytes.
     pub dtype: DType,
     /// Little-endian bytes.
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'a, [u8]>,
 }
 
-impl Part {
-    pub(super) fn new(name: &str, dtype: DType, bytes: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), dtype, bytes }
+impl<'a> Part<'a> {
+    pub(super) fn new(name: &str, dtype: DType, bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { name: name.to_owned(), dtype, bytes: bytes.into() }
     }
 
     /// The part under a name that begins with `prefix`.
     pub(super) fn before(self, prefix: &str) -> Self {
         Self { name: format!("{prefix}{}", self.name), ..self }
     }
+}
+
+/// The parts of an encoding that lies within another, under names that begin with `prefix`.
+pub(super) fn parts_within<'a>(inner: &'a Encoding, prefix: &str) -> Vec<Part<'a>> {
+    inner.parts().into_iter().map(|part| part.before(prefix)).collect()
 }
 
 /// The elements of `all` that `mask` keeps; all of them without a mask.

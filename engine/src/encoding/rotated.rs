@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::described::{ROW_SIGNS, SIGNS, prefix_under};
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::numeric::rotation::{Rotation, undo_both};
 use crate::tensor::{DType, MatrixShape};
 
@@ -91,7 +91,7 @@ impl Rotated {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let bits = |rotation: &Rotation| {
             let byte = |signs: &[bool]| {
                 signs.iter().enumerate().fold(0, |byte, (i, &minus)| byte | u8::from(minus) << i)
@@ -103,7 +103,7 @@ impl Rotated {
             parts.push(Part::new(ROW_SIGNS, DType::U8, bits(rows)));
         }
         let prefix = prefix_under(&[SIGNS, ROW_SIGNS], &self.inner.layout(), "inner.");
-        parts.extend(self.inner.parts().into_iter().map(|part| part.before(prefix)));
+        parts.extend(parts_within(&self.inner, prefix));
         parts
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::described::{RUN_MASK, prefix_under};
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::tensor::{DType, MatrixShape};
 
 /// Kept runs without their data.
@@ -111,13 +111,13 @@ impl Runs {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let byte = |keep: &[bool]| {
             keep.iter().enumerate().fold(0, |byte, (i, &keep)| byte | u8::from(keep) << i)
         };
-        let bits = self.keep.chunks(8).map(byte).collect();
+        let bits: Vec<u8> = self.keep.chunks(8).map(byte).collect();
         let prefix = self.layout().prefix();
-        let inner = self.inner.parts().into_iter().map(|part| part.before(prefix));
+        let inner = parts_within(&self.inner, prefix);
         std::iter::once(Part::new(RUN_MASK, DType::U8, bits)).chain(inner).collect()
     }
 
@@ -171,15 +171,14 @@ mod tests {
         assert_eq!(decoded.row(2).to_vec(), [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
         assert_eq!((runs.bytes(), runs.layout().bytes(shape)), (25, 25));
         let parts = runs.parts();
-        let restore = |parts: &[Part]| {
-            let find = |name: &str| {
-                parts.iter().find(|part| part.name == name).map(|part| part.bytes.as_slice())
-            };
+        let restore = |parts: &[Part<'_>]| {
+            let find =
+                |name: &str| parts.iter().find(|part| part.name == name).map(|part| &*part.bytes);
             Encoding::from_parts(&runs.layout(), shape, &find)
         };
         assert_eq!(restore(&parts).as_ref(), Some(&runs));
         let mut more = parts;
-        more[0].bytes[0] |= 2;
+        more[0].bytes.to_mut()[0] |= 2;
         assert!(restore(&more).is_none(), "a run too many");
     }
 }

@@ -61,7 +61,7 @@ impl Scaled {
         }
     }
 
-    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part> {
+    pub(super) fn parts(&self, mask: Option<&Mask>) -> Vec<Part<'_>> {
         let mut bytes = Vec::new();
         write_f32(self.scale_dtype, &self.scales, &mut bytes);
         let mut parts = vec![Part::new(INPUT_SCALES, self.scale_dtype, bytes)];

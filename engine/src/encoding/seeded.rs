@@ -104,7 +104,7 @@ impl Seeded {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let seeds: Vec<u32> = self.fits.iter().map(|fit| u32::from(fit.seed)).collect();
         let exponents: Vec<u8> = self.fits.iter().map(|fit| fit.exponent).collect();
         let of = |fit: &Fit| fit.mantissas.into_iter().take(self.layout.coefficients);
@@ -172,7 +172,7 @@ mod tests {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
         }
         let parts = seeded.parts();
-        let bytes = |i: usize| parts[i].bytes.as_slice();
+        let bytes = |i: usize| &*parts[i].bytes;
         assert_eq!((bytes(0), bytes(1)), ([4 | 4 << 6, 1].as_slice(), [15 | 14 << 4].as_slice()));
         assert_eq!((bytes(2), bytes(3)), ([1, 8 | 7 << 4].as_slice(), [0, 0, 0, 64].as_slice()));
         assert_eq!(layout.bytes(shape), 2 + 1 + 2 + 4);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::described::{SHIFT, prefix_under};
-use crate::encoding::{Encoding, Layout, Part, affine};
+use crate::encoding::{Encoding, Layout, Part, affine, parts_within};
 use crate::tensor::{DType, MatrixShape, round_f32, write_f32};
 
 /// A shifted layout. It holds others and is held by none.
@@ -55,12 +55,12 @@ impl Shifted {
         ShiftedLayout { dtype: self.dtype, inner: Box::new(self.inner.layout()) }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let mut bytes = Vec::new();
         write_f32(self.dtype, &self.shift, &mut bytes);
         let mut parts = vec![Part::new(SHIFT, self.dtype, bytes)];
         let prefix = prefix_under(&[SHIFT], &self.inner.layout(), "inner.");
-        parts.extend(self.inner.parts().into_iter().map(|part| part.before(prefix)));
+        parts.extend(parts_within(&self.inner, prefix));
         parts
     }
 

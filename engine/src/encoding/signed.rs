@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::described::{SIGNS, prefix_under};
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::numeric::packing::pack_dense;
 use crate::tensor::{DType, MatrixShape};
 
@@ -60,10 +60,10 @@ impl Signed {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
-        let mut parts = vec![Part::new(SIGNS, DType::U8, self.bits.clone())];
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = vec![Part::new(SIGNS, DType::U8, &self.bits)];
         let prefix = prefix_under(&[SIGNS], &self.inner.layout(), "inner.");
-        parts.extend(self.inner.parts().into_iter().map(|part| part.before(prefix)));
+        parts.extend(parts_within(&self.inner, prefix));
         parts
     }
 

@@ -136,8 +136,8 @@ impl Sparse {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
-        let mut parts = vec![Part::new("mask", DType::U8, self.mask.bits.clone())];
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = vec![Part::new("mask", DType::U8, &self.mask.bits)];
         let prefix = prefix_under(&[MASK], &self.inner.layout(), "inner.");
         let inner = self.inner.parts_under(Some(&self.mask)).into_iter();
         parts.extend(inner.map(|part| part.before(prefix)));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::numeric::packing::{pack_dense, unpack_dense};
 use crate::tensor::{DType, MatrixShape};
 
@@ -85,11 +85,11 @@ impl Split {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let bits: Vec<u8> = self.columns.iter().map(|&is_apart| u8::from(is_apart)).collect();
         let mut parts = vec![Part::new(COLUMNS, DType::U8, pack_dense(&bits, 1))];
         for (half, inner) in HALVES.into_iter().zip([&self.apart, &self.rest]) {
-            parts.extend(inner.parts().into_iter().map(|part| part.before(half)));
+            parts.extend(parts_within(inner, half));
         }
         parts
     }

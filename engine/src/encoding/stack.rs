@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::{Encoding, Layout, Part};
+use crate::encoding::{Encoding, Layout, Part, parts_within};
 use crate::tensor::MatrixShape;
 
 /// A stack without its data.
@@ -80,12 +80,9 @@ impl Stack {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
-        let of = |(at, level): (usize, &Encoding)| {
-            let prefix = prefix(at);
-            level.parts().into_iter().map(move |part| part.before(&prefix)).collect::<Vec<_>>()
-        };
-        self.levels.iter().enumerate().flat_map(of).collect()
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+        let levels = self.levels.iter().enumerate();
+        levels.flat_map(|(at, level)| parts_within(level, &prefix(at))).collect()
     }
 
     pub(super) fn from_parts<'a>(

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::{Encoding, Layout, LowRank, Part};
+use crate::encoding::{Encoding, Layout, LowRank, Part, parts_within};
 use crate::tensor::MatrixShape;
 
 /// A sum without its data.
@@ -77,10 +77,11 @@ impl Sum {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let prefix = self.layout().prefix();
-        let base = self.base.parts().into_iter().map(|part| part.before(prefix));
-        base.chain(self.correction.parts()).collect()
+        let mut parts = parts_within(&self.base, prefix);
+        parts.extend(self.correction.parts());
+        parts
     }
 
     pub(super) fn from_parts<'a>(

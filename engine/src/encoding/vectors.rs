@@ -101,7 +101,7 @@ impl Vectors {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let codes = pack_codes(&self.codes, self.layout.codebook.bits());
         let mut scales = Vec::new();
         write_f32(self.layout.scale_dtype, &self.scales, &mut scales);

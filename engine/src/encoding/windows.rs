@@ -161,7 +161,7 @@ impl Windows {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
         let data = &self.data;
         let floats = |dtype, values: &[f32]| {
             let mut bytes = Vec::new();
@@ -241,7 +241,8 @@ mod tests {
         windows.decode_row(0, &mut row);
         let expected: Vec<f32> = expected.iter().map(|&level| f32::from(level) * scale).collect();
         assert_eq!(row.as_slice(), expected);
-        let bytes: Vec<Vec<u8>> = windows.parts().into_iter().map(|part| part.bytes).collect();
+        let bytes: Vec<Vec<u8>> =
+            windows.parts().into_iter().map(|part| part.bytes.into_owned()).collect();
         assert_eq!(bytes, parts.iter().map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>());
         let stored: usize = bytes.iter().map(Vec::len).sum();
         assert_eq!(layout.bytes(SHAPE), stored as u64);

@@ -147,7 +147,7 @@ impl Prover<'_> {
         let wanted = expected.parts().into_iter().find(|part| is_shift(&part.name));
         let spec = entry.specs.iter().find(|spec| is_shift(&spec.name));
         let found = spec.and_then(|spec| self.bytes(&spec.name));
-        if found.is_some() && found == wanted.as_ref().map(|part| part.bytes.as_slice()) {
+        if found.is_some() && found == wanted.as_ref().map(|part| &*part.bytes) {
             return Ok(());
         }
         let name = &self.work.checkpoint.tensors()[entry.tensor].name;

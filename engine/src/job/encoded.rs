@@ -55,14 +55,14 @@ pub trait Encodings: Sync {
 /// Writes the parts of an encoding, with a hash of them where they are to be kept.
 pub(super) fn write(file: NewFile, encoding: &Encoding, is_kept: bool) -> Result<()> {
     let parts = encoding.parts();
-    let spec = |part: &Part| Spec {
+    let spec = |part: &Part<'_>| Spec {
         name: part.name.clone(),
         dtype: part.dtype,
         shape: Shape(vec![part.bytes.len() * 8 / part.dtype.bits() as usize]),
     };
     let specs: Vec<Spec> = parts.iter().map(spec).collect();
     let find = |name: &str| parts.iter().find(|part| part.name == name);
-    let bytes_of = |spec: &Spec| find(&spec.name).map_or(&[][..], |part| &part.bytes);
+    let bytes_of = |spec: &Spec| find(&spec.name).map_or(&[][..], |part| &*part.bytes);
     let mut metadata = BTreeMap::new();
     if is_kept {
         let laid_out = FilePlan::new(specs.clone(), &metadata)?;

@@ -152,7 +152,7 @@ pub fn pack(
         Some((_, false)) => correction.right(),
     };
     let values = factor.parts().into_iter().find(|part| part.name == "values");
-    values.map(|values| values.bytes)
+    values.map(|values| values.bytes.into_owned())
 }
 
 /// Decodes a natively stored layer from `get(name)`, any run of its weights, by other code than [`pack`], for the proof.

@@ -190,8 +190,8 @@ impl Blocks {
         }
     }
 
-    pub(super) fn parts(&self) -> Vec<Part> {
-        vec![Part::new("blocks", DType::U8, self.bytes.clone())]
+    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+        vec![Part::new("blocks", DType::U8, &self.bytes)]
     }
 
     pub(super) fn from_parts<'a>(

@@ -127,5 +127,5 @@ pub fn specs(name: &str, layout: &Layout, shape: MatrixShape) -> Vec<Spec> {
 /// The bytes of the part called `part`; `None` where the encoding has none of that name.
 pub fn pack(encoding: &Encoding, part: &str) -> Option<Vec<u8>> {
     let mut parts = encoding.parts().into_iter();
-    parts.find(|found| found.name == part).map(|found| found.bytes)
+    parts.find(|found| found.name == part).map(|found| found.bytes.into_owned())
 }

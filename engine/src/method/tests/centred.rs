@@ -120,7 +120,7 @@ fn a_bias_needs_means_and_comes_last() {
     assert_eq!((made.layout(), made.bytes()), (layout.clone(), 4 * (8 * 2 + 2 * 16 + 8)));
     assert!(layout.is_valid(shape) && layout.bytes(shape) == made.bytes());
     let parts = made.parts();
-    let part = |name: &str| Some(parts.iter().find(|part| part.name == name)?.bytes.as_slice());
+    let part = |name: &str| Some(parts.iter().find(|part| part.name == name)?.bytes.as_ref());
     assert_eq!(Encoding::from_parts(&layout, shape, &part), Some(made.clone()));
     assert_eq!(chain_label(&steps[..1]), "rank 2 whitened centred");
     let within = Layout::Sparse(crate::encoding::SparseLayout { kept: 3, inner: Box::new(layout) });

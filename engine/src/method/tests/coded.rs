@@ -102,10 +102,10 @@ fn bytes_are_met_whatever_the_weights_and_other_bytes_are_refused() {
     for (which, part) in parts.iter().enumerate().take(2) {
         for at in 0..part.bytes.len() {
             let mut other = parts.clone();
-            other[which].bytes[at] ^= 0x41;
+            other[which].bytes.to_mut()[at] ^= 0x41;
             let get = |name: &str| {
                 let part = other.iter().find(|part| part.name == name)?;
-                Some(part.bytes.as_slice())
+                Some(&*part.bytes)
             };
             let restored = Encoding::from_parts(&encoding.layout(), encoding.shape(), &get);
             // The last bits may say the same of the last interval.

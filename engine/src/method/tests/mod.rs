@@ -445,7 +445,7 @@ fn new_encodings_are_restored_from_their_parts_and_as_large_as_said() {
             let mut found = parts.iter().filter(|part| part.name == name);
             let part = found.next()?;
             assert!(found.next().is_none(), "two parts {name}");
-            Some(part.bytes.as_slice())
+            Some(&*part.bytes)
         };
         let restored = Encoding::from_parts(&encoding.layout(), shape, &get).unwrap();
         assert_eq!(restored, encoding);
