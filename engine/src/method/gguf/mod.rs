@@ -215,8 +215,8 @@ fn encode(
     }
 }
 
-/// Of rows that are whole pieces of `BYTES` each. Arrays are collected, as memory to be written to would be filled with zeros first, by one
-/// thread, which takes as long as to find the codes of the simplest blocks.
+/// Of rows that are whole pieces of `BYTES` each. Arrays are collected, as memory to be written to would be filled with zeros first,
+/// by one thread.
 fn encode_pieces<const BYTES: usize>(
     kind: BlockType,
     (values, shape): (&[f32], MatrixShape),

@@ -170,7 +170,7 @@ impl Grid {
     }
 
     /// [`Self::round`] of rows that are pieces of whole groups. Arrays are collected, as memory to be written to would be
-    /// filled with zeros first, by one thread, which takes a third of the time of all this.
+    /// filled with zeros first, by one thread.
     fn round_pieces(
         &self,
         shape: MatrixShape,
