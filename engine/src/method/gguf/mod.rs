@@ -25,6 +25,8 @@ use crate::numeric::vector::{Loops, all_finite, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, round_f32};
 
+use search::SUPER;
+
 pub(super) use moves::Moving;
 
 /// Quantisation of a `[rows, cols]` matrix to blocks of llama.cpp along its inputs.
@@ -184,8 +186,8 @@ fn plain(parameters: &Resolved) -> Option<DType> {
 /// Weights that are encoded without asking whether to go on, and those of a row by one thread.
 const AT_ONCE: usize = 1 << 22;
 const OF_ROW: usize = 1 << 13;
-/// Weights of a piece: a super-block, or eight blocks.
-const PIECE: usize = 256;
+/// Weights of a piece: two super-blocks, whose runs are searched side by side, or sixteen blocks.
+const PIECE: usize = 512;
 
 /// What is asked while blocks are made: whether to go on, and where a value is not finite, for the refusal.
 type Watch<'w> = (&'w dyn Observer, &'w dyn Fn() -> Result<()>);
@@ -198,25 +200,25 @@ fn encode(
     watch: Watch<'_>,
 ) -> Result<Vec<u8>> {
     let given = (values, shape);
-    if !shape.cols.is_multiple_of(PIECE) || shape.cols == 0 {
+    if !shape.cols.is_multiple_of(SUPER) || shape.cols == 0 {
         return encode_rows(kind, given, importance, watch);
     }
     match PIECE / kind.weights() * kind.bytes() {
-        84 => encode_pieces::<84>(kind, given, importance, watch),
-        110 => encode_pieces::<110>(kind, given, importance, watch),
-        136 => encode_pieces::<136>(kind, given, importance, watch),
-        144 => encode_pieces::<144>(kind, given, importance, watch),
-        160 => encode_pieces::<160>(kind, given, importance, watch),
-        176 => encode_pieces::<176>(kind, given, importance, watch),
-        192 => encode_pieces::<192>(kind, given, importance, watch),
-        210 => encode_pieces::<210>(kind, given, importance, watch),
+        168 => encode_pieces::<168>(kind, given, importance, watch),
+        220 => encode_pieces::<220>(kind, given, importance, watch),
         272 => encode_pieces::<272>(kind, given, importance, watch),
+        288 => encode_pieces::<288>(kind, given, importance, watch),
+        320 => encode_pieces::<320>(kind, given, importance, watch),
+        352 => encode_pieces::<352>(kind, given, importance, watch),
+        384 => encode_pieces::<384>(kind, given, importance, watch),
+        420 => encode_pieces::<420>(kind, given, importance, watch),
+        544 => encode_pieces::<544>(kind, given, importance, watch),
         _ => encode_rows(kind, given, importance, watch),
     }
 }
 
-/// Of rows that are whole pieces of `BYTES` each. Arrays are collected, as memory to be written to would be filled with zeros first,
-/// by one thread.
+/// Of rows that are whole super-blocks, of which a piece of `BYTES` holds two. Arrays are collected, as memory to be written to
+/// would be filled with zeros first, by one thread.
 fn encode_pieces<const BYTES: usize>(
     kind: BlockType,
     (values, shape): (&[f32], MatrixShape),
@@ -224,24 +226,32 @@ fn encode_pieces<const BYTES: usize>(
     (observer, refuse): Watch<'_>,
 ) -> Result<Vec<u8>> {
     let is_finite = AtomicBool::new(true);
-    let pieces = values.as_chunks::<PIECE>().0;
-    let mut made: Vec<[u8; BYTES]> = Vec::with_capacity(pieces.len());
+    let look = || if is_finite.load(Ordering::Relaxed) { Ok(()) } else { refuse() };
+    let piece = |at: usize, values: &[f32], out: &mut [u8]| {
+        let first = at % shape.cols;
+        if !vectorised(Piece { kind, values, importance, first, out }) {
+            is_finite.store(false, Ordering::Relaxed);
+        }
+    };
+    let (pieces, last) = values.as_chunks::<PIECE>();
+    let mut made: Vec<[u8; BYTES]> = Vec::with_capacity(pieces.len() + 1);
     for (at, some) in pieces.chunks(AT_ONCE / PIECE).enumerate() {
         observer.go_on()?;
-        made.par_extend(some.par_iter().enumerate().with_min_len(16).map(|(i, values)| {
-            let first = (at * AT_ONCE + i * PIECE) % shape.cols;
-            let importance = importance.map(|all| &all[first..][..PIECE]);
+        made.par_extend(some.par_iter().enumerate().with_min_len(8).map(|(i, values)| {
             let mut out = [0; BYTES];
-            if !vectorised(Piece { kind, values, importance, out: &mut out }) {
-                is_finite.store(false, Ordering::Relaxed);
-            }
+            piece(at * AT_ONCE + i * PIECE, values, &mut out);
             out
         }));
-        if !is_finite.load(Ordering::Relaxed) {
-            refuse()?;
-        }
+        look()?;
     }
-    Ok(made.into_flattened())
+    let mut made = made.into_flattened();
+    if !last.is_empty() {
+        let begun = made.len();
+        made.resize(begun + BYTES / 2, 0);
+        piece(values.len() - last.len(), last, &mut made[begun..]);
+        look()?;
+    }
+    Ok(made)
 }
 
 /// Of rows of any length.
@@ -260,10 +270,9 @@ fn encode_rows(
     let rows = bytes.par_chunks_mut(row_bytes).zip(values.par_chunks(shape.cols));
     rows.with_min_len((OF_ROW / shape.cols).max(1)).try_for_each(|(bytes, values)| {
         let pieces = bytes.chunks_mut(OF_ROW / kind.weights() * kind.bytes());
-        for (at, (bytes, values)) in pieces.zip(values.chunks(OF_ROW)).enumerate() {
+        for (at, (out, values)) in pieces.zip(values.chunks(OF_ROW)).enumerate() {
             observer.go_on()?;
-            let importance = importance.map(|all| &all[at * OF_ROW..][..values.len()]);
-            if !vectorised(Piece { kind, values, importance, out: bytes }) {
+            if !vectorised(Piece { kind, values, importance, first: at * OF_ROW, out }) {
                 is_finite.store(false, Ordering::Relaxed);
             }
         }
@@ -275,11 +284,14 @@ fn encode_rows(
     Ok(bytes)
 }
 
-/// Blocks of a piece of a row; finds whether its values are finite.
+/// Blocks of a piece of a row, or of the end of one and the beginning of the next; finds whether its values are finite.
 struct Piece<'a> {
     kind: BlockType,
     values: &'a [f32],
+    /// Of all inputs.
     importance: Option<&'a [f32]>,
+    /// The input of the first value.
+    first: usize,
     out: &'a mut [u8],
 }
 
@@ -292,29 +304,44 @@ impl Loops for Piece<'_> {
     )]
     #[inline(always)]
     fn run(self) -> bool {
-        let Self { kind, values, importance, out } = self;
-        let (mut padded, mut weights) = ([0.0; 256], [1.0; 256]);
-        let at_once = 256 / kind.weights() * kind.bytes();
-        for (at, (x, out)) in values.chunks(256).zip(out.chunks_mut(at_once)).enumerate() {
-            if let Some(importance) = importance {
-                let importance = importance[at * 256..][..x.len()].chunks(kind.weights());
-                for (weights, importance) in weights.chunks_mut(kind.weights()).zip(importance) {
-                    fill_weights(importance, weights);
-                }
-            }
-            let w = Some(&weights).filter(|_| importance.is_some());
-            let x = x.first_chunk::<256>().unwrap_or_else(|| {
-                padded[..x.len()].copy_from_slice(x);
-                padded[x.len()..].fill(0.0);
-                &padded
-            });
-            if kind.weights() == 32 {
-                plain::encode(kind, x, w, out);
+        let Self { kind, values, importance, first, out } = self;
+        let at_once = PIECE / kind.weights() * kind.bytes();
+        for (at, (values, out)) in values.chunks(PIECE).zip(out.chunks_mut(at_once)).enumerate() {
+            let mut padded;
+            let x = if let Some(x) = values.first_chunk::<PIECE>() {
+                x
             } else {
-                super_blocks::encode(kind, x, w, out);
+                padded = [0.0; PIECE];
+                padded[..values.len()].copy_from_slice(values);
+                &padded
+            };
+            let Some(importance) = importance else {
+                blocks(kind, x, None, out);
+                continue;
+            };
+            let mut weights = [1.0; PIECE];
+            let own = weights.chunks_mut(kind.weights()).zip(values.chunks(kind.weights()));
+            for (block, (weights, values)) in own.enumerate() {
+                let from = (first + at * PIECE + block * kind.weights()) % importance.len();
+                fill_weights(&importance[from..][..values.len()], weights);
             }
+            blocks(kind, x, Some(&weights), out);
         }
         all_finite(values)
+    }
+}
+
+/// As many blocks as `out` has room for.
+#[expect(
+    clippy::inline_always,
+    reason = "loops become vectors only inside the function compiled for them"
+)]
+#[inline(always)]
+fn blocks(kind: BlockType, x: &[f32; PIECE], w: Option<&[f32; PIECE]>, out: &mut [u8]) {
+    if kind.weights() == SUPER {
+        super_blocks::encode(kind, x, w, out);
+    } else {
+        plain::encode_all(kind, x, w, out);
     }
 }
 
@@ -439,10 +466,10 @@ mod tests {
         assert_eq!(of(Some(&[0.0; 256])), of(None));
     }
 
-    /// Of each type, with and without importance.
+    /// Of each type, with and without importance; pieces lie in two rows, and half a one is left.
     #[test]
-    fn rows_of_whole_pieces_are_encoded_as_others() {
-        let shape = MatrixShape { rows: 3, cols: 512 };
+    fn rows_of_whole_super_blocks_are_encoded_as_others() {
+        let shape = MatrixShape { rows: 3, cols: 768 };
         let mut random = Random::new(25);
         let values: Vec<f32> = (0..shape.elements()).map(|_| random.normal() as f32).collect();
         let importance: Vec<f32> = (0..shape.cols).map(|i| 1.0 + (i % 41) as f32).collect();

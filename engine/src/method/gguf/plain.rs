@@ -23,10 +23,20 @@ const BLOCKS: usize = 8;
 /// Scale and minimum of a block, found before.
 type Fit = (f32, f32);
 
+/// Encodes up to sixteen blocks, eight at a time.
+#[inline(always)]
+pub(super) fn encode_all(kind: BlockType, x: &[f32; 512], w: Option<&[f32; 512]>, out: &mut [u8]) {
+    let weights = w.map(|w| w.as_chunks::<256>().0);
+    let eights = x.as_chunks::<256>().0.iter().zip(out.chunks_mut(BLOCKS * kind.bytes()));
+    for (at, (x, out)) in eights.enumerate() {
+        encode(kind, x, weights.map(|weights| &weights[at]), out);
+    }
+}
+
 /// Encodes up to eight blocks, as many as `out` has room for; without weights exactly as llama.cpp's reference does, but
 /// for `IQ4_NL`.
 #[inline(always)]
-pub(super) fn encode(kind: BlockType, x: &[f32; 256], w: Option<&[f32; 256]>, out: &mut [u8]) {
+fn encode(kind: BlockType, x: &[f32; 256], w: Option<&[f32; 256]>, out: &mut [u8]) {
     let blocks = x.as_chunks::<32>().0.iter().zip(out.chunks_exact_mut(kind.bytes()));
     let lanes = || side_by_side::<32, BLOCKS>(x);
     let fits = match w {

@@ -12,6 +12,8 @@
 use crate::encoding::IQ4_LEVELS;
 use crate::numeric::vector;
 
+/// Weights of a super-block.
+pub(super) const SUPER: usize = 256;
 /// Values of which all are nearer to zero than this are zero.
 pub(super) const NOTHING: f32 = 1e-30;
 /// Rounds of codes from the fitted scale and a scale from the codes, after the search.
@@ -43,13 +45,20 @@ impl<const N: usize, const L: usize> Weights<N, L> for Lanes<N, L> {
     }
 }
 
-/// Runs of `N` values one after the other, side by side.
+/// Runs of `N` values one after the other, side by side; N and L are powers of two.
+///
+/// The bits of a value's place, those of its run and then those within it, are turned by one until the run's come last: each turn
+/// shuffles the two halves into each other, which vectors do, where moving each value by itself would take as long as the search.
 #[inline(always)]
 pub(super) fn side_by_side<const N: usize, const L: usize>(values: &[f32]) -> Lanes<N, L> {
     let mut lanes = [[0.0; L]; N];
-    for (run, values) in values.as_chunks::<N>().0.iter().take(L).enumerate() {
-        for v in 0..N {
-            lanes[v][run] = values[v];
+    lanes.as_flattened_mut().copy_from_slice(&values[..N * L]);
+    for _ in 0..L.ilog2() {
+        let before = lanes;
+        let (low, high) = before.as_flattened().split_at(N * L / 2);
+        let pairs = lanes.as_flattened_mut().as_chunks_mut::<2>().0;
+        for ((pair, &low), &high) in pairs.iter_mut().zip(low).zip(high) {
+            *pair = [low, high];
         }
     }
     lanes
@@ -93,6 +102,8 @@ pub(super) trait Grid: Copy {
 
     /// The level nearest to `value`.
     fn nearest(&self, value: f32) -> f32;
+    /// The number of the level nearest to `value`, from the lowest.
+    fn code(&self, value: f32) -> u8;
     /// One of the levels to which the value of largest magnitude is sent.
     fn target(&self, i: u8) -> f32;
 }
@@ -107,6 +118,11 @@ impl Grid for Whole {
     #[inline(always)]
     fn nearest(&self, value: f32) -> f32 {
         within(round(value), -self.0, self.0 - 1.0)
+    }
+
+    #[inline(always)]
+    fn code(&self, value: f32) -> u8 {
+        vector::byte(self.nearest(value) + self.0)
     }
 
     #[inline(always)]
@@ -144,16 +160,15 @@ impl Grid for Iq4 {
     }
 
     #[inline(always)]
+    fn code(&self, value: f32) -> u8 {
+        IQ4_STEPS.iter().map(|&(middle, _)| u8::from(value > middle)).sum()
+    }
+
+    #[inline(always)]
     fn target(&self, i: u8) -> f32 {
         let (level, at) = if i < 13 { (-127.0, i) } else { (113.0, i - 13) };
         level + 1.5 * (f32::from(at) - 6.0)
     }
-}
-
-/// The code of the level of IQ4 nearest to `value`.
-#[inline(always)]
-pub(super) fn iq4_code(value: f32) -> u8 {
-    IQ4_STEPS.iter().map(|&(middle, _)| u8::from(value > middle)).sum()
 }
 
 /// Scale and minimum of each run, and by how much they lower the error Σwx².
@@ -298,7 +313,7 @@ mod tests {
         let x: Lanes<32, 1> = std::array::from_fn(|i| [-0.01 * f32::from(IQ4_LEVELS[i % 16])]);
         assert!((scale(&x, &Alike, Iq4)[0] + 0.01).abs() < 1e-6);
         for (code, &level) in IQ4_LEVELS.iter().enumerate() {
-            assert_eq!(usize::from(iq4_code(f32::from(level))), code);
+            assert_eq!(usize::from(Iq4.code(f32::from(level))), code);
             assert_eq!(Iq4.nearest(f32::from(level) + 0.4), f32::from(level));
         }
     }

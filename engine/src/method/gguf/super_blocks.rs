@@ -13,56 +13,72 @@ use crate::encoding::blocks::pack;
 use crate::method::gguf::offset::{Steps, offset, offset_error};
 use crate::method::gguf::plain::put;
 use crate::method::gguf::search::{
-    self, Alike, Grid, Iq4, Lanes, Weights, Whole, error, inverse, iq4_code, round, side_by_side,
-    within,
+    self, Alike, Grid, Iq4, Lanes, SUPER, Weights, Whole, error, inverse, inverses, round,
+    side_by_side, within,
 };
 use crate::numeric::vector::{byte, peak};
 
-/// Encodes a block of 256.
+/// Encodes two blocks of 256 after each other, or the first alone where `out` has room for one.
 #[inline(always)]
-pub(super) fn encode(kind: BlockType, x: &[f32; 256], w: Option<&[f32; 256]>, out: &mut [u8]) {
+pub(super) fn encode(kind: BlockType, x: &[f32; 512], w: Option<&[f32; 512]>, out: &mut [u8]) {
+    let steps = |n, first, count| Steps { n, first, count };
     match kind {
         BlockType::Q2_K => {
-            let steps = Steps { n: 3.0, first: -0.5, count: 16 };
-            with_minimums::<16, 16>(kind, (x, w), (steps, 15.0), (out, 80));
+            with_minimums::<16, 32>(kind, (x, w), (steps(3.0, -0.5, 16), 15.0), (out, 80));
         }
         BlockType::Q4_K => {
-            let steps = Steps { n: 15.0, first: -1.0, count: 21 };
-            with_minimums::<32, 8>(kind, (x, w), (steps, 63.0), (out, 0));
+            with_minimums::<32, 16>(kind, (x, w), (steps(15.0, -1.0, 21), 63.0), (out, 0));
         }
         BlockType::Q5_K => {
-            let steps = Steps { n: 31.0, first: -0.5, count: 16 };
-            with_minimums::<32, 8>(kind, (x, w), (steps, 63.0), (out, 0));
+            with_minimums::<32, 16>(kind, (x, w), (steps(31.0, -0.5, 16), 63.0), (out, 0));
         }
-        BlockType::Q3_K => around_zero(kind, (x, w), (4.0, -32.0), (out, 108)),
-        BlockType::Q6_K => around_zero(kind, (x, w), (32.0, -128.0), (out, 208)),
-        _ => iq4_xs((x, w), out),
+        BlockType::Q3_K => around_zero::<16, 32>(kind, (x, w), (Whole(4.0), -32.0), (out, 108)),
+        BlockType::Q6_K => around_zero::<16, 32>(kind, (x, w), (Whole(32.0), -128.0), (out, 208)),
+        _ => around_zero::<32, 16>(kind, (x, w), (Iq4, -32.0), (out, 0)),
     }
 }
 
-/// Scale of each sub-block, and its multiple of the number of the super-block.
-type Multiples<const L: usize> = [(f32, i8); L];
+/// A number of each super-block, and the scales of runs as multiples of it, all by run.
+struct Scales<const L: usize> {
+    numbers: [f32; L],
+    multiples: [f32; L],
+}
 
-/// Scales of sub-blocks of `N` values as whole multiples, `low …= high`, of one number; that number is put at `at`.
+/// The numbers of super-blocks of which values are multiples: the one `of` each over `end`, as it is stored.
+#[inline(always)]
+fn numbers<const L: usize>(
+    values: &[f32; L],
+    runs: usize,
+    end: f32,
+    of: impl Fn(&[f32]) -> f32,
+) -> [f32; L] {
+    let mut numbers = [0.0; L];
+    for (values, numbers) in values.chunks(runs).zip(numbers.chunks_mut(runs)) {
+        numbers.fill(put(&mut [0; 2], 0, of(values) / end));
+    }
+    numbers
+}
+
+/// Scales of runs of `N` values as whole multiples, `low …= −low − 1`, of one number of their super-block.
 #[inline(always)]
 fn scales<const N: usize, const L: usize>(
     (x, w): (&Lanes<N, L>, &impl Weights<N, L>),
     grid: impl Grid,
-    (low, high): (f32, f32),
-    (out, at): (&mut [u8], usize),
-) -> Multiples<L> {
+    low: f32,
+) -> Scales<L> {
+    let high = -low - 1.0;
     let wanted = search::scale(x, w, grid);
-    let d = put(out, at, peak(&wanted) / low);
-    let per_step = inverse(d);
+    let d = numbers(&wanted, SUPER / N, low, peak);
+    let per_step = inverses(&d);
     let (mut middle, mut scale) = ([0.0; L], [0.0; L]);
     for s in 0..L {
-        middle[s] = within(round(wanted[s] * per_step), low, high);
-        scale[s] = d * middle[s];
+        middle[s] = within(round(wanted[s] * per_step[s]), low, high);
+        scale[s] = d[s] * middle[s];
     }
     let (mut best, mut least) = (middle, error(x, w, &scale, grid));
     for away in [-1.0, 1.0] {
         for s in 0..L {
-            scale[s] = d * (middle[s] + away);
+            scale[s] = d[s] * (middle[s] + away);
         }
         let found = error(x, w, &scale, grid);
         for s in 0..L {
@@ -72,57 +88,43 @@ fn scales<const N: usize, const L: usize>(
             least[s] = if is_better { found[s] } else { least[s] };
         }
     }
-    best.map(|best| (d * best, best as i8))
+    Scales { numbers: d, multiples: best }
 }
 
-/// [`scales`] of a block's values and what each counts.
-#[inline(always)]
-fn scales_of<const N: usize, const L: usize>(
-    (x, w): (&[f32; 256], Option<&[f32; 256]>),
-    grid: impl Grid,
-    ends: (f32, f32),
-    out: (&mut [u8], usize),
-) -> Multiples<L> {
-    let x = side_by_side::<N, L>(x);
-    match w {
-        Some(w) => scales((&x, &side_by_side::<N, L>(w)), grid, ends, out),
-        None => scales((&x, &Alike), grid, ends, out),
-    }
+/// Two numbers of each super-block, and the scales and minimums of runs as multiples of them, all by run.
+struct Offsets<const L: usize> {
+    numbers: ([f32; L], [f32; L]),
+    multiples: ([f32; L], [f32; L]),
 }
 
-/// Scale and minimum of each sub-block, and their multiples of the two numbers of the super-block.
-type Pairs<const L: usize> = [((f32, f32), (u8, u8)); L];
-
-/// Scales and minimums of sub-blocks of `N` values as whole multiples, 0 …= `top`, of two numbers, which are put at
-/// `at` and after it.
+/// Scales and minimums of runs of `N` values as whole multiples, 0 …= `top`, of two numbers of their super-block.
 #[inline(always)]
 fn offsets<const N: usize, const L: usize>(
     (x, w): (&Lanes<N, L>, &impl Weights<N, L>),
     steps: Steps,
     top: f32,
-    (out, at): (&mut [u8], usize),
-) -> Pairs<L> {
+) -> Offsets<L> {
     let (scales, minimums) = offset(x, w, steps);
-    let largest = |values: &[f32; L]| values.iter().copied().fold(0.0, f32::max);
-    let d = put(out, at, largest(&scales) / top);
-    let dmin = put(out, at + 2, largest(&minimums) / top);
-    let (per_step, per_min) = (inverse(d), inverse(dmin));
+    let largest = |values: &[f32]| values.iter().copied().fold(0.0, f32::max);
+    let d = numbers(&scales, SUPER / N, top, largest);
+    let dmin = numbers(&minimums, SUPER / N, top, largest);
+    let (per_step, per_min) = (inverses(&d), inverses(&dmin));
     let (mut middle, mut first) = ([0.0; L], [0.0; L]);
     for s in 0..L {
-        middle[s] = within(round(scales[s] * per_step), 0.0, top);
-        first[s] = within(round(minimums[s] * per_min), 0.0, top);
+        middle[s] = within(round(scales[s] * per_step[s]), 0.0, top);
+        first[s] = within(round(minimums[s] * per_min[s]), 0.0, top);
     }
     let (mut best, mut least) = ((middle, first), [f32::INFINITY; L]);
     for away in [0.0, -1.0, 1.0] {
         let (mut near, mut scale, mut tried) = ([0.0; L], [0.0; L], first);
         for s in 0..L {
             near[s] = within(middle[s] + away, 0.0, top);
-            scale[s] = d * near[s];
+            scale[s] = d[s] * near[s];
         }
         for _ in 0..2 {
             let mut minimum = [0.0; L];
             for s in 0..L {
-                minimum[s] = dmin * tried[s];
+                minimum[s] = dmin[s] * tried[s];
             }
             let (found, fitted) = offset_error(x, w, (&scale, &minimum), steps.n);
             for s in 0..L {
@@ -130,14 +132,11 @@ fn offsets<const N: usize, const L: usize>(
                 best.0[s] = if is_better { near[s] } else { best.0[s] };
                 best.1[s] = if is_better { tried[s] } else { best.1[s] };
                 least[s] = if is_better { found[s] } else { least[s] };
-                tried[s] = within(round(fitted[s] * per_min), 0.0, top);
+                tried[s] = within(round(fitted[s] * per_min[s]), 0.0, top);
             }
         }
     }
-    std::array::from_fn(|s| {
-        let (scale, minimum) = (best.0[s], best.1[s]);
-        ((d * scale, dmin * minimum), (scale as u8, minimum as u8))
-    })
+    Offsets { numbers: (d, dmin), multiples: best }
 }
 
 /// Codes 0 …= n of values above a minimum.
@@ -149,79 +148,78 @@ fn offset_codes(x: &[f32], (scale, minimum): (f32, f32), n: f32, out: &mut [u8])
     }
 }
 
-/// Codes 0 …= 2n − 1 of values around zero.
-#[inline(always)]
-fn signed_codes(x: &[f32], scale: f32, n: f32, out: &mut [u8]) {
-    let inverse = inverse(scale);
-    for (code, &x) in out.iter_mut().zip(x) {
-        *code = byte(Whole(n).nearest(x * inverse) + n);
-    }
-}
-
-/// Scales and minimums of runs of `N`, and codes 0 …= `steps.n`; scales and minimums are multiples, 0 …= `top`, of two
-/// numbers at `at`.
+/// Scales and minimums of runs of `N`, and codes 0 …= `steps.n`, of two blocks or the first; scales and minimums are
+/// multiples, 0 …= `top`, of two numbers at `at`.
 #[inline(always)]
 fn with_minimums<const N: usize, const L: usize>(
     kind: BlockType,
-    (x, w): (&[f32; 256], Option<&[f32; 256]>),
+    (x, w): (&[f32; 512], Option<&[f32; 512]>),
     (steps, top): (Steps, f32),
     (out, at): (&mut [u8], usize),
 ) {
     let lanes = side_by_side::<N, L>(x);
     let found = match w {
-        Some(w) => offsets((&lanes, &side_by_side::<N, L>(w)), steps, top, (out, at)),
-        None => offsets((&lanes, &Alike), steps, top, (out, at)),
+        Some(w) => offsets((&lanes, &side_by_side::<N, L>(w)), steps, top),
+        None => offsets((&lanes, &Alike), steps, top),
     };
-    pack::multiples(kind, &found.map(|(_, (scale, minimum))| (scale.cast_signed(), minimum)), out);
-    let mut codes = [0; 256];
-    for (j, (fit, _)) in found.into_iter().enumerate() {
-        offset_codes(&x[N * j..][..N], fit, steps.n, &mut codes[N * j..][..N]);
+    let ((d, dmin), (scale, minimum)) = (found.numbers, found.multiples);
+    let multiples: [(i8, u8); L] = std::array::from_fn(|s| (scale[s] as i8, minimum[s] as u8));
+    let runs = SUPER / N;
+    for (block, out) in out.chunks_mut(kind.bytes()).enumerate() {
+        let first = block * runs;
+        put(out, at, d[first]);
+        put(out, at + 2, dmin[first]);
+        pack::multiples(kind, &multiples[first..][..runs], out);
+        let mut codes = [0; SUPER];
+        for (j, codes) in codes.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+            let s = first + j;
+            let fit = (d[s] * scale[s], dmin[s] * minimum[s]);
+            offset_codes(&x[N * s..][..N], fit, steps.n, codes);
+        }
+        pack::codes(kind, &codes, out);
     }
-    pack::codes(kind, &codes, out);
 }
 
-/// Scales of runs of 16 as multiples, `low …= −low − 1`, of one number at `at`, and codes around zero.
+/// Scales of runs of `N` as multiples, `low …= −low − 1`, of one number at `at`, and codes counted from the lowest level, of two
+/// blocks or the first.
 #[inline(always)]
-fn around_zero(
+fn around_zero<const N: usize, const L: usize>(
     kind: BlockType,
-    (x, w): (&[f32; 256], Option<&[f32; 256]>),
-    (n, low): (f32, f32),
+    (x, w): (&[f32; 512], Option<&[f32; 512]>),
+    (grid, low): (impl Grid, f32),
     (out, at): (&mut [u8], usize),
 ) {
-    let found = scales_of::<16, 16>((x, w), Whole(n), (low, -low - 1.0), (out, at));
-    pack::multiples(kind, &found.map(|(_, multiple)| (multiple, 0)), out);
-    let mut codes = [0; 256];
-    for (j, (scale, _)) in found.into_iter().enumerate() {
-        signed_codes(&x[16 * j..][..16], scale, n, &mut codes[16 * j..][..16]);
-    }
-    pack::codes(kind, &codes, out);
-}
-
-/// Codes of values on the uneven levels.
-#[inline(always)]
-fn uneven_codes(x: &[f32], scale: f32, out: &mut [u8]) {
-    let inverse = inverse(scale);
-    for (code, &x) in out.iter_mut().zip(x) {
-        *code = iq4_code(x * inverse);
+    let lanes = side_by_side::<N, L>(x);
+    let found = match w {
+        Some(w) => scales((&lanes, &side_by_side::<N, L>(w)), grid, low),
+        None => scales((&lanes, &Alike), grid, low),
+    };
+    let (d, scale) = (found.numbers, found.multiples);
+    let multiples: [(i8, u8); L] = std::array::from_fn(|s| (scale[s] as i8, 0));
+    let runs = SUPER / N;
+    for (block, out) in out.chunks_mut(kind.bytes()).enumerate() {
+        let first = block * runs;
+        put(out, at, d[first]);
+        pack::multiples(kind, &multiples[first..][..runs], out);
+        let mut codes = [0; SUPER];
+        for (j, codes) in codes.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+            let s = first + j;
+            let inverse = inverse(d[s] * scale[s]);
+            for (code, &x) in codes.iter_mut().zip(&x[N * s..]) {
+                *code = grid.code(x * inverse);
+            }
+        }
+        pack::codes(kind, &codes, out);
     }
 }
 
 /// A block of 32 on the uneven levels.
 #[inline(always)]
 pub(super) fn iq4_nl(x: &[f32], scale: f32, out: &mut [u8]) {
-    let scale = put(out, 0, scale);
+    let inverse = inverse(put(out, 0, scale));
     let mut codes = [0; 32];
-    uneven_codes(x, scale, &mut codes);
-    pack::codes(BlockType::IQ4_NL, &codes, out);
-}
-
-#[inline(always)]
-fn iq4_xs((x, w): (&[f32; 256], Option<&[f32; 256]>), out: &mut [u8]) {
-    let found = scales_of::<32, 8>((x, w), Iq4, (-32.0, 31.0), (out, 0));
-    pack::multiples(BlockType::IQ4_XS, &found.map(|(_, multiple)| (multiple, 0)), out);
-    let mut codes = [0; 256];
-    for (j, (scale, _)) in found.into_iter().enumerate() {
-        uneven_codes(&x[32 * j..][..32], scale, &mut codes[32 * j..][..32]);
+    for (code, &x) in codes.iter_mut().zip(x) {
+        *code = Iq4.code(x * inverse);
     }
-    pack::codes(BlockType::IQ4_XS, &codes, out);
+    pack::codes(BlockType::IQ4_NL, &codes, out);
 }
