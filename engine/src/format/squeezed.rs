@@ -37,48 +37,48 @@ fn is_float(dtype: DType) -> bool {
 
 /// A chunk, with its length before it; `base` are as many bytes of another tensor, against which it is held where that is less.
 pub fn squeeze(dtype: DType, bytes: &[u8], base: Option<&[u8]>) -> Vec<u8> {
-    let mut best = planes(dtype, bytes, 0);
-    if let Some(base) = base {
-        let against: Vec<u8> = bytes.iter().zip(base).map(|(a, b)| a ^ b).collect();
-        let against = planes(dtype, &against, 1);
-        if against.len() < best.len() {
-            best = against;
-        }
-    }
-    [&(best.len() as u32).to_le_bytes(), best.as_slice()].concat()
+    let best = chunk(dtype, bytes, 0);
+    let Some(base) = base else { return best };
+    let against: Vec<u8> = bytes.iter().zip(base).map(|(a, b)| a ^ b).collect();
+    let against = chunk(dtype, &against, 1);
+    if against.len() < best.len() { against } else { best }
 }
 
-fn planes(dtype: DType, bytes: &[u8], flag: u8) -> Vec<u8> {
-    let turn = u32::from(is_float(dtype));
-    let mut out = vec![flag];
-    for at in 0..width(dtype) {
-        let coded = byte_codes::encode(&match width(dtype) {
-            1 => plane::<1>(bytes, turn, at),
-            2 => plane::<2>(bytes, turn, at),
-            4 => plane::<4>(bytes, turn, at),
-            _ => plane::<8>(bytes, turn, at),
-        });
-        out.extend((coded.len() as u32).to_le_bytes());
-        out.extend(coded);
-    }
+fn chunk(dtype: DType, bytes: &[u8], flag: u8) -> Vec<u8> {
+    let is_turned = is_float(dtype);
+    let mut out = Vec::with_capacity(bytes.len() + 64);
+    with_length(&mut out, |out| {
+        out.push(flag);
+        for at in 0..width(dtype) {
+            let plane = match width(dtype) {
+                1 => plane::<1>(bytes, is_turned, at),
+                2 => plane::<2>(bytes, is_turned, at),
+                4 => plane::<4>(bytes, is_turned, at),
+                _ => plane::<8>(bytes, is_turned, at),
+            };
+            with_length(out, |out| byte_codes::encode(&plane, out));
+        }
+    });
     out
 }
 
-/// Byte `at` of elements of W bytes, their bits turned left.
-fn plane<const W: usize>(bytes: &[u8], turn: u32, at: usize) -> Vec<u8> {
-    let byte = |element: &[u8; W]| (turned(*element, turn) >> (8 * at)) as u8;
-    bytes.as_chunks::<W>().0.iter().map(byte).collect()
+/// What `write` appends, 4 bytes of its length before it.
+fn with_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend([0; 4]);
+    write(out);
+    let bytes = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
 }
 
-/// The little-endian number of up to 8 bytes, its bits turned left.
-fn turned<const W: usize>(bytes: [u8; W], by: u32) -> u64 {
-    let number = bytes.iter().rev().fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
-    let bits = 8 * W as u32;
-    if by == 0 {
-        return number;
+/// Byte `at` of little-endian elements of W bytes, their bits turned left by one or as they are.
+fn plane<const W: usize>(bytes: &[u8], is_turned: bool, at: usize) -> Vec<u8> {
+    let elements = bytes.as_chunks::<W>().0.iter();
+    if !is_turned {
+        return elements.map(|element| element[at]).collect();
     }
-    let mask = u64::MAX >> (64 - bits);
-    (number << by | number >> (bits - by)) & mask
+    let before = (at + W - 1) % W;
+    elements.map(|element| element[at] << 1 | element[before] >> 7).collect()
 }
 
 /// Whether a chunk, its length taken off, is against the base.
@@ -88,7 +88,7 @@ pub fn is_against_base(chunk: &[u8]) -> bool {
 
 /// The `n` bytes of a chunk, its length taken off; `None` where it is none.
 pub fn restore(dtype: DType, chunk: &[u8], n: usize, base: Option<&[u8]>) -> Option<Vec<u8>> {
-    let (width, turn) = (width(dtype), u32::from(is_float(dtype)));
+    let width = width(dtype);
     let (&flag, mut rest) = chunk.split_first()?;
     let mut bytes = vec![0; n];
     for at in 0..width {
@@ -100,7 +100,7 @@ pub fn restore(dtype: DType, chunk: &[u8], n: usize, base: Option<&[u8]>) -> Opt
         }
         rest = behind;
     }
-    if turn > 0 {
+    if is_float(dtype) {
         match width {
             2 => turn_back::<2>(&mut bytes),
             4 => turn_back::<4>(&mut bytes),
@@ -116,8 +116,10 @@ pub fn restore(dtype: DType, chunk: &[u8], n: usize, base: Option<&[u8]>) -> Opt
 /// Elements of W bytes with their bits turned right by one.
 fn turn_back<const W: usize>(bytes: &mut [u8]) {
     for element in bytes.as_chunks_mut::<W>().0 {
-        let back = turned(*element, 8 * W as u32 - 1).to_le_bytes();
-        element.iter_mut().zip(back).for_each(|(byte, back)| *byte = back);
+        let turned = *element;
+        for at in 0..W {
+            element[at] = turned[at] >> 1 | turned[(at + 1) % W] << 7;
+        }
     }
 }
 

@@ -9,47 +9,56 @@ const RAW: u8 = 0;
 const SAME: u8 = 1;
 const CODED: u8 = 2;
 
-/// `bytes` in the fewest bytes of three ways: 0 and they themselves; 1 and the one that all are; 2, 32 bytes with a bit for each value that occurs,
-/// lowest first, their shares of 2¹⁶ in two bytes each, and what the range coder makes of all. Never more than one byte longer.
-pub fn encode(bytes: &[u8]) -> Vec<u8> {
-    if let Some((&first, rest)) = bytes.split_first()
-        && rest.iter().all(|&byte| byte == first)
-    {
-        return vec![SAME, first];
+/// Appends `bytes` to `out` in the fewest bytes of three ways: 0 and they themselves; 1 and the one that all are; 2, 32 bytes with a bit for each
+/// value that occurs, lowest first, their shares of 2¹⁶ in two bytes each, and what the range coder makes of all. Never more than one byte longer.
+pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
+    let counts = counts(bytes);
+    let most = most(&counts);
+    if !bytes.is_empty() && counts[most] == bytes.len() as u64 {
+        out.extend([SAME, most as u8]);
+        return;
     }
-    let coded = coded(bytes);
-    match coded {
-        Some(coded) if coded.len() <= bytes.len() => coded,
-        _ => [&[RAW], bytes].concat(),
+    let begun = out.len();
+    if is_worth_it(&counts, bytes.len()) {
+        code(bytes, &counts, out);
+        if out.len() - begun <= bytes.len() {
+            return;
+        }
     }
+    out.truncate(begun);
+    out.push(RAW);
+    out.extend_from_slice(bytes);
 }
 
-/// `None` where it would not become smaller, told from the entropy alone.
-fn coded(bytes: &[u8]) -> Option<Vec<u8>> {
-    let counts = counts(bytes);
-    let n = bytes.len() as f64;
+/// Whether coded bytes would be fewer, told from the entropy alone.
+fn is_worth_it(counts: &[u64; 256], n: usize) -> bool {
     let used = counts.iter().filter(|&&count| count > 0).count();
-    let entropy: f64 =
-        counts.iter().filter(|&&c| c > 0).map(|&c| -libm::log2(c as f64 / n) * c as f64).sum();
-    if bytes.is_empty() || entropy / 8.0 + (33 + 2 * used) as f64 >= n {
-        return None;
-    }
-    let sizes = shares(&counts, bytes.len() as u64);
+    let n = n as f64;
+    let bits = |&c: &u64| if c == 0 { 0.0 } else { -libm::log2(c as f64 / n) * c as f64 };
+    let entropy: f64 = counts.iter().map(bits).sum();
+    entropy / 8.0 + ((33 + 2 * used) as f64) < n
+}
+
+fn code(bytes: &[u8], counts: &[u64; 256], out: &mut Vec<u8>) {
+    let sizes = shares(counts, bytes.len() as u64);
     let starts = starts(&sizes);
-    let mut out = vec![CODED];
+    out.push(CODED);
     out.extend(sizes.chunks(8).map(|run| {
         let bit = |(at, &size): (usize, &u32)| u8::from(size > 0) << at;
         run.iter().enumerate().map(bit).sum::<u8>()
     }));
     let present = sizes.iter().filter(|&&size| size > 0);
     out.extend(present.flat_map(|&size| (size as u16).to_le_bytes()));
+    let choices: [(u32, u32); 256] = std::array::from_fn(|at| (starts[at], sizes[at]));
     let mut encoder = Encoder::default();
-    for &byte in bytes {
-        let at = usize::from(byte);
-        encoder.choose(starts[at], sizes[at], BITS);
-    }
+    encoder.reserve(bytes.len());
+    encoder.choose_each(bytes.iter().map(|&byte| choices[usize::from(byte)]), BITS);
     out.extend(encoder.finish());
-    Some(out)
+}
+
+/// The value that occurs most often, the first of several.
+fn most(counts: &[u64; 256]) -> usize {
+    (0..256).max_by_key(|&at| (counts[at], 255 - at)).unwrap_or(0)
 }
 
 /// How often each value occurs; four counts of each, since one that was just written is slow to read.
@@ -71,7 +80,7 @@ fn counts(bytes: &[u8]) -> [u64; 256] {
 fn shares(counts: &[u64; 256], n: u64) -> [u32; 256] {
     let share = |count: u64| if count == 0 { 0 } else { ((count << BITS) / n).max(1) as u32 };
     let mut sizes = counts.map(share);
-    let most = (0..256).max_by_key(|&at| (counts[at], 255 - at)).unwrap_or(0);
+    let most = most(counts);
     let others: u32 = sizes.iter().sum::<u32>() - sizes[most];
     // At least 1/256 of 2¹⁶, and others have at most one too many each.
     sizes[most] = (1 << BITS) - others;
@@ -131,6 +140,12 @@ mod tests {
     use super::*;
     use crate::numeric::seeds::Random;
 
+    fn encoded(bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(bytes, &mut out);
+        out
+    }
+
     #[test]
     fn bytes_come_back_in_their_entropy() {
         let mut random = Random::new(1);
@@ -143,7 +158,7 @@ mod tests {
             }
             let shares = counts.iter().filter(|&&c| c > 0).map(|&c| f64::from(c) / 1e5);
             let entropy: f64 = shares.map(|p| -p * p.log2() * 1e5 / 8.0).sum();
-            let coded = encode(&bytes);
+            let coded = encoded(&bytes);
             let over = coded.len() as f64 - entropy;
             assert!((0.0..500.0 + 0.001 * entropy).contains(&over), "{size}: {over} of {entropy}");
             assert_eq!(decode(&coded, bytes.len()), Some(bytes));
@@ -154,9 +169,9 @@ mod tests {
     fn what_has_no_entropy_to_lose_is_held_as_it_is() {
         let mut random = Random::new(2);
         let bytes: Vec<u8> = (0..50_000).map(|_| random.bits() as u8).collect();
-        assert_eq!(encode(&bytes).len(), 50_001);
+        assert_eq!(encoded(&bytes).len(), 50_001);
         for bytes in [&bytes[..], &[], &[7], &[7; 1000], &[1, 2], &bytes[..300]] {
-            let coded = encode(bytes);
+            let coded = encoded(bytes);
             assert!(coded.len() <= bytes.len() + 1 || bytes.len() < 2);
             assert_eq!(decode(&coded, bytes.len()).as_deref(), Some(bytes));
         }
@@ -166,14 +181,14 @@ mod tests {
         let every: Vec<u8> =
             (0..300_000).map(|i| if i % 300 < 256 { i as u8 } else { 3 }).collect();
         for bytes in [rare, every] {
-            assert_eq!(decode(&encode(&bytes), bytes.len()), Some(bytes));
+            assert_eq!(decode(&encoded(&bytes), bytes.len()), Some(bytes));
         }
     }
 
     #[test]
     fn other_bytes_are_refused_or_read_but_never_more() {
         let bytes: Vec<u8> = (0..4000).map(|i| (i * i % 7) as u8).collect();
-        let coded = encode(&bytes);
+        let coded = encoded(&bytes);
         assert!(coded.len() < 2000);
         for at in 0..coded.len() {
             let mut other = coded.clone();

@@ -85,18 +85,28 @@ impl Default for Encoder {
 impl Encoder {
     /// Writes the choice with shares `start .. start + size` of 2^`bits`; `bits` up to 16, `size` not 0.
     pub fn choose(&mut self, start: u32, size: u32, bits: u32) {
-        let part = self.range >> bits;
-        let (low, carry) = self.low.overflowing_add(part * u64::from(start));
-        if carry {
-            self.carry();
+        self.choose_each([(start, size)].into_iter(), bits);
+    }
+
+    /// [`Self::choose`] of each in turn, `(start, size)`.
+    #[inline]
+    pub fn choose_each(&mut self, choices: impl Iterator<Item = (u32, u32)>, bits: u32) {
+        let (mut low, mut range) = (self.low, self.range);
+        for (start, size) in choices {
+            let part = range >> bits;
+            let (above, carry) = low.overflowing_add(part * u64::from(start));
+            if carry {
+                self.carry();
+            }
+            (low, range) = (above, part * u64::from(size));
+            // Once is enough: the range was 2³² at least, so 2¹⁶ of it are left.
+            if range < 1 << 32 {
+                self.bytes.extend_from_slice(&((low >> 32) as u32).to_be_bytes());
+                low <<= 32;
+                range <<= 32;
+            }
         }
-        self.low = low;
-        self.range = part * u64::from(size);
-        while self.range < 1 << 32 {
-            self.bytes.extend_from_slice(&((self.low >> 32) as u32).to_be_bytes());
-            self.low <<= 32;
-            self.range <<= 32;
-        }
+        (self.low, self.range) = (low, range);
     }
 
     /// Writes the lowest `bits` bits of `value`, up to 16, each as likely 0 as 1.
@@ -112,6 +122,7 @@ impl Encoder {
         model.learn(bit);
     }
 
+    #[cold]
     fn carry(&mut self) {
         for byte in self.bytes.iter_mut().rev() {
             let (next, carry) = byte.overflowing_add(1);
@@ -120,6 +131,11 @@ impl Encoder {
                 return;
             }
         }
+    }
+
+    /// Room for what is to come, so that it need not be moved.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
     }
 
     /// All bytes.
