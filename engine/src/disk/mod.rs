@@ -4,6 +4,7 @@
 mod lock;
 mod new_file;
 mod new_folder;
+mod syncing;
 mod tree;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 pub use lock::Lock;
 pub use new_file::NewFile;
 pub use new_folder::{NewFolder, discard_finished, finished_for, may_become};
+pub use syncing::Syncing;
 pub use tree::{Found, keep_latest, list_tree, list_visible};
 
 use crate::error::{Error, Result};

@@ -45,7 +45,7 @@ pub use verify::{Verified, VerifiedTensor, verify};
 pub use crate::format::squeezed::LIST;
 
 use crate::checkpoint::Checkpoint;
-use crate::disk::{self, NewFolder};
+use crate::disk::{self, NewFolder, Syncing};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::hashes::Hashes;
@@ -247,7 +247,7 @@ fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan, kept: Option<&Kept>) 
     add_report(work, (report, hashes), folder)
 }
 
-/// Writes and proves all files, and hashes them and those of the source.
+/// Writes and proves all files, brings them to the disk meanwhile, and hashes them and those of the source.
 fn make(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<(Vec<Proved>, Hashes)> {
     let sources: Vec<_> = report::sources(work.checkpoint)
         .zip(work.checkpoint.files())
@@ -261,7 +261,14 @@ fn make(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<(Vec
         })
         .collect();
     let write = || write::write(work, folder, kept);
-    hashes::beside((&sources, &files), write, || prove(work, folder), work.observer)
+    let prove = || {
+        let written = files.iter().map(|(_, path)| path.clone()).collect();
+        let syncing = Syncing::begin(written)?;
+        let proved = prove(work, folder)?;
+        syncing.wait(&|| work.observer.go_on())?;
+        Ok(proved)
+    };
+    hashes::beside((&sources, &files), write, prove, work.observer)
 }
 
 fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {

@@ -20,7 +20,8 @@ use crate::tensor::{CHUNK_ELEMENTS, put_f32, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
-/// Writes all files; weight files behind what `kept` has of them, and where they are kept if this stops.
+/// Writes all files; weight files behind what `kept` has of them, and where they are kept if this stops. Those may not be on the
+/// disk yet.
 pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<()> {
     let manifest = work.manifest;
     let total_bytes = manifest.weight_file_bytes();
@@ -47,7 +48,7 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) ->
         let plan = match &file.plan {
             WeightFile::Safetensors(plan) => plan,
             WeightFile::Gguf(plan) => {
-                let new = folder.file(&file.name)?;
+                let new = folder.file(&file.name)?.passing();
                 gguf::write(work, plan, new, &mut |name, bytes| begin(name, bytes))?;
                 continue;
             }
@@ -64,7 +65,7 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) ->
                 let mut skip = |spec: &Spec| begin(&spec.name, spec.bytes()?);
                 kept.write((&file.name, plan), (folder, work.observer), &mut skip, &mut data)?;
             }
-            None => plan.write(folder.file(&file.name)?, data)?,
+            None => plan.write(folder.file(&file.name)?.passing(), data)?,
         }
     }
     write_beside(work, folder)
