@@ -19,37 +19,51 @@ use crate::trials::{Bench, Outcome, count, markdown, network};
 /// Tokens on which each candidate is measured, those after the first of the calibration's text.
 const MEASURED_TOKENS: usize = 6144;
 
-/// What a layer of the blocks, or the head, may have.
-const CHAINS: [&str; 16] = [
+/// What a layer of the blocks may have, and the head.
+const CHAINS: [&str; 24] = [
     "gptq bits=8 granularity=channel",
+    "gguf-blocks type=Q6_K importance=outputs",
     "gptq bits=6 group_size=64 clipping=weighted; polish",
     "gptq bits=5 group_size=32 symmetry=asymmetric clipping=weighted; polish",
+    "gguf-blocks type=Q5_K importance=outputs; polish",
     "gptq bits=5 group_size=128 clipping=weighted; polish",
-    "gguf-blocks type=Q4_K importance=inputs",
+    "gguf-blocks type=Q4_K importance=outputs; polish",
     "gptq bits=4 group_size=32 symmetry=asymmetric clipping=weighted; polish",
+    "gguf-blocks type=IQ4_XS importance=outputs; polish",
     "gptq bits=4 group_size=128 symmetry=asymmetric clipping=weighted; polish",
     "gptq bits=4 granularity=channel clipping=weighted; polish",
+    "quip-sharp bits=4",
+    "gguf-blocks type=Q3_K importance=outputs; polish",
     "gptq bits=3 group_size=32 symmetry=asymmetric clipping=weighted; polish",
     "gptq bits=3 group_size=64 symmetry=asymmetric clipping=weighted; polish",
     "gptq bits=3 granularity=channel symmetry=asymmetric clipping=weighted; polish",
-    "gguf-blocks type=Q2_K importance=inputs",
+    "quip-sharp bits=3",
+    "gguf-blocks type=Q2_K importance=outputs; polish",
+    "quip-sharp bits=2; eora rank=8 factors=integers factor_bits=4",
     "gptq bits=2 group_size=16 symmetry=asymmetric clipping=weighted; polish",
     "gptq bits=2 group_size=32 symmetry=asymmetric clipping=weighted; polish",
     "gptq bits=2 group_size=64 symmetry=asymmetric clipping=weighted; polish",
     "gptq bits=2 granularity=channel symmetry=asymmetric clipping=weighted; polish",
+    "quip-sharp bits=2",
 ];
 
+/// What else the head may have, whose outputs are of very different size.
+const OF_HEAD: [&str; 2] = ["quip-sharp bits=4 outputs=kept", "quip-sharp bits=3 outputs=kept"];
+
 /// What the embedding may have, which receives no inputs.
-const EMBEDDINGS: [&str; 9] = [
+const EMBEDDINGS: [&str; 12] = [
     "round-to-nearest bits=8 group_size=128 clipping=mse",
     "gguf-blocks type=Q6_K",
     "round-to-nearest bits=5 group_size=64 clipping=mse",
     "gguf-blocks type=Q4_K",
     "round-to-nearest bits=4 group_size=64 clipping=mse",
+    "quip-sharp bits=4 rounding=nearest outputs=kept",
     "gguf-blocks type=Q3_K",
     "round-to-nearest bits=3 group_size=32 symmetry=asymmetric clipping=mse",
     "round-to-nearest bits=3 group_size=128 symmetry=asymmetric clipping=mse",
+    "quip-sharp bits=3 rounding=nearest outputs=kept",
     "round-to-nearest bits=2 group_size=32 symmetry=asymmetric clipping=mse",
+    "quip-sharp bits=2 rounding=nearest outputs=kept",
 ];
 
 /// What stands over the table.
@@ -75,10 +89,13 @@ pub fn scores(bench: &Bench) -> Result<Vec<UnitScores>> {
     for (layer, tensor) in checkpoint.tensors().iter().enumerate() {
         let Some(matrix) = tensor.matrix else { continue };
         let unit = Unit { layers: vec![layer], is_locked: false, folds: false };
-        let is_embedding = tensor.place.role == Role::Embedding;
-        let chains = if is_embedding { &EMBEDDINGS[..] } else { &CHAINS[..] };
+        let chains = match tensor.place.role {
+            Role::Embedding => EMBEDDINGS.to_vec(),
+            Role::Head => [&CHAINS[..], &OF_HEAD].concat(),
+            _ => CHAINS.to_vec(),
+        };
         let mut options = Vec::with_capacity(chains.len());
-        for (place, chain) in chains.iter().enumerate() {
+        for (place, chain) in chains.into_iter().enumerate() {
             let assignment: Assignment = chain.parse()?;
             let bytes = assignment.layout(matrix.shape, tensor.dtype)?.bytes(matrix.shape);
             let assignments = vec![Arc::new(assignment)];
