@@ -7,6 +7,7 @@
 //! coder for its Huffman codes); against the base the XOR of both is held (`BitX`).
 
 use crate::numeric::byte_codes;
+use crate::numeric::vector::{Loops, vectorised};
 use crate::tensor::DType;
 
 /// What a squeezed file begins with.
@@ -73,12 +74,37 @@ fn with_length(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 
 /// Byte `at` of little-endian elements of W bytes, their bits turned left by one or as they are.
 fn plane<const W: usize>(bytes: &[u8], is_turned: bool, at: usize) -> Vec<u8> {
-    let elements = bytes.as_chunks::<W>().0.iter();
-    if !is_turned {
-        return elements.map(|element| element[at]).collect();
+    let elements = bytes.as_chunks::<W>().0;
+    let mut plane = vec![0; elements.len()];
+    vectorised(Plane { elements, is_turned, at, out: &mut plane });
+    plane
+}
+
+struct Plane<'a, const W: usize> {
+    elements: &'a [[u8; W]],
+    is_turned: bool,
+    at: usize,
+    out: &'a mut [u8],
+}
+
+impl<const W: usize> Loops for Plane<'_, W> {
+    type Found = ();
+
+    #[expect(
+        clippy::inline_always,
+        reason = "loops become vectors only inside the function compiled for them"
+    )]
+    #[inline(always)]
+    fn run(self) {
+        let Self { elements, is_turned, at, out } = self;
+        let before = (at + W - 1) % W;
+        let pairs = out.iter_mut().zip(elements);
+        if is_turned {
+            pairs.for_each(|(out, element)| *out = element[at] << 1 | element[before] >> 7);
+        } else {
+            pairs.for_each(|(out, element)| *out = element[at]);
+        }
     }
-    let before = (at + W - 1) % W;
-    elements.map(|element| element[at] << 1 | element[before] >> 7).collect()
 }
 
 /// Whether a chunk, its length taken off, is against the base.
