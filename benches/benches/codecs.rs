@@ -119,7 +119,7 @@ fn steps() -> Vec<(String, Step, usize)> {
         step("4-bit g128 mse", rtn().with("clipping", "mse"), 1),
     ];
     for (kind, runs) in
-        [("Q4_0", 3), ("Q8_0", 3), ("Q4_K", 1), ("Q6_K", 1), ("IQ4_XS", 1), ("Q2_K", 1)]
+        [("Q4_0", 3), ("Q8_0", 3), ("Q4_K", 3), ("Q6_K", 3), ("IQ4_XS", 1), ("Q2_K", 3)]
     {
         steps.push(step(kind, Step::new("gguf-blocks").with("type", kind), runs));
     }

@@ -25,7 +25,7 @@ use crate::numeric::vector::{Loops, all_finite, vectorised};
 use crate::observer::Observer;
 use crate::tensor::{DType, MatrixShape, round_f32};
 
-use search::SUPER;
+use search::{PIECE, SUPER};
 
 pub(super) use moves::Moving;
 
@@ -186,8 +186,6 @@ fn plain(parameters: &Resolved) -> Option<DType> {
 /// Weights that are encoded without asking whether to go on, and those of a row by one thread.
 const AT_ONCE: usize = 1 << 22;
 const OF_ROW: usize = 1 << 13;
-/// Weights of a piece: two super-blocks, whose runs are searched side by side, or sixteen blocks.
-const PIECE: usize = 512;
 
 /// What is asked while blocks are made: whether to go on, and where a value is not finite, for the refusal.
 type Watch<'w> = (&'w dyn Observer, &'w dyn Fn() -> Result<()>);

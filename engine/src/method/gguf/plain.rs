@@ -12,7 +12,7 @@ use crate::encoding::BlockType;
 use crate::encoding::blocks::pack;
 use crate::method::gguf::offset::{Steps, offset};
 use crate::method::gguf::search::{
-    self, Alike, Iq4, Lanes, Weights, Whole, extremes, scale, side_by_side,
+    self, Alike, Iq4, Lanes, PIECE, SUPER, Weights, Whole, extremes, scale, side_by_side,
 };
 use crate::method::gguf::super_blocks::iq4_nl;
 use crate::numeric::vector::{byte, largest_magnitude, peak};
@@ -25,9 +25,14 @@ type Fit = (f32, f32);
 
 /// Encodes up to sixteen blocks, eight at a time.
 #[inline(always)]
-pub(super) fn encode_all(kind: BlockType, x: &[f32; 512], w: Option<&[f32; 512]>, out: &mut [u8]) {
-    let weights = w.map(|w| w.as_chunks::<256>().0);
-    let eights = x.as_chunks::<256>().0.iter().zip(out.chunks_mut(BLOCKS * kind.bytes()));
+pub(super) fn encode_all(
+    kind: BlockType,
+    x: &[f32; PIECE],
+    w: Option<&[f32; PIECE]>,
+    out: &mut [u8],
+) {
+    let weights = w.map(|w| w.as_chunks::<SUPER>().0);
+    let eights = x.as_chunks::<SUPER>().0.iter().zip(out.chunks_mut(BLOCKS * kind.bytes()));
     for (at, (x, out)) in eights.enumerate() {
         encode(kind, x, weights.map(|weights| &weights[at]), out);
     }
@@ -36,7 +41,7 @@ pub(super) fn encode_all(kind: BlockType, x: &[f32; 512], w: Option<&[f32; 512]>
 /// Encodes up to eight blocks, as many as `out` has room for; without weights exactly as llama.cpp's reference does, but
 /// for `IQ4_NL`.
 #[inline(always)]
-fn encode(kind: BlockType, x: &[f32; 256], w: Option<&[f32; 256]>, out: &mut [u8]) {
+fn encode(kind: BlockType, x: &[f32; SUPER], w: Option<&[f32; SUPER]>, out: &mut [u8]) {
     let blocks = x.as_chunks::<32>().0.iter().zip(out.chunks_exact_mut(kind.bytes()));
     let lanes = || side_by_side::<32, BLOCKS>(x);
     let fits = match w {

@@ -14,6 +14,8 @@ use crate::numeric::vector;
 
 /// Weights of a super-block.
 pub(super) const SUPER: usize = 256;
+/// Weights of a piece: two super-blocks, whose runs are searched side by side, or sixteen blocks.
+pub(super) const PIECE: usize = 2 * SUPER;
 /// Values of which all are nearer to zero than this are zero.
 pub(super) const NOTHING: f32 = 1e-30;
 /// Rounds of codes from the fitted scale and a scale from the codes, after the search.

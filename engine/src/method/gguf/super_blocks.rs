@@ -13,14 +13,14 @@ use crate::encoding::blocks::pack;
 use crate::method::gguf::offset::{Steps, offset, offset_error};
 use crate::method::gguf::plain::put;
 use crate::method::gguf::search::{
-    self, Alike, Grid, Iq4, Lanes, SUPER, Weights, Whole, error, inverse, inverses, round,
+    self, Alike, Grid, Iq4, Lanes, PIECE, SUPER, Weights, Whole, error, inverse, inverses, round,
     side_by_side, within,
 };
 use crate::numeric::vector::{byte, peak};
 
 /// Encodes two blocks of 256 after each other, or the first alone where `out` has room for one.
 #[inline(always)]
-pub(super) fn encode(kind: BlockType, x: &[f32; 512], w: Option<&[f32; 512]>, out: &mut [u8]) {
+pub(super) fn encode(kind: BlockType, x: &[f32; PIECE], w: Option<&[f32; PIECE]>, out: &mut [u8]) {
     let steps = |n, first, count| Steps { n, first, count };
     match kind {
         BlockType::Q2_K => {
@@ -153,7 +153,7 @@ fn offset_codes(x: &[f32], (scale, minimum): (f32, f32), n: f32, out: &mut [u8])
 #[inline(always)]
 fn with_minimums<const N: usize, const L: usize>(
     kind: BlockType,
-    (x, w): (&[f32; 512], Option<&[f32; 512]>),
+    (x, w): (&[f32; PIECE], Option<&[f32; PIECE]>),
     (steps, top): (Steps, f32),
     (out, at): (&mut [u8], usize),
 ) {
@@ -185,7 +185,7 @@ fn with_minimums<const N: usize, const L: usize>(
 #[inline(always)]
 fn around_zero<const N: usize, const L: usize>(
     kind: BlockType,
-    (x, w): (&[f32; 512], Option<&[f32; 512]>),
+    (x, w): (&[f32; PIECE], Option<&[f32; PIECE]>),
     (grid, low): (impl Grid, f32),
     (out, at): (&mut [u8], usize),
 ) {
