@@ -113,6 +113,22 @@ fn the_error_falls_on_the_sample() {
     assert!(refined < 0.9 * alone, "{refined} of {alone}");
 }
 
+/// Queries and keys of the first block hardly show in what it gives; alone, they went hundreds of times their size.
+#[test]
+fn layers_stay_near_to_what_they_were() {
+    let checkpoint = sample();
+    let step = Step::new("aqlm").with("codebooks", 4).with("code_bits", 4).with("rounds", 2);
+    let layers = "*.layers.0.*_proj.weight";
+    let refined = made(&checkpoint, &plan_of(&checkpoint, layers, &[step.clone(), refine(1)]));
+    let alone = made(&checkpoint, &plan_of(&checkpoint, layers, &[step]));
+    assert_eq!(refined.len(), 7);
+    for (refined, alone) in refined.iter().zip(&alone) {
+        let [refined, alone] = [refined, alone].map(Encoding::decode);
+        let squared = |weights: &Array2<f32>| weights.iter().map(|w| w * w).sum::<f32>();
+        assert!(squared(&(&refined - &alone)) < squared(&alone), "by less than their size");
+    }
+}
+
 #[test]
 fn a_job_behind_makes_the_same_of_refined_blocks() {
     let checkpoint = golden("llama");

@@ -6,6 +6,7 @@
 //! whoever has plan and calibration makes the same bytes: the run itself, an export, and one that goes on.
 
 mod foretold;
+mod hold;
 mod objective;
 mod walk;
 
@@ -55,7 +56,7 @@ pub fn refined_blocks(checkpoint: &Checkpoint, plan: &Plan) -> Vec<u32> {
 }
 
 /// Working memory that refining layers of a block takes, in bytes, but for what enters it: its weights twice, derivatives and
-/// products of inputs of the layers, and of a batch of tokens some four times what its layers give.
+/// products of inputs of the layers, what holds them, and of a batch of tokens some four times what its layers give.
 fn needed_bytes(checkpoint: &Checkpoint, (block, layers): (u32, &[usize])) -> u64 {
     let matrix = |layer: &usize| checkpoint.tensors()[*layer].matrix.map(|matrix| matrix.shape);
     let of_block = |at: &usize| checkpoint.tensors()[*at].place.block == Some(block);
@@ -63,7 +64,8 @@ fn needed_bytes(checkpoint: &Checkpoint, (block, layers): (u32, &[usize])) -> u6
     let weights: u64 = all.iter().filter_map(matrix).map(|shape| shape.elements() as u64).sum();
     let outputs: u64 = all.iter().filter_map(matrix).map(|shape| shape.rows as u64).sum();
     let own = layers.iter().filter_map(matrix);
-    let own: u64 = own.map(|shape| 3 * shape.elements() as u64 + (shape.cols as u64).pow(2)).sum();
+    let own: u64 =
+        own.map(|shape| 6 * shape.elements() as u64 + 2 * (shape.cols as u64).pow(2)).sum();
     4 * (2 * weights + own + 4 * outputs * BATCH_TOKENS)
 }
 
@@ -93,13 +95,14 @@ pub(super) struct Refined<'a> {
 impl Refined<'_> {
     /// Refines layers of a block that were compressed one by one, each with its encoding.
     ///
-    /// Never worse: codes, entries and scales only go where φ, of the numbers as they are stored, is less. A round takes at most
+    /// Never worse: codes, entries and scales only go where φ, of the numbers as they are stored, with what holds the layers near to
+    /// where they began ([`hold`]) is less. A round takes at most
     /// 8 steps of entries and scales (*P*: L-BFGS in units of their curvatures), then 8 of codes (*V*: the runs of inputs that
     /// gain most by the quadratic model of φ move a code each; twentieth of all at first, more where that was right, less
     /// where it was not). Deterministic, on any number of threads.
     ///
     /// Cost: some 20 passes there and back of all tokens a round. Memory: 8 bytes for each token and value of the stream, and
-    /// some 28 a weight of the block.
+    /// some 40 a weight of the block.
     pub(super) fn run(
         &self,
         block: u32,

@@ -4,6 +4,7 @@ use ndarray::Array2;
 
 use crate::encoding::{Additive, AdditiveLayout};
 use crate::error::Result;
+use crate::job::refined::hold::Hold;
 use crate::job::refined::objective::{Curvature, Objective};
 use crate::numeric::additive::{Codebooks, Near, Sums};
 use crate::numeric::product::apply_rows;
@@ -83,7 +84,7 @@ impl Layer {
         }
     }
 
-    /// Second derivatives of φ by each number alone: Σ of 2·rₒ·s²·Aⱼⱼ over where an entry stands, and 2·rₒ·ŵ·A·ŵᵀ/s².
+    /// Second derivatives of φ + χ by each number alone: Σ of 2·rₒ·s²·Aⱼⱼ over where an entry stands, and 2·rₒ·ŵ·A·ŵᵀ/s².
     fn curves(&self, curvature: &Curvature, observer: &dyn Observer) -> Result<Vec<f64>> {
         let (rows, cols) = self.sums.shape;
         let diagonal = curvature.gram.diag();
@@ -116,7 +117,9 @@ impl Layer {
 pub(super) struct Walk<'a> {
     objective: Objective<'a>,
     layers: Vec<Layer>,
-    /// φ of the layers as they are.
+    /// From the first round on.
+    hold: Option<Hold>,
+    /// φ + χ of the layers as they are.
     error: f64,
     share: f64,
     observer: &'a dyn Observer,
@@ -129,7 +132,7 @@ impl<'a> Walk<'a> {
         layers: Vec<Layer>,
         observer: &'a dyn Observer,
     ) -> Result<Self> {
-        let mut walk = Self { objective, layers, error: 0.0, share: SHARE, observer };
+        let mut walk = Self { objective, layers, hold: None, error: 0.0, share: SHARE, observer };
         walk.place()?;
         walk.error = walk.objective.error()?;
         Ok(walk)
@@ -144,7 +147,7 @@ impl<'a> Walk<'a> {
     pub(super) fn go(&mut self, rounds: usize) -> Result<()> {
         for _ in 0..rounds {
             let before = self.error;
-            let curvatures = self.objective.curvatures()?;
+            let curvatures = self.curvatures()?;
             self.move_numbers(&curvatures)?;
             self.move_codes(&curvatures)?;
             if self.error >= (1.0 - GAIN) * before {
@@ -152,6 +155,41 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// How curved φ + χ is about each layer; the first time, layers are held from then on.
+    fn curvatures(&mut self) -> Result<Vec<Curvature>> {
+        let mut curvatures = self.objective.curvatures()?;
+        if self.hold.is_none() {
+            let layers = self.layers.iter().map(|layer| layer.sums.decode());
+            self.hold = Some(Hold::new(layers, (&curvatures, self.error), self.observer)?);
+        }
+        if let Some(hold) = &self.hold {
+            hold.stiffen(&mut curvatures);
+        }
+        Ok(curvatures)
+    }
+
+    /// φ + χ.
+    fn error(&self) -> Result<f64> {
+        let mut error = self.objective.error()?;
+        if let Some(hold) = &self.hold {
+            for (at, layer) in self.layers.iter().enumerate() {
+                error += hold.add(at, &layer.sums.decode(), None, self.observer)?;
+            }
+        }
+        Ok(error)
+    }
+
+    /// φ + χ and its derivatives by the weights of the layers.
+    fn slopes(&self) -> Result<(f64, Vec<Array2<f32>>)> {
+        let (mut error, mut slopes) = self.objective.slopes()?;
+        if let Some(hold) = &self.hold {
+            for (at, (layer, slope)) in self.layers.iter().zip(&mut slopes).enumerate() {
+                error += hold.add(at, &layer.sums.decode(), Some(slope), self.observer)?;
+            }
+        }
+        Ok((error, slopes))
     }
 
     /// Puts the weights of all layers in their places.
@@ -168,7 +206,7 @@ impl<'a> Walk<'a> {
         self.place()
     }
 
-    /// *P*: entries and scales along directions of L-BFGS, in units in which φ curves as much along each of them; then as
+    /// *P*: entries and scales along directions of L-BFGS, in units in which φ + χ curves as much along each of them; then as
     /// they are stored, where that is better than before.
     fn move_numbers(&mut self, curvatures: &[Curvature]) -> Result<()> {
         let before = self.layers.clone();
@@ -197,7 +235,7 @@ impl<'a> Walk<'a> {
         self.set_numbers(&at);
         self.layers.iter_mut().for_each(Layer::round);
         self.place()?;
-        let error = self.objective.error()?;
+        let error = self.error()?;
         if error < self.error {
             self.error = error;
             return Ok(());
@@ -205,7 +243,7 @@ impl<'a> Walk<'a> {
         self.restore(before)
     }
 
-    /// The first of shorter and shorter steps that gains what it must, with φ and its slope there.
+    /// The first of shorter and shorter steps that gains what it must, with φ + χ and its slope there.
     fn along(
         &mut self,
         (at, units): (&[f64], &[f64]),
@@ -237,9 +275,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// φ and its derivatives by entries and scales, in units.
+    /// φ + χ and its derivatives by entries and scales, in units.
     fn slope(&self, units: &[f64]) -> Result<(f64, Vec<f64>)> {
-        let (error, slopes) = self.objective.slopes()?;
+        let (error, slopes) = self.slopes()?;
         let mut all = Vec::new();
         for (layer, slope) in self.layers.iter().zip(&slopes) {
             let (of_entries, of_scales) = layer.sums.slopes(slope.view());
@@ -250,17 +288,17 @@ impl<'a> Walk<'a> {
         Ok((error, all))
     }
 
-    /// *V*: of the runs of all layers the share that is said to gain most moves one code each; where φ then is not less,
+    /// *V*: of the runs of all layers the share that is said to gain most moves one code each; where φ + χ then is not less,
     /// fewer do.
     fn move_codes(&mut self, curvatures: &[Curvature]) -> Result<()> {
-        let (_, mut slopes) = self.objective.slopes()?;
+        let (_, mut slopes) = self.slopes()?;
         for _ in 0..V_STEPS {
             let before = self.layers.clone();
             if !self.take(&slopes, curvatures)? {
                 break;
             }
             self.place()?;
-            let (error, next) = self.objective.slopes()?;
+            let (error, next) = self.slopes()?;
             if error < self.error {
                 (self.error, slopes) = (error, next);
                 self.share = (self.share * GROWS).min(MOST_SHARE);
