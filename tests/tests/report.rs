@@ -6,6 +6,7 @@ use std::path::Path;
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, PAGE, REPORT, Report, export, verify};
 use lapidary_engine::job::Limits;
+use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::{Silent, target};
 use lapidary_tests::{
@@ -42,7 +43,7 @@ fn coverage_is_said_in_a_sentence() {
     let sample = sample();
     let (attention, feed) = ("*.self_attn.*_proj.weight", "*.mlp.*_proj.weight");
     let four = || vec![rtn(4)];
-    let cases: [(&str, Vec<(&str, _)>, &str); 5] = [
+    let cases: [(&str, Vec<(&str, _)>, &str); 6] = [
         (
             "compressed-tensors",
             vec![],
@@ -67,6 +68,11 @@ fn coverage_is_said_in_a_sentence() {
             "archive",
             vec![("*", vec![rtn(3)])],
             "43 of 43 linear layers at 3 bits; 1 other tensor compressed",
+        ),
+        (
+            "archive",
+            vec![(attention, vec![Step::new("onebit")]), (feed, four())],
+            "24 of 43 linear layers at 1 bit, 18 at 4 bits; 1 kept: lm_head",
         ),
     ];
     for (id, rules, wanted) in cases {

@@ -64,12 +64,13 @@ fn at_bits(linear: &[&Entry]) -> String {
     let layers = if all == 1 { "layer" } else { "layers" };
     let mut counts: Vec<(u32, usize)> = counts.into_iter().collect();
     counts.sort_by_key(|&(bits, count)| (std::cmp::Reverse(count), bits));
+    let many = |&bits: &u32| if bits == 1 { "1 bit".to_owned() } else { format!("{bits} bits") };
     let said: Vec<String> = counts
         .iter()
         .enumerate()
         .map(|(at, (bits, count))| match at {
-            0 => format!("{count} of {all} linear {layers} at {bits} bits"),
-            _ => format!("{count} at {bits} bits"),
+            0 => format!("{count} of {all} linear {layers} at {}", many(bits)),
+            _ => format!("{count} at {}", many(bits)),
         })
         .collect();
     if said.is_empty() {
