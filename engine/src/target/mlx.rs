@@ -24,7 +24,7 @@ static ABOUT: About = About {
     id: "mlx",
     title: "MLX",
     summary: "Linear layers and embeddings as 2-, 3-, 4-, 5-, 6- or 8-bit integers with a scale and a bias for each group of 32, 64 or 128, or as MXFP4 or MXFP8: what mlx-lm runs on Apple silicon.",
-    source: "mlx 0.29 and mlx-lm 0.28, 2026-08",
+    source: "mlx 0.29 and mlx-lm 0.28, run on a processor; mlx 0.32 too, 2026-11",
     writes: true,
 };
 

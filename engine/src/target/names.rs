@@ -87,7 +87,7 @@ pub(super) fn unjoined_experts(case: &Case<'_>, lints: &mut Vec<Lint>) {
         id: "unjoined-experts",
         severity: Severity::Error,
         what: format!(
-            "mlx-lm 0.28 joins the experts of {} only where they are in full, and these are not: {} layers",
+            "mlx-lm (0.28 to 0.32) joins the experts of {} only where they are in full, and these are not: {} layers",
             model_type.unwrap_or_default(),
             tensors.len()
         ),

@@ -8,8 +8,15 @@ use serde_json::{Map, Value, json};
 
 use crate::format::mlx::{Form, Mode};
 
-/// The module under its name in MLX, which keeps the experts of a block in one.
+/// The module under its name in MLX, which keeps the experts of a block in one, and names blocks of GPT-NeoX as GPT-2's.
 pub fn module_name(module: &str) -> Cow<'_, str> {
+    if let Some(inner) = module.strip_prefix("gpt_neox.") {
+        let inner = inner.strip_prefix("layers.").map_or(inner.into(), |of| format!("h.{of}"));
+        return format!("model.{inner}").into();
+    }
+    if module == "embed_out" {
+        return "model.embed_out".into();
+    }
     let Some((before, rest)) = module.split_once(".experts.") else {
         return module.into();
     };
@@ -165,6 +172,22 @@ mod tests {
         let config = Config::read(&value).unwrap();
         assert_eq!(config.stated("b"), Ok((Mode::Mxfp4, 4, 32)));
         assert_eq!(config.stated("a"), Ok((Mode::Affine, 5, 64)));
+    }
+
+    #[test]
+    fn modules_have_the_names_that_mlx_gives_them() {
+        for (module, name) in [
+            ("gpt_neox.layers.3.mlp.dense_h_to_4h", "model.h.3.mlp.dense_h_to_4h"),
+            ("gpt_neox.embed_in", "model.embed_in"),
+            ("embed_out", "model.embed_out"),
+            ("model.layers.0.mlp.experts.12.up_proj", "model.layers.0.mlp.switch_mlp.up_proj"),
+            (
+                "model.layers.0.mlp.shared_expert.up_proj",
+                "model.layers.0.mlp.shared_expert.up_proj",
+            ),
+        ] {
+            assert_eq!(module_name(module), name);
+        }
     }
 
     #[test]
