@@ -8,7 +8,7 @@ mod syncing;
 mod tree;
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -237,6 +237,25 @@ pub fn file_bytes(path: &Path) -> Result<u64> {
     Ok(path.metadata().map_err(Error::io("read", path))?.len())
 }
 
+/// Bytes that the disk has given to a file, which are fewer than it has where it was written in part only; its bytes where the
+/// system does not say.
+pub fn allocated_bytes(path: &Path) -> Result<u64> {
+    let info = path.metadata().map_err(Error::io("read", path))?;
+    Ok(allocated(&info).min(info.len()))
+}
+
+#[cfg(unix)]
+fn allocated(info: &std::fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    // A unit of its own, whatever the blocks of the disk are.
+    info.blocks().saturating_mul(512)
+}
+
+#[cfg(not(unix))]
+fn allocated(info: &std::fs::Metadata) -> u64 {
+    info.len()
+}
+
 /// Free bytes on the disk that holds `folder` (or its nearest existing parent).
 pub fn free_bytes(folder: &Path) -> Result<u64> {
     let existing = folder.ancestors().find(|path| path.is_dir()).unwrap_or_else(|| Path::new("."));
@@ -268,6 +287,22 @@ pub fn write_named_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// again and carries a checksum.
 pub fn write_expendable_file(path: &Path, bytes: &[u8]) -> Result<()> {
     replace_file(path, bytes, false)
+}
+
+/// Writes a part of a file of `file_bytes` bytes that is not whole yet, at its place; makes the file with its folder where it is
+/// not there. What is not written of it takes no room where the file system can do that.
+pub fn write_within(path: &Path, file_bytes: u64, at: u64, bytes: &[u8]) -> Result<()> {
+    let folder = parent(path);
+    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let write = || {
+        let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+        if file.metadata()?.len() != file_bytes {
+            file.set_len(file_bytes)?;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(bytes)
+    };
+    write().map_err(Error::io("write", path))
 }
 
 fn replace_file(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {

@@ -43,6 +43,12 @@ impl NewFile {
         Ok(Self { written_bytes: bytes, ..Self::new(path, file, None) })
     }
 
+    /// Begins a file over one that is there: what is skipped of it stays.
+    pub fn over(path: &Path) -> Result<Self> {
+        let file = File::options().write(true).open(path).map_err(Error::io("write", path))?;
+        Ok(Self::new(path, file, None))
+    }
+
     /// Begins a file under a temporary name that takes its place, and that of a file which is there, only when it
     /// is finished; dropped before, it vanishes. Makes the folder.
     pub fn replacing(path: &Path) -> Result<Self> {
@@ -74,7 +80,14 @@ impl NewFile {
         Ok(())
     }
 
-    /// Bytes written so far.
+    /// Leaves `bytes` bytes as they are there.
+    pub fn skip(&mut self, bytes: u64) -> Result<()> {
+        let behind = SeekFrom::Start(self.written_bytes.saturating_add(bytes));
+        self.written_bytes = self.writer.seek(behind).map_err(Error::io("write", &self.path))?;
+        Ok(())
+    }
+
+    /// Bytes written so far, and skipped.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
     }

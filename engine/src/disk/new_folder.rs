@@ -5,10 +5,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use blake3::Hasher;
 
-use crate::disk::{Lock, NewFile, open_to_others, parent};
+use crate::disk::{Lock, NewFile, open_to_others, parent, remove_file};
 use crate::error::{Error, Result};
 
 /// The longest name of an output, in bytes, that the name of its workplace repeats.
@@ -167,6 +168,8 @@ pub struct NewFolder {
     destination: PathBuf,
     replace: bool,
     marker: String,
+    /// Parts that were adopted, and where.
+    adopted: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
 
 impl NewFolder {
@@ -186,7 +189,8 @@ impl NewFolder {
         let partial = workplace.partial();
         std::fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
         let (destination, marker) = (destination.to_path_buf(), marker.to_owned());
-        Ok(Self { workplace, partial, destination, replace, marker })
+        let adopted = Mutex::default();
+        Ok(Self { workplace, partial, destination, replace, marker, adopted })
     }
 
     /// Where the parts lie until the folder is finished.
@@ -216,10 +220,13 @@ impl NewFolder {
         Ok(path)
     }
 
-    /// Puts a finished part into the folder under a name, where another attempt still finds it if this one fails.
+    /// Puts a finished part into the folder under a name, where another attempt still finds it if this one fails. What is
+    /// written to either then is written to both, where the file system gives a file two names.
     pub fn adopt(&self, part: &Path, name: &str) -> Result<()> {
         let path = self.place(name)?;
         if std::fs::hard_link(part, &path).is_ok() {
+            let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+            adopted.push((part.to_path_buf(), path));
             return Ok(());
         }
         // A file system that gives no file two names.
@@ -244,29 +251,41 @@ impl NewFolder {
     /// Gives the folder its name. A folder replaced is moved aside first and removed last; where the process dies in
     /// between, the next attempt puts it back.
     pub fn finish(self) -> Result<()> {
-        let Self { workplace, partial, destination, replace, marker } = self;
         // Somebody else may have made a folder there meanwhile.
-        may_become(&destination, replace, &marker)?;
+        may_become(&self.destination, self.replace, &self.marker)?;
+        // A finished output shares no file with parts of another attempt, which may be written to.
+        let adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+        adopted.iter().try_for_each(|(part, _)| remove_file(part))?;
+        self.take_name().inspect_err(|_error| {
+            for (part, path) in adopted.iter() {
+                std::fs::hard_link(path, part).ok();
+            }
+        })?;
+        // The output is there; what cannot be removed beside it is no failure.
+        clear(&self.workplace.finished()).ok();
+        clear(&self.workplace.replaced()).ok();
+        Ok(())
+    }
+
+    fn take_name(&self) -> Result<()> {
+        let Self { workplace, partial, destination, .. } = self;
         let old = workplace.replaced().join("old");
         let is_replaced = destination.exists();
         if is_replaced {
             std::fs::create_dir_all(workplace.replaced())
                 .map_err(Error::io("write in", &workplace.folder))?;
-            std::fs::rename(&destination, &old).map_err(Error::io("replace", &destination))?;
+            std::fs::rename(destination, &old).map_err(Error::io("replace", destination))?;
         }
-        let renamed = open_to_others(&partial, 0o755).and_then(|()| {
-            std::fs::rename(&partial, &destination).map_err(Error::io("write", &destination))
+        let renamed = open_to_others(partial, 0o755).and_then(|()| {
+            std::fs::rename(partial, destination).map_err(Error::io("write", destination))
         });
         if let Err(error) = renamed {
             // Put the old one back before telling; a failure here leaves it where the next attempt finds it.
             if is_replaced {
-                std::fs::rename(&old, &destination).map_err(Error::io("restore", &destination))?;
+                std::fs::rename(&old, destination).map_err(Error::io("restore", destination))?;
             }
             return Err(error);
         }
-        // The output is there; what cannot be removed beside it is no failure.
-        clear(&workplace.finished()).ok();
-        clear(&workplace.replaced()).ok();
         Ok(())
     }
 }
@@ -304,7 +323,7 @@ fn may_replace(destination: &Path, replace: bool, marker: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::write_file;
+    use crate::disk::{read_bytes, write_file, write_within};
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(folder).unwrap();
@@ -362,6 +381,29 @@ mod tests {
         assert!(
             discard_finished(&out, "report").unwrap() && !discard_finished(&out, "report").unwrap()
         );
+        assert_eq!(names(folder.path()), ["out"]);
+    }
+
+    #[test]
+    fn an_adopted_part_is_the_outputs_alone_once_that_is_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let new = NewFolder::create(&out, false, "report").unwrap();
+        let part = new.finished_parts().join("part");
+        write_within(&part, 6, 3, b"abc").unwrap();
+        new.adopt(&part, "whole").unwrap();
+        // Stopped here, it is still there for the next one.
+        drop(new);
+        assert!(part.is_file());
+        let new = NewFolder::create(&out, false, "report").unwrap();
+        new.adopt(&part, "whole").unwrap();
+        let mut over = NewFile::over(&new.path().join("whole")).unwrap();
+        over.write(b"xyz").unwrap();
+        over.skip(3).unwrap();
+        assert_eq!(over.written_bytes(), 6);
+        over.finish().unwrap();
+        new.finish().unwrap();
+        assert_eq!(read_bytes(&out.join("whole"), 10).unwrap(), b"xyzabc");
         assert_eq!(names(folder.path()), ["out"]);
     }
 

@@ -14,7 +14,7 @@ use crate::export::kept::Kept;
 use crate::export::strips::Weights;
 use crate::export::{self, Destination, Report, Work};
 use crate::format::safetensors::Spec;
-use crate::job::Encodings;
+use crate::job::{Encodings, Slots};
 use crate::observer::{Observer, Progress, Unit};
 use crate::plan::Plan;
 use crate::target::{Aim, Case, Entry, Manifest, Storage, adapter, place_biases, refuse_errors};
@@ -183,6 +183,7 @@ impl<'a> Opened<'a> {
             checkpoint: &self.restored,
             encodings: &layers,
             manifest,
+            slots: &Slots::default(),
             target: aim.target,
             observer: self.observer,
             weights: &|index| {

@@ -5,9 +5,9 @@ use crate::checkpoint::Checkpoint;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::coverage::coverage;
-use crate::export::{Destination, REPORT, refuse_own_source};
+use crate::export::{Destination, REPORT, refuse_own_source, slots};
 use crate::format::archive;
-use crate::job::{self, Finished, Subject};
+use crate::job::{self, Finished, Slots, Subject};
 use crate::plan::Plan;
 use crate::target::{
     Aim, Case, Entry, Manifest, Storage, is_joint, refuse_dead_rules, refuse_errors,
@@ -35,7 +35,8 @@ pub struct Forecast {
     pub output_bytes: u64,
     /// Effective bits per weight, exactly.
     pub bits_per_weight: f64,
-    /// Bytes of finished layers that lie beside the output until it is proved, at most.
+    /// Bytes of finished layers that lie beside the output until it is proved, at most; those that are written into it at once
+    /// are not among them.
     pub store_bytes: u64,
     /// Bytes that are free where the output goes.
     pub free_bytes: u64,
@@ -70,10 +71,14 @@ fn forecast_whole(
     let manifest = laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;
     disk::may_become(destination.folder, destination.replace, REPORT)?;
-    let there = disk::finished_for(destination.folder);
-    let there = there.map_or_else(Finished::default, |of| job::finished(subject, plan, &of));
-    let store_bytes = store_bytes(checkpoint, plan, &manifest);
-    let free_bytes = room(destination, manifest.total_bytes(), store_bytes, there.bytes)?;
+    let slots = slots::of(checkpoint, aim.target, &manifest)?;
+    let folder = disk::finished_for(destination.folder);
+    let there = folder.as_deref();
+    let there = there.map_or_else(Finished::default, |of| job::finished(subject, plan, of));
+    let written_bytes = folder.map_or(0, |folder| slots.there_bytes(&folder));
+    let store_bytes = store_bytes((checkpoint, plan), &manifest, &slots);
+    let there_bytes = there.bytes.saturating_add(written_bytes);
+    let free_bytes = room(destination, manifest.total_bytes(), store_bytes, there_bytes)?;
     let is_dense = |storage: &Storage| matches!(storage, Storage::Dense { .. });
     Ok(Forecast {
         layers: manifest.entries.iter().filter(|entry| entry.is_compressed()).count(),
@@ -108,8 +113,12 @@ pub(super) fn laid_out(subject: Subject<'_>, plan: &Plan, aim: Aim) -> Result<Ma
     Ok(manifest)
 }
 
-/// Bytes of the finished layers, which lie beside the output while it is written, at most.
-pub(super) fn store_bytes(checkpoint: &Checkpoint, plan: &Plan, manifest: &Manifest) -> u64 {
+/// Bytes of the finished layers that lie beside the output while it is written, at most: all but what has a slot in it.
+pub(super) fn store_bytes(
+    (checkpoint, plan): (&Checkpoint, &Plan),
+    manifest: &Manifest,
+    slots: &Slots,
+) -> u64 {
     // By what outputs were divided is stored too, where anything was.
     let is_changed = |entry: &&Entry| matches!(entry.storage, Storage::Changed { .. });
     let has_divisors = is_joint(plan);
@@ -128,10 +137,11 @@ pub(super) fn store_bytes(checkpoint: &Checkpoint, plan: &Plan, manifest: &Manif
         let first = STORED_HEADER_BYTES.saturating_add(divisors(matrix.shape.rows as u64));
         Some(bytes.fold(first, u64::saturating_add))
     };
-    manifest.entries.iter().filter_map(of_layer).fold(0, u64::saturating_add)
+    let all = manifest.entries.iter().filter_map(of_layer).fold(0, u64::saturating_add);
+    all.saturating_sub(slots.bytes())
 }
 
-/// Refuses a disk without room for the output and for the finished layers, as far as they are not there yet; gives what is
+/// Refuses a disk without room for the output and for the finished layers, as far as both are not there yet; gives what is
 /// free.
 pub(super) fn room(
     destination: Destination<'_>,
@@ -139,7 +149,7 @@ pub(super) fn room(
     store_bytes: u64,
     there_bytes: u64,
 ) -> Result<u64> {
-    let needed_bytes = output_bytes.saturating_add(store_bytes.saturating_sub(there_bytes));
+    let needed_bytes = output_bytes.saturating_add(store_bytes).saturating_sub(there_bytes);
     let allowed_bytes = disk::free_bytes(destination.folder)?;
     if needed_bytes > allowed_bytes {
         let what = format!("writing {}", destination.folder.display());

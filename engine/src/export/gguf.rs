@@ -1,6 +1,7 @@
 //! Writing a GGUF file, tensor by tensor: rows in llama.cpp's order, vectors in F32, layers as blocks; of a file that is
 //! written again the bytes of all other tensors as they are.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use ndarray::Array2;
@@ -10,7 +11,8 @@ use crate::checkpoint::{MatrixKind, RowOrder, Tensor};
 use crate::disk::NewFile;
 use crate::encoding::Encoding;
 use crate::error::Result;
-use crate::export::Work;
+use crate::export::{Work, slots};
+use crate::format::gguf_writer::NewTensor;
 use crate::target::{Content, Entry, GgufFile, Storage, multiplier, write_row};
 use crate::tensor::{CHUNK_ELEMENTS, DType, write_f32};
 
@@ -19,17 +21,24 @@ const PIECE_BYTES: usize = 4 << 20;
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
-/// Writes the file; `begin(name, bytes)` is told each tensor before it is written.
+/// Writes the file but for what is there already; `begin(name, bytes)` is told each tensor before it is written.
 pub(super) fn write(
     work: &Work<'_>,
     file: &GgufFile,
     new: NewFile,
-    begin: &mut dyn FnMut(&str, u64) -> Result<()>,
+    begin: &dyn Fn(&str, u64) -> Result<()>,
 ) -> Result<()> {
-    let mut contents = file.plan.tensors().iter().zip(&file.contents);
-    file.plan.write(new, |tensor, write| {
-        let Some(((_, bytes), content)) = contents.next() else { return Ok(()) };
-        begin(&tensor.name, *bytes)?;
+    let tensors = file.plan.tensors().iter().zip(&file.contents);
+    let contents: HashMap<&str, (u64, &Content)> = tensors
+        .map(|((tensor, bytes), content)| (tensor.name.as_str(), (*bytes, content)))
+        .collect();
+    let is_there = |tensor: &NewTensor, at: u64| {
+        let Some(&(bytes, content)) = contents.get(tensor.name.as_str()) else { return Ok(false) };
+        begin(&tensor.name, bytes)?;
+        Ok(slots::are_there(work, content, at, bytes))
+    };
+    file.plan.write_around(new, is_there, |tensor, write| {
+        let Some((_, content)) = contents.get(tensor.name.as_str()) else { return Ok(()) };
         match content {
             Content::Matrices { tensors, rows } => {
                 tensors.iter().try_for_each(|&tensor| write_matrix(work, tensor, *rows, write))

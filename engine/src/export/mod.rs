@@ -18,6 +18,7 @@ mod prospect;
 mod recover;
 mod report;
 mod restore;
+mod slots;
 mod small_floats;
 mod squeeze;
 mod strips;
@@ -54,7 +55,7 @@ use crate::export::proof::Proved;
 use crate::export::strips::Weights;
 use crate::fold;
 use crate::format::safetensors::Spec;
-use crate::job::{self, Encodings, Limits, Subject};
+use crate::job::{self, Encodings, Limits, Slots, Subject};
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::target::{Aim, Case, Manifest, Storage, Target, WeightFile, lints, refuse_dead_rules};
@@ -82,6 +83,8 @@ struct Work<'a> {
     checkpoint: &'a Checkpoint,
     encodings: &'a dyn Encodings,
     manifest: &'a Manifest,
+    /// Where layers were written already.
+    slots: &'a Slots,
     target: &'a dyn Target,
     observer: &'a dyn Observer,
     /// The weights that a layer is measured against: those of the source, times what its inputs are divided by, over what
@@ -178,11 +181,14 @@ fn export_whole(
     refuse_own_source(checkpoint, destination.folder)?;
     checkpoint.check_all_unchanged()?;
     warn_of_codes(Case { checkpoint, plan, aim, entries: &manifest.entries }, observer);
-    let store_bytes = forecast::store_bytes(checkpoint, plan, &manifest);
-    let there_bytes = |folder: &Path| job::finished(subject, plan, folder).bytes;
+    let slots = slots::of(checkpoint, aim.target, &manifest)?;
+    let store_bytes = forecast::store_bytes((checkpoint, plan), &manifest, &slots);
+    let there_bytes = |folder: &Path| {
+        job::finished(subject, plan, folder).bytes.saturating_add(slots.there_bytes(folder))
+    };
     let folder = begin(destination, (manifest.total_bytes(), store_bytes), &there_bytes)?;
     let finished = folder.finished_parts();
-    let store = job::resume(subject, plan, destination.limits, &finished, observer)?;
+    let store = job::resume(subject, plan, destination.limits, (&finished, &slots), observer)?;
     let settled = fold::settle(checkpoint, plan);
     let weights = |index| {
         if checkpoint.is_by_row(index) && !settled.is_scaled(index) {
@@ -201,6 +207,7 @@ fn export_whole(
         checkpoint,
         encodings: &store,
         manifest,
+        slots: &slots,
         target,
         observer,
         weights: &weights,

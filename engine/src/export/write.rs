@@ -1,7 +1,6 @@
 //! Writing the files of a manifest, tensor by tensor.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 
 use rayon::prelude::{
     IndexedParallelIterator as _, ParallelIterator as _, ParallelSlice as _, ParallelSliceMut as _,
@@ -12,7 +11,7 @@ use crate::disk::NewFolder;
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
 use crate::export::kept::Kept;
-use crate::export::{Work, gguf};
+use crate::export::{Work, gguf, slots};
 use crate::format::safetensors::Spec;
 use crate::observer::{Progress, Unit};
 use crate::target::{Entry, Ready, Storage, WeightFile, adapter, added_bias};
@@ -20,17 +19,13 @@ use crate::tensor::{CHUNK_ELEMENTS, put_f32, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
-/// Writes all files; weight files behind what `kept` has of them, and where they are kept if this stops. Those may not be on the
+/// Writes all files but for what layers were written into them already; weight files behind what `kept` has of them, and where they are kept if this stops. Those may not be on the
 /// disk yet.
 pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<()> {
     let manifest = work.manifest;
     let total_bytes = manifest.weight_file_bytes();
     let done_bytes = Cell::new(0);
-    let entry_of: HashMap<&str, &Entry> = manifest
-        .entries
-        .iter()
-        .flat_map(|entry| entry.specs.iter().map(move |spec| (spec.name.as_str(), entry)))
-        .collect();
+    let entry_of = slots::entries_by_name(manifest);
     let begin = |name: &str, bytes: u64| {
         work.observer.go_on()?;
         work.observer.progress(Progress {
@@ -48,25 +43,34 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) ->
         let plan = match &file.plan {
             WeightFile::Safetensors(plan) => plan,
             WeightFile::Gguf(plan) => {
-                let new = folder.file(&file.name)?.passing();
-                gguf::write(work, plan, new, &mut |name, bytes| begin(name, bytes))?;
+                let new = slots::begin(folder, &file.name, plan.plan.header())?.passing();
+                gguf::write(work, plan, new, &begin)?;
                 continue;
             }
         };
         let mut data = |spec: &Spec, write: &mut Write<'_>| {
-            begin(&spec.name, spec.bytes()?)?;
             match entry_of.get(spec.name.as_str()) {
                 Some(entry) => write_tensor(work, (entry, spec), &mut held, write),
                 None => Ok(()),
             }
         };
-        match kept {
-            Some(kept) => {
-                let mut skip = |spec: &Spec| begin(&spec.name, spec.bytes()?);
-                kept.write((&file.name, plan), (folder, work.observer), &mut skip, &mut data)?;
-            }
-            None => plan.write(folder.file(&file.name)?.passing(), data)?,
+        let begin_spec = |spec: &Spec| begin(&spec.name, spec.bytes()?);
+        if let Some(kept) = kept {
+            let mut data = |spec: &Spec, write: &mut Write<'_>| {
+                begin_spec(spec)?;
+                data(spec, write)
+            };
+            let mut skip = begin_spec;
+            kept.write((&file.name, plan), (folder, work.observer), &mut skip, &mut data)?;
+            continue;
         }
+        let is_there = |spec: &Spec, at: u64| {
+            begin_spec(spec)?;
+            let entry = entry_of.get(spec.name.as_str());
+            Ok(entry.is_some_and(|entry| slots::is_there(work, (entry, spec), at)))
+        };
+        let new = slots::begin(folder, &file.name, plan.header())?.passing();
+        plan.write_around(new, is_there, data)?;
     }
     write_beside(work, folder)
 }

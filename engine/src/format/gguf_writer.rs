@@ -232,19 +232,52 @@ impl GgufPlan {
         &self.tensors
     }
 
+    /// Magic word to the last padding before the tensors.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Where each tensor begins in the file, in the order they follow one another.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        let first = self.header.len() as u64;
+        self.tensors.iter().scan(first, |at, (_, bytes)| {
+            let own = *at;
+            *at += bytes.next_multiple_of(self.alignment);
+            Some(own)
+        })
+    }
+
     /// Writes header and tensors; `data(tensor, write)` passes the bytes of each in turn to `write`.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Shape`] where the bytes of a tensor are not as many as it needs, those of `data`.
     pub fn write(
         &self,
+        file: NewFile,
+        data: impl FnMut(&NewTensor, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        self.write_around(file, |_, _| Ok(false), data)
+    }
+
+    /// The same over a file in which some tensors lie already: those of which `is_there(tensor, at)` says so, where `at` is
+    /// where they begin.
+    ///
+    /// # Errors
+    /// Those of [`GgufPlan::write`] and of `is_there`.
+    pub fn write_around(
+        &self,
         mut file: NewFile,
+        mut is_there: impl FnMut(&NewTensor, u64) -> Result<bool>,
         mut data: impl FnMut(&NewTensor, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
         file.write(&self.header)?;
         for (tensor, bytes) in &self.tensors {
             let before = file.written_bytes();
-            data(tensor, &mut |bytes| file.write(bytes))?;
+            if is_there(tensor, before)? {
+                file.skip(*bytes)?;
+            } else {
+                data(tensor, &mut |bytes| file.write(bytes))?;
+            }
             let written = file.written_bytes() - before;
             if written != *bytes {
                 return Err(Error::Shape {

@@ -296,14 +296,29 @@ impl FilePlan {
     /// Writes header and tensors; `data(spec, write)` passes the bytes of each tensor in turn to `write`.
     pub fn write(
         &self,
+        file: NewFile,
+        data: impl FnMut(&Spec, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        self.write_around(file, |_, _| Ok(false), data)
+    }
+
+    /// The same over a file in which some tensors lie already: those of which `is_there(spec, at)` says so, where `at` is where
+    /// they begin.
+    pub fn write_around(
+        &self,
         mut file: NewFile,
+        mut is_there: impl FnMut(&Spec, u64) -> Result<bool>,
         mut data: impl FnMut(&Spec, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
         file.write(&self.header)?;
         for spec in &self.specs {
-            let before = file.written_bytes();
+            let (before, promised) = (file.written_bytes(), spec.bytes()?);
+            if is_there(spec, before)? {
+                file.skip(promised)?;
+                continue;
+            }
             data(spec, &mut |bytes| file.write(bytes))?;
-            let (written, promised) = (file.written_bytes() - before, spec.bytes()?);
+            let written = file.written_bytes() - before;
             if written != promised {
                 return Err(Error::Shape {
                     tensor: spec.name.clone(),

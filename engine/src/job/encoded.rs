@@ -9,11 +9,15 @@ use blake3::Hasher;
 use crate::disk::{NewFile, Source};
 use crate::encoding::{Encoding, Layout, Part};
 use crate::error::{Error, Result};
-use crate::format::safetensors::{FilePlan, Spec, read_header};
+use crate::format::safetensors::{FilePlan, Header, Spec, read_header};
+use crate::job::slots::Slot;
 use crate::tensor::{MatrixShape, Shape};
 
 /// The entry of the header that holds the hash of the parts, where there is one.
 const CHECKSUM: &str = "checksum";
+
+/// The entry of the header that holds where parts lie that are in no file of their own, by name.
+const SLOTS: &str = "slots";
 
 /// Bytes of a part that are given at once.
 const PIECE_BYTES: usize = 4 << 20;
@@ -43,6 +47,11 @@ pub trait Encodings: Sync {
         Ok(false)
     }
 
+    /// Where a part of a tensor's encoding lies in a file of the output already.
+    fn slot(&self, _tensor: usize, _part: &str) -> Option<Slot> {
+        None
+    }
+
     /// By what the outputs of a tensor were divided, those of a norm or each row of a matrix, where they were.
     ///
     /// # Errors
@@ -55,7 +64,49 @@ pub trait Encodings: Sync {
 /// Writes the parts of an encoding, with a hash of them where they are to be kept.
 pub(super) fn write(file: NewFile, encoding: &Encoding, is_kept: bool) -> Result<()> {
     let parts = encoding.parts();
-    let spec = |part: &Part<'_>| Spec {
+    let kept = if is_kept { kept(&parts, &BTreeMap::new())? } else { BTreeMap::new() };
+    write_parts(file, parts.iter().collect(), &kept)
+}
+
+/// Writes the parts of an encoding that is kept, each into its slot, and the others with what the slots are. A part whose slot
+/// cannot be written, as on a disk whose files may not be that long, lies with the others.
+pub(super) fn write_into<'s>(
+    path: &Path,
+    encoding: &Encoding,
+    slot: &dyn Fn(&str) -> Option<&'s Slot>,
+) -> Result<()> {
+    let parts = encoding.parts();
+    let folder = path.parent().unwrap_or(path);
+    let mut filled = BTreeMap::new();
+    for part in &parts {
+        let slot = slot(&part.name).filter(|slot| slot.bytes == part.bytes.len() as u64);
+        if let Some(slot) = slot.filter(|slot| slot.fill(folder, &part.bytes).is_ok()) {
+            filled.insert(part.name.as_str(), slot);
+        }
+    }
+    let kept = kept(&parts, &filled)?;
+    let others = parts.iter().filter(|part| !filled.contains_key(part.name.as_str())).collect();
+    write_parts(NewFile::replacing(path)?.passing(), others, &kept)
+}
+
+/// What the header says beside the parts of an encoding that is kept.
+fn kept(parts: &[Part<'_>], slots: &BTreeMap<&str, &Slot>) -> Result<BTreeMap<String, String>> {
+    let parts = parts.iter().map(|part| (part.name.as_str(), &*part.bytes)).collect();
+    let mut said = BTreeMap::from([(CHECKSUM.to_owned(), checksum(&parts))]);
+    if !slots.is_empty() {
+        let text = serde_json::to_string(slots)
+            .map_err(|error| Error::Unsupported { what: format!("writing a layer ({error})") })?;
+        said.insert(SLOTS.to_owned(), text);
+    }
+    Ok(said)
+}
+
+fn write_parts(
+    file: NewFile,
+    parts: Vec<&Part<'_>>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let spec = |part: &&Part<'_>| Spec {
         name: part.name.clone(),
         dtype: part.dtype,
         shape: Shape(vec![part.bytes.len() * 8 / part.dtype.bits() as usize]),
@@ -63,13 +114,66 @@ pub(super) fn write(file: NewFile, encoding: &Encoding, is_kept: bool) -> Result
     let specs: Vec<Spec> = parts.iter().map(spec).collect();
     let find = |name: &str| parts.iter().find(|part| part.name == name);
     let bytes_of = |spec: &Spec| find(&spec.name).map_or(&[][..], |part| &*part.bytes);
-    let mut metadata = BTreeMap::new();
-    if is_kept {
-        let laid_out = FilePlan::new(specs.clone(), &metadata)?;
-        let parts = laid_out.specs.iter().map(|spec| (spec.name.as_str(), bytes_of(spec)));
-        metadata.insert(CHECKSUM.to_owned(), checksum(parts));
+    FilePlan::new(specs, metadata)?.write(file, |spec, write| write(bytes_of(spec)))
+}
+
+/// A file of parts, with those that it says lie in slots.
+struct Opened {
+    source: Source,
+    header: Header,
+    placed: Vec<(String, Slot, Source)>,
+}
+
+impl Opened {
+    fn new(path: &Path) -> Result<Self> {
+        let source = Source::open(path)?;
+        let header = read_header(&source)?;
+        let folder = path.parent().unwrap_or(path);
+        let place = |(name, slot): (String, Slot)| {
+            let source = slot.open(folder)?;
+            Ok((name, slot, source))
+        };
+        let slots = slots_in(&header).ok_or_else(|| malformed(path, "its slots cannot be read"))?;
+        let placed = slots.into_iter().map(place).collect::<Result<_>>()?;
+        Ok(Self { source, header, placed })
     }
-    FilePlan::new(specs, &metadata)?.write(file, |spec, write| write(bytes_of(spec)))
+
+    /// The bytes of all parts, by name.
+    fn parts(&self) -> Result<BTreeMap<&str, &[u8]>> {
+        let mut parts = BTreeMap::new();
+        for entry in &self.header.entries {
+            parts.insert(entry.name.as_str(), self.source.bytes(entry.range.clone())?);
+        }
+        for (name, slot, source) in &self.placed {
+            parts.insert(name.as_str(), slot.read(source)?);
+        }
+        Ok(parts)
+    }
+}
+
+fn malformed(path: &Path, what: &str) -> Error {
+    Error::malformed("store", path, what)
+}
+
+/// `None` where what the header says of slots is no such thing.
+fn slots_in(header: &Header) -> Option<BTreeMap<String, Slot>> {
+    header
+        .metadata
+        .get(SLOTS)
+        .map_or_else(|| Some(BTreeMap::new()), |text| serde_json::from_str(text).ok())
+}
+
+/// Where parts lie that are not in the file itself; of a file that cannot be read, none.
+pub(super) fn slots(path: &Path) -> Vec<Slot> {
+    let header = Source::open(path).and_then(|source| read_header(&source)).ok();
+    let slots = header.and_then(|header| slots_in(&header)).unwrap_or_default();
+    slots.into_values().collect()
+}
+
+/// Where a part lies that is not in the file itself.
+pub(super) fn slot(path: &Path, part: &str) -> Option<Slot> {
+    let header = Source::open(path).and_then(|source| read_header(&source)).ok()?;
+    slots_in(&header)?.remove(part)
 }
 
 /// Reads an encoding of this layout back.
@@ -77,25 +181,14 @@ pub(super) fn write(file: NewFile, encoding: &Encoding, is_kept: bool) -> Result
 /// # Errors
 /// What opening says; [`Error::Malformed`] where the parts do not fit the layout, or are not those that were written.
 pub(super) fn read(path: &Path, layout: &Layout, shape: MatrixShape) -> Result<Encoding> {
-    let source = Source::open(path)?;
-    let header = read_header(&source)?;
-    if let Some(written) = header.metadata.get(CHECKSUM) {
-        let mut parts = Vec::with_capacity(header.entries.len());
-        for entry in &header.entries {
-            parts.push((entry, source.bytes(entry.range.clone())?));
-        }
-        parts.sort_by_key(|(entry, _)| entry.range.start);
-        let found = checksum(parts.iter().map(|(entry, bytes)| (entry.name.as_str(), *bytes)));
-        if found != *written {
-            return Err(Error::malformed("store", path, "its parts are not those written"));
-        }
+    let opened = Opened::new(path)?;
+    let parts = opened.parts()?;
+    let written = opened.header.metadata.get(CHECKSUM);
+    if written.is_some_and(|written| checksum(&parts) != *written) {
+        return Err(malformed(path, "its parts are not those written"));
     }
-    let part = |name: &str| {
-        let entry = header.entries.iter().find(|entry| entry.name == name)?;
-        source.bytes(entry.range.clone()).ok()
-    };
-    Encoding::from_parts(layout, shape, &part)
-        .ok_or_else(|| Error::malformed("store", path, "its parts do not fit its layout"))
+    Encoding::from_parts(layout, shape, &|name| parts.get(name).copied())
+        .ok_or_else(|| malformed(path, "its parts do not fit its layout"))
 }
 
 /// Gives the bytes of a part in pieces; `false` where the file has none of that name.
@@ -104,20 +197,15 @@ pub(super) fn read_part(
     part: &str,
     each: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<bool> {
-    let source = Source::open(path)?;
-    let header = read_header(&source)?;
-    let Some(entry) = header.entries.iter().find(|entry| entry.name == part) else {
-        return Ok(false);
-    };
-    let end = entry.range.end;
-    for at in entry.range.clone().step_by(PIECE_BYTES) {
-        each(source.bytes(at..end.min(at + PIECE_BYTES as u64))?)?;
-    }
+    let opened = Opened::new(path)?;
+    let parts = opened.parts()?;
+    let Some(bytes) = parts.get(part) else { return Ok(false) };
+    bytes.chunks(PIECE_BYTES).try_for_each(each)?;
     Ok(true)
 }
 
-/// Of names and bytes of parts, in the order of the file.
-fn checksum<'a>(parts: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+/// Of names and bytes of parts, in the order of names.
+fn checksum(parts: &BTreeMap<&str, &[u8]>) -> String {
     let mut hasher = Hasher::new();
     for (name, bytes) in parts {
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());

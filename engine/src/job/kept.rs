@@ -10,6 +10,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::disk;
 use crate::error::Result;
 use crate::fold::{self, Producer, Settled};
+use crate::job::slots::{self, Slots};
 use crate::job::store::Held;
 use crate::job::{
     Limits, Store, Subject, compress_into, folded, layers_to_compress, layers_to_store, refined,
@@ -20,7 +21,8 @@ use crate::plan::Plan;
 
 /// The same as [`crate::job::run`], into a folder that outlives the job and may hold layers of an earlier one. Layers that
 /// are there whole are taken over; what is damaged or of another plan, source or calibration is not. Says how many there
-/// were. What is of none of its layers is removed: it would lie there for nothing until the job is finished.
+/// were. What is of none of its layers is removed: it would lie there for nothing until the job is finished. Parts that have a
+/// slot in a file of the output are written there, into a file of the same folder that the output can become.
 ///
 /// The source counts as the same where its files have the same places, lengths, times and numbers in the file system;
 /// where the system does not tell these, nothing is taken over.
@@ -31,7 +33,7 @@ pub fn resume<'a>(
     subject: impl Into<Subject<'a>>,
     plan: &Plan,
     limits: Limits,
-    folder: &Path,
+    (folder, slots): (&Path, &Slots),
     observer: &dyn Observer,
 ) -> Result<Store> {
     let subject = subject.into();
@@ -47,7 +49,7 @@ pub fn resume<'a>(
     let layers = layers_to_store(checkpoint, &settled);
     let names = names(&identity, checkpoint, &settled, &layers);
     remove_others(folder, &names)?;
-    let store = Store::kept(folder, names);
+    let store = Store::kept(folder, names, slots.clone());
     let mut left = Vec::new();
     for &layer in &layers {
         observer.go_on()?;
@@ -60,7 +62,10 @@ pub fn resume<'a>(
     if there > 0 {
         observer.warn(format!("going on: {there} of {} layers were finished before", layers.len()));
     }
-    compress_into(&store, (subject, &settled), &left, limits, observer)?;
+    compress_into(&store, (subject, &settled), &left, limits, observer).inspect_err(|_error| {
+        // What failed says more than that nothing could be removed either.
+        slots::remove_unused(folder).ok();
+    })?;
     Ok(store)
 }
 
@@ -83,11 +88,11 @@ fn take_whole_blocks(
 fn remove_others(folder: &Path, names: &HashMap<Held, String>) -> Result<()> {
     let wanted: HashSet<&str> = names.values().map(String::as_str).collect();
     for (name, _) in disk::list_files(folder).unwrap_or_default() {
-        if !wanted.contains(name.as_str()) {
+        if !wanted.contains(name.as_str()) && !slots::is_name(&name) {
             disk::remove_file(&folder.join(name))?;
         }
     }
-    Ok(())
+    slots::remove_unused(folder)
 }
 
 /// Takes over what the folder holds of a layer, with what takes its scales and what it takes, if all of it is whole.

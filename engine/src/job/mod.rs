@@ -16,6 +16,7 @@ mod outputs;
 mod pace;
 mod preview;
 mod refined;
+mod slots;
 mod spares;
 mod store;
 mod weights;
@@ -39,6 +40,7 @@ pub use levels::{Level, Levels};
 pub use pace::{Pace, pace};
 pub use preview::{Grid, Preview, preview};
 pub use refined::{refined_blocks, refining_bytes};
+pub use slots::{Slot, Slots};
 pub use store::Store;
 pub use weights::StoreWeights;
 

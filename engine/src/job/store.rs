@@ -1,5 +1,5 @@
 //! Finished tensors on disk: one small safetensors file each, in a temporary folder that vanishes with the store,
-//! or in one that outlives it.
+//! or in one that outlives it; there, parts may lie in files of the output instead.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::encoding::{Dense, Encoding, Layout};
 use crate::error::{Error, Result};
 use crate::job::Encodings;
 use crate::job::encoded;
+use crate::job::slots::{Slot, Slots};
 use crate::tensor::{DType, MatrixShape};
 
 /// What a file holds.
@@ -27,8 +28,8 @@ pub(super) enum Held {
 #[derive(Debug)]
 enum Place {
     Temporary(TempDir),
-    /// A folder with the name of each file.
-    Kept(PathBuf, HashMap<Held, String>),
+    /// A folder with the name of each file, and where parts belong instead.
+    Kept(PathBuf, HashMap<Held, String>, Slots),
 }
 
 /// What is remembered of a stored tensor.
@@ -51,9 +52,9 @@ impl Store {
         Ok(Self { place, stored: Mutex::default() })
     }
 
-    /// A store in a folder that is not removed with it, and the name of each file there.
-    pub(super) fn kept(folder: &Path, names: HashMap<Held, String>) -> Self {
-        let place = Place::Kept(folder.to_path_buf(), names);
+    /// A store in a folder that is not removed with it, the name of each file there, and where parts belong instead.
+    pub(super) fn kept(folder: &Path, names: HashMap<Held, String>, slots: Slots) -> Self {
+        let place = Place::Kept(folder.to_path_buf(), names, slots);
         Self { place, stored: Mutex::default() }
     }
 
@@ -92,7 +93,7 @@ impl Store {
             (Place::Temporary(folder), Held::Divisors(tensor)) => {
                 folder.path().join(format!("{tensor}-divisors.safetensors"))
             }
-            (Place::Kept(folder, names), held) => {
+            (Place::Kept(folder, names, _), held) => {
                 folder.join(names.get(&held).map_or("", |name| name))
             }
         }
@@ -116,8 +117,12 @@ impl Store {
                 encoded::write(NewFile::create(&path)?.passing(), encoding, false)?;
             }
             // Taken over only where its hash says that it is whole.
-            Place::Kept(..) => {
-                encoded::write(NewFile::replacing(&path)?.passing(), encoding, true)?;
+            Place::Kept(_, _, slots) => {
+                let slot = |part: &str| match held {
+                    Held::Tensor(tensor) => slots.get(tensor, part),
+                    Held::Divisors(_) => None,
+                };
+                encoded::write_into(&path, encoding, &slot)?;
             }
         }
         self.remember(held, Stored { layout: encoding.layout(), shape: encoding.shape() });
@@ -163,6 +168,10 @@ impl Encodings for Store {
     ) -> Result<bool> {
         let held = Held::Tensor(tensor);
         Ok(self.find(held).is_some() && encoded::read_part(&self.path(held), part, each)?)
+    }
+
+    fn slot(&self, tensor: usize, part: &str) -> Option<Slot> {
+        encoded::slot(&self.path(Held::Tensor(tensor)), part)
     }
 
     fn divided(&self, tensor: usize) -> Result<Option<Vec<f32>>> {
