@@ -71,8 +71,8 @@ impl Place {
     }
 
     /// Exports without a break, and takes the files away again.
-    fn unbroken(&self) -> BTreeMap<String, Vec<u8>> {
-        works(&self.run(&COMPRESS));
+    fn unbroken(&self, compress: &[&str]) -> BTreeMap<String, Vec<u8>> {
+        works(&self.run(compress));
         let files = self.files();
         std::fs::remove_dir_all(self.at("out")).expect("it works");
         files
@@ -87,6 +87,9 @@ impl Place {
 }
 
 const COMPRESS: [&str; 4] = ["compress", "p.ron", "--out", "out"];
+
+/// The same for a target whose layers are written into the output as they are compressed.
+const INTO_PLACE: [&str; 6] = ["compress", "p.ron", "--out", "out", "--target", "archive"];
 
 fn names_in(folder: &Path) -> Vec<String> {
     let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("it works").file_name();
@@ -122,10 +125,20 @@ fn fails(output: &Output, code: i32, said: &[&str]) {
 
 #[test]
 fn killed_at_fifty_moments_and_resumed_it_gives_the_same_bytes() {
+    kill_and_resume(&COMPRESS);
+}
+
+#[test]
+fn killed_at_fifty_moments_while_layers_are_written_into_place_it_gives_the_same_bytes() {
+    kill_and_resume(&INTO_PLACE);
+}
+
+#[track_caller]
+fn kill_and_resume(compress: &[&str]) {
     let seed = std::env::var("FAULT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     let place = Place::new();
     let begun = Instant::now();
-    let whole = place.unbroken();
+    let whole = place.unbroken(compress);
     let whole_ns = begun.elapsed().as_nanos() as f64;
     let before = place.names();
     let mut random = Random::new(seed);
@@ -136,26 +149,26 @@ fn killed_at_fifty_moments_and_resumed_it_gives_the_same_bytes() {
         if killed == KILLS {
             break;
         }
-        let mut child = place.start(&COMPRESS);
+        let mut child = place.start(compress);
         std::thread::sleep(Duration::from_nanos((longest_ns * random.uniform()) as u64));
-        child.kill().unwrap();
-        let output = child.wait_with_output().unwrap();
+        child.kill().expect("it works");
+        let output = child.wait_with_output().expect("it works");
         killed += usize::from(output.status.signal() == Some(9));
         gone_on += usize::from(text(&output.stderr).contains("going on: "));
         if place.at("out").exists() {
             // It was done before it was killed, or but for clearing away; the machine has become faster.
             assert!(place.files() == whole, "{}", what());
-            std::fs::remove_dir_all(place.at("out")).unwrap();
+            std::fs::remove_dir_all(place.at("out")).expect("it works");
             longest_ns *= 0.95;
             continue;
         }
         // Every second time it is killed again where it went on.
         if moment % 2 == 0 {
-            let output = place.run(&COMPRESS);
+            let output = place.run(compress);
             works(&output);
             gone_on += usize::from(text(&output.stderr).contains("going on: "));
             assert!(place.files() == whole, "{}", what());
-            std::fs::remove_dir_all(place.at("out")).unwrap();
+            std::fs::remove_dir_all(place.at("out")).expect("it works");
             assert_eq!(place.names(), before, "{}: nothing hidden is left", what());
             finished += 1;
         }
@@ -168,7 +181,7 @@ fn killed_at_fifty_moments_and_resumed_it_gives_the_same_bytes() {
 #[test]
 fn interrupted_it_says_where_finished_layers_are_and_goes_on() {
     let place = Place::new();
-    let whole = place.unbroken();
+    let whole = place.unbroken(&COMPRESS);
     let child = place.start(&COMPRESS);
     let finished = place.at(WORK).join("finished");
     while !finished.exists() || names_in(&finished).len() < 3 {
@@ -188,7 +201,7 @@ fn interrupted_it_says_where_finished_layers_are_and_goes_on() {
 fn fresh_begins_anew() {
     let place = Place::new();
     let before = place.names();
-    let whole = place.unbroken();
+    let whole = place.unbroken(&COMPRESS);
     let mut child = place.start(&COMPRESS);
     let finished = place.at(WORK).join("finished");
     while !finished.exists() || names_in(&finished).is_empty() {
@@ -207,31 +220,40 @@ fn fresh_begins_anew() {
 
 #[test]
 fn a_full_disk_midway_is_a_sentence_and_leaves_nothing_half_written() {
+    for compress in [&COMPRESS[..], &INTO_PLACE] {
+        fill_the_disk(compress);
+    }
+}
+
+#[track_caller]
+fn fill_the_disk(compress: &[&str]) {
     let place = Place::new();
-    let whole = place.unbroken();
+    let whole = place.unbroken(compress);
     let before = place.names();
-    // Files may have 200 or 400 kB, as shells count: layers fit, the output does not.
-    let limit = "ulimit -f 400\ntrap '' XFSZ";
-    let output = place.after(limit, &COMPRESS).output().unwrap();
+    // Files may have half of what the weights take: layers fit, the output does not. Shells count in 512 bytes or more.
+    let blocks = whole["model.safetensors"].len() / 2048;
+    let limit = format!("ulimit -f {blocks}");
+    let trapped = format!("{limit}\ntrap '' XFSZ");
+    let output = place.after(&trapped, compress).output().expect("it works");
     fails(&output, 1, &["model.safetensors", "free some space", "nothing half-written"]);
     assert!(!place.at("out").exists());
     assert_eq!(names_in(&place.at(WORK)), ["finished"]);
     // Without the trap the system ends the process.
-    let output = place.after("ulimit -f 400", &COMPRESS).output().unwrap();
+    let output = place.after(&limit, compress).output().expect("it works");
     assert!(output.status.signal().is_some(), "{output:?}");
     assert!(!place.at("out").exists());
-    let output = place.run(&COMPRESS);
+    let output = place.run(compress);
     works(&output);
     assert!(text(&output.stderr).contains("35 of 35 layers were finished before"));
     assert!(place.files() == whole);
-    std::fs::remove_dir_all(place.at("out")).unwrap();
+    std::fs::remove_dir_all(place.at("out")).expect("it works");
     // And where not even a layer fits.
-    let output = place.after("ulimit -f 4\ntrap '' XFSZ", &COMPRESS).output().unwrap();
+    let output = place.after("ulimit -f 1\ntrap '' XFSZ", compress).output().expect("it works");
     fails(&output, 1, &["cannot write", "free some space"]);
     assert!(!place.at("out").exists());
-    works(&place.run(&COMPRESS));
+    works(&place.run(compress));
     assert!(place.files() == whole);
-    std::fs::remove_dir_all(place.at("out")).unwrap();
+    std::fs::remove_dir_all(place.at("out")).expect("it works");
     assert_eq!(place.names(), before);
 }
 
@@ -255,7 +277,7 @@ fn an_older_output_survives_a_failure() {
 #[test]
 fn of_two_processes_the_second_is_refused_at_once() {
     let place = Place::new();
-    let whole = place.unbroken();
+    let whole = place.unbroken(&COMPRESS);
     let before = place.names();
     // Stopped in the middle, so that it surely is at work while the second begins.
     let first = place.start(&COMPRESS);

@@ -48,11 +48,9 @@ pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) ->
                 continue;
             }
         };
-        let mut data = |spec: &Spec, write: &mut Write<'_>| {
-            match entry_of.get(spec.name.as_str()) {
-                Some(entry) => write_tensor(work, (entry, spec), &mut held, write),
-                None => Ok(()),
-            }
+        let mut data = |spec: &Spec, write: &mut Write<'_>| match entry_of.get(spec.name.as_str()) {
+            Some(entry) => write_tensor(work, (entry, spec), &mut held, write),
+            None => Ok(()),
         };
         let begin_spec = |spec: &Spec| begin(&spec.name, spec.bytes()?);
         if let Some(kept) = kept {
