@@ -4,6 +4,7 @@
 pub mod gguf;
 pub mod layers;
 pub mod networks;
+pub mod observers;
 mod packed;
 pub mod reader;
 

@@ -3,22 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{
-    Destination, Report, convert, discard_finished, export, finished_for, forecast,
+    Destination, Report, convert, discard_finished, export, finished_for,
 };
 use lapidary_engine::job::Limits;
-use lapidary_engine::method::Step;
 use lapidary_engine::plan::Plan;
 use lapidary_engine::target::{self, Target};
-use lapidary_engine::{Error, Observer, Progress, Result, Silent, disk};
+use lapidary_engine::{Error, Observer, Result, Silent, disk};
+use lapidary_tests::observers::At;
 use lapidary_tests::{
-    assert_says, names_in, normals, on_threads, plan, read, read_folder, rtn, sample, small_llama,
-    write,
+    assert_says, names_in, normals, on_threads, plan, read, read_folder, rtn, small_llama, write,
 };
 use tempfile::TempDir;
 
@@ -43,69 +41,14 @@ fn export_to(
     export(checkpoint, plan, target(), destination, observer)
 }
 
-/// Does something once, at the n-th report of a stage, and listens.
-struct At<'a> {
-    stage: &'static str,
-    nth: usize,
-    seen: AtomicUsize,
-    is_cancelled: bool,
-    act: &'a (dyn Fn() + Sync),
-    said: Mutex<Vec<String>>,
-    compressed: Mutex<Vec<String>>,
-}
-
-impl<'a> At<'a> {
-    fn new(stage: &'static str, nth: usize, act: &'a (dyn Fn() + Sync)) -> Self {
-        let seen = AtomicUsize::new(0);
-        let (said, compressed) = Default::default();
-        Self { stage, nth, seen, is_cancelled: false, act, said, compressed }
-    }
-
-    fn said(&self) -> Vec<String> {
-        self.said.lock().expect("it works").clone()
-    }
-
-    /// Layers that were compressed, by name.
-    fn compressed(&self) -> Vec<String> {
-        let mut names = self.compressed.lock().expect("it works").clone();
-        names.sort();
-        names.dedup();
-        names
-    }
-}
-
-impl Observer for At<'_> {
-    fn progress(&self, progress: Progress) {
-        if progress.stage == "Compressing" {
-            self.compressed.lock().expect("it works").push(progress.item);
-        }
-        if progress.stage == self.stage && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.nth
-        {
-            (self.act)();
-        }
-    }
-
-    fn warn(&self, text: String) {
-        self.said.lock().expect("it works").push(text);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.is_cancelled && self.seen.load(Ordering::SeqCst) >= self.nth
-    }
-}
-
 /// Stops an export behind some reports of compressing; gives the files of finished layers.
 fn stop(checkpoint: &Checkpoint, plan: &Plan, out: &Path, reports: usize) -> Vec<PathBuf> {
-    let observer = At { is_cancelled: true, ..At::new("Compressing", reports, &|| {}) };
+    let observer = At::cancelling("Compressing", reports);
     let done = on_threads(1, || export_to(checkpoint, plan, out, &observer));
     assert!(matches!(done, Err(Error::Cancelled)), "{done:?}");
     assert!(!out.exists());
     let finished = finished_for(out).expect("it works");
     names_in(&finished).iter().map(|name| finished.join(name)).collect()
-}
-
-fn listens() -> At<'static> {
-    At::new("", 0, &|| {})
 }
 
 /// A model, and what an unbroken export makes of it.
@@ -129,7 +72,7 @@ fn what_was_stopped_goes_on_to_the_same_bytes() {
         let out = folder.path().join(format!("out-{finished}"));
         let there = stop(&checkpoint, &plan, &out, reports);
         assert_eq!(there.len(), finished, "after {reports} reports");
-        let observer = listens();
+        let observer = At::listening();
         export_to(&checkpoint, &plan, &out, &observer).unwrap();
         assert_eq!(observer.compressed().len(), LAYERS - finished);
         let wanted = format!("going on: {finished} of {LAYERS} layers were finished before");
@@ -146,13 +89,13 @@ fn an_export_stopped_while_it_is_written_or_proved_compresses_nothing_again() {
     let (checkpoint, plan, whole) = model(folder.path());
     let out = folder.path().join("out");
     for stage in ["Writing", "Proving"] {
-        let observer = At { is_cancelled: true, ..At::new(stage, 4, &|| {}) };
+        let observer = At::cancelling(stage, 4);
         let done = export_to(&checkpoint, &plan, &out, &observer);
         assert!(matches!(done, Err(Error::Cancelled)), "{stage}");
         let work = folder.path().join(".out.lapidary-work");
         assert_eq!(names_in(&work), ["finished"], "{stage}: nothing half-written");
     }
-    let observer = listens();
+    let observer = At::listening();
     export_to(&checkpoint, &plan, &out, &observer).unwrap();
     assert!(observer.compressed().is_empty());
     assert!(read_folder(&out) == whole);
@@ -173,127 +116,11 @@ fn what_is_damaged_is_made_anew() {
     write(b, &bytes[..bytes.len() / 2]);
     write(c, b"years of work");
     write(d, b"");
-    let observer = listens();
+    let observer = At::listening();
     export_to(&checkpoint, &plan, &out, &observer).unwrap();
     assert_eq!(observer.said(), [format!("going on: 2 of {LAYERS} layers were finished before")]);
     assert_eq!(observer.compressed().len(), LAYERS - 2);
     assert!(read_folder(&out) == whole);
-}
-
-/// Targets that hold parts of layers as they are computed, which are written into the output at once.
-const INTO_PLACE: [&str; 3] = ["compressed-tensors", "gguf", "archive"];
-
-/// Exports for another target.
-fn export_for(
-    id: &str,
-    (checkpoint, plan): (&Checkpoint, &Plan),
-    out: &Path,
-    observer: &dyn Observer,
-) -> Result<Report> {
-    let destination = Destination { folder: out, replace: false, limits: Limits::default() };
-    export(checkpoint, plan, target::find(id)?, destination, observer)
-}
-
-/// A plan of blocks for llama.cpp, of integers in groups for others.
-fn plan_for(id: &str, checkpoint: &Checkpoint) -> Plan {
-    let blocks = Step::new("gguf-blocks").with("type", "Q4_0");
-    let step = if id == "gguf" { blocks } else { rtn(4).with("group_size", 32) };
-    plan(checkpoint, &[("*_proj.weight", vec![step])]).expect("it works")
-}
-
-/// The file of the output that layers are written into, beside those of finished layers.
-fn begun(out: &Path) -> (PathBuf, Vec<PathBuf>) {
-    let finished = finished_for(out).expect("it works");
-    let files = names_in(&finished).into_iter().map(|name| finished.join(name));
-    let (mut begun, layers): (Vec<_>, Vec<_>) = files.partition(|path| {
-        path.file_name().is_some_and(|name| !name.display().to_string().ends_with(".safetensors"))
-    });
-    assert_eq!(begun.len(), 1, "{begun:?} {layers:?}");
-    (begun.remove(0), layers)
-}
-
-#[test]
-fn layers_written_into_the_output_are_taken_over_unless_they_are_damaged() {
-    for id in INTO_PLACE {
-        let folder = TempDir::new().unwrap();
-        let checkpoint = sample();
-        let plan = plan_for(id, &checkpoint);
-        let case = (&checkpoint, &plan);
-        let out = folder.path().join("out");
-        let unbroken = listens();
-        export_for(id, case, &out, &unbroken).unwrap();
-        let all = unbroken.compressed();
-        let whole = read_folder(&out);
-        std::fs::remove_dir_all(&out).unwrap();
-        let destination = Destination { folder: &out, replace: false, limits: Limits::default() };
-        let beside = forecast(&checkpoint, &plan, target::find(id).unwrap(), destination).unwrap();
-        let is_little = beside.store_bytes < 2500 * all.len() as u64;
-        assert_eq!(is_little, id != "gguf", "{id}: {} bytes beside the output", beside.store_bytes);
-        let stop = |stage, nth| {
-            let observer = At { is_cancelled: true, ..At::new(stage, nth, &|| {}) };
-            let done = on_threads(1, || export_for(id, case, &out, &observer));
-            assert!(matches!(done, Err(Error::Cancelled)), "{id}: {done:?}");
-        };
-        let go_on = |finished: usize| {
-            let observer = listens();
-            export_for(id, case, &out, &observer).unwrap();
-            assert_eq!(observer.compressed().len(), all.len() - finished, "{id}");
-            assert!(read_folder(&out) == whole, "{id}");
-            assert_eq!(names_in(folder.path()), ["out"], "{id}: nothing hidden");
-            std::fs::remove_dir_all(&out).unwrap();
-        };
-        for (stage, is_all) in [("Compressing", false), ("Writing", true), ("Proving", true)] {
-            stop(stage, 20);
-            let (_, layers) = begun(&out);
-            assert!(!layers.is_empty() && (layers.len() == all.len()) == is_all, "{id}: {stage}");
-            // Of an archive nothing lies apart but what says where it lies.
-            let is_small = |path: &PathBuf| read(path).len() < 4096;
-            assert_eq!(layers.iter().all(is_small), id != "gguf", "{id}");
-            go_on(layers.len());
-        }
-        // llama.cpp has other orders of rows of q and k, which therefore lie apart.
-        let is_apart = |name: &&String| name.contains("q_proj") || name.contains("k_proj");
-        let apart = all.iter().filter(|name| id == "gguf" && is_apart(name)).count();
-        stop("Proving", 1);
-        let (file, _) = begun(&out);
-        let bytes = read(&file).len();
-        write(&file, &vec![0x55; bytes]);
-        go_on(apart);
-        stop("Proving", 1);
-        std::fs::remove_file(begun(&out).0).unwrap();
-        go_on(apart);
-    }
-}
-
-#[test]
-fn layers_written_into_one_output_are_taken_over_for_another() {
-    let folder = TempDir::new().unwrap();
-    let checkpoint = sample();
-    let plan = plan_for("archive", &checkpoint);
-    let case = (&checkpoint, &plan);
-    let [out, other] = ["out", "other"].map(|name| folder.path().join(name));
-    let unbroken = listens();
-    export_for("archive", case, &other, &unbroken).unwrap();
-    let stop = |id| {
-        let observer = At { is_cancelled: true, ..At::new("Compressing", 20, &|| {}) };
-        let done = on_threads(1, || export_for(id, case, &out, &observer));
-        assert!(matches!(done, Err(Error::Cancelled)), "{done:?}");
-        begun(&out)
-    };
-    let (_, layers) = stop("compressed-tensors");
-    let observer = listens();
-    export_for("archive", case, &out, &observer).unwrap();
-    assert_eq!(observer.compressed().len(), unbroken.compressed().len() - layers.len());
-    assert!(read_folder(&out) == read_folder(&other));
-    assert_eq!(names_in(folder.path()), ["other", "out"], "nothing hidden");
-    // A plan for which none of these layers serves leaves nothing of that file.
-    std::fs::remove_dir_all(&out).unwrap();
-    stop("archive");
-    let other_plan = plan_for("gguf", &checkpoint);
-    let observer = At { is_cancelled: true, ..At::new("Compressing", 1, &|| {}) };
-    let done = on_threads(1, || export_for("gguf", (&checkpoint, &other_plan), &out, &observer));
-    assert!(matches!(done, Err(Error::Cancelled)), "{done:?}");
-    assert_eq!(finished_for(&out), None);
 }
 
 #[test]
@@ -307,7 +134,7 @@ fn only_layers_of_the_same_plan_and_source_are_taken_over() {
     let rest = ("*_proj.weight", vec![rtn(8)]);
     let [q, o] = rules;
     let other = plan(&checkpoint, &[q, o, rest]).unwrap();
-    let observer = listens();
+    let observer = At::listening();
     export_to(&checkpoint, &other, &out, &observer).unwrap();
     let again = observer.compressed();
     assert_eq!(again.len(), 5, "{again:?}");
@@ -319,7 +146,7 @@ fn only_layers_of_the_same_plan_and_source_are_taken_over() {
     let weights = folder.path().join("model/model.safetensors");
     disk::touch(&weights, SystemTime::now() - Duration::from_secs(100)).unwrap();
     let checkpoint = Checkpoint::open(&folder.path().join("model")).unwrap();
-    let observer = listens();
+    let observer = At::listening();
     export_to(&checkpoint, &four, &out, &observer).unwrap();
     assert_eq!((observer.compressed().len(), observer.said().len()), (LAYERS, 0));
 }
@@ -336,13 +163,13 @@ fn layers_of_another_plan_make_room_when_theirs_is_given_up() {
     let after = stop(&checkpoint, &other, &out, 7);
     let kept = after.iter().filter(|path| before.contains(path)).count();
     assert!(kept == 1 && after.len() > 1 && after.len() <= LAYERS, "{before:?} {after:?}");
-    let observer = listens();
+    let observer = At::listening();
     export_to(&checkpoint, &other, &out, &observer).unwrap();
     assert_eq!(observer.compressed().len(), LAYERS - after.len());
     // A plan that compresses nothing leaves nothing either.
     std::fs::remove_dir_all(&out).unwrap();
     stop(&checkpoint, &four, &out, 13);
-    let observer = At { is_cancelled: true, ..At::new("Writing", 1, &|| {}) };
+    let observer = At::cancelling("Writing", 1);
     let done = export_to(&checkpoint, &Plan::default(), &out, &observer);
     assert!(matches!(done, Err(Error::Cancelled)), "{done:?}");
     assert_eq!(finished_for(&out), None);
@@ -362,7 +189,7 @@ fn finished_layers_can_be_thrown_away_unless_they_are_at_work() {
     };
     let observer = At::new("Writing", 2, &act);
     export_to(&checkpoint, &plan, &out, &observer).unwrap();
-    assert!(observer.seen.load(Ordering::SeqCst) > 2);
+    assert!(observer.seen() > 2);
 }
 
 #[test]

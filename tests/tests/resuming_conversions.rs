@@ -1,52 +1,15 @@
 //! Conversions that stop and go on: to the same bytes, behind what is whole and fits only.
 
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lapidary_engine::checkpoint::Checkpoint;
 use lapidary_engine::export::{Destination, Report, convert, export, finished_for};
 use lapidary_engine::job::Limits;
 use lapidary_engine::target::{self, Aim, Target};
-use lapidary_engine::{Error, Observer, Progress, Result, Silent, disk};
+use lapidary_engine::{Error, Observer, Result, Silent, disk};
+use lapidary_tests::observers::At;
 use lapidary_tests::{names_in, plan, read, read_folder, rtn, small_llama, write};
 use tempfile::TempDir;
-
-/// Cancels at the n-th report of a stage, and listens.
-struct Until {
-    stage: &'static str,
-    nth: usize,
-    seen: AtomicUsize,
-    said: Mutex<Vec<String>>,
-}
-
-impl Until {
-    fn new(stage: &'static str, nth: usize) -> Self {
-        Self { stage, nth, seen: AtomicUsize::new(0), said: Mutex::default() }
-    }
-
-    fn said(&self) -> Vec<String> {
-        self.said.lock().expect("it works").clone()
-    }
-}
-
-impl Observer for Until {
-    fn progress(&self, progress: Progress) {
-        self.seen.fetch_add(usize::from(progress.stage == self.stage), Ordering::SeqCst);
-    }
-
-    fn warn(&self, text: String) {
-        self.said.lock().expect("it works").push(text);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.seen.load(Ordering::SeqCst) >= self.nth
-    }
-}
-
-fn listens() -> Until {
-    Until::new("", 1)
-}
 
 fn dense() -> &'static dyn Target {
     target::find("dense").expect("a target")
@@ -93,7 +56,7 @@ fn a_conversion_goes_on_behind_the_last_tensor_that_was_written() {
         std::fs::remove_dir_all(at("whole")).unwrap();
         let mut before = 0;
         for (stage, nth) in [("Writing", 1), ("Writing", 4), ("Writing", 9), ("Proving", 3)] {
-            let observer = Until::new(stage, nth);
+            let observer = At::cancelling(stage, nth);
             let done = convert_to(&archive, aim, &out, &observer);
             assert!(matches!(done, Err(Error::Cancelled)) && !out.exists(), "{done:?}");
             let kept = finished_for(&out).expect("something is kept");
@@ -102,7 +65,7 @@ fn a_conversion_goes_on_behind_the_last_tensor_that_was_written() {
             assert!(there > before, "{stage} {nth}: {there} bytes, {before} before");
             before = there;
         }
-        let observer = listens();
+        let observer = At::listening();
         convert_to(&archive, aim, &out, &observer).unwrap();
         let said = observer.said();
         assert!(
@@ -127,7 +90,7 @@ fn what_is_damaged_or_of_another_conversion_is_written_anew() {
     let whole = read_folder(&at("whole"));
     let out = at("out");
     let stop = |aim: &'static dyn Target| {
-        let observer = Until::new("Writing", 9);
+        let observer = At::cancelling("Writing", 9);
         convert_to(&archive, aim, &out, &observer).unwrap_err();
         let kept = finished_for(&out).unwrap();
         let names = names_in(&kept);
@@ -150,7 +113,7 @@ fn what_is_damaged_or_of_another_conversion_is_written_anew() {
     for damage in damages {
         let (note, weights) = stop(dense());
         damage(&note, &weights);
-        let observer = listens();
+        let observer = At::listening();
         convert_to(&archive, dense(), &out, &observer).unwrap();
         assert_eq!(observer.said(), Vec::<String>::new());
         assert!(read_folder(&out) == whole);
@@ -159,7 +122,7 @@ fn what_is_damaged_or_of_another_conversion_is_written_anew() {
     // What follows the last whole tensor is cut off; the files of another target make room.
     let (_, weights) = stop(dense());
     write(&weights, &[read(&weights), vec![7; 1000]].concat());
-    let observer = listens();
+    let observer = At::listening();
     convert_to(&archive, dense(), &out, &observer).unwrap();
     assert!(observer.said().len() == 1 && read_folder(&out) == whole);
     std::fs::remove_dir_all(&out).unwrap();
