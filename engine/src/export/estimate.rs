@@ -19,7 +19,8 @@ const PIECE_BYTES: u64 = 4 << 20;
 pub struct Estimate {
     /// The layers that are not finished yet.
     pub layers: Pace,
-    /// Seconds for reading and hashing the source and the output once.
+    /// Seconds for reading and hashing the source and the output once, as if nothing ran beside it: where the layers leave
+    /// cores idle, the source takes less.
     pub hashing_seconds: f64,
 }
 

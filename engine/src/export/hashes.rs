@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha256};
 
-use crate::disk::Source;
-use crate::error::Result;
-use crate::export::report::{FileReport, Report};
+use crate::checkpoint::Checkpoint;
+use crate::disk::{NewFolder, Source};
+use crate::error::{Error, Result};
+use crate::export::report::{self, FileReport, Report};
 use crate::observer::{Observer, Progress, Unit};
+use crate::target::Manifest;
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -33,61 +36,56 @@ impl Hashes {
     }
 }
 
-/// Runs `write`, then `prove`, and hashes beside them: a file goes through one core alone, and writing waits for the disk. The
-/// source's files from the beginning, the output's once they are written. It is heard of only when nothing else is left to
-/// do, and stops where that fails. Cost: reading both once.
-pub(super) fn beside<T: Send>(
-    (sources, files): (&Files, &Files),
-    write: impl FnOnce() -> Result<()> + Send,
-    prove: impl FnOnce() -> Result<T> + Send,
+/// The files of an output that is being made.
+pub(super) fn written(manifest: &Manifest, folder: &NewFolder) -> Vec<(FileReport, PathBuf)> {
+    let path = |file: FileReport| {
+        let path = folder.path().join(&file.name);
+        (file, path)
+    };
+    report::files(manifest).into_iter().map(path).collect()
+}
+
+/// Does `main`, which makes an output of a source, and hashes the source meanwhile. `main` gives the hashes of the files.
+pub(super) fn beside<T>(
+    (checkpoint, manifest, folder): (&Checkpoint, &Manifest, &NewFolder),
+    main: impl FnOnce(&Hashing<'_>) -> Result<(T, Vec<String>)>,
     observer: &dyn Observer,
 ) -> Result<(T, Hashes)> {
-    let total = sources.iter().chain(files).map(|(file, _)| file.bytes).sum();
-    let state = AtomicU8::new(BESIDE);
-    let hashing =
-        Hashing { observer: &Beside { observer, state: &state }, done: AtomicU64::new(0), total };
-    let main = || {
-        write()?;
-        let proved = || {
-            let proved = prove();
-            state.store(if proved.is_ok() { ALONE } else { FAILED }, Ordering::Relaxed);
-            proved
-        };
-        let (proved, files) = rayon::join(proved, || hashing.of(files));
-        Ok((proved?, files?))
-    };
-    let stopping = || main().inspect_err(|_error| state.store(FAILED, Ordering::Relaxed));
-    let (made, sources) = rayon::join(stopping, || hashing.of(sources));
-    let (proved, files) = made?;
-    Ok((proved, Hashes { sources: sources?, files }))
+    let sources = report::sources(checkpoint).zip(checkpoint.files());
+    let sources: Vec<_> =
+        sources.map(|(report, file)| (report, file.path().to_path_buf())).collect();
+    let ((made, files), sources) =
+        beside_files((&sources, &written(manifest, folder)), main, observer)?;
+    Ok((made, Hashes { sources, files }))
+}
+
+/// Does `main`, and hashes the source meanwhile: a file goes through one core alone, while other work waits for the disk.
+/// `main` is given what hashes the `files` it writes. Hashing is heard of only when nothing else is left to do, and stops where
+/// `main` fails. Cost: reading all once.
+fn beside_files<T>(
+    (sources, files): (&Files, &Files),
+    main: impl FnOnce(&Hashing<'_>) -> Result<T>,
+    observer: &dyn Observer,
+) -> Result<(T, Vec<String>)> {
+    let hashing = Hashing::new(sources.iter().chain(files), BESIDE, observer);
+    let threads = rayon::current_num_threads().min(sources.len()).max(1);
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|error| {
+        Error::io("start threads to hash", Path::new("the source"))(std::io::Error::other(error))
+    })?;
+    std::thread::scope(|scope| {
+        let hashed = scope.spawn(|| pool.install(|| hashing.of(sources)));
+        let made = main(&hashing);
+        hashing.set(if made.is_ok() { ALONE } else { FAILED });
+        let hashed = hashed.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((made?, hashed?))
+    })
 }
 
 /// Other work goes on; that is done; it failed.
 const BESIDE: u8 = 0;
 const ALONE: u8 = 1;
 const FAILED: u8 = 2;
-
-/// Listens to hashing beside other work, which is what the person hears of until it is done.
-struct Beside<'a> {
-    observer: &'a dyn Observer,
-    state: &'a AtomicU8,
-}
-
-impl Observer for Beside<'_> {
-    fn progress(&self, progress: Progress) {
-        if self.state.load(Ordering::Relaxed) == ALONE {
-            self.observer.progress(progress);
-        }
-    }
-
-    fn warn(&self, text: String) {
-        self.observer.warn(text);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == FAILED || self.observer.is_cancelled()
-    }
-}
 
 /// A sentence for each of these files of a folder whose hash is not the one reported; those without one are left out.
 /// Cost: reading them once.
@@ -98,8 +96,7 @@ pub(super) fn different(
 ) -> Result<Vec<String>> {
     let files = files.iter().filter(|file| !file.sha256.is_empty());
     let files: Vec<_> = files.map(|&file| (file.clone(), folder.join(&file.name))).collect();
-    let total = files.iter().map(|(file, _)| file.bytes).sum();
-    let hashing = Hashing { observer, done: AtomicU64::new(0), total };
+    let hashing = Hashing::new(&files, ALONE, observer);
     let pairs = files.iter().zip(hashing.of(&files)?);
     let differs = pairs.filter(|((file, _), hash)| file.sha256 != *hash);
     Ok(differs
@@ -112,24 +109,59 @@ pub(super) fn different(
         .collect())
 }
 
-/// Files being hashed.
-struct Hashing<'a> {
+/// Files being hashed, beside other work or alone.
+pub(super) struct Hashing<'a> {
     observer: &'a dyn Observer,
+    /// What has become of the other work, which is what the person hears of until it is done.
+    state: AtomicU8,
     /// Bytes that are done, and of all.
     done: AtomicU64,
     total: u64,
 }
 
-impl Hashing<'_> {
+impl<'a> Hashing<'a> {
+    fn new<'f>(
+        files: impl IntoIterator<Item = &'f (FileReport, PathBuf)>,
+        state: u8,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        let total = files.into_iter().map(|(file, _)| file.bytes).sum();
+        Self { observer, state: AtomicU8::new(state), done: AtomicU64::new(0), total }
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// Does the last of the other work, and hashes `files` meanwhile.
+    pub(super) fn beside_last<T: Send>(
+        &self,
+        files: &Files,
+        last: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<(T, Vec<String>)> {
+        let last = || last().inspect(|_| self.set(ALONE)).inspect_err(|_error| self.set(FAILED));
+        let (done, hashes) = rayon::join(last, || self.of(files));
+        Ok((done?, hashes?))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        match self.state.load(Ordering::Relaxed) {
+            FAILED => Err(Error::Cancelled),
+            _ => self.observer.go_on(),
+        }
+    }
+
     /// The hashes of files, several at once.
     fn of(&self, files: &Files) -> Result<Vec<String>> {
         let hash = |(file, path): &(FileReport, PathBuf)| {
             let each = |bytes: u64| {
-                self.observer.go_on()?;
+                self.go_on()?;
                 let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                let (item, total) = (file.name.clone(), self.total);
-                let (stage, unit) = ("Hashing", Unit::Bytes);
-                self.observer.progress(Progress { stage, item, done, total, unit });
+                if self.state.load(Ordering::Relaxed) == ALONE {
+                    let (item, total) = (file.name.clone(), self.total);
+                    let (stage, unit) = ("Hashing", Unit::Bytes);
+                    self.observer.progress(Progress { stage, item, done, total, unit });
+                }
                 Ok(())
             };
             sha256(path, &each)
@@ -161,7 +193,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::disk::write_file;
-    use crate::error::Error;
 
     #[test]
     fn hashes_are_those_of_the_standard() {
@@ -205,10 +236,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = [file(folder.path(), "source", b"abc")];
         let out = [file(folder.path(), "out", b"")];
-        let write = || write_file(&out[0].1, b"abc");
-        let (made, hashes) = beside((&source, &out), write, || Ok(7), &Heard::default()).unwrap();
+        let main = |hashing: &Hashing<'_>| {
+            write_file(&out[0].1, b"abc")?;
+            hashing.beside_last(&out, || Ok(7))
+        };
+        let ((made, files), sources) =
+            beside_files((&source, &out), main, &Heard::default()).unwrap();
         let abc = hexadecimal(&Sha256::digest(b"abc"));
-        assert_eq!((made, hashes.sources, hashes.files), (7, vec![abc.clone()], vec![abc]));
+        assert_eq!((made, sources, files), (7, vec![abc.clone()], vec![abc]));
     }
 
     #[test]
@@ -217,9 +252,10 @@ mod tests {
         let source = [file(folder.path(), "source", &vec![1; 20 * PIECE_BYTES as usize])];
         let heard = Heard::default();
         let failing = || Err::<(), _>(Error::Unsupported { what: "this".to_owned() });
-        let failed = beside((&source, &[]), failing, || Ok(()), &heard).err().unwrap();
+        let failed = beside_files((&source, &[]), |_| failing(), &heard).err().unwrap();
         assert!(matches!(failed, Error::Unsupported { .. }), "{failed}");
-        let failed = beside((&source, &[]), || Ok(()), failing, &heard).err().unwrap();
+        let last = |hashing: &Hashing<'_>| hashing.beside_last(&source, failing);
+        let failed = beside_files((&source, &[]), last, &heard).err().unwrap();
         assert!(matches!(failed, Error::Unsupported { .. }), "{failed}");
         assert_eq!(heard.0.into_inner(), 0);
     }

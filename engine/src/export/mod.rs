@@ -49,7 +49,7 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::{self, NewFolder, Syncing};
 use crate::encoding::Encoding;
 use crate::error::{Error, Result};
-use crate::export::hashes::Hashes;
+use crate::export::hashes::{Hashes, Hashing};
 use crate::export::kept::Kept;
 use crate::export::proof::Proved;
 use crate::export::strips::Weights;
@@ -176,7 +176,6 @@ fn export_whole(
     observer: &dyn Observer,
 ) -> Result<Report> {
     let checkpoint = subject.checkpoint;
-    let target = aim.target;
     let manifest = forecast::laid_out(subject, plan, aim)?;
     refuse_own_source(checkpoint, destination.folder)?;
     checkpoint.check_all_unchanged()?;
@@ -187,8 +186,31 @@ fn export_whole(
         job::finished(subject, plan, folder).bytes.saturating_add(slots.there_bytes(folder))
     };
     let folder = begin(destination, (manifest.total_bytes(), store_bytes), &there_bytes)?;
-    let finished = folder.finished_parts();
-    let store = job::resume(subject, plan, destination.limits, (&finished, &slots), observer)?;
+    let output = Output { target: aim.target, manifest: &manifest, slots: &slots, folder: &folder };
+    let make = |hashing: &Hashing<'_>| {
+        carry_out((subject, plan), &output, (destination.limits, hashing), observer)
+    };
+    let made = hashes::beside((checkpoint, &manifest, &folder), make, observer)?;
+    add_report((checkpoint, observer), made, folder)
+}
+
+/// What is made of a model: laid out, begun.
+struct Output<'a> {
+    target: &'a dyn Target,
+    manifest: &'a Manifest,
+    slots: &'a Slots,
+    folder: &'a NewFolder,
+}
+
+/// Compresses, writes and proves.
+fn carry_out(
+    (subject, plan): (Subject<'_>, &Plan),
+    &Output { target, manifest, slots, folder }: &Output<'_>,
+    (limits, hashing): (Limits, &Hashing<'_>),
+    observer: &dyn Observer,
+) -> Result<(Report, Vec<String>)> {
+    let checkpoint = subject.checkpoint;
+    let store = job::resume(subject, plan, limits, (&folder.finished_parts(), slots), observer)?;
     let settled = fold::settle(checkpoint, plan);
     let weights = |index| {
         if checkpoint.is_by_row(index) && !settled.is_scaled(index) {
@@ -197,7 +219,6 @@ fn export_whole(
         job::carried_weights(checkpoint, &settled, &store, index, observer).map(Weights::Whole)
     };
     let asks_outputs = |layer| subject.asks_outputs(&settled.plan, layer);
-    let manifest = &manifest;
     let outputs = |layer: usize,
                    weights: ArrayView2<'_, f32>,
                    made: (ArrayView2<'_, f32>, Option<&[f32]>)| {
@@ -207,19 +228,19 @@ fn export_whole(
         checkpoint,
         encodings: &store,
         manifest,
-        slots: &slots,
+        slots,
         target,
         observer,
         weights: &weights,
         asks_outputs: &asks_outputs,
         outputs: &outputs,
     };
-    let (proofs, hashes) = make(&work, &folder, None)?;
+    let (proofs, files) = make(&work, folder, None, hashing)?;
     let calibration = subject.calibration_for(&settled.plan).cloned();
     let report = Report::new((checkpoint, target), &settled, manifest, &proofs);
     let mut report = Report { calibration, ..report };
     report.add_rows(&settled, &store)?;
-    add_report(&work, (report, hashes), folder)
+    Ok((report, files))
 }
 
 /// Says that layers which are in codes already are encoded again.
@@ -248,26 +269,25 @@ fn begin(
 
 /// Writes, proves and reports what is in no store of its own; where it stops, `kept` has what was written.
 fn finish(work: &Work<'_>, folder: NewFolder, plan: &Plan, kept: Option<&Kept>) -> Result<Report> {
-    let (proofs, hashes) = make(work, &folder, kept)?;
-    let settled = fold::settle(work.checkpoint, plan);
-    let report = Report::new((work.checkpoint, work.target), &settled, work.manifest, &proofs);
-    add_report(work, (report, hashes), folder)
+    let (checkpoint, observer) = (work.checkpoint, work.observer);
+    let make = |hashing: &Hashing<'_>| {
+        let (proofs, files) = make(work, &folder, kept, hashing)?;
+        let settled = fold::settle(checkpoint, plan);
+        Ok((Report::new((checkpoint, work.target), &settled, work.manifest, &proofs), files))
+    };
+    let made = hashes::beside((checkpoint, work.manifest, &folder), make, observer)?;
+    add_report((checkpoint, observer), made, folder)
 }
 
-/// Writes and proves all files, brings them to the disk meanwhile, and hashes them and those of the source.
-fn make(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<(Vec<Proved>, Hashes)> {
-    let sources: Vec<_> = report::sources(work.checkpoint)
-        .zip(work.checkpoint.files())
-        .map(|(report, file)| (report, file.path().to_path_buf()))
-        .collect();
-    let files = report::files(work.manifest).into_iter();
-    let files: Vec<_> = files
-        .map(|file| {
-            let path = folder.path().join(&file.name);
-            (file, path)
-        })
-        .collect();
-    let write = || write::write(work, folder, kept);
+/// Writes and proves all files, brings them to the disk meanwhile, and hashes them.
+fn make(
+    work: &Work<'_>,
+    folder: &NewFolder,
+    kept: Option<&Kept>,
+    hashing: &Hashing<'_>,
+) -> Result<(Vec<Proved>, Vec<String>)> {
+    write::write(work, folder, kept)?;
+    let files = hashes::written(work.manifest, folder);
     let prove = || {
         let written = files.iter().map(|(_, path)| path.clone()).collect();
         let syncing = Syncing::begin(written)?;
@@ -275,7 +295,7 @@ fn make(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<(Vec
         syncing.wait(&|| work.observer.go_on())?;
         Ok(proved)
     };
-    hashes::beside((&sources, &files), write, prove, work.observer)
+    hashing.beside_last(&files, prove)
 }
 
 fn prove(work: &Work<'_>, folder: &NewFolder) -> Result<Vec<Proved>> {
@@ -301,7 +321,7 @@ pub fn discard_finished(folder: &Path) -> Result<bool> {
 
 /// Adds the report with its page and gives the folder its name, if the source is still the one that was read.
 fn add_report(
-    work: &Work<'_>,
+    (checkpoint, observer): (&Checkpoint, &dyn Observer),
     (mut report, hashes): (Report, Hashes),
     folder: NewFolder,
 ) -> Result<Report> {
@@ -314,8 +334,8 @@ fn add_report(
         file.write(&text)?;
         file.finish()?;
     }
-    work.observer.go_on()?;
-    work.checkpoint.check_all_unchanged()?;
+    observer.go_on()?;
+    checkpoint.check_all_unchanged()?;
     folder.finish()?;
     Ok(report)
 }

@@ -13,31 +13,38 @@ use crate::error::{Error, Result};
 use crate::export::kept::Kept;
 use crate::export::{Work, gguf, slots};
 use crate::format::safetensors::Spec;
-use crate::observer::{Progress, Unit};
+use crate::observer::{Observer, Progress, Unit};
 use crate::target::{Entry, Ready, Storage, WeightFile, adapter, added_bias};
 use crate::tensor::{CHUNK_ELEMENTS, put_f32, write_f32};
 
 type Write<'w> = dyn FnMut(&[u8]) -> Result<()> + 'w;
 
-/// Writes all files but for what layers were written into them already; weight files behind what `kept` has of them, and where they are kept if this stops. Those may not be on the
-/// disk yet.
+/// Says which tensor is written next.
+struct Announcing<'a> {
+    observer: &'a dyn Observer,
+    done_bytes: Cell<u64>,
+    total_bytes: u64,
+}
+
+impl Announcing<'_> {
+    fn begin(&self, name: &str, bytes: u64) -> Result<()> {
+        self.observer.go_on()?;
+        let done = self.done_bytes.replace(self.done_bytes.get() + bytes);
+        let (stage, unit) = ("Writing", Unit::Bytes);
+        let (item, total) = (name.to_owned(), self.total_bytes);
+        self.observer.progress(Progress { stage, item, done, total, unit });
+        Ok(())
+    }
+}
+
+/// Writes all files but for what layers were written into them already; weight files behind what `kept` has of them, and
+/// where they are kept if this stops. Those may not be on the disk yet.
 pub(super) fn write(work: &Work<'_>, folder: &NewFolder, kept: Option<&Kept>) -> Result<()> {
     let manifest = work.manifest;
     let total_bytes = manifest.weight_file_bytes();
-    let done_bytes = Cell::new(0);
+    let announcing = Announcing { observer: work.observer, done_bytes: Cell::new(0), total_bytes };
+    let begin = |name: &str, bytes: u64| announcing.begin(name, bytes);
     let entry_of = slots::entries_by_name(manifest);
-    let begin = |name: &str, bytes: u64| {
-        work.observer.go_on()?;
-        work.observer.progress(Progress {
-            stage: "Writing",
-            item: name.to_owned(),
-            done: done_bytes.get(),
-            total: total_bytes,
-            unit: Unit::Bytes,
-        });
-        done_bytes.set(done_bytes.get() + bytes);
-        Ok(())
-    };
     let mut held = None;
     for file in &manifest.files {
         let plan = match &file.plan {
